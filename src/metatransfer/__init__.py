@@ -1,0 +1,50 @@
+"""metatransfer: meta-learning and transfer learning as LightningModules."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("metatransfer")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+from metatransfer.batches import Episode, PredictionTask, Predictions
+from metatransfer.data import (
+    Augmentation,
+    EpisodicDataModule,
+    GlyphEpisodes,
+    RandomAffine,
+    Source,
+    TensorSource,
+)
+from metatransfer.errors import UserError
+from metatransfer.methods import EpisodicModule, MAMLModule, MethodModule, Predictor, ProtoNetModule
+from metatransfer.metrics import EpisodeMean, EpisodeMetrics
+from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LinearHead, ResNet12
+
+__all__ = [
+    "MLP",
+    "Augmentation",
+    "Backbone",
+    "Conv4",
+    "CosineHead",
+    "Episode",
+    "EpisodeMean",
+    "EpisodeMetrics",
+    "EpisodicDataModule",
+    "EpisodicModule",
+    "GlyphEpisodes",
+    "Head",
+    "LinearHead",
+    "MAMLModule",
+    "MethodModule",
+    "PredictionTask",
+    "Predictions",
+    "Predictor",
+    "ProtoNetModule",
+    "RandomAffine",
+    "ResNet12",
+    "Source",
+    "TensorSource",
+    "UserError",
+    "__version__",
+]

@@ -1,0 +1,69 @@
+"""Constructor arguments as plain data, so that a checkpoint holds nothing but tensors and plain values.
+
+Checkpoints are read with ``weights_only=True``, which refuses arbitrary objects. The command line already hands
+Lightning the arguments as plain data; here the same form is made of arguments given in Python, so that
+``Module.load_from_checkpoint(path)`` rebuilds the network either way.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # the one that Lightning trusts
+_OMIT = object()
+
+
+def plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as plain data; objects become ``{"class_path": ..., "init_args": ...}`` as in a YAML file.
+
+    Args:
+        arguments: values by name.
+
+    Returns:
+        Those that can be written down; others (a lambda, say) are left out and take their default when loaded.
+    """
+    described = {name: _describe(value) for name, value in arguments.items()}
+    return {name: value for name, value in described.items() if value is not _OMIT}
+
+
+def remember_arguments(obj: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Notes what an object is constructed with, for :func:`plain_arguments`; called from ``__new__``.
+
+    Args:
+        obj: the new object.
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+    try:
+        bound = inspect.signature(type(obj).__init__).bind(obj, *args, **kwargs).arguments
+    except TypeError:
+        return  # __init__ raises the same, in better words
+    obj.__dict__["_init_arguments"] = {name: value for name, value in list(bound.items())[1:]}
+
+
+def _class_path(value: Any) -> str:  # noqa: ANN401
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _describe(value: Any) -> Any:  # noqa: ANN401
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        items = [_describe(item) for item in value]
+        return _OMIT if any(item is _OMIT for item in items) else items
+    if isinstance(value, dict):
+        return plain_arguments(value)
+    if isinstance(value, functools.partial) and not value.args and isinstance(value.func, type):
+        return {"class_path": _class_path(value.func), "init_args": plain_arguments(value.keywords)}
+    if isinstance(value, type):
+        return {"class_path": _class_path(value)}
+    if isinstance(value, nn.Module) and "_init_arguments" in value.__dict__:
+        return {"class_path": _class_path(type(value)), "init_args": plain_arguments(value.__dict__["_init_arguments"])}
+    return _OMIT

@@ -1,0 +1,8 @@
+"""Lightning callbacks: checkpoints with their protocol, the report, pictures, predictions."""
+
+from metatransfer.callbacks.checkpoint import BestCheckpoint
+from metatransfer.callbacks.figures import EpisodeFigures
+from metatransfer.callbacks.predictions import PredictionWriter
+from metatransfer.callbacks.report import Report
+
+__all__ = ["BestCheckpoint", "EpisodeFigures", "PredictionWriter", "Report"]

@@ -1,0 +1,108 @@
+"""Pictures worth looking at, to TensorBoard and as PNG files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from metatransfer.batches import Episode
+from metatransfer.callbacks.report import Report
+from metatransfer.callbacks.run_folder import run_folder
+from metatransfer.functional.losses import is_regression
+
+
+class EpisodeFigures(Callback):
+    """Draws, at the end of every evaluation, what the method sees and how far it has come.
+
+    ``figures/<stage>_episode.png``: a task with predictions and mistakes; ``adaptation.png``: the score before and after
+    each inner step, for methods that have them; ``learning_curve.png``: validation against the baselines. TensorBoard
+    gets the same.
+    """
+
+    def __init__(self) -> None:
+        self._episode: Episode | None = None
+
+    def _keep(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(batch, Episode):
+            self._episode = batch
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first meta-batch."""
+        self._keep(trainer, batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first meta-batch."""
+        self._keep(trainer, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the validation."""
+        self._draw(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the test."""
+        self._draw(trainer, pl_module, "test")
+
+    @torch.no_grad()
+    def _draw(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        episode, self._episode = self._episode, None
+        folder = run_folder(trainer) if not trainer.fast_dev_run else None  # type: ignore[truthy-bool]
+        if episode is None or folder is None:
+            return
+        # matplotlib costs start-up time that --help need not pay
+        from metatransfer.callbacks import drawing
+
+        figures = {}
+        regression = is_regression(episode.query_y)
+        if episode.support_x.dim() == 5 and not regression:
+            first = Episode(*(tensor[:1] for tensor in episode))
+            predicted = module(first)[0].argmax(-1).cpu()
+            tensors = [tensor[0].cpu() for tensor in first]
+            figures[f"{stage}_episode"] = drawing.episode_figure(*tensors, predicted)
+        name = "mse" if regression else "accuracy"
+        curve = module.adaptation_curve(episode) if hasattr(module, "adaptation_curve") else None
+        if curve is not None:
+            figures["adaptation"] = drawing.adaptation_figure(curve.cpu(), name)
+        report = next((callback for callback in trainer.callbacks if isinstance(callback, Report)), None)  # type: ignore[attr-defined]
+        points = [(entry["step"], entry["metrics"][name]) for entry in report.history] if report else []
+        if len(points) > 1 and report is not None:
+            figures["learning_curve"] = drawing.learning_curve_figure(
+                [step for step, _ in points],
+                [number["value"] for _, number in points],
+                [number.get("ci95") or 0.0 for _, number in points],
+                {label: float(numbers[name]["value"] or 0.0) for label, numbers in report.measured.items()},
+                name,
+            )
+        self._publish(trainer, figures)
+
+    def _publish(self, trainer: Trainer, figures: dict[str, Any]) -> None:
+        from PIL import Image
+
+        from metatransfer.callbacks import drawing
+
+        folder = run_folder(trainer) / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            pixels = drawing.to_pixels(figure)
+            Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")

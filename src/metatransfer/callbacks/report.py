@@ -1,0 +1,261 @@
+"""The report after a run: one table, and the same as ``results.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from metatransfer.callbacks.run_folder import run_folder, write_atomically
+from metatransfer.functional.losses import episode_scores, is_regression
+from metatransfer.methods.base import Baseline
+from metatransfer.methods.protocol import differences, protocol_card
+from metatransfer.metrics import EpisodeMean
+
+Numbers = dict[str, dict[str, float | None]]
+STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.TESTING: "test"}
+
+
+class Report(Callback):
+    """Measures the baselines on the very episodes of the evaluation, prints one table and writes ``results.json``.
+
+    After ``fit`` the numbers are those of the best checkpoint on the validation episodes that chose it; only ``test``
+    gives numbers on classes that had no say.
+
+    Args:
+        baselines: whether to measure the method's baselines; they cost about one evaluation each.
+
+    Attributes:
+        history: one entry for each validation of a fit: ``step``, ``epoch`` and ``metrics``.
+        measured: the baselines' numbers, by baseline and metric.
+    """
+
+    def __init__(self, baselines: bool = True) -> None:
+        self.baselines = baselines
+        self.history: list[dict[str, Any]] = []
+        self.measured: dict[str, Numbers] = {}
+        self.seconds = 0.0
+        self._started = 0.0
+        self._stage = ""
+        self._running: dict[str, tuple[Baseline, EpisodeMean]] = {}
+        self._score_name = "accuracy"
+
+    # ---- state: a resumed fit keeps its past
+
+    def state_dict(self) -> dict[str, Any]:
+        """History, baselines and time, as plain values."""
+        return {"history": self.history, "measured": self.measured, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the past of an interrupted fit; a test of its checkpoint has no part in that past."""
+        if self._stage != "fit":
+            return
+        self.history, self.measured = list(state_dict["history"]), dict(state_dict["measured"])
+        self.seconds = state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Starts the clock."""
+        self._stage = stage
+        self._started = time.perf_counter()
+        self.seconds = 0.0
+        self.history, self.measured, self._running = [], {}, {}
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self._started
+
+    # ---- baselines, in the first full evaluation
+
+    def _start(self, trainer: Trainer, module: LightningModule) -> None:
+        wanted = self.baselines and not self.measured and not trainer.sanity_checking and hasattr(module, "baselines")
+        found = module.baselines() if wanted else {}
+        self._running = {name: (baseline, EpisodeMean().to(module.device)) for name, baseline in found.items()}
+
+    def _measure(self, batch: Any) -> None:  # noqa: ANN401
+        for baseline, mean in self._running.values():
+            mean.update(episode_scores(baseline(batch), batch.query_y))
+            self._score_name = "mse" if is_regression(batch.query_y) else "accuracy"
+
+    def _finish(self) -> None:
+        for name, (_, mean) in self._running.items():
+            value, half_width = mean.compute()
+            self.measured[name] = {self._score_name: {"value": float(value), "ci95": _number(float(half_width))}}
+        self._running = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepares the baselines."""
+        self._start(trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepares the baselines."""
+        self._start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Scores the baselines on the same episodes."""
+        self._measure(batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Scores the baselines on the same episodes."""
+        self._measure(batch)
+
+    # ---- results
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes a validation; ends ``lightning validate``."""
+        if trainer.sanity_checking:
+            return
+        self._finish()
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._publish(trainer, pl_module, _numbers(trainer, "val"))
+            return
+        numbers = _numbers(trainer, "val")
+        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends ``lightning test``."""
+        self._finish()
+        self._publish(trainer, pl_module, _numbers(trainer, "test"))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends ``lightning fit``."""
+        if self.history:
+            self._publish(trainer, pl_module, self._best(trainer)["metrics"])
+
+    def _best(self, trainer: Trainer) -> dict[str, Any]:
+        """The validation that the best checkpoint was chosen by."""
+        chooser = trainer.checkpoint_callback
+        name = (getattr(chooser, "monitor", None) or "").removeprefix("val/")
+        scored = [entry for entry in self.history if name in entry["metrics"]]
+        if not scored:
+            return self.history[-1]
+        sign = 1 if getattr(chooser, "mode", "max") == "max" else -1
+        return max(scored, key=lambda entry: sign * (entry["metrics"][name]["value"] or -math.inf))
+
+    def _publish(self, trainer: Trainer, module: LightningModule, numbers: Numbers) -> None:
+        if trainer.fast_dev_run:  # type: ignore[truthy-bool]
+            return
+        folder, card = run_folder(trainer), protocol_card(module)
+        if not trainer.is_global_zero:
+            return
+        stage = STAGES[trainer.state.fn]  # type: ignore[index]
+        results = {
+            "stage": stage,
+            "metrics": numbers,
+            "baselines": self.measured,
+            "protocol": card,
+            "checkpoint": _checkpoint(trainer, stage),
+            "seconds": round(self._elapsed(), 1),
+        }
+        trained = getattr(module, "trained_protocol", None)
+        if stage != "fit" and trained:
+            results["trained_under"] = trained
+            results["protocol_differences"] = differences(trained, card)
+        write_atomically(folder / "results.json", json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
+        print_report(results, folder)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _numbers(trainer: Trainer, prefix: str) -> Numbers:
+    logged = {
+        name.removeprefix(f"{prefix}/"): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(f"{prefix}/")
+    }
+    numbers: Numbers = {}
+    for name, value in logged.items():
+        if name.endswith("_ci95"):
+            continue
+        numbers[name] = {"value": _number(value)}
+        if f"{name}_ci95" in logged:
+            numbers[name]["ci95"] = _number(logged[f"{name}_ci95"])
+    return numbers
+
+
+def _checkpoint(trainer: Trainer, stage: str) -> str | None:
+    path = getattr(trainer.checkpoint_callback, "best_model_path", None) if stage == "fit" else trainer.ckpt_path
+    return _short(path) if path else None
+
+
+def _short(path: str | Path) -> str:
+    """The path as one would type it from here."""
+    try:
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _with_interval(name: str, number: dict[str, float | None]) -> str:
+    value, half_width = number["value"], number.get("ci95")
+    if value is None:
+        return "not a number"
+    percent = name in ("accuracy", "calibration_error")
+    scale, unit, digits = (100.0, " %", 2) if percent else (1.0, "", 4)
+    interval = f" ± {scale * half_width:.{digits}f}" if half_width is not None else ""
+    return f"{scale * value:.{digits}f}{interval}{unit}"
+
+
+def print_report(results: dict[str, Any], folder: Path) -> None:
+    """Prints results as one table.
+
+    Args:
+        results: the content of ``results.json``.
+        folder: where that file lies.
+    """
+    stage, card = results["stage"], results["protocol"]
+    split = "test" if stage == "test" else "val"
+    data, method = card.get("data", {}), card["method"]
+    table = Table(title=f"{method['name']} on {data.get('data', 'its data')}: {stage}", show_header=False, min_width=60)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    episode = data.get("eval_episode")
+    if episode:
+        table.add_row(
+            "episodes",
+            f"{data['episodes'][split]} {split}, {episode['num_ways']}-way {episode['num_shots']}-shot, "
+            f"{episode['num_queries']} queries per class",
+        )
+    for name, number in results["metrics"].items():
+        note = "  (chosen on these episodes)" if stage == "fit" and name == "accuracy" else ""
+        table.add_row(name.replace("_", " "), _with_interval(name, number) + note)
+    for baseline, numbers in results["baselines"].items():
+        for name, number in numbers.items():
+            table.add_row(f"{baseline}", f"{_with_interval(name, number)}  ({name}, same episodes)")
+    if method.get("batch_norm"):
+        table.add_row("BatchNorm statistics", method["batch_norm"])
+    table.add_row("checkpoint", results["checkpoint"] or "none: these are untrained weights")
+    if stage == "fit" and results["checkpoint"]:
+        config = folder / "config.yaml"
+        table.add_row("test it", f"lightning test --config {_short(config)} --ckpt_path {results['checkpoint']}")
+    if "trained_under" in results:
+        changed = results["protocol_differences"]
+        table.add_row("trained under", "the same protocol" if not changed else "another protocol: " + "; ".join(changed))
+    table.add_row("results", _short(folder / "results.json"))
+    table.add_row("seconds", f"{results['seconds']:.0f}")
+    console = Console()
+    # a file or a pipe has no width of its own: paths must stay whole for copying
+    Console(width=console.width if console.is_terminal else 160).print(table)

@@ -1,0 +1,51 @@
+"""Where a run writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of a run, the same in all processes: config, checkpoints, results, pictures.
+
+    Args:
+        trainer: the run.
+
+    Returns:
+        The logger's folder for this version; without a logger the next free ``lightning_logs/version_N``, so that
+        runs never write over each other.
+    """
+    known: Path | None = getattr(trainer, "_metatransfer_run_folder", None)
+    if known is None:
+        known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
+        trainer._metatransfer_run_folder = known  # type: ignore[attr-defined]
+    return known
+
+
+def _choose(trainer: Trainer) -> Path:
+    logger = trainer.logger
+    if isinstance(logger, TensorBoardLogger | CSVLogger):
+        return Path(logger.log_dir)
+    if logger is not None:
+        return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(logger.version)
+    root = Path(trainer.default_root_dir) / "lightning_logs"
+    taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
+    folder = root / f"version_{max(taken, default=-1) + 1}"
+    folder.mkdir(parents=True, exist_ok=True)  # taken from now on
+    return folder
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        text: its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,256 @@
+"""Validators of batches and user input: the only place that words errors about shapes, labels and files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metatransfer.batches import Episode
+from metatransfer.errors import UserError
+
+
+def check_positive(**values: float | None) -> None:
+    """Refuses numbers that are not above 0; ``None`` passes.
+
+    Args:
+        values: the numbers by their argument names.
+
+    Raises:
+        UserError: the first that is 0, negative or not finite.
+    """
+    for name, value in values.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{name} must be a number above 0, but is {value}.")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses a word that is not among the known ones.
+
+    Args:
+        name: the argument.
+        value: what came.
+        choices: what is known.
+
+    Raises:
+        UserError: with the nearest known word.
+    """
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}, but is '{value}'{did_you_mean(value, choices)}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``". Did you mean X?"`` for the known word nearest to ``word``, ``"."`` where none is near.
+
+    Args:
+        word: what was typed.
+        known: the words that exist.
+
+    Returns:
+        The end of a sentence.
+    """
+    lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    return f". Did you mean {lower[near[0]]}?" if near else "."
+
+
+def check_episode(episode: Episode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
+    """Refuses an episode whose tensors do not fit each other, before it reaches a network.
+
+    Args:
+        episode: what a data module served or a user built.
+        num_outputs: size of the method's output layer, where it has a fixed one.
+        where: how to call the episode in the sentence.
+
+    Raises:
+        UserError: with the offending shapes or labels.
+    """
+    shapes = {name: tuple(value.shape) for name, value in episode._asdict().items()}
+    if min(len(shape) for shape in shapes.values()) < 2:
+        raise UserError(f"{where} needs a leading task axis on all four tensors, e.g. (T, S, *shape); got {shapes}.")
+    if len({shape[0] for shape in shapes.values()}) != 1:
+        raise UserError(f"{where} must have the same number of tasks T in all four tensors; got {shapes}.")
+    for part in ("support", "query"):
+        if shapes[f"{part}_x"][1] != shapes[f"{part}_y"][1]:
+            raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
+    if shapes["support_x"][2:] != shapes["query_x"][2:]:
+        raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
+    if shapes["support_x"][1] == 0:
+        raise UserError(f"{where} has no support samples, and nothing to learn from; got {shapes}.")
+    if not episode.support_y.is_floating_point():
+        _check_labels(episode, num_outputs, where)
+    elif num_outputs is not None and shapes["support_y"][-1] != num_outputs:
+        raise UserError(
+            f"{where} has targets of size {shapes['support_y'][-1]}, but the method was built with "
+            f"num_outputs={num_outputs}: set num_outputs to the size of the targets."
+        )
+
+
+def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None:
+    low, high = int(episode.support_y.min()), int(episode.support_y.max())
+    limit = num_outputs if num_outputs is not None else high + 1
+    if low < 0 or high >= limit:
+        raise UserError(
+            f"{where} has labels from {low} to {high}, but the method was built with num_outputs={limit} and takes "
+            f"0 to {limit - 1}: set num_outputs to the number of ways."
+        )
+
+
+def check_episode_shape(
+    samples_per_class: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    *,
+    num_ways: int,
+    num_shots: int,
+    num_queries: int,
+    where: str,
+) -> None:
+    """Refuses episodes that cannot be drawn from a set of classes.
+
+    Args:
+        samples_per_class: number of samples of each class.
+        class_names: their names.
+        num_ways: classes of an episode.
+        num_shots: support samples of each class.
+        num_queries: query samples of each class.
+        where: the data set and split, to be named.
+
+    Raises:
+        UserError: more ways than classes, or more shots and queries than a class has samples (it is named).
+    """
+    check_positive(num_ways=num_ways, num_shots=num_shots, num_queries=num_queries)
+    if num_ways > len(samples_per_class):
+        raise UserError(
+            f"{where} has {len(samples_per_class)} classes, but {num_ways}-way episodes need at least {num_ways}: "
+            "lower num_ways (eval_num_ways for validation and test)."
+        )
+    smallest = int(np.argmin(samples_per_class))
+    if num_shots + num_queries > samples_per_class[smallest]:
+        raise UserError(
+            f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} shots "
+            f"+ {num_queries} queries need {num_shots + num_queries}: lower num_shots or num_queries."
+        )
+
+
+def check_support(support_x: Tensor, labels: Sequence[object]) -> None:
+    """Refuses a support set that a method cannot be adapted to.
+
+    Args:
+        support_x: ``(S, *shape)`` float.
+        labels: ``S`` labels.
+
+    Raises:
+        UserError: empty, of different lengths, without a sample axis, or not floating point or not finite.
+    """
+    if support_x.dim() < 2 or len(support_x) == 0:
+        raise UserError(
+            f"support_x must hold at least one sample along its first axis, (S, *shape); got {tuple(support_x.shape)}."
+        )
+    if len(support_x) != len(labels):
+        raise UserError(f"support_x has {len(support_x)} samples, but support_y has {len(labels)} labels.")
+    if not torch.isfinite(support_x).all():
+        raise UserError("support_x contains NaN or infinity: clean the samples before adapting to them.")
+
+
+def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
+    """Refuses weights of another network before any of them is copied.
+
+    Args:
+        own: names and shapes that are expected.
+        loaded: names and shapes that came.
+        what: the class that is to take them.
+
+    Raises:
+        UserError: with the first few keys that are missing, unknown or of another shape.
+    """
+    missing = [key for key in own if key not in loaded]
+    unknown = [key for key in loaded if key not in own]
+    shapes = [
+        f"{key} {tuple(loaded[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in loaded and loaded[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(found)} {title} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for title, found in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise UserError(
+            f"the checkpoint's weights do not fit this {what}: {'; '.join(problems)}. Give the model the arguments that "
+            "it was trained with (they stand in the config.yaml of its run)."
+        )
+
+
+def check_file(path: str | Path, what: str) -> Path:
+    """The path of a file that must exist and be readable.
+
+    Args:
+        path: the file.
+        what: what it is, to be named.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it does not exist (with its nearest neighbour), is a folder, or cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{what} '{path}' does not exist{did_you_mean(path.name, siblings)}")
+    if not path.is_file():
+        raise UserError(f"{what} '{path}' is a folder, but must be a file.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{what} '{path}' cannot be read: check its permissions.")
+    return path
+
+
+def check_folder(path: str | Path, what: str) -> Path:
+    """The path of a folder that must exist.
+
+    Args:
+        path: the folder.
+        what: what it is, to be named.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it does not exist (with its nearest neighbour) or is a file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        problem = "is a file, but must be a folder." if path.exists() else "does not exist"
+        raise UserError(f"{what} '{path}' {problem}{'' if path.exists() else did_you_mean(path.name, siblings)}")
+    return path
+
+
+def check_writable(path: str | Path, what: str) -> Path:
+    """The path of a folder that can be written to, or made.
+
+    Args:
+        path: the folder; it need not exist.
+        what: what it is for, to be named.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it, or the first of its parents that exists, is not a folder or not writable.
+    """
+    path = Path(path)
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{what} '{path}' cannot be made: '{existing}' is a file, not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{what} '{path}' cannot be written: '{existing}' allows no writing; choose another folder.")
+    return path

@@ -1,0 +1,22 @@
+"""Sources (where samples come from), samplers (which samples) and data modules (how they are served)."""
+
+from metatransfer.data.augment import Augmentation, RandomAffine
+from metatransfer.data.episodic import EpisodicDataModule
+from metatransfer.data.glyph_episodes import GlyphEpisodes
+from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
+from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
+from metatransfer.data.sources import Source, TensorSource
+
+__all__ = [
+    "Augmentation",
+    "EpisodeIndices",
+    "EpisodeSampler",
+    "EpisodicDataModule",
+    "GlyphEpisodes",
+    "Glyphs",
+    "RandomAffine",
+    "Source",
+    "TensorSource",
+    "glyph_from_image",
+    "load_glyphs",
+]

@@ -1,0 +1,158 @@
+"""Iterables that serve episodes to the Trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from metatransfer.batches import Episode
+from metatransfer.data.augment import Augmentation
+from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
+from metatransfer.data.sources import TensorSource
+from metatransfer.functional.random import random_words, stream_keys
+
+_SUPPORT_STREAM, _QUERY_STREAM = 1, 2
+
+
+def build_episode(
+    sampler: EpisodeSampler, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None = None
+) -> Episode:
+    """Reads and augments the samples of drawn episodes, all in one batch.
+
+    Args:
+        sampler: whose source is read.
+        drawn: ``T`` episodes.
+        device: where the tensors are wanted.
+        augmentation: applied to every sample, with random numbers from the episode's own stream.
+
+    Returns:
+        An :class:`~metatransfer.batches.Episode` of ``T`` tasks.
+    """
+    sides = {}
+    for name, samples, stream in (
+        ("support", drawn.support, _SUPPORT_STREAM),
+        ("query", drawn.query, _QUERY_STREAM),
+    ):
+        x = sampler.source.read(torch.from_numpy(samples), device)
+        if augmentation is not None:
+            keys = stream_keys(drawn.keys.view(np.int64), stream)
+            words = random_words(keys, samples.shape[1] * augmentation.num_random) >> np.uint64(40)
+            u = torch.from_numpy(words.astype(np.float32) * np.float32(2.0**-24)).to(device)
+            x = augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).unflatten(0, samples.shape)
+        sides[name] = x
+    labels = [torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y)]
+    return Episode(sides["support"], labels[0], sides["query"], labels[1])
+
+
+class EpisodeLoader:
+    """Serves one pass of episodes as meta-batches, from wherever the Trainer stands.
+
+    The position (epoch, batches already trained on) is asked of the Trainer when the pass starts, so a run that resumes
+    in the middle of an epoch goes on with the next episode; nothing is kept here that could disagree.
+
+    Args:
+        sampler: which samples.
+        episodes: episodes in a pass, over all processes.
+        tasks_per_batch: episodes of a meta-batch, in each process.
+        drop_last: leave out a last meta-batch that is not full, so that all processes take as many steps.
+        rank: this process.
+        world_size: number of processes; their episodes are disjoint.
+        position: gives ``(epoch, batches done in it)``; every epoch has episodes of its own.
+        device: gives the device on which samples of a :class:`TensorSource` are gathered.
+        augmentation: applied to every sample.
+        num_workers: processes that read samples of other sources; ignored for a :class:`TensorSource`.
+    """
+
+    def __init__(
+        self,
+        sampler: EpisodeSampler,
+        *,
+        episodes: int,
+        tasks_per_batch: int,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        device: Callable[[], torch.device] = lambda: torch.device("cpu"),
+        augmentation: Augmentation | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.episode_sampler = sampler  # 'sampler' would make Lightning take this for a torch DataLoader
+        self.episodes = episodes
+        self.tasks_per_batch = tasks_per_batch
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.position = position
+        self.device = device
+        self.augmentation = augmentation
+        self.num_workers = 0 if isinstance(sampler.source, TensorSource) else num_workers
+
+    def __len__(self) -> int:
+        stride = self.tasks_per_batch * self.world_size
+        if self.drop_last:
+            return self.episodes // stride
+        # evaluation: this rank's own share, which may be one batch shorter than another's
+        return math.ceil(len(range(self.rank, self.episodes, self.world_size)) / self.tasks_per_batch)
+
+    def indices(self, epoch: int, batch: int) -> np.ndarray:
+        """Indices of the episodes of one meta-batch of this process.
+
+        Args:
+            epoch: number of the pass.
+            batch: number of the meta-batch in it.
+
+        Returns:
+            ``(T,)`` int64.
+        """
+        within = self.rank + self.world_size * np.arange(
+            batch * self.tasks_per_batch, (batch + 1) * self.tasks_per_batch, dtype=np.int64
+        )
+        return epoch * self.episodes + within[within < self.episodes]
+
+    def __iter__(self) -> Iterator[Episode]:
+        epoch, done = self.position()
+        batches = [self.indices(epoch, batch) for batch in range(done, len(self))]
+        if self.num_workers == 0:
+            for indices in batches:
+                yield build_episode(self.episode_sampler, self.episode_sampler(indices), self.device(), self.augmentation)
+            return
+        served = _Batches(self.episode_sampler, batches, self.augmentation)
+        # the samplers need no seed of a worker: everything follows from the indices
+        yield from DataLoader(
+            served, batch_size=None, num_workers=self.num_workers, pin_memory=self.device().type == "cuda"
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: the position is the Trainer's. It tells Lightning that resuming in mid-epoch is safe."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Nothing to load.
+
+        Args:
+            state_dict: empty.
+        """
+
+
+class _Batches(Dataset[Episode]):
+    """Meta-batches as items, for worker processes."""
+
+    def __init__(
+        self, sampler: EpisodeSampler, batches: list[np.ndarray], augmentation: Augmentation | None
+    ) -> None:
+        self.episode_sampler = sampler
+        self.batches = batches
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, item: int) -> Episode:
+        drawn = self.episode_sampler(self.batches[item])
+        return build_episode(self.episode_sampler, drawn, torch.device("cpu"), self.augmentation)

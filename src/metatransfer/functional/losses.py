@@ -1,0 +1,61 @@
+"""Losses and scores of episodes. The type of the targets says which task it is: integers classify, floats regress."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def is_regression(targets: Tensor) -> bool:
+    """Whether ``targets`` (any shape) are values to regress, that is floats, rather than class labels."""
+    return targets.is_floating_point()
+
+
+def episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    r"""Mean loss over all samples and tasks.
+
+    Cross-entropy :math:`-\frac1N\sum_i \log\mathrm{softmax}(z_i)_{y_i}` for labels, squared error
+    :math:`\frac1{ND}\sum_{i,d}(z_{id}-y_{id})^2` for float targets. Tasks of equal size are thereby averaged, not
+    summed, so that the outer learning rate does not depend on how many tasks a meta-batch has.
+
+    Args:
+        outputs: ``(..., C)`` logits, or ``(..., D)`` predicted values.
+        targets: ``(...)`` int64 labels, or ``(..., D)`` floats.
+
+    Returns:
+        A scalar, computed in float32 when the outputs are in half precision.
+    """
+    wide = outputs.float() if outputs.dtype.itemsize < 4 else outputs
+    if is_regression(targets):
+        return F.mse_loss(wide, targets.to(wide.dtype))
+    return F.cross_entropy(wide.flatten(0, -2), targets.flatten())
+
+
+def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each task, as :func:`episode_loss` without the mean over tasks.
+
+    Args:
+        outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
+        targets: ``(T, Q)`` or ``(T, Q, D)``.
+
+    Returns:
+        ``(T,)``.
+    """
+    if is_regression(targets):
+        return (outputs - targets).square().flatten(1).mean(1)
+    return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
+
+
+def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The score of each task: its accuracy in [0, 1] (labels) or its mean squared error (floats).
+
+    Args:
+        outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
+        targets: ``(T, Q)`` or ``(T, Q, D)``.
+
+    Returns:
+        ``(T,)`` float32.
+    """
+    if is_regression(targets):
+        return (outputs.float() - targets.float()).square().flatten(1).mean(1)
+    return (outputs.argmax(-1) == targets).float().mean(1)

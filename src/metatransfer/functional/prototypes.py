@@ -1,0 +1,78 @@
+"""Class prototypes, and scores of queries against them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tensor:
+    r"""Mean embedding of each class, :math:`c_k = \frac1{|S_k|}\sum_{i\in S_k} f(x_i)` (Snell et al. 2017, 1703.05175).
+
+    Args:
+        embeddings: ``(T, S, E)``.
+        labels: ``(T, S)`` int64 in ``0 .. num_ways - 1``; classes may have different numbers of shots.
+        num_ways: number of classes ``W``.
+
+    Returns:
+        ``(T, W, E)``; the prototype of a class without any sample is 0.
+    """
+    members = F.one_hot(labels, num_ways).to(embeddings.dtype)
+    sums = members.transpose(1, 2) @ embeddings
+    return sums / members.sum(1).clamp(min=1).unsqueeze(-1)
+
+
+def squared_euclidean_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
+    r"""Negative *squared* Euclidean distance :math:`-\lVert q - c_k\rVert^2` of every query to every prototype.
+
+    Expanded as :math:`2q\cdot c - \lVert c\rVert^2 - \lVert q\rVert^2`, so that one matrix product does the work
+    instead of a ``(T, Q, W, E)`` difference, after moving the origin to the mean prototype, which keeps the
+    cancellation small when all embeddings lie far from 0.
+
+    Args:
+        queries: ``(T, Q, E)``.
+        prototypes: ``(T, W, E)``.
+
+    Returns:
+        ``(T, Q, W)``.
+    """
+    origin = prototypes.mean(1, keepdim=True)
+    queries, prototypes = queries - origin, prototypes - origin
+    product = queries @ prototypes.transpose(1, 2)
+    query_norm = queries.square().sum(-1).unsqueeze(2)
+    return 2 * product - prototypes.square().sum(-1).unsqueeze(1) - query_norm
+
+
+def cosine_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
+    r"""Cosine similarity :math:`q\cdot c_k / (\lVert q\rVert\lVert c_k\rVert)`, in [-1, 1].
+
+    Args:
+        queries: ``(T, Q, E)``.
+        prototypes: ``(T, W, E)``.
+
+    Returns:
+        ``(T, Q, W)``; 0 where a vector is 0.
+    """
+    return F.normalize(queries, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+
+
+def nearest_neighbor(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    """1-nearest-neighbour prediction on the raw inputs, the untrained baseline of every few-shot number.
+
+    Args:
+        support_x: ``(T, S, *shape)``.
+        support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
+        query_x: ``(T, Q, *shape)``.
+
+    Returns:
+        One-hot scores ``(T, Q, W)`` for labels, with ``W`` one more than the largest label, or the neighbour's
+        targets ``(T, Q, D)`` for floats.
+    """
+    support, query = support_x.flatten(2).float(), query_x.flatten(2).float()
+    nearest = squared_euclidean_scores(query, support).argmax(-1)
+    if support_y.is_floating_point():
+        index = nearest.unsqueeze(-1).expand(-1, -1, support_y.shape[-1])
+        return support_y.gather(1, index)
+    labels = support_y.gather(1, nearest)
+    return F.one_hot(labels, int(support_y.max()) + 1).to(torch.float32)

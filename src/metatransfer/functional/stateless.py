@@ -1,0 +1,122 @@
+"""Networks as pure functions of their parameters, with an explicit BatchNorm policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from metatransfer.errors import UserError
+
+BatchNormPolicy = Literal["transductive", "support", "running"]
+"""Which statistics BatchNorm uses, in the inner loop and on the queries.
+
+``transductive``: those of the batch at hand, so the queries are normalised by themselves (MAML's own protocol);
+``support``: those of the task's support set, for the queries too; ``running``: the running averages.
+"""
+
+
+class Forward(Protocol):
+    """``forward(params, x)``: the network's outputs; ``statistics_rows`` says which leading rows of ``x`` BatchNorm
+    takes its statistics from (``None``: all)."""  # noqa: D205, D209
+
+    def __call__(self, params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor: ...
+
+
+def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm layers inside ``module`` by name."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
+
+
+def stateless(module: nn.Module, *, running: bool = False, composite: bool = False) -> Forward:
+    """``module`` as a function that mutates nothing: buffers stay as they are whatever the tasks do.
+
+    Args:
+        module: any network; its BatchNorm layers are steered while the function runs, and only then.
+        running: normalise by the running averages instead of batch statistics.
+        composite: write BatchNorm and InstanceNorm as differentiable elementary operations. Needed under
+            ``torch.func.vmap``: the second derivative of the native ones is silently wrong there.
+
+    Returns:
+        A function of ``(params, x, statistics_rows=None)``; ``params`` may hold any subset of the parameters, the
+        rest is taken from ``module``.
+
+    Raises:
+        UserError: ``running`` is asked of a layer that keeps no running averages.
+    """
+    batch_norms = batch_norm_layers(module)
+    for name, layer in batch_norms.items():
+        if running and layer.running_mean is None:
+            raise UserError(
+                f"batch_norm='running' needs running averages, but layer '{name}' was built with "
+                "track_running_stats=False: build it with them, or choose 'transductive' or 'support'."
+            )
+    instance_norms = [layer for layer in module.modules() if isinstance(layer, _InstanceNorm)] if composite else []
+
+    def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+        replaced: dict[nn.Module, Callable[[Tensor], Tensor]] = {
+            layer: _batch_norm(layer, running, composite, statistics_rows) for layer in batch_norms.values()
+        }
+        replaced |= {layer: _instance_norm(layer) for layer in instance_norms}
+        with _forwards(replaced):
+            outputs: Tensor = functional_call(module, dict(params), (x,))
+        return outputs
+
+    return forward
+
+
+@contextmanager
+def _forwards(replaced: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Gives layers another ``forward`` for a while, through the instance, so that no class and no state changes."""
+    for layer, function in replaced.items():
+        layer.__dict__["forward"] = function
+    try:
+        yield
+    finally:
+        for layer in replaced:
+            layer.__dict__.pop("forward", None)
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (like.dim() - 2))
+
+
+def _affine(layer: _BatchNorm | _InstanceNorm, normalized: Tensor) -> Tensor:
+    # read at call time: functional_call has put the task's own parameters there
+    if not layer.affine:
+        return normalized
+    return normalized * _per_channel(layer.weight, normalized) + _per_channel(layer.bias, normalized)
+
+
+def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | None) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        if running:
+            if composite:
+                mean, var = layer.running_mean, layer.running_var
+                assert mean is not None
+                assert var is not None
+                return _affine(layer, (x - _per_channel(mean, x)) * _per_channel((var + layer.eps).rsqrt(), x))
+            return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
+        if rows is not None:
+            var, mean = torch.var_mean(x[:rows], [0, *range(2, x.dim())], correction=0, keepdim=True)
+            return _affine(layer, (x - mean) * (var + layer.eps).rsqrt())
+        if composite:
+            return _affine(layer, F.batch_norm(x, None, None, None, None, True, 0.0, layer.eps))
+        return F.batch_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
+
+    return forward
+
+
+def _instance_norm(layer: _InstanceNorm) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(x, list(range(2, x.dim())), correction=0, keepdim=True)
+        return _affine(layer, (x - mean) * (var + layer.eps).rsqrt())
+
+    return forward

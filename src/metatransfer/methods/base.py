@@ -1,0 +1,321 @@
+"""The bases of all methods. They do little: what a family shares stands in its own folder."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
+from metatransfer.batches import Episode, PredictionTask, Predictions
+from metatransfer.checks import check_episode, check_state_dict, check_support
+from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_loss, episode_scores, is_regression
+from metatransfer.functional.prototypes import nearest_neighbor
+from metatransfer.methods.predictor import Labels, Predictor, classes_of, encode, evaluating
+from metatransfer.methods.protocol import protocol_card
+from metatransfer.metrics import EpisodeMetrics
+
+State = TypeVar("State")
+Baseline = Callable[[Episode], Tensor]
+"""Outputs ``(T, Q, C)`` for the queries of an episode, by something that was not trained."""
+
+
+class MethodModule(LightningModule, ABC):
+    """A LightningModule whose optimiser and scheduler come from the config, and whose checkpoints tell their protocol.
+
+    Args:
+        optimizer: makes the optimiser from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
+        lr_scheduler: makes a scheduler from the optimiser, stepped once an epoch; none where left out.
+    """
+
+    trained_protocol: dict[str, Any] | None = None
+    run_seed: int | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
+        """Notes the arguments, so that checkpoints can name them."""
+        self = super().__new__(cls)
+        remember_arguments(self, args, kwargs)
+        return self
+
+    def __init__(
+        self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        if _given_hyperparameters.get() is not None:  # from the command line, as plain data already
+            self.save_hyperparameters()
+        else:
+            given = plain_arguments(self.__dict__.get("_init_arguments", {}))
+            self.save_hyperparameters({**given, "_instantiator": INSTANTIATOR})
+        self._rng_state: Tensor | None = None
+
+    @abstractmethod
+    def shared_step(self, batch: Any, stage: str) -> Tensor:  # noqa: ANN401
+        """The loss of a batch; logs what belongs to the stage.
+
+        Args:
+            batch: what the data module serves.
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            A scalar.
+        """
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
+        """One step of the outer loop."""
+        return self.shared_step(batch, "train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Scores a batch of the validation split."""
+        self.shared_step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Scores a batch of the test split."""
+        self.shared_step(batch, "test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Builds what the constructor was given, over the parameters that require a gradient.
+
+        Raises:
+            UserError: nothing is left to train.
+        """
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
+        optimizer = self.optimizer(trainable)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def protocol(self) -> dict[str, Any]:
+        """What of the method must stand beside its numbers."""
+        return {"name": type(self).__name__}
+
+    def baselines(self) -> dict[str, Baseline]:
+        """What the method's numbers are to be compared with, on the same batches."""
+        return {}
+
+    def untrained_twin(self) -> Self | None:
+        """A copy with freshly initialised weights, the same ones every time; the module itself is left as it is.
+
+        Returns:
+            The copy, or ``None`` where some submodule with parameters does not define ``reset_parameters``.
+        """
+        # a copy must not take the Trainer, with data and loggers, along
+        twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
+        owners = [submodule for submodule in twin.modules() if submodule._parameters]
+        if not all(callable(getattr(owner, "reset_parameters", None)) for owner in owners):
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for owner in owners:
+                owner.to("cpu").reset_parameters()  # type: ignore[operator]
+        return twin.to(self.device).eval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the protocol card, and the state of the random numbers where one process owns them all."""
+        checkpoint["protocol"] = protocol_card(self)
+        if self._trainer is None or self._trainer.world_size == 1:
+            checkpoint["rng_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Reads back what :meth:`on_save_checkpoint` added.
+
+        Raises:
+            UserError: the weights are of another network.
+        """
+        check_state_dict(self.state_dict(), checkpoint["state_dict"], type(self).__name__)
+        self.trained_protocol = checkpoint.get("protocol")
+        self._rng_state = checkpoint.get("rng_state")
+
+    def on_train_start(self) -> None:
+        """Goes on with the random numbers of the interrupted run, so that resuming changes nothing."""
+        if self._rng_state is not None and self.trainer.world_size == 1:
+            torch.set_rng_state(self._rng_state.cpu())
+            self._rng_state = None
+
+
+class EpisodicModule(MethodModule, Generic[State]):
+    """A method that learns each task from its support set and answers for its queries.
+
+    A subclass says two things: what it learns from support sets (:meth:`fit_tasks`) and what it answers with that
+    (:meth:`predict_tasks`). Training by the query loss, evaluation, metrics, :meth:`adapt` and prediction follow. A
+    method with another outer objective overrides :meth:`training_loss`.
+
+    Attributes:
+        num_outputs: size of a fixed output layer: the number of ways, or the size of a regression target; ``None`` for
+            methods that take any number of ways.
+        transductive: the answer for one query depends on the other queries.
+        order_sensitive: the answer depends on the order of the support set (sequence models).
+
+    Args:
+        optimizer: see :class:`MethodModule`.
+        lr_scheduler: see :class:`MethodModule`.
+    """
+
+    num_outputs: int | None = None
+    transductive: bool = False
+    order_sensitive: ClassVar[bool] = False
+
+    def __init__(
+        self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        self.metrics = nn.ModuleDict({"val": EpisodeMetrics(), "test": EpisodeMetrics()})
+        self._checked: set[str] = set()
+
+    # ---- what a method says
+
+    @abstractmethod
+    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> State:
+        """Learns ``T`` tasks.
+
+        Args:
+            support_x: ``(T, S, *shape)``.
+            support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
+
+        Returns:
+            Whatever :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
+        """
+
+    @abstractmethod
+    def predict_tasks(self, state: State, query_x: Tensor) -> Tensor:
+        """Answers for the queries of ``T`` tasks.
+
+        Args:
+            state: from :meth:`fit_tasks`.
+            query_x: ``(T, Q, *shape)``.
+
+        Returns:
+            ``(T, Q, C)`` logits or ``(T, Q, D)`` values.
+        """
+
+    def forward(self, episode: Episode) -> Tensor:
+        """Outputs for the queries; the query labels are not looked at.
+
+        Args:
+            episode: ``T`` tasks.
+
+        Returns:
+            ``(T, Q, C)`` or ``(T, Q, D)``.
+        """
+        return self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
+
+    def training_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        """The outer objective: by default the mean query loss.
+
+        Args:
+            episode: ``T`` tasks.
+
+        Returns:
+            The loss to minimise, a scalar, and the outputs for the queries, for the metrics.
+        """
+        outputs = self(episode)
+        return episode_loss(outputs, episode.query_y), outputs
+
+    def check_samples(self, shape: tuple[int, ...]) -> None:
+        """Refuses samples that the network was not built for; by default asks ``self.backbone``.
+
+        Args:
+            shape: of one sample.
+        """
+        check = getattr(getattr(self, "backbone", None), "check_input", None)
+        if check is not None:
+            check(shape)
+
+    # ---- what follows
+
+    def shared_step(self, batch: Episode, stage: str) -> Tensor:
+        """Loss of a meta-batch."""
+        self._check_once(batch, stage)
+        if stage == "train":
+            loss, outputs = self.training_loss(batch)
+            score = episode_scores(outputs.detach(), batch.query_y).mean()
+            name = "mse" if is_regression(batch.query_y) else "accuracy"
+            self.log_dict({"train/loss": loss, f"train/{name}": score}, prog_bar=True, batch_size=len(batch.query_y))
+            return loss
+        outputs = self(batch)
+        self.metrics[stage].update(outputs, batch.query_y)  # type: ignore[operator]
+        return episode_loss(outputs, batch.query_y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/accuracy`` and the others with their intervals."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/accuracy`` and the others with their intervals."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        metrics: EpisodeMetrics = self.metrics[stage]  # type: ignore[assignment]
+        for name, value in metrics.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == metrics.score_name, sync_dist=True)
+        metrics.reset()
+
+    def _check_once(self, batch: Episode, stage: str) -> None:
+        # label checks wait for the device, so only the first meta-batch of each stage pays for them
+        if stage in self._checked:
+            return
+        check_episode(batch, num_outputs=self.num_outputs, where=f"the {stage} episode")
+        self.check_samples(tuple(batch.support_x.shape[2:]))
+        self._checked.add(stage)
+
+    def adapt(self, support_x: Tensor | np.ndarray, support_y: Labels) -> Predictor[State]:
+        """Learns one task and leaves the module as it was.
+
+        Args:
+            support_x: ``(S, *shape)`` samples, floats; images in [0, 1].
+            support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
+
+        Returns:
+            A :class:`Predictor` with ``predict(x)`` and ``predict_proba(x)`` in the caller's own labels.
+
+        Raises:
+            UserError: no samples, unequal lengths, samples of a shape that the network was not built for, NaN, or more
+                classes than the network has outputs.
+        """
+        samples = torch.as_tensor(support_x, dtype=torch.float32, device=self.device)
+        check_support(samples, support_y)
+        self.check_samples(tuple(samples.shape[1:]))
+        found = len(classes_of(support_y))
+        if self.num_outputs is not None and found > self.num_outputs:
+            raise UserError(
+                f"the support set has {found} classes, but this {type(self).__name__} was built for {self.num_outputs}: "
+                "leave classes out, or train with more ways."
+            )
+        with evaluating(self):
+            state = self.fit_tasks(samples.unsqueeze(0), encode(support_y, self.device).unsqueeze(0))
+        return Predictor(self, state, support_y)
+
+    def predict_step(self, batch: PredictionTask, batch_idx: int = 0) -> Predictions:
+        """Labels the queries of a task that has no query labels."""
+        predictor = self.adapt(batch.support_x, batch.support_labels)
+        return Predictions(batch.files, predictor.classes, predictor.predict_proba(batch.query_x).cpu())
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, and whether the method is transductive."""
+        return super().protocol() | {"transductive": self.transductive}
+
+    def baselines(self) -> dict[str, Baseline]:
+        """1-nearest-neighbour on the raw inputs, and this method with untrained weights."""
+        found: dict[str, Baseline] = {
+            "pixel 1-NN": lambda episode: nearest_neighbor(episode.support_x, episode.support_y, episode.query_x)
+        }
+        twin = self.untrained_twin()
+        if twin is not None:
+            found["untrained"] = twin
+        return found

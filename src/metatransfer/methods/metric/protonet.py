@@ -1,0 +1,93 @@
+"""Prototypical networks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from metatransfer.batches import Episode
+from metatransfer.checks import check_choice, check_positive
+from metatransfer.functional.prototypes import class_prototypes, cosine_scores, squared_euclidean_scores
+from metatransfer.methods.base import EpisodicModule
+from metatransfer.nn import Backbone
+
+Distance = Literal["euclidean", "cosine"]
+
+
+class ProtoNetModule(EpisodicModule[Tensor]):
+    r"""Prototypical networks (Snell, Swersky, Zemel 2017, 1703.05175).
+
+    A class is the mean embedding of its support samples; a query is scored by
+
+    .. math:: z_k = -\lVert f(x) - c_k\rVert^2 \quad\text{or}\quad z_k = s\cos(f(x), c_k).
+
+    Training and test may have different ways and shots; more ways in training usually help.
+
+    Args:
+        backbone: the embedding ``f``.
+        distance: ``"euclidean"`` (squared, as in the paper) or ``"cosine"``.
+        scale: factor ``s`` of the cosine, learned; cosines alone are too flat for a softmax.
+        optimizer: makes the optimiser; the paper uses Adam at 1e-3.
+        lr_scheduler: makes a scheduler; the paper halves the rate every 2000 episodes.
+
+    Raises:
+        UserError: an unknown distance, or a scale that is not above 0.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        distance: Distance = "euclidean",
+        scale: float = 10.0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        check_choice("distance", distance, ("euclidean", "cosine"))
+        check_positive(scale=scale)
+        self.backbone = backbone
+        self.distance = distance
+        self.initial_scale = scale
+        if distance == "cosine":
+            self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def reset_parameters(self) -> None:
+        """Sets the scale back."""
+        if self.distance == "cosine":
+            nn.init.constant_(self.scale, self.initial_scale)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
+        return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+
+    def score(self, prototypes: Tensor, queries: Tensor) -> Tensor:
+        """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
+        with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
+            if self.distance == "cosine":
+                return self.scale.float() * cosine_scores(queries.float(), prototypes.float())
+            wide = torch.promote_types(queries.dtype, torch.float32)
+            return squared_euclidean_scores(queries.to(wide), prototypes.to(wide))
+
+    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Tensor:
+        """The prototypes ``(T, W, E)``."""
+        return class_prototypes(self.embed(support_x), support_y, int(support_y.max()) + 1)
+
+    def predict_tasks(self, state: Tensor, query_x: Tensor) -> Tensor:
+        """Logits of the queries."""
+        return self.score(state, self.embed(query_x))
+
+    def forward(self, episode: Episode) -> Tensor:
+        """Logits of the queries. Support and queries share one pass, and in training their BatchNorm statistics, as in
+        the paper's own code; in evaluation the result is that of :meth:`fit_tasks` and :meth:`predict_tasks`.
+        """  # noqa: D205
+        shots = episode.support_x.shape[1]
+        embedded = self.embed(torch.cat([episode.support_x, episode.query_x], dim=1))
+        support, queries = embedded[:, :shots], embedded[:, shots:]
+        return self.score(class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries)
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with the distance."""
+        return super().protocol() | {"distance": self.distance, "batch_norm": "running"}

@@ -1,0 +1,149 @@
+"""What ``module.adapt`` returns: a method that has learned one task."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metatransfer.errors import UserError
+
+if TYPE_CHECKING:
+    from metatransfer.methods.base import EpisodicModule
+
+State = TypeVar("State")
+Labels = Tensor | np.ndarray | Sequence[Hashable]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, for a while; every submodule gets back the mode it had."""
+    in_training = [submodule for submodule in module.modules() if submodule.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for submodule in in_training:
+            submodule.training = True
+
+
+class Predictor(Generic[State]):
+    """Answers for one task, in the labels that the caller gave.
+
+    It shares the module's weights, does not change them, and lives on the module's device; training the module further
+    changes its answers.
+
+    Args:
+        module: the method.
+        state: what the method learned from the support set, with a task axis of 1.
+        labels: the support labels as the caller gave them.
+
+    Attributes:
+        classes: the distinct labels, sorted; columns of :meth:`predict_proba`. Empty for regression.
+    """
+
+    def __init__(self, module: EpisodicModule[State], state: State, labels: Labels) -> None:
+        self.module = module
+        self.state = state
+        self.classes = classes_of(labels)
+        self._returns = type(labels)
+
+    def outputs(self, x: Tensor | np.ndarray) -> Tensor:
+        """Logits ``(N, C)``, or regressed values ``(N, D)``.
+
+        Args:
+            x: ``(N, *shape)`` samples of the shape that the support set had.
+
+        Returns:
+            On the module's device.
+
+        Raises:
+            UserError: samples of another shape, or not finite.
+        """
+        samples = torch.as_tensor(x, dtype=torch.float32, device=self.module.device)
+        if samples.dim() < 2:
+            raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
+        if not torch.isfinite(samples).all():
+            raise UserError("x contains NaN or infinity: clean the samples before asking about them.")
+        self.module.check_samples(tuple(samples.shape[1:]))
+        with evaluating(self.module):
+            outputs = self.module.predict_tasks(self.state, samples.unsqueeze(0)).squeeze(0).float()
+        return outputs[:, : len(self.classes)] if self.classes else outputs
+
+    def predict_proba(self, x: Tensor | np.ndarray) -> Tensor:
+        """Class probabilities ``(N, len(classes))``; rows sum to 1.
+
+        Args:
+            x: ``(N, *shape)``.
+
+        Returns:
+            On the module's device.
+
+        Raises:
+            UserError: the task is a regression, or as :meth:`outputs`.
+        """
+        if not self.classes:
+            raise UserError("the task is a regression and has no class probabilities: call predict.")
+        return self.outputs(x).softmax(-1)
+
+    def predict(self, x: Tensor | np.ndarray) -> Any:  # noqa: ANN401
+        """Labels, or regressed values.
+
+        Args:
+            x: ``(N, *shape)``.
+
+        Returns:
+            A tensor or array if the support labels came as one, else a list, of the caller's own labels.
+        """
+        outputs = self.outputs(x)
+        if not self.classes:
+            return outputs
+        chosen = outputs.argmax(-1)
+        if issubclass(self._returns, Tensor):
+            return torch.as_tensor(self.classes, device=chosen.device)[chosen]
+        names = [self.classes[index] for index in chosen.tolist()]
+        return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
+
+
+def classes_of(labels: Labels) -> tuple[Any, ...]:
+    """The distinct labels, sorted; none where the labels are floats, which are regressed.
+
+    Args:
+        labels: one per support sample.
+
+    Returns:
+        Plain Python values.
+    """
+    if isinstance(labels, Tensor):
+        return () if labels.is_floating_point() else tuple(labels.unique().tolist())
+    if isinstance(labels, np.ndarray):
+        return () if labels.dtype.kind == "f" else tuple(np.unique(labels).tolist())
+    distinct = set(labels)
+    try:
+        return tuple(sorted(distinct))  # type: ignore[type-var]
+    except TypeError:
+        return tuple(sorted(distinct, key=str))
+
+
+def encode(labels: Labels, device: torch.device) -> Tensor:
+    """Support labels as the methods want them.
+
+    Args:
+        labels: one per support sample.
+        device: where they are wanted.
+
+    Returns:
+        ``(S,)`` int64 positions in :func:`classes_of`, or the ``(S, D)`` float targets.
+    """
+    classes = classes_of(labels)
+    if not classes:
+        targets = torch.as_tensor(labels, dtype=torch.float32, device=device)
+        return targets.unsqueeze(-1) if targets.dim() == 1 else targets
+    position = {name: index for index, name in enumerate(classes)}
+    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    return torch.tensor([position[value] for value in values], device=device)

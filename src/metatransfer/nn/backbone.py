@@ -1,0 +1,86 @@
+"""The one thing that methods ask of a network: features of a known size."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from metatransfer.arguments import remember_arguments
+from metatransfer.errors import UserError
+
+
+class Backbone(nn.Module):
+    """A network that maps samples ``(N, *shape)`` to features ``(N, out_features)``.
+
+    Subclass it, set ``out_features`` in the constructor, and write ``forward``. Every subclass that is imported can be
+    named in a YAML file (``backbone: MyBackbone``).
+
+    Attributes:
+        out_features: size of the feature vector.
+        in_shape: shape of one sample without the batch axis, ``None`` where any goes; checked before training starts.
+    """
+
+    out_features: int
+    in_shape: tuple[int, ...] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
+        """Notes the arguments, so that checkpoints can name them."""
+        self = super().__new__(cls)
+        remember_arguments(self, args, kwargs)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of a batch.
+
+        Args:
+            x: ``(N, *shape)`` float.
+
+        Returns:
+            ``(N, out_features)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x) -> (N, out_features)")
+
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Refuses samples that the network was not built for.
+
+        Args:
+            shape: shape of one sample.
+
+        Raises:
+            UserError: the shape differs from ``in_shape``.
+        """
+        if self.in_shape is not None and tuple(shape) != self.in_shape:
+            raise UserError(
+                f"{type(self).__name__} was built for samples of shape {self.in_shape}, but the data has "
+                f"{tuple(shape)}: give the backbone the data's channels and size (see its arguments)."
+            )
+
+
+def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str) -> int:
+    """Size of the features that ``network`` makes of one sample, found by running it once on zeros.
+
+    Args:
+        network: maps ``(N, *in_shape)`` to ``(N, E)``.
+        in_shape: shape of one sample.
+        name: the class to name if it fails.
+
+    Returns:
+        ``E``.
+
+    Raises:
+        UserError: the sample is too small to pass through the network.
+    """
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return int(network(torch.zeros(1, *in_shape)).shape[-1])
+    except RuntimeError as error:
+        raise UserError(
+            f"{name} cannot process samples of shape {in_shape}: they shrink to nothing on the way; use larger images "
+            "or a shallower network."
+        ) from error
+    finally:
+        network.train(training)

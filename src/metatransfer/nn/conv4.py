@@ -1,0 +1,80 @@
+"""The four-block convolutional network of the few-shot literature."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from metatransfer.errors import UserError
+from metatransfer.nn.backbone import Backbone, probe_out_features
+
+Norm = Literal["batch", "group", "none"]
+
+
+def norm_layer(norm: Norm, channels: int) -> nn.Module:
+    """The normalisation layer of a convolutional block.
+
+    Args:
+        norm: ``"batch"``, ``"group"`` (up to 8 groups) or ``"none"``.
+        channels: number of channels.
+
+    Returns:
+        A module on ``(N, channels, H, W)``.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "group":
+        return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+    if norm == "none":
+        return nn.Identity()
+    raise UserError(f"norm must be 'batch', 'group' or 'none', but is {norm!r}.")
+
+
+class Conv4(Backbone):
+    """Conv-4: four blocks of 3x3 convolution, normalisation, ReLU and 2x2 max-pooling, then flattened.
+
+    Vinyals et al. 2016 (1606.04080), as in MAML (1703.03400) and ProtoNet (1703.05175). On 28x28 images the feature
+    size is ``hidden_channels``; on 84x84 it is ``25 * hidden_channels``.
+
+    Args:
+        in_channels: channels of the images.
+        image_size: height and width of the images, in pixels.
+        hidden_channels: filters of every block (64 in the papers on Omniglot, 32 in MAML on mini-ImageNet).
+        norm: ``"batch"``, ``"group"`` or ``"none"``.
+        dropout: probability of dropping a channel after each block.
+
+    Raises:
+        UserError: images too small for four poolings, or an unknown ``norm``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        image_size: int = 28,
+        hidden_channels: int = 64,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for block in range(4):
+            blocks += [
+                nn.Conv2d(in_channels if block == 0 else hidden_channels, hidden_channels, 3, padding=1),
+                norm_layer(norm, hidden_channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            if dropout:
+                blocks.append(nn.Dropout2d(dropout))
+        self.layers = nn.Sequential(*blocks, nn.Flatten())
+        self.in_shape = (in_channels, image_size, image_size)
+        self.out_features = probe_out_features(self.layers, self.in_shape, "Conv4")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, image_size, image_size)`` to ``(N, out_features)``."""
+        features: Tensor = self.layers(x)
+        return features

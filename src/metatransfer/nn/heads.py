@@ -1,0 +1,67 @@
+"""Heads: from features to logits or regressed values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """Maps features ``(N, in_features)`` to outputs ``(N, out_features)``.
+
+    Args:
+        in_features: size of the features.
+        out_features: number of classes, or size of a regression target.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+
+
+class LinearHead(Head):
+    """An affine map, initialised as ``torch.nn.Linear`` is.
+
+    Args:
+        in_features: size of the features.
+        out_features: number of classes, or size of a regression target.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.linear = nn.Linear(in_features, out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, in_features)`` to ``(N, out_features)``."""
+        outputs: Tensor = self.linear(features)
+        return outputs
+
+
+class CosineHead(Head):
+    r"""Scaled cosine similarity :math:`s \cdot \cos(f, w_k)` (Gidaris and Komodakis 2018, 1804.09458).
+
+    Args:
+        in_features: size of the features.
+        out_features: number of classes.
+        scale: initial value of the learned scale ``s``.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 10.0) -> None:
+        super().__init__(in_features, out_features)
+        self.initial_scale = scale
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.scale = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new class weights and sets the scale back."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        nn.init.constant_(self.scale, self.initial_scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, in_features)`` to ``(N, out_features)``."""
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
