@@ -7,7 +7,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-from metatransfer.batches import Episode, PredictionTask, Predictions
+from metatransfer.batches import Episode, Predictions, PredictionTask
 from metatransfer.data import (
     Augmentation,
     EpisodicDataModule,

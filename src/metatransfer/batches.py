@@ -1,7 +1,7 @@
 """What travels between data and methods: NamedTuples of tensors, documented once, here.
 
-All tensors of an :class:`Episode` carry a leading **task axis** ``T``: a meta-batch is one ``Episode``, a single task is
-an ``Episode`` with ``T = 1``.
+All tensors of an :class:`Episode` carry a leading **task axis** ``T``: a meta-batch is one ``Episode``, a single task
+is an ``Episode`` with ``T = 1``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
@@ -132,12 +132,12 @@ def check_episode_shape(
     smallest = int(np.argmin(samples_per_class))
     if num_shots + num_queries > samples_per_class[smallest]:
         raise UserError(
-            f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} shots "
-            f"+ {num_queries} queries need {num_shots + num_queries}: lower num_shots or num_queries."
+            f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} "
+            f"shots + {num_queries} queries need {num_shots + num_queries}: lower num_shots or num_queries."
         )
 
 
-def check_support(support_x: Tensor, labels: Sequence[object]) -> None:
+def check_support(support_x: Tensor, labels: Sized) -> None:
     """Refuses a support set that a method cannot be adapted to.
 
     Args:
@@ -182,8 +182,8 @@ def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], wh
     ]
     if problems:
         raise UserError(
-            f"the checkpoint's weights do not fit this {what}: {'; '.join(problems)}. Give the model the arguments that "
-            "it was trained with (they stand in the config.yaml of its run)."
+            f"the checkpoint's weights do not fit this {what}: {'; '.join(problems)}. Give the model the arguments "
+            "that it was trained with (they stand in the config.yaml of its run)."
         )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
 from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, PredictionWriter, Report
@@ -26,7 +26,7 @@ _KEPT_CHECKPOINTS = ("best", "last", "hpc", "registry")  # words, not paths, to 
 class ArgumentParser(LightningArgumentParser):
     """The parser, with complaints of one sentence."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with the complaint in one sentence.
 
         Args:
@@ -55,7 +55,9 @@ class SaveConfig(SaveConfigCallback):
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(folder / self.config_filename), skip_none=False, overwrite=True)
+            self.parser.save(
+                self.config, str(folder / self.config_filename), skip_unset=False, overwrite=True, multifile=False
+            )
         self.already_saved = True
 
 
@@ -77,6 +79,9 @@ class MetaTransferCLI(LightningCLI):
 
         Lightning would put the checkpoint's hyper-parameters over those of the YAML and the command line, so that
         ``test --model.inner_steps 10`` would silently test with those of the training.
+
+        Raises:
+            UserError: there is no such file, or it is no checkpoint.
         """
         settings = self.config.get(str(self.config.get("subcommand")), {})
         path = settings.get("ckpt_path")
@@ -87,7 +92,7 @@ class MetaTransferCLI(LightningCLI):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
             raise UserError(
-                f"'{path}' cannot be read as a checkpoint of tensors and plain values; give a file that fit has written."
+                f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
             ) from error
         if not isinstance(content, dict) or "state_dict" not in content:
             raise UserError(f"'{path}' holds no 'state_dict' and is not a Lightning checkpoint.")

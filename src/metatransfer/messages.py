@@ -44,7 +44,7 @@ def subclasses(base: type) -> dict[str, type]:
         Grandchildren included, sorted by name.
     """
     found: dict[str, type] = {}
-    stack = list(base.__subclasses__())
+    stack: list[type] = list(base.__subclasses__())
     while stack:
         child = stack.pop()
         stack += child.__subclasses__()
@@ -83,7 +83,8 @@ def _origin(hint: Any) -> type:  # noqa: ANN401
 
 
 def _known_classes(key: str, message: str, before: int) -> dict[str, type]:
-    bases: list[type] = {"model": [LightningModule], "data": [LightningDataModule]}.get(key, [])
+    roots: dict[str, list[type]] = {"model": [LightningModule], "data": [LightningDataModule]}
+    bases = roots.get(key, [])
     outer = _outer_class(message, before)
     if outer is not None:
         hints = typing.get_type_hints(outer.__init__)  # type: ignore[misc]
@@ -142,7 +143,9 @@ def _wrong_union(found: re.Match[str], message: str, options: list[str]) -> str:
 
 def _missing(found: re.Match[str], message: str, options: list[str]) -> str:
     names = [name.strip().rpartition(".")[2] for name in found[1].split(",")]
-    return f"{' and '.join(names)} missing: give --config FILE (such as configs/maml.yaml) or --{' and --'.join(names)}."
+    return (
+        f"{' and '.join(names)} missing: give --config FILE (such as configs/maml.yaml) or --{' and --'.join(names)}."
+    )
 
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, list[str]], str]]] = [
@@ -150,13 +153,19 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, list[str]], str]]] 
     (r"Option '([^']*)' is not accepted", _unknown_argument),
     (r"does not accept option '([^']*)'", _unknown_option),
     (r"unrecognized arguments: (.*)", _unknown_option),
-    (r"No module named '([^']*)'", lambda m, *_: f"no module '{m[1]}' can be imported: install it, or start where it is."),
+    (
+        r"No module named '([^']*)'",
+        lambda m, *_: f"no module '{m[1]}' can be imported: install it, or start where it is.",
+    ),
     (r"Expected a dot import path string: (\S+)", _unknown_class),
     (r"Expected an? (\S[^\n]*?)\. Got value: ([^\n]*)", _wrong_value),
     (r'Parser key "([\w.]+)":\s+Does not validate against any[\s\S]*Given value: ([^\n]*)', _wrong_union),
     (r"the following arguments are required: (.*)", _missing),
     (r"invalid choice: '([^']*)'", lambda m, *_: _command(m[1])),
-    (r'expected "subcommand"', lambda *_: "no command given: use fit, validate, test or predict (see lightning --help)."),
+    (
+        r'expected "subcommand"',
+        lambda *_: "no command given: use fit, validate, test or predict (see lightning --help).",
+    ),
 ]
 
 

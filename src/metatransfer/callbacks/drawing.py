@@ -49,11 +49,11 @@ def episode_figure(support: Tensor, support_y: Tensor, query: Tensor, query_y: T
 
 
 def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: ANN401
-    pixels = image.float().cpu().clamp(0, 1)
+    pixels = image.float().cpu().clamp(0, 1).numpy()
     if pixels.shape[0] == 1:
         axis.imshow(1 - pixels[0], cmap="gray", vmin=0, vmax=1)
     else:
-        axis.imshow(pixels[:3].permute(1, 2, 0))
+        axis.imshow(pixels[:3].transpose(1, 2, 0))
     axis.axis("on")
     axis.set_xticks([])
     axis.set_yticks([])
@@ -124,5 +124,6 @@ def to_pixels(figure: Figure) -> np.ndarray:
     """
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: np.ndarray = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()

@@ -17,9 +17,9 @@ from metatransfer.functional.losses import is_regression
 class EpisodeFigures(Callback):
     """Draws, at the end of every evaluation, what the method sees and how far it has come.
 
-    ``figures/<stage>_episode.png``: a task with predictions and mistakes; ``adaptation.png``: the score before and after
-    each inner step, for methods that have them; ``learning_curve.png``: validation against the baselines. TensorBoard
-    gets the same.
+    ``figures/<stage>_episode.png``: a task with predictions and mistakes; ``adaptation.png``: the score before and
+    after each inner step, for methods that have them; ``learning_curve.png``: validation against the baselines.
+    TensorBoard gets the same.
     """
 
     def __init__(self) -> None:
@@ -64,8 +64,7 @@ class EpisodeFigures(Callback):
     @torch.no_grad()
     def _draw(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         episode, self._episode = self._episode, None
-        folder = run_folder(trainer) if not trainer.fast_dev_run else None  # type: ignore[truthy-bool]
-        if episode is None or folder is None:
+        if episode is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # matplotlib costs start-up time that --help need not pay
         from metatransfer.callbacks import drawing
@@ -75,12 +74,12 @@ class EpisodeFigures(Callback):
         if episode.support_x.dim() == 5 and not regression:
             first = Episode(*(tensor[:1] for tensor in episode))
             predicted = module(first)[0].argmax(-1).cpu()
-            tensors = [tensor[0].cpu() for tensor in first]
-            figures[f"{stage}_episode"] = drawing.episode_figure(*tensors, predicted)
+            shown = Episode(*(tensor[0].cpu() for tensor in first))
+            figures[f"{stage}_episode"] = drawing.episode_figure(*shown, predicted=predicted)
         name = "mse" if regression else "accuracy"
-        curve = module.adaptation_curve(episode) if hasattr(module, "adaptation_curve") else None
-        if curve is not None:
-            figures["adaptation"] = drawing.adaptation_figure(curve.cpu(), name)
+        adaptation_curve = getattr(module, "adaptation_curve", None)
+        if callable(adaptation_curve):
+            figures["adaptation"] = drawing.adaptation_figure(adaptation_curve(episode).cpu(), name)
         report = next((callback for callback in trainer.callbacks if isinstance(callback, Report)), None)  # type: ignore[attr-defined]
         points = [(entry["step"], entry["metrics"][name]) for entry in report.history] if report else []
         if len(points) > 1 and report is not None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from metatransfer.callbacks.run_folder import run_folder, write_atomically
 from metatransfer.functional.losses import episode_scores, is_regression
-from metatransfer.methods.base import Baseline
+from metatransfer.methods.base import Baseline, MethodModule
 from metatransfer.methods.protocol import differences, protocol_card
 from metatransfer.metrics import EpisodeMean
 
@@ -73,8 +73,8 @@ class Report(Callback):
     # ---- baselines, in the first full evaluation
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        wanted = self.baselines and not self.measured and not trainer.sanity_checking and hasattr(module, "baselines")
-        found = module.baselines() if wanted else {}
+        wanted = self.baselines and not self.measured and not trainer.sanity_checking
+        found = module.baselines() if wanted and isinstance(module, MethodModule) else {}
         self._running = {name: (baseline, EpisodeMean().to(module.device)) for name, baseline in found.items()}
 
     def _measure(self, batch: Any) -> None:  # noqa: ANN401
@@ -154,13 +154,13 @@ class Report(Callback):
         return max(scored, key=lambda entry: sign * (entry["metrics"][name]["value"] or -math.inf))
 
     def _publish(self, trainer: Trainer, module: LightningModule, numbers: Numbers) -> None:
-        if trainer.fast_dev_run:  # type: ignore[truthy-bool]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder, card = run_folder(trainer), protocol_card(module)
         if not trainer.is_global_zero:
             return
         stage = STAGES[trainer.state.fn]  # type: ignore[index]
-        results = {
+        results: dict[str, Any] = {
             "stage": stage,
             "metrics": numbers,
             "baselines": self.measured,
@@ -253,7 +253,9 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
         table.add_row("test it", f"lightning test --config {_short(config)} --ckpt_path {results['checkpoint']}")
     if "trained_under" in results:
         changed = results["protocol_differences"]
-        table.add_row("trained under", "the same protocol" if not changed else "another protocol: " + "; ".join(changed))
+        table.add_row(
+            "trained under", "the same protocol" if not changed else "another protocol: " + "; ".join(changed)
+        )
     table.add_row("results", _short(folder / "results.json"))
     table.add_row("seconds", f"{results['seconds']:.0f}")
     console = Console()

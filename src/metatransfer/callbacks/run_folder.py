@@ -22,6 +22,7 @@ def run_folder(trainer: Trainer) -> Path:
     if known is None:
         known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
         trainer._metatransfer_run_folder = known  # type: ignore[attr-defined]
+    assert known is not None
     return known
 
 

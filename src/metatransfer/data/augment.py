@@ -1,4 +1,4 @@
-"""Augmentations in batch, on the device, and as reproducible as the episodes: their random numbers are handed to them."""
+"""Augmentations in batch, on the device, and as reproducible as the episodes: random numbers are handed to them."""
 
 from __future__ import annotations
 
@@ -52,12 +52,8 @@ class RandomAffine(Augmentation):
 
     num_random = 5
 
-    def __init__(
-        self, degrees: float = 10.0, translate: float = 0.05, scale: float = 0.1, shear: float = 0.1
-    ) -> None:
-        check_positive(
-            degrees=degrees or None, translate=translate or None, scale=scale or None, shear=shear or None
-        )
+    def __init__(self, degrees: float = 10.0, translate: float = 0.05, scale: float = 0.1, shear: float = 0.1) -> None:
+        check_positive(degrees=degrees or None, translate=translate or None, scale=scale or None, shear=shear or None)
         if translate >= 1:
             raise UserError(f"translate is a fraction of the image and must be below 1, but is {translate}.")
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear

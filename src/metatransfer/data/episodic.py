@@ -14,7 +14,7 @@ from metatransfer.batches import Episode, PredictionTask
 from metatransfer.checks import check_episode_shape, check_positive
 from metatransfer.data.augment import Augmentation
 from metatransfer.data.folders import prediction_task
-from metatransfer.data.loaders import EpisodeLoader, build_episode
+from metatransfer.data.loaders import EpisodeLoader, TaskLoader, build_episode
 from metatransfer.data.samplers import SPLITS, EpisodeSampler
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
@@ -144,7 +144,9 @@ class EpisodicDataModule(LightningDataModule, ABC):
             if split in self.samplers:
                 continue
             source, shape = self.source(split), self.shape(split)
-            check_episode_shape(source.sizes, source.class_names, where=f"{type(self).__name__} ({split} split)", **shape)
+            check_episode_shape(
+                source.sizes, source.class_names, where=f"{type(self).__name__} ({split} split)", **shape
+            )
             self.samplers[split] = EpisodeSampler(source, split, self.seed, **shape)
         if stage == "predict":
             if self.support_folder is None or self.query_folder is None:
@@ -189,10 +191,10 @@ class EpisodicDataModule(LightningDataModule, ABC):
         """The fixed test episodes."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> list[PredictionTask]:
+    def predict_dataloader(self) -> TaskLoader:
         """The one task of ``lightning predict``."""
         assert self.prediction_task is not None
-        return [self.prediction_task]
+        return TaskLoader(self.prediction_task)
 
     def protocol(self) -> dict[str, Any]:
         """What must stand beside every number measured on this data."""

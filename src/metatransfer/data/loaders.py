@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from metatransfer.batches import Episode
+from metatransfer.batches import Episode, PredictionTask
 from metatransfer.data.augment import Augmentation
 from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
 from metatransfer.data.sources import TensorSource
@@ -43,7 +43,7 @@ def build_episode(
             keys = stream_keys(drawn.keys.view(np.int64), stream)
             words = random_words(keys, samples.shape[1] * augmentation.num_random) >> np.uint64(40)
             u = torch.from_numpy(words.astype(np.float32) * np.float32(2.0**-24)).to(device)
-            x = augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).unflatten(0, samples.shape)
+            x = augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).view_as(x)
         sides[name] = x
     labels = [torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y)]
     return Episode(sides["support"], labels[0], sides["query"], labels[1])
@@ -120,7 +120,9 @@ class EpisodeLoader:
         batches = [self.indices(epoch, batch) for batch in range(done, len(self))]
         if self.num_workers == 0:
             for indices in batches:
-                yield build_episode(self.episode_sampler, self.episode_sampler(indices), self.device(), self.augmentation)
+                yield build_episode(
+                    self.episode_sampler, self.episode_sampler(indices), self.device(), self.augmentation
+                )
             return
         served = _Batches(self.episode_sampler, batches, self.augmentation)
         # the samplers need no seed of a worker: everything follows from the indices
@@ -140,12 +142,27 @@ class EpisodeLoader:
         """
 
 
+class TaskLoader:
+    """Serves one task; a list of it would be a list of loaders to Lightning.
+
+    Args:
+        task: what to serve.
+    """
+
+    def __init__(self, task: PredictionTask) -> None:
+        self.task = task
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[PredictionTask]:
+        yield self.task
+
+
 class _Batches(Dataset[Episode]):
     """Meta-batches as items, for worker processes."""
 
-    def __init__(
-        self, sampler: EpisodeSampler, batches: list[np.ndarray], augmentation: Augmentation | None
-    ) -> None:
+    def __init__(self, sampler: EpisodeSampler, batches: list[np.ndarray], augmentation: Augmentation | None) -> None:
         self.episode_sampler = sampler
         self.batches = batches
         self.augmentation = augmentation

@@ -78,9 +78,7 @@ class TensorSource(Source):
         UserError: ``data`` and ``labels`` of different lengths, or as :class:`Source`.
     """
 
-    def __init__(
-        self, data: Tensor, labels: Sequence[int] | np.ndarray, class_names: Sequence[str], name: str
-    ) -> None:
+    def __init__(self, data: Tensor, labels: Sequence[int] | np.ndarray, class_names: Sequence[str], name: str) -> None:
         super().__init__(labels, class_names, name)
         if len(data) != len(self.labels):
             raise UserError(f"{name}: {len(data)} samples came with {len(self.labels)} labels; they must be as many.")

@@ -45,7 +45,9 @@ def inner_loop(
     first_order: bool = False,
     loss: Callable[[Tensor, Tensor], Tensor] = episode_loss,
 ) -> Params:
-    r"""Adapts ``params`` to one task: :math:`\theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))`.
+    r"""Adapts ``params`` to one task.
+
+    .. math:: \theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))
 
     Finn et al. 2017 (1703.03400), Eq. 1. What the dictionary holds is what adapts; everything else is fixed inside
     ``forward``. The result stays differentiable with respect to ``params`` and whatever ``update`` depends on. Works
@@ -80,7 +82,10 @@ def inner_loop(
 
 
 def over_tasks(
-    function: Callable[..., Result], *batched: Any, batching: Batching = "loop", chunk_size: int | None = None
+    function: Callable[..., Result],
+    *batched: Any,  # noqa: ANN401
+    batching: Batching = "loop",
+    chunk_size: int | None = None,
 ) -> Result:
     """Applies ``function`` to every task and stacks the results along a new leading axis.
 
@@ -94,7 +99,7 @@ def over_tasks(
         What ``function`` returns, with a leading task axis.
     """
     if batching == "vmap":
-        return vmap(function, randomness="different", chunk_size=chunk_size)(*batched)  # type: ignore[no-any-return]
+        return vmap(function, randomness="different", chunk_size=chunk_size)(*batched)
     leaves, structure = pytree.tree_flatten(batched)
     # unbind has one backward for all tasks; indexing would write a whole zero tensor for each
     slices = zip(*(leaf.unbind(0) for leaf in leaves), strict=True)

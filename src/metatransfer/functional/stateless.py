@@ -24,10 +24,10 @@ BatchNormPolicy = Literal["transductive", "support", "running"]
 
 
 class Forward(Protocol):
-    """``forward(params, x)``: the network's outputs; ``statistics_rows`` says which leading rows of ``x`` BatchNorm
-    takes its statistics from (``None``: all)."""  # noqa: D205, D209
+    """A network as a function of its parameters."""
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor: ...
+    def __call__(self, params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+        """The outputs for ``x``; BatchNorm takes its statistics from the leading ``statistics_rows`` or all rows."""
 
 
 def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
@@ -103,7 +103,9 @@ def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | N
                 assert mean is not None
                 assert var is not None
                 return _affine(layer, (x - _per_channel(mean, x)) * _per_channel((var + layer.eps).rsqrt(), x))
-            return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
+            return F.batch_norm(
+                x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps
+            )
         if rows is not None:
             var, mean = torch.var_mean(x[:rows], [0, *range(2, x.dim())], correction=0, keepdim=True)
             return _affine(layer, (x - mean) * (var + layer.eps).rsqrt())

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
-from metatransfer.batches import Episode, PredictionTask, Predictions
+from metatransfer.batches import Episode, Predictions, PredictionTask
 from metatransfer.checks import check_episode, check_state_dict, check_support
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores, is_regression
@@ -294,8 +294,8 @@ class EpisodicModule(MethodModule, Generic[State]):
         found = len(classes_of(support_y))
         if self.num_outputs is not None and found > self.num_outputs:
             raise UserError(
-                f"the support set has {found} classes, but this {type(self).__name__} was built for {self.num_outputs}: "
-                "leave classes out, or train with more ways."
+                f"the support set has {found} classes, but this {type(self).__name__} was built for "
+                f"{self.num_outputs}: leave classes out, or train with more ways."
             )
         with evaluating(self):
             state = self.fit_tasks(samples.unsqueeze(0), encode(support_y, self.device).unsqueeze(0))

@@ -120,12 +120,12 @@ def classes_of(labels: Labels) -> tuple[Any, ...]:
         Plain Python values.
     """
     if isinstance(labels, Tensor):
-        return () if labels.is_floating_point() else tuple(labels.unique().tolist())
+        return () if labels.is_floating_point() else tuple(torch.unique(labels).tolist())
     if isinstance(labels, np.ndarray):
         return () if labels.dtype.kind == "f" else tuple(np.unique(labels).tolist())
     distinct = set(labels)
     try:
-        return tuple(sorted(distinct))  # type: ignore[type-var]
+        return tuple(sorted(distinct))
     except TypeError:
         return tuple(sorted(distinct, key=str))
 

@@ -23,8 +23,9 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
     """
     from metatransfer import __version__  # the package imports this file
 
+    says = getattr(module, "protocol", None)
     card: dict[str, Any] = {
-        "method": module.protocol() if hasattr(module, "protocol") else {"name": type(module).__name__},
+        "method": says() if callable(says) else {"name": type(module).__name__},
         "versions": {
             "metatransfer": __version__,
             "torch": str(torch.__version__),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,9 +26,7 @@ class _Block(nn.Module):
                 *([nn.LeakyReLU(0.1)] if index < 2 else []),
             ]
         self.layers = nn.Sequential(*layers)
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 1, bias=False), norm_layer(norm, channels)
-        )
+        self.shortcut = nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), norm_layer(norm, channels))
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,12 +61,19 @@ class ResNet12(Backbone):
         if len(widths) != 4:
             raise UserError(f"ResNet12 has four blocks and needs four widths, but got {list(widths)}.")
         channels = [in_channels, *widths]
-        self.blocks = nn.Sequential(*(_Block(a, b, norm, dropout) for a, b in zip(channels, channels[1:], strict=False)))
+        self.blocks = nn.Sequential(*(_Block(a, b, norm, dropout) for a, b in pairwise(channels)))
         self.in_channels = in_channels
         self.out_features = widths[-1]
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Any images of at least 16x16 with the right channels."""
+        """Takes any images of at least 16x16 with the right channels.
+
+        Args:
+            shape: shape of one sample.
+
+        Raises:
+            UserError: anything else.
+        """
         if len(shape) != 3 or shape[0] != self.in_channels or min(shape[1:]) < 16:
             raise UserError(
                 f"ResNet12 was built for images of shape ({self.in_channels}, >=16, >=16), but the data has "

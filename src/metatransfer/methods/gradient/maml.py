@@ -52,8 +52,8 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
             in the paper), ``"support"`` (of the support set, for its queries too) or ``"running"`` (in evaluation
             running averages, which training collects of the support sets under the unadapted parameters; training
             itself normalises by batch).
-        batching: ``"loop"`` over tasks, ``"vmap"`` all at once, or ``"auto"``: the loop for convolutions on a CPU, which
-            one task keeps busy, vmap elsewhere.
+        batching: ``"loop"`` over tasks, ``"vmap"`` all at once, or ``"auto"``: the loop for convolutions on a CPU,
+            which one task keeps busy, vmap elsewhere.
         chunk_size: with vmap, tasks at a time; all where left out.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
@@ -84,11 +84,11 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
                 f"{type(self).__name__} needs num_outputs: the number of ways of its episodes, or the size of a "
                 "regression target."
             )
-        check_positive(
-            num_outputs=num_outputs, inner_lr=inner_lr, train_inner_lr=train_inner_lr, chunk_size=chunk_size
-        )
+        check_positive(num_outputs=num_outputs, inner_lr=inner_lr, train_inner_lr=train_inner_lr, chunk_size=chunk_size)
         if inner_steps < 0 or (train_inner_steps or 0) < 0:
-            raise UserError(f"inner_steps must be 0 or more, but are {inner_steps} and {train_inner_steps} in training.")
+            raise UserError(
+                f"inner_steps must be 0 or more, but are {inner_steps} and {train_inner_steps} in training."
+            )
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
         check_choice("batching", batching, ("auto", "loop", "vmap"))
         self.backbone = backbone
@@ -137,7 +137,9 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
         def adapt(x: Tensor, y: Tensor) -> Params:
             return inner_loop(forward, start, x, y, steps=steps, update=rule, first_order=self.first_order)
 
-        adapted = over_tasks(adapt, support_x, support_y, batching=self._batching(support_x), chunk_size=self.chunk_size)
+        adapted = over_tasks(
+            adapt, support_x, support_y, batching=self._batching(support_x), chunk_size=self.chunk_size
+        )
         return AdaptedTasks(adapted, support_x)
 
     def predict_tasks(self, state: AdaptedTasks, query_x: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""What all tests share: few threads, a clean random state, a small command line."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from metatransfer.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+SHRINK = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+SMALL_DATA = [
+    "--data.train_episodes=12",
+    "--data.val_episodes=6",
+    "--data.test_episodes=6",
+    "--data.tasks_per_batch=2",
+    "--data.num_queries=2",
+    "--data.eval_num_queries=2",
+]
+SMALL_RUN = ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_reproducible():
+    # the suite's networks are tiny: more threads only wait for each other
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Runs the real command in an empty folder; returns the run's folder for ``fit``, ``validate`` and ``test``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, config, *arguments, small=True):
+        extra = [*SHRINK, *(SMALL_DATA if small else []), *(SMALL_RUN if small else [])]
+        main([command, "--config", str(config), *extra, *map(str, arguments)])
+        return latest_run(tmp_path)
+
+    return run
+
+
+def latest_run(root):
+    runs = (root / "lightning_logs").glob("version_*")
+    return max(runs, key=lambda run: int(run.name.removeprefix("version_")), default=None)
+
+
+def results(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def best_checkpoint(run):
+    return next(path for path in (run / "checkpoints").glob("epoch*.ckpt"))

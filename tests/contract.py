@@ -1,0 +1,54 @@
+"""What the contract tests run over: every concrete method, made small, and episodes for it.
+
+A method is found by walking the subclasses of the bases; how to build it small follows from its YAML, so that a new
+method needs nothing here.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+import yaml
+from lightning.pytorch.cli import instantiate_module
+
+import metatransfer
+from metatransfer import Episode
+from metatransfer.messages import subclasses
+from metatransfer.methods.base import EpisodicModule, MethodModule
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+WAYS = 3
+
+
+def methods(base=MethodModule):
+    return [kind for kind in subclasses(base).values() if kind.__module__.startswith("metatransfer.")]
+
+
+def config_of(kind):
+    """The YAML whose model is this method, by the file stem of its module as HOUSE.md has it."""
+    stem = kind.__module__.rpartition(".")[2]
+    path = ROOT / "configs" / f"{stem}.yaml"
+    assert path.exists(), f"{kind.__name__} has no configs/{stem}.yaml"
+    return path
+
+
+def small(kind, **changes):
+    """The method of its YAML with a small backbone for 28x28 images."""
+    arguments = copy.deepcopy(yaml.safe_load(config_of(kind).read_text())["model"]["init_args"])
+    arguments["backbone"] = {"class_path": "Conv4", "init_args": {"hidden_channels": 4}}
+    if "num_outputs" in kind.__init__.__annotations__:
+        arguments["num_outputs"] = WAYS
+    return instantiate_module(kind, arguments | changes)
+
+
+def episode(tasks=2, shots=2, queries=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda count: torch.rand(tasks, WAYS * count, 1, 28, 28, generator=generator)  # noqa: E731
+    labels = lambda count: torch.arange(WAYS).repeat_interleave(count).repeat(tasks, 1)  # noqa: E731
+    return Episode(draw(shots), labels(shots), draw(queries), labels(queries))
+
+
+__all__ = ["CONFIGS", "ROOT", "WAYS", "EpisodicModule", "config_of", "episode", "metatransfer", "methods", "small"]

@@ -1,0 +1,117 @@
+"""Every YAML under configs/, through the real command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import best_checkpoint, results
+from contract import CONFIGS, ROOT, methods
+from PIL import Image
+
+from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule
+from metatransfer.callbacks.checkpoint import card_path
+
+configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
+
+
+def test_every_method_has_a_config():
+    named = {yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2] for path in CONFIGS}
+    assert {kind.__name__ for kind in methods(MethodModule)} <= named
+
+
+def write_folder(root, episode):
+    """A support folder ``<label>/<image>`` and a query folder of PNG files, dark ink on light paper."""
+    for index, (image, label) in enumerate(zip(episode.support_x[0], episode.support_y[0].tolist(), strict=True)):
+        save(image, root / "support" / f"letter-{label}" / f"{index}.png")
+    for index, image in enumerate(episode.query_x[0]):
+        save(image, root / "query" / f"{index:02d}.png")
+
+
+def save(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(((1 - image[0]) * 255).byte().numpy()).resize((90, 90)).save(path)
+
+
+@configs
+def test_fit_validate_test_predict(cli, config, tmp_path):
+    run = cli("fit", config)
+    fitted = results(run)
+    assert fitted["stage"] == "fit"
+    assert {"stage", "metrics", "baselines", "protocol", "checkpoint", "seconds"} <= fitted.keys()
+    checkpoint = best_checkpoint(run)
+    assert fitted["checkpoint"] == str(checkpoint.relative_to(tmp_path))
+    card = json.loads(card_path(checkpoint).read_text())
+    assert card == fitted["protocol"]
+    assert card["data"]["eval_episode"] == {"num_ways": 5, "num_shots": 1, "num_queries": 2}
+    assert card["selection"] == "max val/accuracy"
+    assert card["seed"] == 0
+    assert (run / "figures" / "val_episode.png").exists()
+    assert list(run.glob("events.out.tfevents*"))
+
+    saved = run / "config.yaml"  # what a run saves runs again
+    for command in ("validate", "test"):
+        again = cli(command, saved, "--ckpt_path", checkpoint, small=False)
+        measured = results(again)
+        assert measured["stage"] == command
+        assert measured["protocol_differences"] == []
+        for number in (measured["metrics"]["accuracy"], measured["metrics"]["loss"], *baselines(measured)):
+            assert 0 <= number["value"]
+            assert number["ci95"] > 0
+    validated = results(again.parent / "version_1")["metrics"]
+    assert validated["accuracy"] == pytest.approx(fitted["metrics"]["accuracy"])
+    assert validated["loss"]["value"] == pytest.approx(fitted["metrics"]["loss"]["value"], rel=1e-5)
+
+    data = GlyphEpisodes(num_queries=3)
+    data.setup("test")
+    write_folder(tmp_path, data.episode("test", 0))
+    folders = ["--data.support", tmp_path / "support", "--data.query", tmp_path / "query"]
+    predicted = cli("predict", saved, "--ckpt_path", checkpoint, *folders, small=False)
+    rows = (predicted / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "file,label," + ",".join(f"p(letter-{i})" for i in range(5))
+    assert len(rows) == 1 + 15
+    for row in rows[1:]:
+        _, label, *chances = row.split(",")
+        chances = [float(chance) for chance in chances]
+        assert sum(chances) == pytest.approx(1, abs=1e-4)
+        assert label == f"letter-{chances.index(max(chances))}"
+
+
+def baselines(measured):
+    assert set(measured["baselines"]) == {"pixel 1-NN", "untrained"}
+    return [numbers["accuracy"] for numbers in measured["baselines"].values()]
+
+
+@configs
+def test_loaded_from_its_checkpoint_it_predicts_the_same(cli, config):
+    run = cli("fit", config)
+    path = best_checkpoint(run)
+    kind = next(k for k in methods(EpisodicModule) if k.__name__ == results(run)["protocol"]["method"]["name"])
+    module = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+    data = GlyphEpisodes()
+    data.setup("test")
+    batch = data.episode("test", 3)
+    one = module.adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
+    two = kind.load_from_checkpoint(path).adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
+    assert torch.equal(one, two)
+
+
+@configs
+def test_the_same_seed_gives_the_same_run(cli, config):
+    states = []
+    for _ in range(2):
+        run = cli("fit", config, "--trainer.limit_train_batches=3")
+        states.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@configs
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_run(cli, config, precision):
+    run = cli("fit", config, "--trainer.precision", precision, "--trainer.limit_train_batches=2")
+    assert results(run)["metrics"]["loss"]["value"] > 0
+    assert results(run)["protocol"]["precision"] == precision

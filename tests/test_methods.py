@@ -1,0 +1,215 @@
+"""One contract, every method: found by discovery, run on the method as its YAML builds it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+
+import pytest
+import torch
+from contract import WAYS, episode, methods, small
+
+from metatransfer import Episode, EpisodicModule, MethodModule, UserError
+
+EPISODIC = methods(EpisodicModule)
+EVERY = methods(MethodModule)
+
+
+def by_name(kinds):
+    return pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.__name__)
+
+
+def test_discovery_finds_the_methods():
+    assert {"MAMLModule", "ProtoNetModule"} <= {kind.__name__ for kind in EVERY}
+
+
+@by_name(EVERY)
+def test_has_a_yaml_and_says_its_protocol(kind):
+    module = small(kind)
+    assert module.protocol()["name"] == kind.__name__
+
+
+@by_name(EPISODIC)
+def test_evaluation_and_adapt_leave_the_state_as_it_was(kind):
+    module, batch = small(kind), episode()
+    before = copy.deepcopy(module.state_dict())
+    modes = [submodule.training for submodule in module.modules()]
+    predictor = module.adapt(batch.support_x[0], batch.support_y[0])
+    predictor.predict(batch.query_x[0])
+    assert modes == [submodule.training for submodule in module.modules()]
+    module.eval()
+    with torch.inference_mode():
+        module.shared_step(batch, "val")
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@by_name(EPISODIC)
+def test_query_labels_reach_nothing_but_the_metric(kind):
+    module, batch = small(kind).eval(), episode()
+    garbage = batch._replace(query_y=torch.full_like(batch.query_y, 12345))
+    with torch.no_grad():
+        assert torch.equal(module(batch), module(garbage))
+
+
+@by_name(EPISODIC)
+def test_order_of_the_support_set_does_not_matter(kind):
+    if kind.order_sensitive:
+        pytest.skip("a sequence model")
+    module, batch = small(kind).double().eval(), episode()
+    batch = Episode(*(t.double() if t.is_floating_point() else t for t in batch))
+    order = torch.randperm(batch.support_y.shape[1])
+    shuffled = batch._replace(support_x=batch.support_x[:, order], support_y=batch.support_y[:, order])
+    with torch.no_grad():
+        torch.testing.assert_close(module(batch), module(shuffled), rtol=1e-9, atol=1e-9)
+
+
+@by_name(EPISODIC)
+def test_renaming_classes_permutes_the_logits(kind):
+    module, batch = small(kind).double().eval(), episode()
+    batch = Episode(*(t.double() if t.is_floating_point() else t for t in batch))
+    if module.num_outputs is not None:
+        # the initial head tells the classes apart; equal rows make it blind to names, as the method itself must be
+        with torch.no_grad():
+            for value in module.head.parameters():
+                value.copy_(value.mean(0, keepdim=True).expand_as(value))
+    rename = torch.tensor([2, 0, 1])
+    renamed = batch._replace(support_y=rename[batch.support_y])
+    with torch.no_grad():
+        torch.testing.assert_close(module(batch), module(renamed)[..., rename], rtol=1e-9, atol=1e-9)
+
+
+@by_name(EPISODIC)
+@pytest.mark.parametrize("batch_norm", [None, "transductive", "support", "running"])
+def test_one_query_does_not_depend_on_the_others_unless_declared(kind, batch_norm):
+    if batch_norm is not None and "batch_norm" not in kind.__init__.__annotations__:
+        pytest.skip("takes no BatchNorm policy")
+    module = small(kind, **({"batch_norm": batch_norm} if batch_norm else {})).double().eval()
+    batch = Episode(*(t.double() if t.is_floating_point() else t for t in episode()))
+    other = batch._replace(query_x=torch.cat([batch.query_x[:, :1], torch.rand_like(batch.query_x[:, 1:])], 1))
+    with torch.no_grad():
+        same = torch.allclose(module(batch)[:, 0], module(other)[:, 0], rtol=1e-9, atol=1e-9)
+    assert same != module.transductive
+
+
+@by_name(EPISODIC)
+def test_tasks_of_a_meta_batch_do_not_touch_each_other(kind):
+    module, batch = small(kind).double().eval(), episode(tasks=3)
+    batch = Episode(*(t.double() if t.is_floating_point() else t for t in batch))
+    with torch.no_grad():
+        together = module(batch)
+        alone = torch.cat([module(Episode(*(t[i : i + 1] for t in batch))) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+
+
+@by_name(EPISODIC)
+def test_adapt_gives_what_forward_gives(kind):
+    module, batch = small(kind).eval(), episode(tasks=1)
+    with torch.no_grad():
+        expected = module(batch)[0].softmax(-1)
+    words = [f"class-{int(label)}" for label in batch.support_y[0]]
+    predictor = module.adapt(batch.support_x[0].numpy(), words)
+    assert predictor.classes == ("class-0", "class-1", "class-2")
+    torch.testing.assert_close(predictor.predict_proba(batch.query_x[0]), expected, rtol=1e-4, atol=1e-5)
+    assert predictor.predict(batch.query_x[0]) == [f"class-{int(i)}" for i in expected.argmax(-1)]
+
+
+@by_name(EPISODIC)
+def test_adapt_answers_in_the_callers_own_labels(kind):
+    module, batch = small(kind), episode(tasks=1)
+    labels = batch.support_y[0] * 10 + 7
+    for given in (labels, labels.numpy(), labels.tolist()):
+        answer = module.adapt(batch.support_x[0], given).predict(batch.query_x[0])
+        assert type(answer) is type(given)
+        assert set(torch.as_tensor(answer).tolist()) <= {7, 17, 27}
+
+
+@by_name(EPISODIC)
+def test_adapt_refuses_in_one_sentence(kind):
+    module, batch = small(kind), episode(tasks=1)
+    x, y = batch.support_x[0], batch.support_y[0]
+    with pytest.raises(UserError, match="6 samples, but support_y has 5"):
+        module.adapt(x, y[:5])
+    with pytest.raises(UserError, match="NaN or infinity"):
+        module.adapt(x.clone().fill_(torch.nan), y)
+    with pytest.raises(UserError, match=r"\(1, 28, 28\), but the data has \(3, 28, 28\)"):
+        module.adapt(x.expand(-1, 3, -1, -1), y)
+    with pytest.raises(UserError, match="at least one sample"):
+        module.adapt(x[:0], y[:0])
+    with pytest.raises(UserError, match=r"but the data has \(1, 20, 20\)"):
+        module.adapt(x, y).predict(torch.rand(2, 1, 20, 20))
+    if module.num_outputs is not None:
+        with pytest.raises(UserError, match=f"6 classes, but this {kind.__name__} was built for {WAYS}"):
+            module.adapt(x, list("abcdef"))
+
+
+@by_name(EPISODIC)
+def test_every_trainable_parameter_gets_a_finite_gradient(kind):
+    module = small(kind).train()
+    loss, outputs = module.training_loss(episode())
+    loss.backward()
+    assert outputs.shape == (2, WAYS * 4, WAYS)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+    assert any(parameter.grad.abs().max() > 0 for parameter in module.parameters() if parameter.requires_grad)
+
+
+@by_name(EPISODIC)
+def test_training_on_one_meta_batch_learns_it(kind):
+    """A method that runs but does not learn fails here."""
+    module, batch = small(kind).train(), episode(queries=3)
+    batch = batch._replace(query_x=batch.support_x.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
+    batch = batch._replace(query_y=batch.support_y.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    losses = []
+    for _ in range(30):
+        loss, _ = module.training_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@by_name(EVERY)
+def test_untrained_twin_is_untrained_and_leaves_the_module_alone(kind):
+    module = small(kind)
+    with torch.no_grad():
+        for value in module.parameters():
+            value += 1  # "trained"
+    before = copy.deepcopy(module.state_dict())
+    rng = torch.get_rng_state()
+    one, two = module.untrained_twin(), module.untrained_twin()
+    assert torch.equal(rng, torch.get_rng_state())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert torch.equal(one.state_dict()[name], two.state_dict()[name])
+    for name, _ in module.named_parameters():
+        assert (one.state_dict()[name] - before[name]).abs().max() > 0.5, name
+
+
+@by_name(EVERY)
+def test_constructor_is_plain(kind):
+    kinds = [p.kind for p in inspect.signature(kind).parameters.values()]
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+    assert inspect.Parameter.VAR_POSITIONAL not in kinds
+    assert re.search(r"\b\d{4}\.\d{4,5}\b", kind.__doc__), "the docstring names no arXiv id"
+
+
+@by_name(EPISODIC)
+def test_wrong_episodes_are_refused_before_the_network_sees_them(kind):
+    module, batch = small(kind), episode()
+    with pytest.raises(UserError, match="as many support labels as support samples"):
+        module.shared_step(batch._replace(support_y=batch.support_y[:, :-1]), "val")
+    with pytest.raises(UserError, match="same number of tasks"):
+        module.shared_step(batch._replace(query_y=batch.query_y[:1]), "val")
+    with pytest.raises(UserError, match="leading task axis"):
+        module.shared_step(Episode(batch.support_x[0], batch.support_y[0], *batch[2:]), "val")
+    with pytest.raises(UserError, match="labels from -1"):
+        module.shared_step(batch._replace(support_y=batch.support_y - 1), "val")
+    if module.num_outputs is not None:
+        with pytest.raises(UserError, match=f"labels from 1 to {WAYS}"):
+            module.shared_step(batch._replace(support_y=batch.support_y + 1), "val")
