@@ -8,8 +8,8 @@ import re
 
 import pytest
 import torch
-from contract import WAYS, episode, methods, small
 
+from contract import WAYS, episode, methods, small
 from metatransfer import Episode, EpisodicModule, MethodModule, UserError
 
 EPISODIC = methods(EpisodicModule)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
-from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, PredictionWriter, Report
+from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, FinishBatch, PredictionWriter, Report
 from metatransfer.callbacks.run_folder import run_folder
 from metatransfer.checks import check_file, check_writable
 from metatransfer.errors import UserError
@@ -106,22 +106,30 @@ class MetaTransferCLI(LightningCLI):
         settings.weights_only = True  # nobody's checkpoint runs code
         model, data = settings.model.get("init_args"), (settings.get("data") or {}).get("init_args")
         if model is not None and data is not None and "num_outputs" in model and model.num_outputs is None:
-            model.num_outputs = data.get("num_ways")
+            ways = data.get("num_ways")
+            model.num_outputs = max(1, ways) if ways is not None else None  # the data refuses 0 in its own words
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
-        """Adds the callbacks that every run has, unless the user turned them off or brings their own."""
+        """Adds the callbacks that every run has, unless the user turned them off or brings their own.
+
+        Raises:
+            UserError: settings that the Trainer refuses.
+        """
         self.model.run_seed = self._get(self.config, "seed_everything")
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        wanted = [Report, EpisodeFigures, PredictionWriter]
+        wanted = [FinishBatch, Report, EpisodeFigures, PredictionWriter]
         extra = [kind() for kind in wanted if not any(isinstance(callback, kind) for callback in given)]
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             extra.append(RichProgressBar())
         if trainer.get("enable_checkpointing") is not False:
             extra.append(self._get(self.config_init, "checkpoint"))
         config = {**trainer, **kwargs, "callbacks": list(given)}
-        return self._instantiate_trainer(config, [] if config.get("barebones") else extra)
+        try:
+            return self._instantiate_trainer(config, [] if config.get("barebones") else extra)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"trainer: {error}") from error
 
 
 def main(args: ArgsType = None) -> None:

@@ -2,7 +2,8 @@
 
 from metatransfer.callbacks.checkpoint import BestCheckpoint
 from metatransfer.callbacks.figures import EpisodeFigures
+from metatransfer.callbacks.interrupt import FinishBatch
 from metatransfer.callbacks.predictions import PredictionWriter
 from metatransfer.callbacks.report import Report
 
-__all__ = ["BestCheckpoint", "EpisodeFigures", "PredictionWriter", "Report"]
+__all__ = ["BestCheckpoint", "EpisodeFigures", "FinishBatch", "PredictionWriter", "Report"]

@@ -1,0 +1,110 @@
+"""The report: its numbers, its table, its pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import ROOT, best_checkpoint, results
+from metatransfer import EpisodeMean, GlyphEpisodes, ProtoNetModule
+from metatransfer.callbacks import drawing
+from metatransfer.callbacks.report import print_report
+from metatransfer.functional import nearest_neighbor
+from metatransfer.functional.losses import episode_scores
+
+PROTONET = ROOT / "configs" / "protonet.yaml"
+
+
+def test_numbers_are_those_of_the_fixed_test_episodes(cli):
+    """Accuracy, interval and pixel baseline, computed again by hand on the same episodes."""
+    run = cli("fit", PROTONET)
+    tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), small=False))
+    data = GlyphEpisodes(num_queries=2)
+    data.setup("test")
+    module = ProtoNetModule.load_from_checkpoint(best_checkpoint(run)).eval()
+    ours, pixels = [], []
+    for index in range(6):
+        batch = data.episode("test", index)
+        with torch.no_grad():
+            ours.append(episode_scores(module(batch), batch.query_y).item())
+        pixels.append(episode_scores(nearest_neighbor(*batch[:3]), batch.query_y).item())
+    for values, number in (
+        (ours, tested["metrics"]["accuracy"]),
+        (pixels, tested["baselines"]["pixel 1-NN"]["accuracy"]),
+    ):
+        assert number["value"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert number["ci95"] == pytest.approx(1.96 * np.std(values, ddof=1) / math.sqrt(6), abs=1e-6)
+
+
+def test_a_test_does_not_take_over_the_validations_baselines(cli):
+    run = cli("fit", PROTONET)
+    tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), small=False))
+    assert tested["baselines"] != results(run)["baselines"]
+
+
+def test_fit_reports_the_best_epoch_and_draws_the_curve(cli):
+    run = cli("fit", PROTONET, "--trainer.max_epochs=3")
+    callbacks = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    report = next(state for name, state in callbacks.items() if name.startswith("Report"))
+    accuracies = [entry["metrics"]["accuracy"]["value"] for entry in report["history"]]
+    assert len(accuracies) == 3
+    answer = results(run)
+    assert answer["metrics"]["accuracy"]["value"] == max(accuracies)
+    assert f"epoch={accuracies.index(max(accuracies))}-" in answer["checkpoint"]
+    for name in ("learning_curve", "val_episode"):
+        pixels = np.asarray(Image.open(run / "figures" / f"{name}.png"))
+        assert pixels.std() > 10, "an empty picture"
+
+
+def test_the_table_says_all_of_it(cli, capsys):
+    run = cli("fit", PROTONET)
+    shown = capsys.readouterr().out
+    answer = results(run)
+    assert "6 val, 5-way 1-shot, 2 queries per class" in shown
+    assert f"lightning test --config lightning_logs/version_0/config.yaml --ckpt_path {answer['checkpoint']}" in shown
+    assert "pixel 1-NN" in shown
+    assert "untrained" in shown
+    assert f"{100 * answer['metrics']['accuracy']['value']:.2f} ±" in shown
+
+
+def test_results_are_json_even_where_a_number_is_not_a_number(cli, capsys):
+    run = cli("fit", PROTONET, "--data.val_episodes=1")
+    text = (run / "results.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["metrics"]["accuracy"]["ci95"] is None
+    print_report(json.loads(text), run)
+
+
+def test_picture_marks_mistakes():
+    support, query = torch.rand(5, 1, 28, 28), torch.rand(10, 1, 28, 28)
+    labels = torch.arange(5)
+    queries = labels.repeat_interleave(2)
+    right = drawing.to_pixels(drawing.episode_figure(support, labels, query, queries, queries))
+    wrong = drawing.to_pixels(drawing.episode_figure(support, labels, query, queries, (queries + 1) % 5))
+    assert right.shape == wrong.shape
+    red = np.array([0xC6, 0x28, 0x28])
+    assert (np.abs(wrong.astype(int) - red).sum(-1) < 20).sum() > 500
+    assert (np.abs(right.astype(int) - red).sum(-1) < 20).sum() == 0
+
+
+def test_colour_images_can_be_drawn():
+    labels = torch.arange(2)
+    pixels = drawing.to_pixels(
+        drawing.episode_figure(torch.rand(2, 3, 9, 9), labels, torch.rand(2, 3, 9, 9), labels, labels)
+    )
+    assert pixels.ndim == 3
+
+
+def test_metric_in_the_interval_is_over_episodes():
+    """PITFALLS 12: not over batches, not over predictions."""
+    metric, values = EpisodeMean(), torch.rand(40)
+    for part in values.split([7, 20, 13]):
+        metric.update(part)
+    mean, half = metric.compute()
+    assert mean.item() == pytest.approx(values.mean().item())
+    assert half.item() == pytest.approx(1.96 * values.std().item() / math.sqrt(40), rel=1e-5)

@@ -1,0 +1,203 @@
+"""Runs that stop and go on, and runs in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.multiprocessing import spawn
+
+from conftest import ROOT, SHRINK, SMALL_DATA, latest_run, results
+from contract import CONFIGS, methods, small
+from metatransfer import Conv4, EpisodeMean, EpisodicModule, GlyphEpisodes, MAMLModule
+
+configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
+DROPOUT = "--model.backbone.dropout=0.2"  # a run that also consumes random numbers
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_equal_states(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+class StopAt(pl.Callback):
+    """Ctrl-C after a number of batches, or a real one in the middle of the last of them."""
+
+    def __init__(self, batches: int, in_batch: bool):
+        self.left, self.in_batch = batches, in_batch
+
+    def on_train_batch_end(self, *_):
+        self.left -= 1
+        if self.left == 0 and not self.in_batch:
+            raise KeyboardInterrupt
+
+    def on_before_backward(self, *_):
+        if self.left == 1 and self.in_batch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@configs
+@pytest.mark.parametrize("in_batch", [False, True], ids=["between-batches", "in-a-batch"])
+def test_an_interrupted_run_goes_on_bit_equal(cli, config, in_batch):
+    """Interrupted in the second of three epochs, after the third of six batches."""
+    whole = cli("fit", config, "--trainer.max_epochs=3", DROPOUT)
+    expected = weights(whole / "checkpoints" / "last.ckpt")
+
+    stop = {"class_path": "test_training.StopAt", "init_args": {"batches": 9, "in_batch": in_batch}}
+    with pytest.raises(SystemExit):
+        cli("fit", config, "--trainer.max_epochs=3", DROPOUT, f"--trainer.callbacks={json.dumps([stop])}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores further ones for its shutdown
+    stopped = latest_run(whole.parents[1])
+    assert stopped != whole
+    last = stopped / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 9
+
+    resumed = cli("fit", config, "--trainer.max_epochs=3", DROPOUT, "--ckpt_path", last)
+    assert_equal_states(weights(resumed / "checkpoints" / "last.ckpt"), expected)
+    # the report goes on too: the same best epoch with the same number
+    assert results(resumed)["metrics"] == results(whole)["metrics"]
+
+
+@configs
+def test_resuming_at_the_end_of_an_epoch_is_bit_equal(cli, config):
+    expected = weights(cli("fit", config, "--trainer.max_epochs=3", DROPOUT) / "checkpoints" / "last.ckpt")
+    first = cli("fit", config, "--trainer.max_epochs=1", DROPOUT)
+    checkpoint = first / "checkpoints" / "last.ckpt"
+    resumed = cli("fit", config, "--trainer.max_epochs=3", DROPOUT, "--ckpt_path", checkpoint)
+    assert_equal_states(weights(resumed / "checkpoints" / "last.ckpt"), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_control_c_leaves_a_checkpoint_that_resumes(tmp_path):
+    """A real SIGINT to a real process."""
+    command = [
+        sys.executable, "-m", "metatransfer", "fit", "--config", str(ROOT / "configs" / "protonet.yaml"),
+        *SHRINK, *SMALL_DATA, "--data.train_episodes=100000", "--trainer.num_sanity_val_steps=0",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("lightning_logs/version_0/events*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0].decode()
+    last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert last.exists(), output
+    assert f"--ckpt_path {last}" in output
+    assert "Traceback" not in output
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert step > 0
+    resume = [*command, "--ckpt_path", str(last), "--trainer.max_steps", str(step + 2)]
+    subprocess.run(resume, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120)
+    again = tmp_path / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(again, weights_only=True)["global_step"] == step + 2
+
+
+# ---- two processes
+
+
+class Gradients(pl.Callback):
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.found = {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
+
+
+def train_one_step(kind, tasks, trainer_arguments):
+    pl.seed_everything(3)
+    # 64-bit and no running statistics in the way: what differs is only who does which task
+    module = small(kind, **({"batch_norm": "support"} if "batch_norm" in kind.__init__.__annotations__ else {}))
+    module = module.double()
+    module.backbone = GroupNormConv.like(module.backbone) if not hasattr(module, "head") else module.backbone
+    data = GlyphEpisodes(
+        num_ways=3, num_shots=2, num_queries=3, tasks_per_batch=tasks, train_episodes=4, val_episodes=5, seed=1
+    )
+    gradients = Gradients()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, precision="64-true", callbacks=[gradients], num_sanity_val_steps=0,
+        limit_val_batches=0, **trainer_arguments,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return gradients.found
+
+
+class GroupNormConv(Conv4):
+    """ProtoNet's BatchNorm pools the tasks of a process; without it the processes must agree exactly."""
+
+    @classmethod
+    def like(cls, other):
+        torch.manual_seed(5)
+        return cls(hidden_channels=4, norm="group").double()
+
+
+def ddp_worker(rank, name, port, folder):
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0",
+        "LOCAL_RANK": str(rank), "RANK": str(rank),
+    }  # fmt: skip
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    kind = next(kind for kind in methods(EpisodicModule) if kind.__name__ == name)
+    found = train_one_step(kind, 2, {"strategy": "ddp", "devices": 2})
+    metric = EpisodeMean()
+    metric.update(torch.tensor([[0.2, 0.4, 0.9], [0.5, 1.0, 0.3]][rank]))
+    torch.save({"gradients": found, "mean": metric.compute()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", methods(EpisodicModule), ids=lambda kind: kind.__name__)
+def test_two_processes_give_the_single_process_gradient(kind, tmp_path):
+    expected = train_one_step(kind, 4, {"devices": 1})
+    spawn(ddp_worker, args=(kind.__name__, free_port(), str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert saved["gradients"].keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(saved["gradients"][name], gradient, rtol=1e-9, atol=1e-11)
+        whole = EpisodeMean()
+        whole.update(torch.tensor([0.2, 0.4, 0.9, 0.5, 1.0, 0.3]))
+        for one, two in zip(saved["mean"], whole.compute(), strict=True):
+            torch.testing.assert_close(one, two)
+
+
+# ---- from Python, without the command
+
+
+def test_from_python_with_a_plain_trainer(tmp_path):
+    """Checkpoints of modules built in Python are plain too, and rebuild themselves."""
+    from functools import partial
+
+    module = MAMLModule(Conv4(hidden_channels=4), num_outputs=5, optimizer=partial(torch.optim.SGD, lr=0.05))
+    data = GlyphEpisodes(tasks_per_batch=2, num_queries=2, train_episodes=4, val_episodes=4, test_episodes=4)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    path = trainer.checkpoint_callback.best_model_path
+    assert "hyper_parameters" in torch.load(path, weights_only=True)
+    loaded = MAMLModule.load_from_checkpoint(path)
+    assert_equal_states(loaded.state_dict(), module.state_dict())
+    assert loaded.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 0.05
+    assert loaded.trained_protocol["data"]["data"] == "GlyphEpisodes"
+    assert trainer.test(loaded, data, verbose=False)[0]["test/accuracy"] >= 0
