@@ -66,9 +66,9 @@ class ProtoNetModule(EpisodicModule[Tensor]):
     def score(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
         with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
-            if self.distance == "cosine":
-                return self.scale.float() * cosine_scores(queries.float(), prototypes.float())
             wide = torch.promote_types(queries.dtype, torch.float32)
+            if self.distance == "cosine":
+                return self.scale.to(wide) * cosine_scores(queries.to(wide), prototypes.to(wide))
             return squared_euclidean_scores(queries.to(wide), prototypes.to(wide))
 
     def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Tensor:

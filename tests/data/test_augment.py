@@ -1,0 +1,148 @@
+"""RandomAffine: the right direction and amount, against scipy's own resampling."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from metatransfer.data import Augmentation, RandomAffine
+from metatransfer.errors import UserError
+
+NOTHING = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
+SIDE = 41
+
+
+@pytest.fixture
+def image():
+    """A smooth, lopsided picture that is dark at the border."""
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float64)
+    blob = lambda r, c, s: np.exp(-((y - r) ** 2 + (x - c) ** 2) / s**2)  # noqa: E731
+    return blob(14, 18, 4) + 0.7 * blob(22, 27, 3) + 0.5 * blob(27, 17, 2.5)
+
+
+def run(augmentation, image, u):
+    x = torch.from_numpy(np.ascontiguousarray(image)).float()[None, None]
+    return augmentation(x, torch.tensor([u]))[0, 0].numpy()
+
+
+def centroid(image):
+    return np.array(ndimage.center_of_mass(image))
+
+
+@pytest.mark.parametrize("u", [[0.5] * 5, [0.0] * 5, [0.99, 0.1, 0.3, 0.7, 0.2]])
+def test_zero_amounts_are_the_identity(image, u):
+    np.testing.assert_allclose(run(RandomAffine(**NOTHING), image, u), image, atol=2e-6)
+
+
+def test_the_middle_of_the_range_is_the_identity(image):
+    np.testing.assert_allclose(run(RandomAffine(30, 0.2, 0.5, 0.3), image, [0.5] * 5), image, atol=2e-6)
+
+
+@pytest.mark.parametrize("degrees", [10, 33, 90, 180])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_rotation(image, degrees, sign):
+    found = run(RandomAffine(**{**NOTHING, "degrees": float(degrees)}), image, [0.5 + sign * 0.5] + [0.5] * 4)
+    both = [ndimage.rotate(image, turn * degrees, reshape=False, order=1) for turn in (1, -1)]
+    errors = [np.abs(found - expected).max() for expected in both]
+    # bilinear in both: equal up to the border; which of the two turns is positive is free, but the signs must differ
+    assert min(errors) < 0.02
+    other = run(RandomAffine(**{**NOTHING, "degrees": float(degrees)}), image, [0.5 - sign * 0.5] + [0.5] * 4)
+    assert np.abs(other - both[1 - int(np.argmin(errors))]).max() < 0.02
+    if degrees != 180:
+        assert np.abs(found - other).max() > 0.1
+
+
+@pytest.mark.parametrize(("axis", "position"), [(1, 3), (0, 4)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_shift(image, axis, position, sign):
+    u = [0.5] * 5
+    u[position] = 0.5 + sign * 0.5
+    found = run(RandomAffine(**{**NOTHING, "translate": 4 / SIDE}), image, u)
+    moved = centroid(found) - centroid(image)
+    assert abs(moved[axis]) == pytest.approx(4, abs=0.02)
+    assert moved[1 - axis] == pytest.approx(0, abs=0.02)
+    np.testing.assert_allclose(found, np.roll(image, round(moved[axis]), axis), atol=1e-3)
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0])
+def test_zoom(image, u):
+    found = run(RandomAffine(**{**NOTHING, "scale": 0.25}), image, [0.5, u, 0.5, 0.5, 0.5])
+    factor = math.sqrt(found.sum() / image.sum())  # areas grow by the square
+    assert factor in (pytest.approx(1.25, abs=0.01), pytest.approx(0.8, abs=0.01))
+    middle = (SIDE - 1) / 2
+    np.testing.assert_allclose(centroid(found) - middle, factor * (centroid(image) - middle), atol=0.05)
+
+
+def test_the_two_ends_of_the_zoom_differ(image):
+    sums = [run(RandomAffine(**{**NOTHING, "scale": 0.25}), image, [0.5, u, 0.5, 0.5, 0.5]).sum() for u in (0.0, 1.0)]
+    assert sums[1] / sums[0] == pytest.approx(1.25**4, rel=0.02)
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0])
+def test_shear_is_horizontal(image, u):
+    found = run(RandomAffine(**{**NOTHING, "shear": 0.3}), image, [0.5, 0.5, u, 0.5, 0.5])
+    y, x = np.mgrid[:SIDE, :SIDE]
+    middle = (SIDE - 1) / 2
+    candidates = [
+        ndimage.map_coordinates(image, [y, x + turn * 0.3 * (y - middle)], order=1, mode="constant") for turn in (1, -1)
+    ]
+    assert min(np.abs(found - candidate).max() for candidate in candidates) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(24, 48), (48, 24)])
+def test_rotation_of_an_oblong_image_does_not_stretch_it(shape):
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
+    middle = [(side - 1) / 2 for side in shape]
+    image = np.exp(-(((y - middle[0]) ** 2 + (x - middle[1]) ** 2) / 16))  # round: a rotation leaves it as it is
+    found = run(RandomAffine(**{**NOTHING, "degrees": 90.0}), image, [1.0] + [0.5] * 4)
+    np.testing.assert_allclose(found, image, atol=0.02)
+
+
+def test_a_shift_is_of_the_stated_size_whatever_the_zoom(image):
+    """'shift up to this fraction of the image's size': also of a picture that is zoomed."""
+    u = [0.5, 1.0, 0.5, 1.0, 0.5]
+    small = RandomAffine(**{**NOTHING, "scale": 0.5, "translate": 0.1})
+    middle = (SIDE - 1) / 2
+    dot = np.zeros((SIDE, SIDE))
+    dot[int(middle) - 1 : int(middle) + 2, int(middle) - 1 : int(middle) + 2] = 1
+    for zoom in (0.0, 1.0):
+        u[1] = zoom
+        moved = centroid(run(small, dot, u))[1] - middle
+        assert abs(moved) <= 0.1 * SIDE + 0.1
+
+
+def test_outside_is_zero():
+    found = run(RandomAffine(**{**NOTHING, "translate": 0.25}), np.ones((20, 20)), [0.5, 0.5, 0.5, 1.0, 0.5])
+    assert ((found == 0).all(0).sum(), (found == 1).all(0).sum()) == (5, 15)
+
+
+def test_samples_of_a_batch_are_independent(image):
+    augmentation = RandomAffine(30, 0.2, 0.5, 0.3)
+    generator = torch.Generator().manual_seed(0)
+    x, u = torch.rand(6, 2, 28, 28, generator=generator), torch.rand(6, 5, generator=generator)
+    together = augmentation(x, u)
+    assert together.shape == x.shape
+    assert together.dtype == x.dtype
+    for i in range(6):
+        torch.testing.assert_close(augmentation(x[i : i + 1], u[i : i + 1])[0], together[i], rtol=0, atol=1e-6)
+    per_channel = augmentation(x[:, 1:], u)
+    torch.testing.assert_close(per_channel, together[:, 1:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(NOTHING))
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_bad_amounts(name, value):
+    with pytest.raises(UserError, match=name):
+        RandomAffine(**{name: value})
+
+
+def test_a_shift_of_the_whole_image():
+    with pytest.raises(UserError, match=r"translate .*below 1, but is 1\.0"):
+        RandomAffine(translate=1.0)
+
+
+def test_augmentations_must_say_what_they_do():
+    with pytest.raises(NotImplementedError, match=r"Mine must define __call__"):
+        type("Mine", (Augmentation,), {})()(torch.zeros(1), torch.zeros(1))

@@ -1,0 +1,237 @@
+"""Every validator says in one sentence what was expected, what came and what to do."""
+
+import os
+import re
+
+import pytest
+import torch
+
+from metatransfer import checks
+from metatransfer.batches import Episode
+from metatransfer.errors import UserError
+
+
+def refusal(function, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert re.search(r"[^.?][.?]$", sentence), sentence
+    return sentence
+
+
+def episode(tasks=2, support=6, query=4, shape=(3, 5), ways=3, **changes):
+    values = {
+        "support_x": torch.zeros(tasks, support, *shape),
+        "support_y": torch.arange(support).remainder(ways).expand(tasks, support).clone(),
+        "query_x": torch.zeros(tasks, query, *shape),
+        "query_y": torch.arange(query).remainder(ways).expand(tasks, query).clone(),
+    }
+    return Episode(**{**values, **changes})
+
+
+# ---- numbers and words
+
+
+@pytest.mark.parametrize("value", [0, -1, -0.5, float("nan"), float("inf"), float("-inf")])
+def test_check_positive_refuses(value):
+    assert refusal(checks.check_positive, good=1, rate=value) == f"rate must be a number above 0, but is {value}."
+
+
+def test_check_positive_passes():
+    checks.check_positive(a=1, b=1e-9, c=None)
+    checks.check_positive()
+
+
+def test_check_choice():
+    checks.check_choice("batching", "loop", ("loop", "vmap"))
+    sentence = refusal(checks.check_choice, "batching", "vmpa", ("loop", "vmap"))
+    assert sentence == "batching must be one of loop, vmap, but is 'vmpa'. Did you mean vmap?"
+    assert refusal(checks.check_choice, "x", "zzz", ("loop", "vmap")) == "x must be one of loop, vmap, but is 'zzz'."
+    assert "Did you mean loop?" in refusal(checks.check_choice, "x", "LOOP", ("loop", "vmap"))
+
+
+@pytest.mark.parametrize("value", [None, 3, ["loop"]])
+def test_check_choice_refuses_what_is_no_word(value):
+    assert "must be one of loop, vmap" in refusal(checks.check_choice, "batching", value, ("loop", "vmap"))
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "end"),
+    [
+        ("ProtoNt", ["ProtoNetModule", "ProtoNet"], ". Did you mean ProtoNet?"),
+        ("protonet", ["ProtoNet"], ". Did you mean ProtoNet?"),
+        ("qqqq", ["ProtoNet"], "."),
+        ("x", [], "."),
+        ("", ["a"], "."),
+    ],
+)
+def test_did_you_mean(word, known, end):
+    assert checks.did_you_mean(word, known) == end
+
+
+# ---- episodes
+
+
+def test_good_episodes_pass():
+    checks.check_episode(episode())
+    checks.check_episode(episode(), num_outputs=3)
+    checks.check_episode(episode(), num_outputs=5)
+    checks.check_episode(episode(shape=()))
+    regression = episode(support_y=torch.zeros(2, 6, 2), query_y=torch.zeros(2, 4, 2))
+    checks.check_episode(regression)
+    checks.check_episode(regression, num_outputs=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"support_y": torch.zeros(6).long()}, ["leading task axis", "(6,)", "(T, S, *shape)"]),
+        ({"query_x": torch.zeros(1, 4, 3, 5)}, ["same number of tasks", "(1, 4, 3, 5)"]),
+        ({"support_y": torch.zeros(2, 5).long()}, ["as many support labels as support samples", "(2, 5)"]),
+        ({"query_y": torch.zeros(2, 9).long()}, ["as many query labels as query samples", "(2, 9)"]),
+        ({"query_x": torch.zeros(2, 4, 3, 6)}, ["samples of one shape", "(2, 4, 3, 6)"]),
+        ({"support_x": torch.zeros(2, 0, 3, 5), "support_y": torch.zeros(2, 0).long()}, ["no support samples"]),
+        ({"query_x": torch.zeros(2, 0, 3, 5), "query_y": torch.zeros(2, 0).long()}, ["no query samples"]),
+        ({"support_y": torch.full((2, 6), -1)}, ["-1"]),
+        ({"query_y": torch.zeros(2, 4)}, ["query_y"]),  # labels to learn from, targets to answer with
+        ({"support_y": torch.zeros(2, 6), "query_y": torch.zeros(2, 4)}, ["(2, 6)"]),  # targets need (T, S, D)
+        ({"support_y": torch.zeros(2, 6, 1).long()}, ["(2, 6, 1)"]),
+        ({"query_y": torch.zeros(2, 4, 1).long()}, ["(2, 4, 1)"]),
+        ({"support_y": torch.zeros(2, 6, dtype=torch.bool)}, ["bool"]),
+        ({"support_y": torch.zeros(2, 6, dtype=torch.int32)}, ["int32"]),
+    ],
+)
+def test_bad_episodes(changes, words):
+    sentence = refusal(checks.check_episode, episode(**changes), where="the train episode")
+    assert sentence.startswith("the train episode")
+    assert all(word in sentence for word in words), sentence
+
+
+def test_labels_beyond_the_output_layer():
+    sentence = refusal(checks.check_episode, episode(ways=3), num_outputs=2)
+    for word in ("labels from 0 to 2", "num_outputs=2", "0 to 1", "set num_outputs to the number of ways"):
+        assert word in sentence
+
+
+def test_query_labels_beyond_the_output_layer():
+    """cross_entropy would answer with an IndexError, on a GPU with a device-side assert that kills the process."""
+    wrong = episode(query_y=torch.full((2, 4), 7))
+    assert "7" in refusal(checks.check_episode, wrong, num_outputs=3)
+
+
+def test_negative_labels_without_a_fixed_output_layer_do_not_speak_of_one():
+    sentence = refusal(checks.check_episode, episode(support_y=torch.full((2, 6), -1)))
+    assert "num_outputs" not in sentence
+
+
+def test_targets_of_another_size():
+    regression = episode(support_y=torch.zeros(2, 6, 2), query_y=torch.zeros(2, 4, 2))
+    sentence = refusal(checks.check_episode, regression, num_outputs=5)
+    assert "targets of size 2" in sentence
+    assert "num_outputs=5" in sentence
+
+
+def test_episode_shapes():
+    arguments = {"num_ways": 3, "num_shots": 2, "num_queries": 3, "where": "Glyphs (val split)"}
+    checks.check_episode_shape([5, 9, 5], "abc", **arguments)
+    sentence = refusal(checks.check_episode_shape, [5, 9], "ab", **arguments)
+    for word in ("Glyphs (val split)", "2 classes", "3-way", "lower num_ways"):
+        assert word in sentence
+    sentence = refusal(checks.check_episode_shape, [5, 9, 4, 9], ["a", "b", "few", "d"], **arguments)
+    for word in ("Glyphs (val split)", "'few'", "4 samples", "2 shots + 3 queries", "need 5", "lower num_shots"):
+        assert word in sentence
+    assert "0 classes" in refusal(checks.check_episode_shape, [], [], **arguments)
+    assert "num_shots" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **{**arguments, "num_shots": 0})
+
+
+# ---- support sets and weights
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "words"),
+    [
+        (torch.zeros(0, 3), [], ["at least one sample", "(0, 3)"]),
+        (torch.zeros(4), [0] * 4, ["(S, *shape)", "(4,)"]),
+        (torch.zeros(4, 3), [0] * 3, ["4 samples", "3 labels"]),
+        (torch.tensor([[float("nan")]]), [0], ["NaN or infinity"]),
+        (torch.tensor([[float("inf")]]), [0], ["NaN or infinity"]),
+        (torch.zeros(4, 3).long(), [0] * 4, ["int64"]),  # the docstring promises it
+    ],
+)
+def test_bad_support(x, labels, words):
+    sentence = refusal(checks.check_support, x, labels)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_good_support():
+    checks.check_support(torch.zeros(2, 3), ["a", "b"])
+    checks.check_support(torch.zeros(1, 1), torch.zeros(1))
+
+
+def test_state_dicts():
+    own = {"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}
+    checks.check_state_dict(own, {key: value + 1 for key, value in own.items()}, "Net")
+    sentence = refusal(checks.check_state_dict, own, {"a": torch.zeros(5), "z": torch.zeros(1)}, "Net")
+    for word in ("this Net", "2 missing (b, c)", "1 unknown (z)", "1 of another shape (a (5,) instead of (2,))"):
+        assert word in sentence
+    many = {f"k{i}": torch.zeros(1) for i in range(9)}
+    assert "9 missing (k0, k1, k2, ...)" in refusal(checks.check_state_dict, many, {}, "Net")
+
+
+# ---- files and folders
+
+
+def test_check_file(tmp_path):
+    file = tmp_path / "maml.yaml"
+    file.write_text("x")
+    assert checks.check_file(file, "config") == file
+    assert checks.check_file(str(file), "config") == file
+    sentence = refusal(checks.check_file, tmp_path / "mmal.yaml", "config")
+    assert sentence == f"config '{tmp_path / 'mmal.yaml'}' does not exist. Did you mean maml.yaml?"
+    assert refusal(checks.check_file, tmp_path / "no" / "way.yaml", "config").endswith("does not exist.")
+    assert "is a folder, but must be a file" in refusal(checks.check_file, tmp_path, "config")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_check_file_without_permission(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("x")
+    file.chmod(0)
+    assert "cannot be read: check its permissions" in refusal(checks.check_file, file, "config")
+
+
+def test_check_folder(tmp_path):
+    folder = tmp_path / "support"
+    folder.mkdir()
+    (tmp_path / "file").write_text("x")
+    assert checks.check_folder(folder, "support folder") == folder
+    sentence = refusal(checks.check_folder, tmp_path / "suport", "support folder")
+    assert sentence == f"support folder '{tmp_path / 'suport'}' does not exist. Did you mean support?"
+    assert "is a file, but must be a folder" in refusal(checks.check_folder, tmp_path / "file", "support folder")
+
+
+def test_check_writable(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert checks.check_writable(tmp_path / "a" / "b", "run folder") == tmp_path / "a" / "b"
+    assert not (tmp_path / "a").exists()
+    assert checks.check_writable(tmp_path, "run folder") == tmp_path
+    sentence = refusal(checks.check_writable, tmp_path / "file" / "b", "run folder")
+    assert "run folder" in sentence
+    assert f"'{tmp_path / 'file'}' is a file" in sentence
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_check_writable_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "allows no writing; choose another folder" in refusal(checks.check_writable, tmp_path / "a", "run folder")
+    tmp_path.chmod(0o700)
+
+
+def test_check_writable_of_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(checks.check_writable("runs/new", "run folder")) == os.path.join("runs", "new")
+
+
+def test_user_errors_are_value_errors():
+    assert issubclass(UserError, ValueError)
