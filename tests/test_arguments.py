@@ -37,7 +37,7 @@ class Options(Backbone):
         self.out_features, self.options = width, options
 
 
-class Colour(str, enum.Enum):
+class Colour(enum.StrEnum):
     RED = "red"
 
 
@@ -83,7 +83,9 @@ def test_classes_and_partials():
 
 def test_positional_and_keyword_arguments_are_noted_alike():
     expected = {"class_path": "metatransfer.nn.conv4.Conv4", "init_args": {"in_channels": 3, "image_size": 32}}
-    assert described(Conv4(3, 32)) == described(Conv4(3, image_size=32)) == described(Conv4(image_size=32, in_channels=3))
+    assert (
+        described(Conv4(3, 32)) == described(Conv4(3, image_size=32)) == described(Conv4(image_size=32, in_channels=3))
+    )
     assert json.loads(json.dumps(described(Conv4(3, 32)))) == expected
 
 

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from metatransfer.data import EpisodeSampler, TensorSource
+from metatransfer.data.loaders import build_episode
 from metatransfer.functional.random import random_words, stream_keys
 
 SIZES = [8, 3, 5, 12, 4, 30]
@@ -17,7 +18,9 @@ N = 20_000
 
 def source(sizes=SIZES, seed=0):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    return TensorSource(torch.arange(len(labels)).float().unsqueeze(1), labels, [f"c{i}" for i in range(len(sizes))], "S")
+    return TensorSource(
+        torch.arange(len(labels)).float().unsqueeze(1), labels, [f"c{i}" for i in range(len(sizes))], "S"
+    )
 
 
 def sampler(split="train", seed=0, ways=3, shots=1, queries=2, **kwargs):
@@ -166,8 +169,6 @@ def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
         def __call__(self, x, u):
             seen.append(u.clone())
             return x
-
-    from metatransfer.data.loaders import build_episode
 
     build_episode(draw, drawn, torch.device("cpu"), Spy())
     for u, part in zip(seen, ("support", "query"), strict=True):

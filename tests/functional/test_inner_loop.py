@@ -189,9 +189,7 @@ def test_second_order_gradient_equals_finite_differences(name, steps, batching):
     direction = [r / size + g / norm for r, g in zip(random, gradient, strict=True)]
 
     def at(step):
-        moved = {
-            key: (value + step * d).detach() for (key, value), d in zip(params.items(), direction, strict=True)
-        }
+        moved = {key: (value + step * d).detach() for (key, value), d in zip(params.items(), direction, strict=True)}
         return float(ours(net, data, steps, start=moved, **BATCHINGS[batching]).detach())
 
     step = 1e-4  # fourth-order formula: truncation far below 1e-10, rounding about 1e-12
@@ -400,9 +398,7 @@ def test_sgd_takes_a_rate_for_each_parameter():
     found = {"a": torch.tensor([10.0, 10.0]), "b": torch.tensor([1.0])}
     moved = sgd({"a": torch.tensor([0.1, 0.0]), "b": torch.tensor(2.0)})(params, found, 0)
     torch.testing.assert_close(moved, {"a": torch.tensor([0.0, 2.0]), "b": torch.tensor([1.0])})
-    torch.testing.assert_close(
-        sgd(0.5)(params, found, 7), {"a": torch.tensor([-4.0, -3.0]), "b": torch.tensor([2.5])}
-    )
+    torch.testing.assert_close(sgd(0.5)(params, found, 7), {"a": torch.tensor([-4.0, -3.0]), "b": torch.tensor([2.5])})
     assert torch.equal(params["a"], torch.tensor([1.0, 2.0]))
 
 

@@ -82,7 +82,10 @@ def test_squared_distances_keep_precision_far_from_zero(episode, offset):
 def test_squared_distances_do_not_depend_on_the_origin(episode):
     support, _, query = episode
     torch.testing.assert_close(
-        squared_euclidean_scores(query + 100, support + 100), squared_euclidean_scores(query, support), rtol=1e-9, atol=0
+        squared_euclidean_scores(query + 100, support + 100),
+        squared_euclidean_scores(query, support),
+        rtol=1e-9,
+        atol=0,
     )
 
 

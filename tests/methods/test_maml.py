@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import episode
 from torch.func import functional_call
 
+from contract import episode
 from metatransfer import MLP, Conv4, CosineHead, Episode, MAMLModule, ResNet12, UserError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import episode
 
+from contract import episode
 from metatransfer import Conv4, Episode, ProtoNetModule, UserError
 
 

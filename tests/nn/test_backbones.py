@@ -106,7 +106,7 @@ def test_conv4_feature_sizes_of_the_papers(size, hidden, expected):
 
 
 def test_conv4_is_the_papers_network():
-    assert sum(value.numel() for value in Conv4().parameters()) == 111_936 + 0
+    assert sum(value.numel() for value in Conv4().parameters()) == 111_936
     kinds = [type(layer).__name__ for layer in Conv4().layers]
     assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 4 + ["Flatten"]
 
@@ -235,5 +235,5 @@ def test_cosine_head():
         head.scale.fill_(0)
     weight = head.weight.clone()
     head.reset_parameters()
-    assert float(head.scale) == 7.0
+    assert head.scale.item() == 7.0
     assert not torch.equal(weight, head.weight)

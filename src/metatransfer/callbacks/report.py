@@ -219,6 +219,19 @@ def _with_interval(name: str, number: dict[str, float | None]) -> str:
     return f"{scale * value:.{digits}f}{interval}{unit}"
 
 
+def _protocol_line(card: dict[str, Any]) -> str:
+    """What of a protocol card the table has no other row for."""
+    method, data, versions = card["method"], card.get("data", {}), card["versions"]
+    parts = [
+        f"split {data['split']}" if "split" in data else "",
+        f"BatchNorm statistics: {method['batch_norm']}" if "batch_norm" in method else "",
+        f"selected by {card['selection']}" if "selection" in card else "not selected",
+        f"seed {card.get('seed')}",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
 def print_report(results: dict[str, Any], folder: Path) -> None:
     """Prints results as one table.
 
@@ -245,8 +258,7 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     for baseline, numbers in results["baselines"].items():
         for name, number in numbers.items():
             table.add_row(f"{baseline}", f"{_with_interval(name, number)}  ({name}, same episodes)")
-    if method.get("batch_norm"):
-        table.add_row("BatchNorm statistics", method["batch_norm"])
+    table.add_row("protocol", _protocol_line(results.get("trained_under", card)))
     table.add_row("checkpoint", results["checkpoint"] or "none: these are untrained weights")
     if stage == "fit" and results["checkpoint"]:
         config = folder / "config.yaml"

@@ -228,5 +228,7 @@ class EpisodicDataModule(LightningDataModule, ABC):
         """Where training stands: the Trainer's own count survives interruption at any point of a batch."""
         if self.trainer is None:
             return 0, 0
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return 0, 0  # the same episodes in every epoch, as asked for
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return self.trainer.current_epoch, progress.ready

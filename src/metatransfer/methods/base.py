@@ -58,7 +58,7 @@ class MethodModule(LightningModule, ABC):
         else:
             given = plain_arguments(self.__dict__.get("_init_arguments", {}))
             self.save_hyperparameters({**given, "_instantiator": INSTANTIATOR})
-        self._rng_state: Tensor | None = None
+        self._rng_state: dict[str, Tensor] | None = None
 
     @abstractmethod
     def shared_step(self, batch: Any, stage: str) -> Tensor:  # noqa: ANN401
@@ -130,7 +130,9 @@ class MethodModule(LightningModule, ABC):
         """Adds the protocol card, and the state of the random numbers where one process owns them all."""
         checkpoint["protocol"] = protocol_card(self)
         if self._trainer is None or self._trainer.world_size == 1:
-            checkpoint["rng_state"] = torch.get_rng_state()
+            checkpoint["rng_state"] = {"cpu": torch.get_rng_state()}
+            if self.device.type == "cuda":
+                checkpoint["rng_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reads back what :meth:`on_save_checkpoint` added.
@@ -145,7 +147,9 @@ class MethodModule(LightningModule, ABC):
     def on_train_start(self) -> None:
         """Goes on with the random numbers of the interrupted run, so that resuming changes nothing."""
         if self._rng_state is not None and self.trainer.world_size == 1:
-            torch.set_rng_state(self._rng_state.cpu())
+            torch.set_rng_state(self._rng_state["cpu"].cpu())
+            if self.device.type == "cuda" and "cuda" in self._rng_state:
+                torch.cuda.set_rng_state(self._rng_state["cuda"].cpu(), self.device)
             self._rng_state = None
 
 

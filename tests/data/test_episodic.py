@@ -1,0 +1,350 @@
+"""The data module without a Trainer: which episodes are served to whom, and that nothing else matters."""
+
+import pickle
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from metatransfer.data import Augmentation, EpisodeSampler, EpisodicDataModule, RandomAffine, Source, TensorSource
+from metatransfer.data.loaders import EpisodeLoader, build_episode
+from metatransfer.errors import UserError
+
+CPU = torch.device("cpu")
+SIZES = {"train": [9, 12, 7, 8, 20, 7], "val": [9, 9, 9], "test": [8, 8, 8, 8]}
+SMALL = {
+    "num_ways": 3, "num_shots": 2, "num_queries": 3, "tasks_per_batch": 4,
+    "train_episodes": 12, "val_episodes": 6, "test_episodes": 9,
+}  # fmt: skip
+
+
+def samples(split, shape=(1, 6, 6)):
+    sizes = SIZES[split]
+    generator = torch.Generator().manual_seed(len(split))
+    data = torch.randint(0, 256, (sum(sizes), *shape), generator=generator).to(torch.uint8)
+    return data, np.repeat(np.arange(len(sizes)), sizes), [f"{split}{i}" for i in range(len(sizes))]
+
+
+class Toys(EpisodicDataModule):
+    def source(self, split):
+        return TensorSource(*samples(split), f"Toys {split}")
+
+
+class Lazy(Source):
+    """Reads one sample at a time, as from files."""
+
+    def __init__(self, split):
+        self.data, labels, names = samples(split)
+        super().__init__(labels, names, "Lazy")
+
+    @property
+    def sample_shape(self):
+        return tuple(self.data.shape[1:])
+
+    def read(self, indices, device):
+        flat = torch.stack([self.data[int(i)].float() / 255 for i in indices.reshape(-1)])
+        return flat.view(*indices.shape, *self.sample_shape).to(device)
+
+
+class LazyToys(EpisodicDataModule):
+    def source(self, split):
+        return Lazy(split)
+
+
+class Noise(Augmentation):
+    num_random = 3
+
+    def __call__(self, x, u):
+        return x + u.mean(1).view(-1, 1, 1, 1)
+
+
+def toys(kind=Toys, **changes):
+    data = kind(**{**SMALL, **changes})
+    data.setup()
+    return data
+
+
+def loader(data, split="train", epoch=0, done=0, **changes):
+    options = {
+        "episodes": data.num_episodes[split], "tasks_per_batch": data.tasks_per_batch, "drop_last": split == "train",
+        "position": lambda: (epoch, done), "augmentation": data.augmentation, "num_workers": data.num_workers,
+    }  # fmt: skip
+    return EpisodeLoader(data.samplers[split], **{**options, **changes})
+
+
+def flat(batches):
+    """All episodes of a pass, one after the other, as comparable bytes."""
+    return [tuple(part[t].numpy().tobytes() for part in batch) for batch in batches for t in range(len(batch.query_y))]
+
+
+def test_shapes_and_types_of_what_is_served():
+    data = toys(eval_num_shots=1, eval_num_queries=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.support_x.shape == (4, 6, 1, 6, 6)
+    assert batch.query_x.shape == (4, 9, 1, 6, 6)
+    assert batch.support_y.shape == (4, 6)
+    assert batch.query_y.shape == (4, 9)
+    assert batch.support_x.dtype == torch.float32
+    assert batch.support_y.dtype == torch.int64
+    assert 0 <= batch.support_x.min() <= batch.support_x.max() <= 1
+    evaluation = next(iter(data.test_dataloader()))
+    assert evaluation.support_x.shape == (4, 3, 1, 6, 6)
+    assert evaluation.query_x.shape == (4, 6, 1, 6, 6)
+
+
+def test_lengths_and_the_last_batch():
+    data = toys(train_episodes=11)
+    assert len(data.train_dataloader()) == 2
+    assert [len(batch.query_y) for batch in data.train_dataloader()] == [4, 4]
+    assert len(data.val_dataloader()) == 2
+    assert [len(batch.query_y) for batch in data.val_dataloader()] == [4, 2]
+    assert [len(batch.query_y) for batch in data.test_dataloader()] == [4, 4, 1]
+
+
+def test_samples_carry_the_label_of_their_class():
+    data = toys()
+    sampler = data.samplers["val"]
+    drawn = sampler(np.arange(6))
+    batch = build_episode(sampler, drawn, CPU)
+    for t in range(6):
+        for x, y in zip(batch.query_x[t], batch.query_y[t], strict=True):
+            [index] = torch.where((sampler.source.data.float() / 255 == x).flatten(1).all(1))[0].tolist()
+            assert sampler.source.labels[index] == drawn.classes[t][y]
+
+
+def test_every_training_epoch_has_new_episodes_and_evaluation_the_same():
+    data = toys()
+    epochs = [flat(loader(data, epoch=epoch)) for epoch in range(5)]
+    assert len({episode for epoch in epochs for episode in epoch}) == 60
+    assert flat(data.val_dataloader()) == flat(data.val_dataloader()) == flat(toys().val_dataloader())
+    assert flat(loader(data, epoch=3)) == epochs[3]
+
+
+def test_seeds_give_other_episodes_in_every_split():
+    one, two = toys(), toys(seed=1)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert not set(flat(getattr(one, name)())) & set(flat(getattr(two, name)()))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_processes_share_the_training_episodes(world_size):
+    data = toys(train_episodes=26)
+    ranks = [loader(data, epoch=2, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(one) for one in ranks} == {26 // (4 * world_size)}
+    served = [flat(one) for one in ranks]
+    assert len({len(one) for one in served}) == 1
+    together = [episode for one in served for episode in one]
+    assert len(set(together)) == len(together)
+    whole = flat(loader(data, epoch=2, tasks_per_batch=1))
+    assert set(together) <= set(whole)
+    # the optimiser step k of all processes together is of the same episodes as in one process with larger batches
+    large = loader(data, epoch=2, tasks_per_batch=4 * world_size)
+    for step, batch in enumerate(large):
+        parts = [episode for one in served for episode in one[4 * step : 4 * step + 4]]
+        assert sorted(parts) == sorted(flat([batch]))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_share_the_evaluation_episodes(world_size):
+    data = toys()
+    served = [flat(loader(data, "test", rank=rank, world_size=world_size)) for rank in range(world_size)]
+    together = [episode for one in served for episode in one]
+    assert len(together) == 9
+    assert sorted(together) == sorted(flat(data.test_dataloader()))
+    for rank in range(world_size):
+        one = loader(data, "test", rank=rank, world_size=world_size)
+        assert len(one) == len(list(one))
+
+
+def test_more_processes_than_episodes():
+    data = toys()
+    served = [list(loader(data, "val", rank=rank, world_size=8)) for rank in range(8)]
+    assert sum(len(flat(one)) for one in served) == 6
+
+
+def test_a_pass_resumes_where_it_stood():
+    data = toys()
+    assert flat(loader(data, epoch=1, done=2)) == flat(loader(data, epoch=1))[8:]
+    assert flat(loader(data, epoch=1, done=3)) == []
+    assert len(loader(data, epoch=1, done=2)) == 3
+
+
+def test_batch_size_does_not_change_the_episodes():
+    assert flat(toys(tasks_per_batch=1).train_dataloader()) == flat(toys(tasks_per_batch=6).train_dataloader())
+
+
+def test_single_episodes_are_those_of_the_pass():
+    data = toys()
+    served = flat(data.test_dataloader())
+    assert [flat([data.episode("test", index)])[0] for index in range(9)] == served
+
+
+def test_sources_of_any_kind_give_the_same_episodes():
+    assert flat(toys().train_dataloader()) == flat(toys(LazyToys).train_dataloader())
+
+
+@pytest.mark.parametrize("augmentation", [None, Noise()])
+def test_workers_do_not_change_the_episodes(augmentation):
+    alone = toys(LazyToys, augmentation=augmentation)
+    with_workers = toys(LazyToys, augmentation=augmentation, num_workers=2)
+    batches = list(with_workers.train_dataloader())
+    assert type(batches[0]).__name__ == "Episode"
+    assert flat(batches) == flat(alone.train_dataloader())
+    if augmentation is None:
+        assert flat(with_workers.val_dataloader()) == flat(alone.val_dataloader())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("kind", [Toys, LazyToys])
+def test_loading_draws_no_global_random_number(kind, num_workers):
+    """The weights' and the dropout's random numbers must not depend on the number of workers."""
+    data = toys(kind, num_workers=num_workers, augmentation=Noise())
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(data.train_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()
+
+
+@pytest.mark.parametrize("augmentation", [Noise(), RandomAffine(30, 0.1, 0.2, 0.2)])
+def test_augmentation_is_reproducible_and_does_not_depend_on_company(augmentation):
+    data, plain = toys(augmentation=augmentation), toys()
+    first = list(data.train_dataloader())
+    assert flat(first) == flat(toys(augmentation=augmentation).train_dataloader())
+    alone = list(loader(data, tasks_per_batch=1))
+    together = torch.cat([batch.support_x for batch in first])
+    torch.testing.assert_close(torch.cat([batch.support_x for batch in alone]), together, rtol=0, atol=1e-6)
+    unchanged = list(plain.train_dataloader())
+    for changed, original in zip(first, unchanged, strict=True):
+        assert torch.equal(changed.support_y, original.support_y)
+        for part in ("support_x", "query_x"):
+            difference = (getattr(changed, part) - getattr(original, part)).abs().flatten(2).amax(2)
+            assert (difference > 0).all()  # every single sample
+
+
+def test_every_sample_gets_its_own_random_numbers_in_the_unit_interval():
+    seen = []
+
+    class Spy(Noise):
+        def __call__(self, x, u):
+            seen.append(u)
+            return x
+
+    list(toys(augmentation=Spy()).train_dataloader())
+    u = torch.cat(seen)
+    assert u.shape == (12 * (6 + 9), 3)
+    assert u.dtype == torch.float32
+    assert 0 <= u.min() < u.max() < 1
+    assert len(torch.unique(u)) > 0.99 * u.numel()
+
+
+def test_evaluation_is_not_augmented():
+    assert flat(toys(augmentation=Noise()).val_dataloader()) == flat(toys().val_dataloader())
+    assert flat([toys(augmentation=Noise()).episode("train", 0)]) == flat([toys().episode("train", 0)])
+
+
+def test_the_trainer_says_rank_world_and_position():
+    data = toys(train_episodes=24)
+    current = types.SimpleNamespace(ready=1)
+    progress = types.SimpleNamespace(batch_progress=types.SimpleNamespace(current=current))
+    data.trainer = types.SimpleNamespace(
+        global_rank=1, world_size=2, current_epoch=5, fit_loop=types.SimpleNamespace(epoch_loop=progress),
+        strategy=types.SimpleNamespace(root_device=CPU),
+    )  # fmt: skip
+    served = flat(data.train_dataloader())
+    assert served == flat(loader(toys(train_episodes=24), epoch=5, rank=1, world_size=2))[4:]
+    assert flat(data.val_dataloader()) == flat(loader(toys(), "val", rank=1, world_size=2))
+
+
+def test_setup_opens_what_the_stage_needs_once():
+    opened = []
+
+    class Counting(Toys):
+        def source(self, split):
+            opened.append(split)
+            return super().source(split)
+
+    data = Counting(**SMALL)
+    data.setup("fit")
+    data.setup("fit")
+    data.setup("validate")
+    assert opened == ["train", "val"]
+    data.test_dataloader()
+    assert opened == ["train", "val", "test"]
+
+
+def test_loaders_open_what_they_need_without_a_trainer():
+    assert len(Toys(**SMALL).train_dataloader()) == 3
+    assert len(Toys(**SMALL).test_dataloader()) == 3
+    assert len(Toys(**{**SMALL, "num_ways": 7, "eval_num_ways": 3}).val_dataloader()) == 2  # train alone is impossible
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_ways": 7, "eval_num_ways": 3}, ["Toys (train split)", "6 classes", "7-way"]),
+        ({"eval_num_ways": 4}, ["Toys (val split)", "3 classes", "eval_num_ways"]),
+        ({"num_shots": 5, "eval_num_shots": 1}, ["Toys (train split)", "'train2'", "7 samples", "5 shots + 3 queries"]),
+        ({"eval_num_queries": 8}, ["Toys (val split)", "'val0'", "9 samples"]),
+    ],
+)
+def test_impossible_episodes(changes, words):
+    with pytest.raises(UserError) as caught:
+        toys(**changes)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("name", [*SMALL, "eval_num_ways", "eval_num_shots", "eval_num_queries"])
+def test_numbers_below_one(name):
+    with pytest.raises(UserError, match=rf"{name} must be a number above 0, but is 0\."):
+        Toys(**{**SMALL, name: 0})
+
+
+def test_negative_workers():
+    with pytest.raises(UserError, match=r"num_workers must be 0 or more, but is -1\."):
+        Toys(**SMALL, num_workers=-1)
+
+
+def test_an_epoch_shorter_than_a_batch():
+    with pytest.raises(UserError, match=r"train_episodes=3 .*tasks_per_batch=4 in each of 1 processes"):
+        toys(train_episodes=3).train_dataloader()
+
+
+def test_empty_class_and_label_range_are_named():
+    def of(labels):
+        return type("Bad", (EpisodicDataModule,), {
+            "source": lambda self, split: TensorSource(torch.zeros(4, 1), labels, ["a", "b"], "Bad")
+        })(num_ways=1, num_shots=1, num_queries=1)  # fmt: skip
+
+    with pytest.raises(UserError, match="class 'b' has no samples"):
+        of([0, 0, 0, 0]).setup()
+    with pytest.raises(UserError, match=r"0 \.\. 1"):
+        of([0, 1, 2, 2]).setup()
+
+
+def test_reading_images_must_be_said():
+    with pytest.raises(UserError, match="Toys does not say how to read image files"):
+        toys().convert_image(None)
+
+
+def test_protocol_is_plain():
+    card = toys(eval_num_shots=1, seed=3).protocol()
+    assert card["data"] == "Toys"
+    assert card["train_episode"] == {"num_ways": 3, "num_shots": 2, "num_queries": 3}
+    assert card["eval_episode"] == {"num_ways": 3, "num_shots": 1, "num_queries": 3}
+    assert card["episodes"] == {"train": 12, "val": 6, "test": 9}
+    assert card["episode_seed"] == 3
+
+
+def test_the_protocol_tells_of_augmentation():
+    """It changes what the training episodes are, hence the numbers."""
+    assert toys().protocol() != toys(augmentation=RandomAffine()).protocol()
+
+
+def test_samplers_can_be_sent_to_workers():
+    sampler = EpisodeSampler(Lazy("val"), "val", 0, num_ways=2, num_shots=1, num_queries=1)
+    again = pickle.loads(pickle.dumps(sampler))
+    indices = np.arange(4)
+    assert all((a == b).all() for a, b in zip(sampler(indices), again(indices), strict=True))

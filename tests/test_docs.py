@@ -1,0 +1,142 @@
+"""The documentation is run: the worked example, the Python blocks, and the command lines."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metatransfer.cli import main
+from metatransfer.data import load_glyphs
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("docs/quickstart.md", "README.md")
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page):
+    """Every ``lightning ...`` of the page's shell blocks, as arguments."""
+    for line in "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+        for part in line.split("&&"):
+            words = shlex.split(part, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words.pop(0)
+            if words and words[0] == "lightning":
+                yield words[1:]
+
+
+COMMANDS = [(page, command) for page in (*PAGES, "docs/add_a_method.md", "docs/index.md") for command in commands(page)]
+
+
+def write_named_blocks(folder):
+    """Blocks that start with a file name in a comment are files; the reader saves them under it."""
+    for page in PAGES:
+        for language in ("python", "yaml"):
+            for block in blocks(page, language):
+                if named := re.match(r"# ([\w.]+\.(?:py|yaml))\n", block):
+                    (folder / named[1]).write_text(block)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with ``configs`` and ``docs`` in it, as a checkout has them, and modules found as documented."""
+    for name in ("configs", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    for folder in (EXAMPLES, tmp_path):
+        monkeypatch.syspath_prepend(str(folder))
+    write_named_blocks(tmp_path)
+    yield tmp_path
+    for name in ("matching", "my_arrays", "my_episodes"):  # no other test is to see these classes
+        sys.modules.pop(name, None)
+    gc.collect()
+
+
+def test_the_added_method_runs(workplace):
+    arguments = ["fit", "--config", "docs/examples/matching.yaml"]
+    arguments += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+    arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    arguments += ["--data.train_episodes=8", "--data.val_episodes=4", "--data.eval_num_queries=2"]
+    main(arguments)
+    results = json.loads((workplace / "lightning_logs" / "version_0" / "results.json").read_text())
+    assert results["protocol"]["method"]["name"] == "MatchingModule"
+    assert math.isfinite(results["metrics"]["accuracy"]["value"])
+    assert set(results["baselines"]) == {"pixel 1-NN", "untrained"}
+
+
+def test_the_added_method_is_the_formula_of_the_paper(workplace):
+    import torch
+    import torch.nn.functional as F
+    from matching import MatchingModule
+
+    from metatransfer import MLP
+
+    module = MatchingModule(MLP(in_shape=(3,), hidden=(4,)), scale=5.0).eval()
+    support_x, query_x = torch.randn(1, 6, 3), torch.randn(1, 2, 3)
+    support_y = torch.tensor([[0, 1, 2, 1, 1, 0]])
+    with torch.no_grad():
+        outputs = module.predict_tasks(module.fit_tasks(support_x, support_y), query_x)
+        similarity = F.cosine_similarity(
+            module.backbone(query_x[0])[:, None], module.backbone(support_x[0])[None], dim=-1
+        )
+    expected = (5.0 * similarity).softmax(-1) @ F.one_hot(support_y[0]).float()
+    torch.testing.assert_close(outputs[0].softmax(-1), expected)
+
+
+def test_python_blocks_run(workplace):
+    """All blocks of both pages, in order, in one namespace; what a reader would bring is put there first."""
+    glyphs = load_glyphs()
+    for split, scripts in glyphs.splits.items():
+        chosen = [index for index, script in enumerate(glyphs.scripts) if script in scripts][:6]
+        images = glyphs.images[chosen][:, :, None]
+        labels = np.arange(len(chosen)).repeat(images.shape[1])
+        np.savez(workplace / f"{split}.npz", images=images.reshape(-1, 1, 28, 28), labels=labels)
+    namespace = {"__name__": "docs"}
+    for page in PAGES:
+        found = blocks(page, "python")
+        assert found, page
+        for number, block in enumerate(found):
+            exec(compile(block, f"{page}, python block {number}", "exec"), namespace)
+    # the README's classes, which it only defines
+    data = namespace["ArrayEpisodes"]()
+    data.setup("fit")
+    module = namespace["NearestMean"](namespace["Conv4"](hidden_channels=4))
+    assert module(data.episode("train", 0)).shape == (1, 75, 5)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
+def test_commands_parse(page, command, workplace):
+    for option, value in zip(command, command[1:], strict=False):
+        if option == "--config":
+            assert (workplace / value).is_file(), value
+    if "--config" in command and "--print_config" not in command:
+        command = [*command, "--print_config"]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert not stopped.value.code, f"{page}: {shlex.join(command)}"
+    assert output.getvalue()
+
+
+def test_links_lead_somewhere():
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", path.read_text()):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
