@@ -10,6 +10,7 @@ import math
 import re
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
 def test_commands_parse(page, command, workplace):
-    for option, value in zip(command, command[1:], strict=False):
+    for option, value in pairwise(command):
         if option == "--config":
             assert (workplace / value).is_file(), value
     if "--config" in command and "--print_config" not in command:

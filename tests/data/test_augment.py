@@ -113,6 +113,14 @@ def test_a_shift_is_of_the_stated_size_whatever_the_zoom(image):
         assert abs(moved) <= 0.1 * SIDE + 0.1
 
 
+@pytest.mark.parametrize("turn", [0.0, 1.0])
+@pytest.mark.parametrize("lean", [0.0, 1.0])
+def test_rotation_and_shear_together_keep_areas(image, turn, lean):
+    found = run(RandomAffine(**{**NOTHING, "degrees": 40.0, "shear": 0.4}), image, [turn, 0.5, lean, 0.5, 0.5])
+    assert found.sum() == pytest.approx(image.sum(), rel=0.01)
+    assert np.abs(found - image).max() > 0.1
+
+
 def test_outside_is_zero():
     found = run(RandomAffine(**{**NOTHING, "translate": 0.25}), np.ones((20, 20)), [0.5, 0.5, 0.5, 1.0, 0.5])
     assert ((found == 0).all(0).sum(), (found == 1).all(0).sum()) == (5, 15)

@@ -99,7 +99,7 @@ def test_a_changed_file_is_refused_in_one_sentence(tmp_path):
 
 
 def test_a_missing_file_is_told_in_one_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UserError) as caught:
         load_glyphs(tmp_path / "none.xz")
     message = str(caught.value)
     assert "none.xz" in message

@@ -20,14 +20,6 @@ BATCHINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Residual(nn.Module):
     def __init__(self, inner):
         super().__init__()

@@ -5,7 +5,7 @@ from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
 from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
-from metatransfer.data.sources import Source, TensorSource
+from metatransfer.data.sources import RotatedClasses, Source, TensorSource
 
 __all__ = [
     "Augmentation",
@@ -15,6 +15,7 @@ __all__ = [
     "GlyphEpisodes",
     "Glyphs",
     "RandomAffine",
+    "RotatedClasses",
     "Source",
     "TensorSource",
     "glyph_from_image",

@@ -24,6 +24,10 @@ class Augmentation:
 
     num_random: int
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({settings})"
+
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
         """Changes samples.
 
@@ -65,12 +69,14 @@ class RandomAffine(Augmentation):
         zoom = torch.exp(-sign[:, 1] * math.log1p(self.scale))
         shear = sign[:, 2] * self.shear
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
-        theta = torch.stack(
-            [
-                torch.stack([cos, cos * shear - sin, 2 * self.translate * sign[:, 3]], dim=1),
-                torch.stack([sin, sin * shear + cos, 2 * self.translate * sign[:, 4]], dim=1),
-            ],
+        # the grid runs from -1 to 1 along both sides: an oblong image is turned in pixels, not in units of its sides
+        aspect = x.shape[-2] / x.shape[-1]
+        linear = torch.stack(
+            [cos, (cos * shear - sin) * aspect, sin / aspect, sin * shear + cos],
             dim=1,
-        )
+        ).view(-1, 2, 2)
+        # affine_grid maps places of the result to places of the source, so a shift of the result is undone first
+        shift = linear @ (2 * self.translate * sign[:, 3:5]).unsqueeze(-1)
+        theta = torch.cat([linear, shift], dim=2)
         grid = F.affine_grid(theta.to(x.dtype), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False)

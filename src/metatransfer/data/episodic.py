@@ -16,7 +16,7 @@ from metatransfer.data.augment import Augmentation
 from metatransfer.data.folders import prediction_task
 from metatransfer.data.loaders import EpisodeLoader, TaskLoader, build_episode
 from metatransfer.data.samplers import SPLITS, EpisodeSampler
-from metatransfer.data.sources import Source
+from metatransfer.data.sources import RotatedClasses, Source
 from metatransfer.errors import UserError
 
 _STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
@@ -26,18 +26,23 @@ class EpisodicDataModule(LightningDataModule, ABC):
     """Serves n-way k-shot episodes of any labelled data.
 
     A subclass says where the samples of a split come from (:meth:`source`) and, for ``lightning predict``, how it looks
-    at an image file (:meth:`convert_image`). Episodes are a pure function of (seed, split, index): the same for any
-    number of workers or processes and after a resume. Every training epoch has new ones; those of validation and test
-    are fixed.
+    at an image file (:meth:`convert_image`); it may set the attributes below in its constructor. Episodes are a pure
+    function of (seed, split, index): the same for any number of workers or processes and after a resume. Every training
+    epoch has new ones; those of validation and test are fixed.
+
+    Attributes:
+        rotations: for each split ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of
+            their own) or ``"per_class"`` (each class turned at random in each episode).
+        group_by: whether all classes of an episode come from one group of the source (alphabet, superclass).
 
     Args:
         num_ways: classes of an episode.
         num_shots: support samples of each class.
         num_queries: query samples of each class.
         tasks_per_batch: episodes of a meta-batch, in each process.
-        eval_num_ways: classes of an episode in validation and test; as in training where left out, and likewise:
-        eval_num_shots: support samples of each class in validation and test.
-        eval_num_queries: query samples of each class in validation and test.
+        eval_num_ways: classes of an episode in validation and test; as in training where left out.
+        eval_num_shots: support samples of each class in validation and test; as in training where left out.
+        eval_num_queries: query samples of each class in validation and test; as in training where left out.
         train_episodes: episodes of a training epoch, over all processes.
         val_episodes: episodes of the validation.
         test_episodes: episodes of the test.
@@ -87,6 +92,8 @@ class EpisodicDataModule(LightningDataModule, ABC):
         self.augmentation = augmentation
         self.num_workers = num_workers
         self.support_folder, self.query_folder = support, query
+        self.rotations: dict[str, str] = {}
+        self.group_by = False
         self.samplers: dict[str, EpisodeSampler] = {}
         self.prediction_task: PredictionTask | None = None
 
@@ -143,11 +150,7 @@ class EpisodicDataModule(LightningDataModule, ABC):
         for split in _STAGE_SPLITS[stage]:
             if split in self.samplers:
                 continue
-            source, shape = self.source(split), self.shape(split)
-            check_episode_shape(
-                source.sizes, source.class_names, where=f"{type(self).__name__} ({split} split)", **shape
-            )
-            self.samplers[split] = EpisodeSampler(source, split, self.seed, **shape)
+            self.samplers[split] = self._sampler(split)
         if stage == "predict":
             if self.support_folder is None or self.query_folder is None:
                 raise UserError(
@@ -155,6 +158,20 @@ class EpisodicDataModule(LightningDataModule, ABC):
                     "--data.query with the images to label."
                 )
             self.prediction_task = prediction_task(self.support_folder, self.query_folder, self.convert_image)
+
+    def _sampler(self, split: str) -> EpisodeSampler:
+        source, shape, rotation = self.source(split), self.shape(split), self.rotations.get(split, "none")
+        if rotation == "classes":
+            source = RotatedClasses(source)
+        check_episode_shape(source.sizes, source.class_names, where=f"{type(self).__name__} ({split} split)", **shape)
+        return EpisodeSampler(
+            source,
+            split,
+            self.seed,
+            within_groups=self.group_by,
+            turn_classes=rotation == "per_class",
+            **shape,
+        )
 
     def episode(self, split: str, index: int) -> Episode:
         """One episode as the methods see it in evaluation, with ``T = 1``.
@@ -205,11 +222,14 @@ class EpisodicDataModule(LightningDataModule, ABC):
             "tasks_per_batch": self.tasks_per_batch,
             "episodes": dict(self.num_episodes),
             "episode_seed": self.seed,
+            "augmentation": repr(self.augmentation) if self.augmentation is not None else "none",
+            "rotations": {split: self.rotations.get(split, "none") for split in SPLITS},
+            "within_groups": self.group_by,
         }
 
     def _loader(self, split: str) -> EpisodeLoader:
-        if split not in self.samplers:
-            self.setup("test" if split == "test" else "fit")
+        if split not in self.samplers:  # asked for without a Trainer
+            self.samplers[split] = self._sampler(split)
         trainer = self.trainer
         return EpisodeLoader(
             self.samplers[split],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from metatransfer.batches import PredictionTask
@@ -29,6 +29,7 @@ def image_files(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
@@ -52,7 +53,7 @@ def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
             return convert(image)
     except UserError as error:
         raise UserError(f"image '{path}': {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL's plugins raise whatever a damaged file leads them to
         raise UserError(f"'{path}' cannot be read as an image ({error}); remove it or save it again.") from error
 
 
@@ -81,9 +82,9 @@ def prediction_task(support: str | Path, query: str | Path, convert: Callable[[I
     examples = [(label.name, path) for label in labels for path in _images_of(label, "label folder")]
     files = _images_of(query, "query folder")
     return PredictionTask(
-        support_x=torch.stack([open_image(path, convert) for _, path in examples]),
+        support_x=_stacked([path for _, path in examples], convert),
         support_labels=tuple(label for label, _ in examples),
-        query_x=torch.stack([open_image(path, convert) for path in files]),
+        query_x=_stacked(files, convert),
         files=tuple(path.relative_to(query).as_posix() for path in files),
     )
 
@@ -93,3 +94,14 @@ def _images_of(folder: Path, what: str) -> list[Path]:
     if not files:
         raise UserError(f"{what} '{folder}' holds no image (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
     return files
+
+
+def _stacked(files: list[Path], convert: Callable[[Image.Image], Tensor]) -> Tensor:
+    samples = [open_image(path, convert) for path in files]
+    for path, sample in zip(files, samples, strict=True):
+        if sample.shape != samples[0].shape:
+            raise UserError(
+                f"image '{path}' gives a sample of shape {tuple(sample.shape)}, but '{files[0]}' one of "
+                f"{tuple(samples[0].shape)}: bring all images to one size."
+            )
+    return torch.stack(samples)

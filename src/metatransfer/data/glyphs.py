@@ -62,8 +62,7 @@ def load_glyphs(path: Path | None = None) -> Glyphs:
         Images of shape ``(C, R, 28, 28)`` with their characters, writing systems and splits.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        UserError: The file's SHA-256 is not `GLYPHS_SHA256`.
+        UserError: There is no such file, or the file's SHA-256 is not `GLYPHS_SHA256`.
     """
     return _shipped() if path is None else _read(Path(path))
 
@@ -77,7 +76,7 @@ def _read(path: Path) -> Glyphs:
     try:
         blob = path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise UserError(
             f"The Glyphs data set was expected at {path}, but there is no such file; "
             "reinstall metatransfer or rebuild it with tools/build_glyphs.py."
         ) from None

@@ -12,11 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from metatransfer.batches import Episode, PredictionTask
 from metatransfer.data.augment import Augmentation
-from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
-from metatransfer.data.sources import TensorSource
+from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, Stream
+from metatransfer.data.sources import rotate
 from metatransfer.functional.random import random_words, stream_keys
-
-_SUPPORT_STREAM, _QUERY_STREAM = 1, 2
 
 
 def build_episode(
@@ -34,19 +32,21 @@ def build_episode(
         An :class:`~metatransfer.batches.Episode` of ``T`` tasks.
     """
     sides = {}
-    for name, samples, stream in (
-        ("support", drawn.support, _SUPPORT_STREAM),
-        ("query", drawn.query, _QUERY_STREAM),
+    for name, samples, labels, stream in (
+        ("support", drawn.support, drawn.support_y, Stream.SUPPORT),
+        ("query", drawn.query, drawn.query_y, Stream.QUERY),
     ):
         x = sampler.source.read(torch.from_numpy(samples), device)
+        if drawn.turns is not None:
+            x = rotate(x, torch.from_numpy(np.take_along_axis(drawn.turns, labels, axis=1)).to(device))
         if augmentation is not None:
             keys = stream_keys(drawn.keys.view(np.int64), stream)
             words = random_words(keys, samples.shape[1] * augmentation.num_random) >> np.uint64(40)
             u = torch.from_numpy(words.astype(np.float32) * np.float32(2.0**-24)).to(device)
             x = augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).view_as(x)
         sides[name] = x
-    labels = [torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y)]
-    return Episode(sides["support"], labels[0], sides["query"], labels[1])
+    support_y, query_y = (torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y))
+    return Episode(sides["support"], support_y, sides["query"], query_y)
 
 
 class EpisodeLoader:
@@ -63,9 +63,9 @@ class EpisodeLoader:
         rank: this process.
         world_size: number of processes; their episodes are disjoint.
         position: gives ``(epoch, batches done in it)``; every epoch has episodes of its own.
-        device: gives the device on which samples of a :class:`TensorSource` are gathered.
+        device: gives the device on which samples held in memory are gathered.
         augmentation: applied to every sample.
-        num_workers: processes that read samples of other sources; ignored for a :class:`TensorSource`.
+        num_workers: processes that read samples that are not held in memory.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class EpisodeLoader:
         self.position = position
         self.device = device
         self.augmentation = augmentation
-        self.num_workers = 0 if isinstance(sampler.source, TensorSource) else num_workers
+        self.num_workers = 0 if sampler.source.in_memory else num_workers
 
     def __len__(self) -> int:
         stride = self.tasks_per_batch * self.world_size
@@ -127,7 +127,11 @@ class EpisodeLoader:
         served = _Batches(self.episode_sampler, batches, self.augmentation)
         # the samplers need no seed of a worker: everything follows from the indices
         yield from DataLoader(
-            served, batch_size=None, num_workers=self.num_workers, pin_memory=self.device().type == "cuda"
+            served,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.device().type == "cuda",
+            generator=torch.Generator(),  # else its workers' seed is drawn from the random numbers of the training
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metatransfer.data.sources import Source
-from metatransfer.functional.random import random_permutations, random_subsets, stream_keys
+from metatransfer.errors import UserError
+from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
 
 SPLITS = ("train", "val", "test")
+
+
+class Stream(IntEnum):
+    """What an episode's random numbers are for; each has a stream of its own."""
+
+    SAMPLES = 0
+    SUPPORT = 1
+    QUERY = 2
+    GROUP = 3
+    TURNS = 4
 
 
 class EpisodeIndices(NamedTuple):
@@ -22,6 +34,7 @@ class EpisodeIndices(NamedTuple):
         query: ``(T, Q)`` sample indices.
         query_y: ``(T, Q)`` labels.
         classes: ``(T, way)`` the source's class behind each label.
+        turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` where images stay upright.
         keys: ``(T,)`` random stream of each episode, for augmentation.
     """
 
@@ -31,6 +44,7 @@ class EpisodeIndices(NamedTuple):
     query_y: NDArray[np.int64]
     classes: NDArray[np.int64]
     keys: NDArray[np.uint64]
+    turns: NDArray[np.int64] | None = None
 
 
 class EpisodeSampler:
@@ -47,10 +61,25 @@ class EpisodeSampler:
         num_ways: classes of an episode.
         num_shots: support samples of each class.
         num_queries: query samples of each class.
+        within_groups: draw all classes of an episode from one group (alphabet, superclass), each group that has enough
+            classes being equally likely.
+        turn_classes: turn each class by a random number of quarter turns in each episode (Finn et al. 2017).
+
+    Raises:
+        UserError: no group has enough classes, or the source knows no groups.
     """
 
     def __init__(
-        self, source: Source, split: str, seed: int, *, num_ways: int, num_shots: int, num_queries: int
+        self,
+        source: Source,
+        split: str,
+        seed: int,
+        *,
+        num_ways: int,
+        num_shots: int,
+        num_queries: int,
+        within_groups: bool = False,
+        turn_classes: bool = False,
     ) -> None:
         self.source = source
         self.split = split
@@ -58,6 +87,37 @@ class EpisodeSampler:
         self.num_ways = num_ways
         self.num_shots = num_shots
         self.num_queries = num_queries
+        self.turn_classes = turn_classes
+        self._members = self._groups() if within_groups else None
+
+    def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Classes sorted by group, with the offset and size of each group that is large enough.
+
+        Raises:
+            UserError: there is none, or there are no groups.
+        """
+        if self.source.groups is None:
+            raise UserError(f"{self.source.name}: its classes have no groups, so episodes cannot stay within one.")
+        names, group_of = np.unique(np.asarray(self.source.groups), return_inverse=True)
+        sizes = np.bincount(group_of)
+        enough = sizes >= self.num_ways
+        if not enough.any():
+            largest = names[sizes.argmax()]
+            raise UserError(
+                f"{self.source.name}: no group has the {self.num_ways} classes of an episode; the largest, "
+                f"'{largest}', has {sizes.max()}: lower num_ways or draw across groups."
+            )
+        offsets = np.concatenate([[0], sizes.cumsum()[:-1]])
+        return group_of.argsort(kind="stable"), offsets[enough], sizes[enough]
+
+    def _classes(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if self._members is None:
+            return random_subsets(keys, len(self.source.sizes), self.num_ways)
+        order, offsets, sizes = self._members
+        group_keys = stream_keys(keys.view(np.int64), Stream.GROUP)
+        group = random_subsets(group_keys, len(sizes), 1)[:, 0]
+        classes: NDArray[np.int64] = order[offsets[group][:, None] + random_subsets(keys, sizes[group], self.num_ways)]
+        return classes
 
     def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
         """Episodes by their index.
@@ -71,14 +131,18 @@ class EpisodeSampler:
         source, ways, shots = self.source, self.num_ways, self.num_shots
         per_class = shots + self.num_queries
         keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
-        classes = random_subsets(keys, len(source.sizes), ways)
+        classes = self._classes(keys)
         # one stream for every class of every episode; what comes later in the episode's own stream starts at 2 * ways
-        class_keys = stream_keys(keys.view(np.int64)[:, None], np.arange(ways)).reshape(-1)
+        class_keys = stream_keys(keys.view(np.int64)[:, None], Stream.SAMPLES, np.arange(ways)).reshape(-1)
         drawn = random_subsets(class_keys, source.sizes[classes].reshape(-1), per_class)
         samples = source.order[source.offsets[classes].reshape(-1, 1) + drawn].reshape(-1, ways, per_class)
         support, support_y = self._shuffled(samples[:, :, :shots], keys, 2 * ways)
         query, query_y = self._shuffled(samples[:, :, shots:], keys, 2 * ways + support.shape[1])
-        return EpisodeIndices(support, support_y, query, query_y, classes, keys)
+        turns = None
+        if self.turn_classes:
+            words = random_words(stream_keys(keys.view(np.int64), Stream.TURNS), ways)
+            turns = (words >> np.uint64(62)).astype(np.int64)
+        return EpisodeIndices(support, support_y, query, query_y, classes, keys, turns)
 
     def _shuffled(
         self, samples: NDArray[np.int64], keys: NDArray[np.uint64], start: int

@@ -19,8 +19,10 @@ class Source(ABC):
         labels: ``(N,)`` class of each sample, in ``0 .. len(class_names) - 1``; every class occurs.
         class_names: names of the classes.
         name: how to call the set in messages, e.g. ``"Glyphs test"``.
+        groups: the group of each class (alphabet, superclass), for episodes within one group.
 
     Attributes:
+        in_memory: whether :meth:`read` gathers on the device, so that worker processes would only be in the way.
         sizes: ``(C,)`` samples per class.
         offsets: ``(C,)`` where each class starts in ``order``.
         order: ``(N,)`` sample indices sorted by class.
@@ -29,8 +31,21 @@ class Source(ABC):
         UserError: labels out of range, or a class without samples (it is named).
     """
 
-    def __init__(self, labels: Sequence[int] | np.ndarray, class_names: Sequence[str], name: str) -> None:
-        self.labels = np.asarray(labels, dtype=np.int64)
+    in_memory = False
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray,
+        class_names: Sequence[str],
+        name: str,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        given = np.asarray(labels)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise UserError(
+                f"{name}: labels must be one integer per sample, but came as {given.dtype} of shape {given.shape}."
+            )
+        self.labels = given.astype(np.int64)
         self.class_names = tuple(class_names)
         self.name = name
         if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
@@ -43,6 +58,11 @@ class Source(ABC):
             raise UserError(f"{name}: class '{self.class_names[index]}' has no samples; remove it or add some.")
         self.offsets = np.concatenate([[0], self.sizes.cumsum()[:-1]])
         self.order = self.labels.argsort(kind="stable")
+        self.groups = tuple(groups) if groups is not None else None
+        if self.groups is not None and len(self.groups) != len(self.class_names):
+            raise UserError(
+                f"{name}: {len(self.class_names)} classes came with {len(self.groups)} groups; give one each."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,13 +93,23 @@ class TensorSource(Source):
         labels: ``(N,)`` class of each sample.
         class_names: names of the classes.
         name: how to call the set in messages.
+        groups: the group of each class.
 
     Raises:
         UserError: ``data`` and ``labels`` of different lengths, or as :class:`Source`.
     """
 
-    def __init__(self, data: Tensor, labels: Sequence[int] | np.ndarray, class_names: Sequence[str], name: str) -> None:
-        super().__init__(labels, class_names, name)
+    in_memory = True
+
+    def __init__(
+        self,
+        data: Tensor,
+        labels: Sequence[int] | np.ndarray,
+        class_names: Sequence[str],
+        name: str,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(labels, class_names, name, groups)
         if len(data) != len(self.labels):
             raise UserError(f"{name}: {len(data)} samples came with {len(self.labels)} labels; they must be as many.")
         self.data = data
@@ -97,3 +127,56 @@ class TensorSource(Source):
         if samples.dtype == torch.uint8:
             return samples.to(torch.float32).div_(255)
         return samples.to(torch.float32)
+
+
+class RotatedClasses(Source):
+    """Every class four times, turned by 0, 90, 180 and 270 degrees, as Snell et al. 2017 (1703.05175) train Omniglot.
+
+    Class ``4 c + r`` is class ``c`` turned ``r`` times; images are turned when they are read.
+
+    Args:
+        base: images ``(C, H, H)``.
+
+    Raises:
+        UserError: samples that are not square images.
+    """
+
+    def __init__(self, base: Source) -> None:
+        shape = base.sample_shape
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise UserError(f"{base.name}: only square images (C, H, H) can be rotated, but samples are {shape}.")
+        turns = range(4)
+        super().__init__(
+            (4 * base.labels[:, None] + np.arange(4)).reshape(-1),
+            [f"{name} turned {90 * turn}" for name in base.class_names for turn in turns],
+            base.name,
+            [group for group in base.groups for _ in turns] if base.groups is not None else None,
+        )
+        self.base = base
+        self.in_memory = base.in_memory
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.base.sample_shape
+
+    def read(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Reads and turns."""
+        return rotate(self.base.read(indices // 4, device), (indices % 4).to(device))
+
+
+def rotate(images: Tensor, turns: Tensor) -> Tensor:
+    """Turns images counter-clockwise by quarter turns, each by its own number.
+
+    Args:
+        images: ``(..., C, H, H)``; changed in place where possible.
+        turns: ``(...)`` int64 in 0 .. 3.
+
+    Returns:
+        The turned images.
+    """
+    flat, number = images.flatten(0, -4), turns.flatten()
+    for turn in (1, 2, 3):
+        chosen = (number == turn).nonzero().flatten()
+        flat[chosen] = torch.rot90(flat[chosen], turn, (-2, -1))
+    return flat.view_as(images)
