@@ -109,7 +109,7 @@ def test_a_users_own_classes_by_import_path(cli, tmp_path, monkeypatch):
         "class MyMethod(MAMLModule):\n    pass\n"
         "class MyEpisodes(GlyphEpisodes):\n    pass\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command itself looks where it is called
     run = cli(
         "fit", MAML, "--model=mine.MyMethod", "--data=mine.MyEpisodes", "--model.backbone=mine.MyBackbone",
         "--model.backbone.in_shape=[1,28,28]", "--model.optimizer=Adam", "--trainer.limit_train_batches=1",
@@ -137,6 +137,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
     (["fit", "--config", MAML, "--model.inner_stps", "3"], ["MAMLModule has no argument 'inner_stps'", "inner_steps?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
+    (["fit", "--config", MAML, "--modl.inner_steps", "3"], ["unknown option", "Did you mean --model.inner_steps?"]),
     (["fit", "--config", MAML, "--trainr.max_epochs", "3"], ["unknown option '--trainr.max_epochs'", "--trainer.max_epochs?"]),
     (["fit", "--config", MAML, "--model.inner_steps", "x"], ["inner_steps must be an integer", "'x'"]),
     (["fit", "--config", MAML, "--trainer.max_epochs", "x"], ["trainer.max_epochs must be an integer", "'x'"]),

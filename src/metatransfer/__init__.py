@@ -8,6 +8,7 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 from metatransfer.batches import Episode, Predictions, PredictionTask
+from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, Report
 from metatransfer.data import (
     Augmentation,
     EpisodicDataModule,
@@ -25,9 +26,11 @@ __all__ = [
     "MLP",
     "Augmentation",
     "Backbone",
+    "BestCheckpoint",
     "Conv4",
     "CosineHead",
     "Episode",
+    "EpisodeFigures",
     "EpisodeMean",
     "EpisodeMetrics",
     "EpisodicDataModule",
@@ -42,6 +45,7 @@ __all__ = [
     "Predictor",
     "ProtoNetModule",
     "RandomAffine",
+    "Report",
     "ResNet12",
     "Source",
     "TensorSource",

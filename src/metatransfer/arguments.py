@@ -7,11 +7,14 @@ Lightning the arguments as plain data; here the same form is made of arguments g
 
 from __future__ import annotations
 
+import copy
+import enum
 import functools
 import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # the one that Lightning trusts
@@ -40,10 +43,19 @@ def remember_arguments(obj: object, args: tuple[Any, ...], kwargs: dict[str, Any
         kwargs: keyword arguments.
     """
     try:
-        bound = inspect.signature(type(obj).__init__).bind(obj, *args, **kwargs).arguments
+        signature = inspect.signature(type(obj).__init__)
+        bound = dict(list(signature.bind(obj, *args, **kwargs).arguments.items())[1:])
     except TypeError:
         return  # __init__ raises the same, in better words
-    obj.__dict__["_init_arguments"] = {name: value for name, value in list(bound.items())[1:]}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            bound |= bound.pop(name, {})
+    # copies of containers: what is done to them later is not what was given
+    obj.__dict__["_init_arguments"] = {name: _copied(value) for name, value in bound.items()}
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401
+    return copy.deepcopy(value) if isinstance(value, list | dict | set) else value
 
 
 def _class_path(value: Any) -> str:  # noqa: ANN401
@@ -51,6 +63,10 @@ def _class_path(value: Any) -> str:  # noqa: ANN401
 
 
 def _describe(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, enum.Enum):
+        return _describe(value.value)
+    if isinstance(value, np.generic):
+        return _describe(value.item())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):

@@ -29,6 +29,20 @@ def check_positive(**values: float | None) -> None:
             raise UserError(f"{name} must be a number above 0, but is {value}.")
 
 
+def check_fraction(**values: float) -> None:
+    """Refuses numbers outside [0, 1).
+
+    Args:
+        values: the numbers by their argument names.
+
+    Raises:
+        UserError: the first that lies outside.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name} must be a fraction from 0 to below 1, but is {value}.")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuses a word that is not among the known ones.
 
@@ -40,8 +54,10 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     Raises:
         UserError: with the nearest known word.
     """
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(choices)}, but is '{value}'{did_you_mean(value, choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(
+            f"{name} must be one of {', '.join(choices)}, but is '{value}'{did_you_mean(str(value), choices)}"
+        )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -80,25 +96,62 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
             raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
     if shapes["support_x"][2:] != shapes["query_x"][2:]:
         raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
-    if shapes["support_x"][1] == 0:
-        raise UserError(f"{where} has no support samples, and nothing to learn from; got {shapes}.")
-    if not episode.support_y.is_floating_point():
+    for part in ("support", "query"):
+        if shapes[f"{part}_x"][1] == 0:
+            raise UserError(f"{where} has no {part} samples; got {shapes}.")
+    kinds = {_kind(episode.support_y), _kind(episode.query_y)}
+    if kinds == {"labels"}:
         _check_labels(episode, num_outputs, where)
-    elif num_outputs is not None and shapes["support_y"][-1] != num_outputs:
+    elif kinds == {"targets"}:
+        _check_targets(episode, num_outputs, where)
+    else:
         raise UserError(
-            f"{where} has targets of size {shapes['support_y'][-1]}, but the method was built with "
-            f"num_outputs={num_outputs}: set num_outputs to the size of the targets."
+            f"{where} needs int64 labels in support_y and query_y, or float targets in both; got "
+            f"{episode.support_y.dtype} and {episode.query_y.dtype}."
         )
+
+
+def _kind(y: Tensor) -> str:
+    return "targets" if y.is_floating_point() else "labels" if y.dtype == torch.int64 else str(y.dtype)
+
+
+def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
+    sizes = {tuple(y.shape[2:]) for y in (episode.support_y, episode.query_y)}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
+        raise UserError(
+            f"{where} needs targets of shape (T, S, D) and (T, Q, D); got {tuple(episode.support_y.shape)} and "
+            f"{tuple(episode.query_y.shape)}."
+        )
+    size = episode.support_y.shape[-1]
+    if num_outputs is not None and size != num_outputs:
+        raise UserError(
+            f"{where} has targets of size {size}, but the method was built with num_outputs={num_outputs}: set "
+            "num_outputs to the size of the targets."
+        )
+    if not (torch.isfinite(episode.support_y).all() and torch.isfinite(episode.query_y).all()):
+        raise UserError(f"{where} has targets that are NaN or infinite: clean the data.")
 
 
 def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None:
-    low, high = int(episode.support_y.min()), int(episode.support_y.max())
-    limit = num_outputs if num_outputs is not None else high + 1
-    if low < 0 or high >= limit:
+    if episode.support_y.dim() != 2 or episode.query_y.dim() != 2:
         raise UserError(
-            f"{where} has labels from {low} to {high}, but the method was built with num_outputs={limit} and takes "
-            f"0 to {limit - 1}: set num_outputs to the number of ways."
+            f"{where} needs labels of shape (T, S) and (T, Q); got {tuple(episode.support_y.shape)} and "
+            f"{tuple(episode.query_y.shape)}."
         )
+    for part, labels in (("", episode.support_y), ("query ", episode.query_y)):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0:
+            raise UserError(f"{where} has {part}labels from {low} to {high}: number the classes of an episode from 0.")
+        if num_outputs is None and high > int(episode.support_y.max()):
+            raise UserError(
+                f"{where} has {part}labels from {low} to {high}, but no support sample above "
+                f"{int(episode.support_y.max())}: every class needs one."
+            )
+        if num_outputs is not None and high >= num_outputs:
+            raise UserError(
+                f"{where} has {part}labels from {low} to {high}, but the method was built with "
+                f"num_outputs={num_outputs} and takes 0 to {num_outputs - 1}: set num_outputs to the number of ways."
+            )
 
 
 def check_episode_shape(
@@ -109,6 +162,7 @@ def check_episode_shape(
     num_shots: int,
     num_queries: int,
     where: str,
+    prefix: str = "",
 ) -> None:
     """Refuses episodes that cannot be drawn from a set of classes.
 
@@ -119,6 +173,7 @@ def check_episode_shape(
         num_shots: support samples of each class.
         num_queries: query samples of each class.
         where: the data set and split, to be named.
+        prefix: what the arguments of this split start with (``"eval_"``).
 
     Raises:
         UserError: more ways than classes, or more shots and queries than a class has samples (it is named).
@@ -127,14 +182,29 @@ def check_episode_shape(
     if num_ways > len(samples_per_class):
         raise UserError(
             f"{where} has {len(samples_per_class)} classes, but {num_ways}-way episodes need at least {num_ways}: "
-            "lower num_ways (eval_num_ways for validation and test)."
+            f"lower {prefix}num_ways."
         )
     smallest = int(np.argmin(samples_per_class))
     if num_shots + num_queries > samples_per_class[smallest]:
         raise UserError(
             f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} "
-            f"shots + {num_queries} queries need {num_shots + num_queries}: lower num_shots or num_queries."
+            f"shots + {num_queries} queries need {num_shots + num_queries}: lower {prefix}num_shots or "
+            f"{prefix}num_queries."
         )
+
+
+def check_float_samples(x: Tensor, name: str) -> None:
+    """Refuses samples that are not floating point: 0 to 255 is not what networks were trained on.
+
+    Args:
+        x: samples.
+        name: of the argument.
+
+    Raises:
+        UserError: another type, e.g. uint8.
+    """
+    if not x.is_floating_point():
+        raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: convert it (x / 255).")
 
 
 def check_support(support_x: Tensor, labels: Sized) -> None:
@@ -145,7 +215,7 @@ def check_support(support_x: Tensor, labels: Sized) -> None:
         labels: ``S`` labels.
 
     Raises:
-        UserError: empty, of different lengths, without a sample axis, or not floating point or not finite.
+        UserError: empty, of different lengths, without a sample axis, not floating point, or not finite.
     """
     if support_x.dim() < 2 or len(support_x) == 0:
         raise UserError(
@@ -153,6 +223,7 @@ def check_support(support_x: Tensor, labels: Sized) -> None:
         )
     if len(support_x) != len(labels):
         raise UserError(f"support_x has {len(support_x)} samples, but support_y has {len(labels)} labels.")
+    check_float_samples(support_x, "support_x")
     if not torch.isfinite(support_x).all():
         raise UserError("support_x contains NaN or infinity: clean the samples before adapting to them.")
 

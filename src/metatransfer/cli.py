@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -143,6 +145,11 @@ def main(args: ArgsType = None) -> None:
     """
     # Lightning's own use of torch's pytree, which no user can change
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # an advertisement at every start
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    # a user's own classes by import path, from where the command is called; last, so that they shadow nothing
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         MetaTransferCLI(
             LightningModule,

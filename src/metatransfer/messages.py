@@ -118,6 +118,12 @@ def _unknown_argument(found: re.Match[str], message: str, options: list[str]) ->
 def _unknown_option(found: re.Match[str], message: str, options: list[str]) -> str:
     option = found[1].split()[0].split("=")[0]
     # one section's options are enough: all of them would fill the screen
+    section, dot, rest = option.lstrip("-").partition(".")
+    sections = ("model", "data", "trainer", "checkpoint")
+    if dot and section not in sections:  # what follows "model." depends on the class, so it is not among the options
+        meant = did_you_mean(section, sections).removeprefix(". Did you mean ").removesuffix("?")
+        if meant in sections:
+            return f"unknown option '{option}'. Did you mean --{meant}.{rest}?"
     near = did_you_mean(option.lstrip("-"), [name.lstrip("-") for name in options])
     if near != ".":
         near = near.replace("mean ", "mean --", 1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from conftest import ROOT, best_checkpoint, results
-from metatransfer import EpisodeMean, GlyphEpisodes, ProtoNetModule
+from metatransfer import BestCheckpoint, Conv4, EpisodeMean, GlyphEpisodes, ProtoNetModule, Report
 from metatransfer.callbacks import drawing
 from metatransfer.callbacks.report import print_report
 from metatransfer.functional import nearest_neighbor
@@ -59,6 +60,45 @@ def test_fit_reports_the_best_epoch_and_draws_the_curve(cli):
     for name in ("learning_curve", "val_episode"):
         pixels = np.asarray(Image.open(run / "figures" / f"{name}.png"))
         assert pixels.std() > 10, "an empty picture"
+
+
+def test_a_resumed_fit_keeps_the_best_of_the_run_it_resumes(cli, tmp_path):
+    """The report's numbers are those of the checkpoint that it names."""
+    first = cli("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.01")
+    best, last = best_checkpoint(first), first / "checkpoints" / "last.ckpt"
+    # an overlay that makes the rest of the training a disaster
+    resumed = cli("fit", PROTONET, "--trainer.max_epochs=4", "--ckpt_path", last, "--trainer.gradient_clip_val=1e-12")
+    answer = results(resumed)
+    named = tmp_path / answer["checkpoint"]
+    again = results(cli("validate", PROTONET, "--ckpt_path", named))
+    assert again["metrics"]["accuracy"] == answer["metrics"]["accuracy"]
+    assert len(answer["history"]) == 4
+    assert named.exists()
+    assert best.exists()
+
+
+def test_a_resume_under_another_evaluation_starts_a_new_history(cli):
+    first = cli("fit", PROTONET)
+    last = first / "checkpoints" / "last.ckpt"
+    resumed = cli("fit", PROTONET, "--trainer.max_epochs=2", "--ckpt_path", last, "--data.eval_num_ways=15")
+    answer = results(resumed)
+    assert len(answer["history"]) == 1
+    assert answer["baselines"] != results(first)["baselines"]
+    assert str(resumed.name) in answer["checkpoint"]
+
+
+def test_a_trainer_that_is_used_again_keeps_both_results(tmp_path):
+    module = ProtoNetModule(Conv4(hidden_channels=4))
+    data = GlyphEpisodes(tasks_per_batch=2, num_queries=2, train_episodes=4, val_episodes=4, test_episodes=4)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[BestCheckpoint(), Report()],
+    )  # fmt: skip
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    folder = tmp_path / "lightning_logs" / "version_0"
+    assert json.loads((folder / "results.json").read_text())["stage"] == "fit"
+    assert json.loads((folder / "results-test.json").read_text())["stage"] == "test"
 
 
 def test_the_table_says_all_of_it(cli, capsys):

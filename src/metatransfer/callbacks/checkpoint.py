@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from metatransfer.callbacks.run_folder import run_folder, write_atomically
 from metatransfer.checks import did_you_mean
 from metatransfer.errors import UserError
-from metatransfer.methods.protocol import protocol_card
+from metatransfer.methods.protocol import evaluation_key, protocol_card
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -53,18 +53,29 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     _stage = ""
+    _evaluation = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Puts checkpoints into the run's folder."""
         self._stage = stage
+        self._evaluation = evaluation_key(pl_module)
         if self.dirpath is None and stage == "fit":
             self.dirpath = str(run_folder(trainer) / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the best of an interrupted fit; a test of a checkpoint saves nothing and needs none of it."""
-        if self._stage == "fit":
-            super().load_state_dict(state_dict)
+        if self._stage != "fit" or state_dict.get("evaluation") != self._evaluation:
+            return
+        # Lightning forgets the best where the folder has changed, as it does with every new version
+        own = self.dirpath
+        self.dirpath = state_dict["dirpath"]
+        super().load_state_dict(state_dict)
+        self.dirpath = own
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Lightning's, with what the numbers were measured on."""
+        return {**super().state_dict(), "evaluation": self._evaluation}
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses a metric that nobody logs, before an epoch is spent on it.

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from metatransfer.callbacks.run_folder import run_folder, write_atomically
+from metatransfer.callbacks.run_folder import run_folder, short_path, write_atomically
 from metatransfer.functional.losses import episode_scores, is_regression
 from metatransfer.methods.base import Baseline, MethodModule
-from metatransfer.methods.protocol import differences, protocol_card
+from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.metrics import EpisodeMean
 
 Numbers = dict[str, dict[str, float | None]]
@@ -44,6 +44,7 @@ class Report(Callback):
         self.seconds = 0.0
         self._started = 0.0
         self._stage = ""
+        self._evaluation = ""
         self._running: dict[str, tuple[Baseline, EpisodeMean]] = {}
         self._score_name = "accuracy"
 
@@ -51,18 +52,26 @@ class Report(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """History, baselines and time, as plain values."""
-        return {"history": self.history, "measured": self.measured, "seconds": self._elapsed()}
+        return {
+            "history": self.history,
+            "measured": self.measured,
+            "seconds": self._elapsed(),
+            "evaluation": self._evaluation,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the past of an interrupted fit; a test of its checkpoint has no part in that past."""
         if self._stage != "fit":
             return
-        self.history, self.measured = list(state_dict["history"]), dict(state_dict["measured"])
         self.seconds = state_dict["seconds"]
+        if state_dict["evaluation"] != self._evaluation:
+            return  # other episodes or another evaluation: numbers that cannot stand in one curve
+        self.history, self.measured = list(state_dict["history"]), dict(state_dict["measured"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
         self._stage = stage
+        self._evaluation = evaluation_key(pl_module)
         self._started = time.perf_counter()
         self.seconds = 0.0
         self.history, self.measured, self._running = [], {}, {}
@@ -172,7 +181,11 @@ class Report(Callback):
         if stage != "fit" and trained:
             results["trained_under"] = trained
             results["protocol_differences"] = differences(trained, card)
-        write_atomically(folder / "results.json", json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
+        if stage == "fit":
+            results["history"] = self.history
+        path = _results_path(folder, stage)
+        results["file"] = short_path(path)
+        write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder)
 
 
@@ -196,17 +209,17 @@ def _numbers(trainer: Trainer, prefix: str) -> Numbers:
     return numbers
 
 
+def _results_path(folder: Path, stage: str) -> Path:
+    """``results.json``, or ``results-<stage>.json`` where a Trainer that is used again has written another stage's."""
+    path = folder / "results.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != stage:
+        return folder / f"results-{stage}.json"
+    return path
+
+
 def _checkpoint(trainer: Trainer, stage: str) -> str | None:
     path = getattr(trainer.checkpoint_callback, "best_model_path", None) if stage == "fit" else trainer.ckpt_path
-    return _short(path) if path else None
-
-
-def _short(path: str | Path) -> str:
-    """The path as one would type it from here."""
-    try:
-        return str(Path(path).absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    return short_path(path) if path else None
 
 
 def _with_interval(name: str, number: dict[str, float | None]) -> str:
@@ -259,16 +272,16 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
         for name, number in numbers.items():
             table.add_row(f"{baseline}", f"{_with_interval(name, number)}  ({name}, same episodes)")
     table.add_row("protocol", _protocol_line(results.get("trained_under", card)))
-    table.add_row("checkpoint", results["checkpoint"] or "none: these are untrained weights")
-    if stage == "fit" and results["checkpoint"]:
-        config = folder / "config.yaml"
-        table.add_row("test it", f"lightning test --config {_short(config)} --ckpt_path {results['checkpoint']}")
+    table.add_row("checkpoint", results["checkpoint"] or "none: the weights in memory")
+    config = folder / "config.yaml"
+    if stage == "fit" and results["checkpoint"] and config.exists():
+        table.add_row("test it", f"lightning test --config {short_path(config)} --ckpt_path {results['checkpoint']}")
     if "trained_under" in results:
         changed = results["protocol_differences"]
         table.add_row(
             "trained under", "the same protocol" if not changed else "another protocol: " + "; ".join(changed)
         )
-    table.add_row("results", _short(folder / "results.json"))
+    table.add_row("results", results["file"])
     table.add_row("seconds", f"{results['seconds']:.0f}")
     console = Console()
     # a file or a pipe has no width of its own: paths must stay whole for copying

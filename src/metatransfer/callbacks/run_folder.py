@@ -39,6 +39,21 @@ def _choose(trainer: Trainer) -> Path:
     return folder
 
 
+def short_path(path: str | Path) -> str:
+    """The path as one would type it from here.
+
+    Args:
+        path: any path.
+
+    Returns:
+        Relative to the working folder where it lies inside, else as it is.
+    """
+    try:
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file whole or not at all.
 

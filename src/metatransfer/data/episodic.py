@@ -163,7 +163,9 @@ class EpisodicDataModule(LightningDataModule, ABC):
         source, shape, rotation = self.source(split), self.shape(split), self.rotations.get(split, "none")
         if rotation == "classes":
             source = RotatedClasses(source)
-        check_episode_shape(source.sizes, source.class_names, where=f"{type(self).__name__} ({split} split)", **shape)
+        where = f"{type(self).__name__} ({split} split)"
+        prefix = "" if split == "train" else "eval_"
+        check_episode_shape(source.sizes, source.class_names, where=where, prefix=prefix, **shape)
         return EpisodeSampler(
             source,
             split,

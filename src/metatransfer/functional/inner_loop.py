@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from metatransfer.functional.losses import episode_loss
@@ -71,13 +72,18 @@ def inner_loop(
         support_x = support_x.to(next(iter(params.values())).dtype)
 
     def support_loss(current: Params) -> Tensor:
-        with torch.autocast(support_x.device.type, enabled=False):
-            return loss(forward(current, support_x), support_y)
+        return loss(forward(current, support_x), support_y)
 
     for step in range(steps):
-        # gradients at detached parameters are constants to the outer loop, and cost no outer graph
+        # at detached parameters, so that no outer graph is built through what adapts
         point = {name: value.detach() for name, value in params.items()} if first_order else params
-        params = update(params, grad(support_loss)(point), step)
+        # around grad, not inside the loss: the backward pass obeys autocast too
+        # and the fused attention kernels have no second derivative
+        with torch.autocast(support_x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+            gradients = grad(support_loss)(point)
+        if first_order:  # parameters that do not adapt, or inputs, may require gradients too
+            gradients = {name: value.detach() for name, value in gradients.items()}
+        params = update(params, gradients, step)
     return params
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from metatransfer.errors import UserError
+
 
 def is_regression(targets: Tensor) -> bool:
     """Whether ``targets`` (any shape) are values to regress, that is floats, rather than class labels."""
     return targets.is_floating_point()
+
+
+def _same_shape(outputs: Tensor, targets: Tensor) -> None:
+    if outputs.shape != targets.shape:  # broadcasting would compare every query with every other
+        raise UserError(
+            f"a regression needs outputs and targets of one shape, but got {tuple(outputs.shape)} and "
+            f"{tuple(targets.shape)}: give targets a last axis (T, Q, D), and the method num_outputs=D."
+        )
 
 
 def episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -27,6 +37,7 @@ def episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     wide = outputs.float() if outputs.dtype.itemsize < 4 else outputs
     if is_regression(targets):
+        _same_shape(outputs, targets)
         return F.mse_loss(wide, targets.to(wide.dtype))
     return F.cross_entropy(wide.flatten(0, -2), targets.flatten())
 
@@ -42,6 +53,7 @@ def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
         ``(T,)``.
     """
     if is_regression(targets):
+        _same_shape(outputs, targets)
         return (outputs - targets).square().flatten(1).mean(1)
     return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
 
@@ -57,5 +69,6 @@ def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
         ``(T,)`` float32.
     """
     if is_regression(targets):
+        _same_shape(outputs, targets)
         return (outputs.float() - targets.float()).square().flatten(1).mean(1)
     return (outputs.argmax(-1) == targets).float().mean(1)

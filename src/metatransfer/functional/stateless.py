@@ -58,15 +58,26 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
                 f"batch_norm='running' needs running averages, but layer '{name}' was built with "
                 "track_running_stats=False: build it with them, or choose 'transductive' or 'support'."
             )
-    instance_norms = [layer for layer in module.modules() if isinstance(layer, _InstanceNorm)] if composite else []
+    instance_norms = [layer for layer in module.modules() if isinstance(layer, _InstanceNorm)]
+    steered = {*batch_norms.values(), *instance_norms}
+    # other layers (spectral_norm) may write to their buffers: to copies
+    others = {
+        f"{prefix}.{name}" if prefix else name: (layer, name)
+        for prefix, layer in module.named_modules()
+        for name, buffer in layer._buffers.items()
+        if buffer is not None and layer not in steered
+    }
+    layer_norms = [layer for layer in module.modules() if isinstance(layer, nn.LayerNorm)] if composite else []
 
     def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
         replaced: dict[nn.Module, Callable[[Tensor], Tensor]] = {
             layer: _batch_norm(layer, running, composite, statistics_rows) for layer in batch_norms.values()
         }
-        replaced |= {layer: _instance_norm(layer) for layer in instance_norms}
+        replaced |= {layer: _instance_norm(layer, composite) for layer in instance_norms}
+        replaced |= {layer: _layer_norm(layer) for layer in layer_norms}
         with _forwards(replaced):
-            outputs: Tensor = functional_call(module, dict(params), (x,))
+            copies = {path: layer._buffers[name].clone() for path, (layer, name) in others.items()}
+            outputs: Tensor = functional_call(module, {**copies, **params}, (x,))
         return outputs
 
     return forward
@@ -75,6 +86,7 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
 @contextmanager
 def _forwards(replaced: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Gives layers another ``forward`` for a while, through the instance, so that no class and no state changes."""
+    before = {layer: layer.__dict__["forward"] for layer in replaced if "forward" in layer.__dict__}
     for layer, function in replaced.items():
         layer.__dict__["forward"] = function
     try:
@@ -82,6 +94,8 @@ def _forwards(replaced: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator
     finally:
         for layer in replaced:
             layer.__dict__.pop("forward", None)
+        for layer, function in before.items():
+            layer.__dict__["forward"] = function
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -106,19 +120,37 @@ def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | N
             return F.batch_norm(
                 x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps
             )
+        # the native layer with float32 parameters keeps the statistics of a half-precision batch in float32
+        wide = x.float() if x.dtype.itemsize < 4 else x
         if rows is not None:
-            var, mean = torch.var_mean(x[:rows], [0, *range(2, x.dim())], correction=0, keepdim=True)
-            return _affine(layer, (x - mean) * (var + layer.eps).rsqrt())
+            var, mean = torch.var_mean(wide[:rows], [0, *range(2, x.dim())], correction=0, keepdim=True)
+            return _affine(layer, (wide - mean) * (var + layer.eps).rsqrt()).to(x.dtype)
         if composite:
-            return _affine(layer, F.batch_norm(x, None, None, None, None, True, 0.0, layer.eps))
+            return _affine(layer, F.batch_norm(wide, None, None, None, None, True, 0.0, layer.eps)).to(x.dtype)
         return F.batch_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
 
     return forward
 
 
-def _instance_norm(layer: _InstanceNorm) -> Callable[[Tensor], Tensor]:
+def _instance_norm(layer: _InstanceNorm, composite: bool) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        var, mean = torch.var_mean(x, list(range(2, x.dim())), correction=0, keepdim=True)
-        return _affine(layer, (x - mean) * (var + layer.eps).rsqrt())
+        if not layer.training and layer.running_mean is not None:
+            assert layer.running_var is not None
+            scale = (layer.running_var + layer.eps).rsqrt()
+            return _affine(layer, (x - _per_channel(layer.running_mean, x)) * _per_channel(scale, x))
+        if composite:
+            return _affine(layer, F.instance_norm(x, eps=layer.eps))
+        return F.instance_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
+
+    return forward
+
+
+def _layer_norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        normalized = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        if not layer.elementwise_affine:
+            return normalized
+        scaled = normalized * layer.weight
+        return scaled if layer.bias is None else scaled + layer.bias
 
     return forward

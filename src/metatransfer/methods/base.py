@@ -292,8 +292,9 @@ class EpisodicModule(MethodModule, Generic[State]):
             UserError: no samples, unequal lengths, samples of a shape that the network was not built for, NaN, or more
                 classes than the network has outputs.
         """
-        samples = torch.as_tensor(support_x, dtype=torch.float32, device=self.device)
+        samples = torch.as_tensor(support_x)
         check_support(samples, support_y)
+        samples = samples.to(self.device, self.dtype if isinstance(self.dtype, torch.dtype) else torch.float32)
         self.check_samples(tuple(samples.shape[1:]))
         found = len(classes_of(support_y))
         if self.num_outputs is not None and found > self.num_outputs:
@@ -301,9 +302,30 @@ class EpisodicModule(MethodModule, Generic[State]):
                 f"the support set has {found} classes, but this {type(self).__name__} was built for "
                 f"{self.num_outputs}: leave classes out, or train with more ways."
             )
+        targets = encode(support_y, self.device)
+        if not found:
+            self._check_regression(targets)
         with evaluating(self):
-            state = self.fit_tasks(samples.unsqueeze(0), encode(support_y, self.device).unsqueeze(0))
+            state = self.fit_tasks(samples.unsqueeze(0), targets.unsqueeze(0))
         return Predictor(self, state, support_y)
+
+    def _check_regression(self, targets: Tensor) -> None:
+        """Refuses float targets that the method cannot learn.
+
+        Raises:
+            UserError: targets of another size than the outputs, not finite, or a method that only classifies.
+        """
+        if self.num_outputs is None:
+            raise UserError(
+                f"{type(self).__name__} learns classes, but support_y holds floats: give labels (integers, strings)."
+            )
+        if targets.dim() != 2 or targets.shape[1] != self.num_outputs:
+            raise UserError(
+                f"support_y must hold float targets of shape (S, {self.num_outputs}) for this {type(self).__name__}, "
+                f"but has {tuple(targets.shape)}."
+            )
+        if not torch.isfinite(targets).all():
+            raise UserError("support_y contains NaN or infinity: clean the targets before adapting to them.")
 
     def predict_step(self, batch: PredictionTask, batch_idx: int = 0) -> Predictions:
         """Labels the queries of a task that has no query labels."""

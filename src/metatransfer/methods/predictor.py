@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metatransfer.checks import check_float_samples
 from metatransfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Predictor(Generic[State]):
         Raises:
             UserError: samples of another shape, or not finite.
         """
-        samples = torch.as_tensor(x, dtype=torch.float32, device=self.module.device)
+        samples = torch.as_tensor(x)
+        check_float_samples(samples, "x")
+        samples = samples.to(self.module.device, self.module.dtype)  # type: ignore[arg-type]
         if samples.dim() < 2:
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
         if not torch.isfinite(samples).all():
@@ -124,6 +127,8 @@ def classes_of(labels: Labels) -> tuple[Any, ...]:
     if isinstance(labels, np.ndarray):
         return () if labels.dtype.kind == "f" else tuple(np.unique(labels).tolist())
     distinct = set(labels)
+    if all(isinstance(label, float) for label in distinct):
+        return ()
     try:
         return tuple(sorted(distinct))
     except TypeError:

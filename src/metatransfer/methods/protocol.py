@@ -10,6 +10,16 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+_OF_TRAINING = (
+    "method.train_",
+    "data.train_episode",
+    "data.tasks_per_batch",
+    "data.augmentation",
+    "data.episodes.train",
+    "data.episodes.val",
+    "data.rotations.train",
+)
+
 
 def protocol_card(module: LightningModule) -> dict[str, Any]:
     """What a module was trained or tested under, as plain values.
@@ -49,22 +59,38 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
 
 
 def differences(trained: dict[str, Any], tested: dict[str, Any]) -> list[str]:
-    """Where two protocol cards disagree in what makes numbers comparable: method and data.
+    """Where two protocol cards disagree in what a tested number depends on.
+
+    That is the method in evaluation and the evaluation episodes. How long and on which episodes it was trained is no
+    matter of the test, and a field that one of the cards does not know is not compared.
 
     Args:
         trained: the card in the checkpoint.
         tested: the card of the run at hand.
 
     Returns:
-        One ``"data.eval_episode.num_ways: 5 -> 20"`` for each difference; a difference between training and evaluation
-        episodes of one run is no difference between runs.
+        One ``"data.eval_episode.num_ways: 5 -> 20"`` for each difference.
     """
     old, new = _flat(trained), _flat(tested)
     return [
-        f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
-        for key in sorted(old.keys() | new.keys())
-        if key.startswith(("method.", "data.")) and old.get(key) != new.get(key)
+        f"{key}: {old[key]} -> {new[key]}"
+        for key in sorted(old.keys() & new.keys())
+        if key.startswith(("method.", "data.")) and not key.startswith(_OF_TRAINING) and old[key] != new[key]
     ]
+
+
+def evaluation_key(module: LightningModule) -> str:
+    """Names what validations must share for their numbers to be compared, over a resume too.
+
+    Args:
+        module: attached to a Trainer.
+
+    Returns:
+        The evaluation's part of the protocol card, as text.
+    """
+    flat = _flat(protocol_card(module))
+    kept = {key: flat[key] for key in sorted(flat) if key.startswith(("method.", "data."))}
+    return str({key: value for key, value in kept.items() if not key.startswith(_OF_TRAINING)})
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

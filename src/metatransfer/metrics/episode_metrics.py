@@ -43,11 +43,12 @@ class EpisodeMetrics(nn.Module):
         numbers = {}
         for name, metric in ((self.score_name, self.score), ("loss", self.loss)):
             numbers[name], numbers[f"{name}_ci95"] = metric.compute()
-        if self.score_name == "accuracy":
+        if self.score_name == "accuracy" and int(self.score.count):
             numbers["calibration_error"] = self.calibration.compute()
         return numbers
 
     def reset(self) -> None:
         """Forgets everything."""
+        self.score_name = "accuracy"
         for metric in (self.score, self.loss, self.calibration):
             metric.reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -11,7 +13,7 @@ from metatransfer.arguments import remember_arguments
 from metatransfer.errors import UserError
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network that maps samples ``(N, *shape)`` to features ``(N, out_features)``.
 
     Subclass it, set ``out_features`` in the constructor, and write ``forward``. Every subclass that is imported can be
@@ -23,7 +25,7 @@ class Backbone(nn.Module):
     """
 
     out_features: int
-    in_shape: tuple[int, ...] | None = None
+    in_shape: Sequence[int] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """Notes the arguments, so that checkpoints can name them."""
@@ -31,6 +33,7 @@ class Backbone(nn.Module):
         remember_arguments(self, args, kwargs)
         return self
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Features of a batch.
 
@@ -40,7 +43,6 @@ class Backbone(nn.Module):
         Returns:
             ``(N, out_features)``.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward(x) -> (N, out_features)")
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Refuses samples that the network was not built for.
@@ -51,9 +53,9 @@ class Backbone(nn.Module):
         Raises:
             UserError: the shape differs from ``in_shape``.
         """
-        if self.in_shape is not None and tuple(shape) != self.in_shape:
+        if self.in_shape is not None and tuple(shape) != tuple(self.in_shape):
             raise UserError(
-                f"{type(self).__name__} was built for samples of shape {self.in_shape}, but the data has "
+                f"{type(self).__name__} was built for samples of shape {tuple(self.in_shape)}, but the data has "
                 f"{tuple(shape)}: give the backbone the data's channels and size (see its arguments)."
             )
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.nn.backbone import Backbone, probe_out_features
 
@@ -60,6 +61,8 @@ class Conv4(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, image_size=image_size, hidden_channels=hidden_channels)
+        check_fraction(dropout=dropout)
         blocks: list[nn.Module] = []
         for block in range(4):
             blocks += [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Maps features ``(N, in_features)`` to outputs ``(N, out_features)``.
 
     Args:
@@ -21,6 +22,10 @@ class Head(nn.Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, in_features)`` to ``(N, out_features)``."""
 
 
 class LinearHead(Head):

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from metatransfer.checks import check_fraction
 from metatransfer.errors import UserError
 from metatransfer.nn.backbone import Backbone
 
@@ -36,7 +37,8 @@ class MLP(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not hidden or min([*hidden, *in_shape]) < 1:
+        check_fraction(dropout=dropout)
+        if not hidden or not in_shape or min([*hidden, *in_shape]) < 1:
             raise UserError(
                 f"MLP needs at least one hidden width and sizes of 1 or more, but got in_shape={list(in_shape)}, "
                 f"hidden={list(hidden)}."

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.nn.backbone import Backbone
 from metatransfer.nn.conv4 import Norm, norm_layer
@@ -58,8 +59,10 @@ class ResNet12(Backbone):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if len(widths) != 4:
-            raise UserError(f"ResNet12 has four blocks and needs four widths, but got {list(widths)}.")
+        check_positive(in_channels=in_channels)
+        check_fraction(dropout=dropout)
+        if len(widths) != 4 or min(widths) < 1:
+            raise UserError(f"ResNet12 has four blocks and needs four widths of 1 or more, but got {list(widths)}.")
         channels = [in_channels, *widths]
         self.blocks = nn.Sequential(*(_Block(a, b, norm, dropout) for a, b in pairwise(channels)))
         self.in_channels = in_channels
