@@ -14,6 +14,7 @@ from metatransfer.data import (
     EpisodicDataModule,
     GlyphEpisodes,
     RandomAffine,
+    SinusoidEpisodes,
     Source,
     TensorSource,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "RandomAffine",
     "Report",
     "ResNet12",
+    "SinusoidEpisodes",
     "Source",
     "TensorSource",
     "UserError",

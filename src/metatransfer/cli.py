@@ -20,7 +20,7 @@ from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, FinishBatch, 
 from metatransfer.callbacks.run_folder import run_folder
 from metatransfer.checks import check_file, check_writable
 from metatransfer.errors import UserError
-from metatransfer.messages import explain
+from metatransfer.messages import explain, import_class
 
 _KEPT_CHECKPOINTS = ("best", "last", "hpc", "registry")  # words, not paths, to Lightning
 
@@ -108,7 +108,7 @@ class MetaTransferCLI(LightningCLI):
         settings.weights_only = True  # nobody's checkpoint runs code
         model, data = settings.model.get("init_args"), (settings.get("data") or {}).get("init_args")
         if model is not None and data is not None and "num_outputs" in model and model.num_outputs is None:
-            ways = data.get("num_ways")
+            ways = getattr(import_class(settings.data.class_path), "num_targets", None) or data.get("num_ways")
             model.num_outputs = max(1, ways) if ways is not None else None  # the data refuses 0 in its own words
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401

@@ -53,7 +53,15 @@ def subclasses(base: type) -> dict[str, type]:
     return dict(sorted(found.items()))
 
 
-def _import(path: str) -> Any:  # noqa: ANN401
+def import_class(path: str) -> Any:  # noqa: ANN401
+    """What an import path names.
+
+    Args:
+        path: ``package.module.Class``.
+
+    Returns:
+        The object.
+    """
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -62,7 +70,7 @@ def _outer_class(message: str, before: int) -> type | None:
     """The class whose argument the parser was looking at, at a place of the report."""
     paths = re.findall(r"Problem with given class_path '([\w.]+)'", message[:before])
     try:
-        found = _import(paths[-1]) if paths else None
+        found = import_class(paths[-1]) if paths else None
     except (ImportError, AttributeError, ValueError):
         return None
     return found if isinstance(found, type) else None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metatransfer.data import Augmentation, EpisodeSampler, EpisodicDataModule, RandomAffine, Source, TensorSource
-from metatransfer.data.loaders import EpisodeLoader, build_episode
+from metatransfer.data.loaders import EpisodeLoader
 from metatransfer.errors import UserError
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_samples_carry_the_label_of_their_class():
     data = toys()
     sampler = data.samplers["val"]
     drawn = sampler(np.arange(6))
-    batch = build_episode(sampler, drawn, CPU)
+    batch = sampler.episodes(np.arange(6), CPU)
     for t in range(6):
         for x, y in zip(batch.query_x[t], batch.query_y[t], strict=True):
             [index] = torch.where((sampler.source.data.float() / 255 == x).flatten(1).all(1))[0].tolist()

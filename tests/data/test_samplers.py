@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from metatransfer.data import EpisodeSampler, TensorSource
-from metatransfer.data.loaders import build_episode
 from metatransfer.functional.random import random_words, stream_keys
 
 SIZES = [8, 3, 5, 12, 4, 30]
@@ -175,7 +174,7 @@ def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
             seen.append(u.clone())
             return x
 
-    build_episode(draw, drawn, torch.device("cpu"), Spy())
+    draw.episodes(np.arange(4000), torch.device("cpu"), Spy())
     for u, part in zip(seen, ("support", "query"), strict=True):
         level = (u[:, 0].view(4000, -1)[:, 0] * 4).long().numpy()  # of the first sample of every episode
         for label in range(3):

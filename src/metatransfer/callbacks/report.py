@@ -176,6 +176,7 @@ class Report(Callback):
             "protocol": card,
             "checkpoint": _checkpoint(trainer, stage),
             "seconds": round(self._elapsed(), 1),
+            "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
         }
         trained = getattr(module, "trained_protocol", None)
         if stage != "fit" and trained:
@@ -232,6 +233,12 @@ def _with_interval(name: str, number: dict[str, float | None]) -> str:
     return f"{scale * value:.{digits}f}{interval}{unit}"
 
 
+def _episode_line(shape: dict[str, int]) -> str:
+    if "num_ways" not in shape:
+        return f"{shape['num_shots']} shots, {shape['num_queries']} queries"
+    return f"{shape['num_ways']}-way {shape['num_shots']}-shot, {shape['num_queries']} queries per class"
+
+
 def _protocol_line(card: dict[str, Any]) -> str:
     """What of a protocol card the table has no other row for."""
     method, data, versions = card["method"], card.get("data", {}), card["versions"]
@@ -258,15 +265,10 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     table = Table(title=f"{method['name']} on {data.get('data', 'its data')}: {stage}", show_header=False, min_width=60)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    episode = data.get("eval_episode")
-    if episode:
-        table.add_row(
-            "episodes",
-            f"{data['episodes'][split]} {split}, {episode['num_ways']}-way {episode['num_shots']}-shot, "
-            f"{episode['num_queries']} queries per class",
-        )
+    if "eval_episode" in data:
+        table.add_row("episodes", f"{data['episodes'][split]} {split}, {_episode_line(data['eval_episode'])}")
     for name, number in results["metrics"].items():
-        note = "  (chosen on these episodes)" if stage == "fit" and name == "accuracy" else ""
+        note = "  (chosen on these episodes)" if stage == "fit" and name == results["selected"] else ""
         table.add_row(name.replace("_", " "), _with_interval(name, number) + note)
     for baseline, numbers in results["baselines"].items():
         for name, number in numbers.items():

@@ -4,7 +4,8 @@ from metatransfer.data.augment import Augmentation, RandomAffine
 from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
-from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
+from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, TaskSampler
+from metatransfer.data.sinusoid_episodes import SinusoidEpisodes
 from metatransfer.data.sources import RotatedClasses, Source, TensorSource
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "Glyphs",
     "RandomAffine",
     "RotatedClasses",
+    "SinusoidEpisodes",
     "Source",
+    "TaskSampler",
     "TensorSource",
     "glyph_from_image",
     "load_glyphs",

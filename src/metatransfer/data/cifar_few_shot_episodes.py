@@ -19,7 +19,6 @@ from torch import Tensor
 from metatransfer.checks import check_choice, check_file, did_you_mean
 from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.image_files import ImageLook, fetch
-from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import TensorSource
 from metatransfer.errors import UserError
 
@@ -196,20 +195,22 @@ class CIFARFewShotEpisodes(EpisodicDataModule):
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Takes the three files we need out of the archive, by their names and to ours: no path of the archive is used."""
+    """Takes the three files we need out of the archive, by their names and to ours: no path of the archive is used.
+
+    Raises:
+        UserError: a damaged archive, or another one.
+    """
     try:
         with tarfile.open(archive) as tar:
             folder.mkdir(exist_ok=True)
             for name in _BINARY:
                 member = tar.extractfile(f"cifar-100-binary/{name}")
-                if member is None:
-                    raise KeyError(name)
                 temporary = folder / f".{name}.part"
-                temporary.write_bytes(member.read())
+                temporary.write_bytes(member.read() if member is not None else b"")
                 temporary.replace(folder / name)
     except (tarfile.TarError, KeyError, OSError, EOFError) as error:
         raise UserError(
-            f"'{archive}' cannot be unpacked ({error}): remove it, so that it is downloaded again."
+            f"'{archive}' cannot be unpacked ({' '.join(str(error).split())}): remove it, so that it is downloaded again."
         ) from error
 
 
@@ -237,7 +238,11 @@ def _read_pool(folder: Path) -> _Pool:
 
 
 def _read_binary(folder: Path) -> _Pool:
-    """Records of a coarse label, a fine label and 3072 pixels, one byte each."""
+    """Records of a coarse label, a fine label and 3072 pixels, one byte each.
+
+    Raises:
+        UserError: a file that was cut.
+    """
     parts = []
     for name in _BINARY[:2]:
         path = check_file(folder / name, "CIFAR-100 file")
@@ -256,25 +261,198 @@ def _read_binary(folder: Path) -> _Pool:
 
 
 def _read_python(folder: Path) -> _Pool:
-    images, labels = [], []
-    for name in _PYTHON[:2]:
-        path = folder / name
-        content = _entry(path, "data", np.ndarray), _entry(path, "fine_labels", list)
-        pixels, fine = content
-        whole = all(isinstance(label, int) for label in fine)
-        if pixels.dtype != np.uint8 or pixels.shape != (len(fine), _PIXELS) or not whole:
-            raise UserError(
-                f"'{path}' must hold 'data' of uint8 ({len(fine)}, {_PIXELS}) and as many numbers in 'fine_labels', but "
-                f"'data' is {pixels.dtype} {pixels.shape}: unpack CIFAR-100 again."
-            )
-        images.append(pixels)
-        labels.append(np.array(fine, dtype=np.int64))
-    names = [str(name) for name in _entry(folder / _PYTHON[2], "fine_label_names", list)]
-    return _Pool(np.concatenate(images), np.concatenate(labels), names)
+    parts = [_read_python_part(folder / name) for name in _PYTHON[:2]]
+    meta = read_plain_pickle(folder / _PYTHON[2])
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in meta.get("fine_label_names", ())]
+    return _Pool(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]), names)
 
 
-def _entry(path: Path, key: str, kind: type) -> Any:  # noqa: ANN401
-    ...
+def _read_python_part(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and fine labels of one file.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    content = read_plain_pickle(path)
+    pixels, fine = content.get("data"), np.asarray(content.get("fine_labels", ()))
+    right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(fine), _PIXELS)
+    if pixels is None or not right or fine.dtype.kind != "i":
+        raise UserError(
+            f"'{path}' must hold 'data', uint8 of (N, {_PIXELS}), and N numbers in 'fine_labels', but holds "
+            f"{', '.join(map(str, content)) or 'nothing'} with {len(fine)} labels: unpack CIFAR-100 again."
+        )
+    return pixels, fine.astype(np.int64)
 
 
 # ---- pickles, as data
+
+
+def read_plain_pickle(path: Path) -> dict[str, Any]:
+    """A pickled dictionary of plain values, lists and numeric arrays.
+
+    Python's own reader imports and calls what the file names. This one only puts values together; the three functions
+    that numpy's arrays need are known by name and done here.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content, with words as keys.
+
+    Raises:
+        UserError: the file asks for anything else, is damaged, or holds no dictionary.
+    """
+    reader = _PlainPickle(path)
+    try:
+        with check_file(path, "CIFAR-100 file").open("rb") as file:
+            for instruction, argument, _ in pickletools.genops(file):
+                reader.step(instruction.name, argument)
+        content = reader.result
+        return {
+            key.decode() if isinstance(key, bytes) else str(key): value.array if isinstance(value, _Array) else value
+            for key, value in content.items()
+        }
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file does to the stack
+        raise UserError(f"'{path}' is damaged or no dictionary of arrays ({error}): unpack CIFAR-100 again.") from error
+
+
+class _Name(str):
+    """A function or class that the file names."""
+
+
+class _Array:
+    array: NDArray[Any] | None = None
+
+
+class _Type:
+    def __init__(self, code: str) -> None:
+        if not re.fullmatch(r"[|<>=]?[biuf][1248]", code):
+            raise ValueError(f"arrays of '{code}'")
+        self.dtype = np.dtype(code)
+
+
+_RECONSTRUCT = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
+_FROM_BUFFER = {f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")}
+_NAMES = _RECONSTRUCT | _FROM_BUFFER | {"numpy ndarray", "numpy dtype", "_codecs encode"}
+_INTEGERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")
+_WORDS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+_PUSH = frozenset((*_INTEGERS, *_WORDS, *_BYTES, "FLOAT", "BINFLOAT"))
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
+
+
+class _PlainPickle:
+    """A stack machine for the instructions that plain values and arrays are written with."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.result: Any = None
+        self.steps: dict[str, Callable[[Any], None]] = {
+            "PROTO": lambda _: None,
+            "FRAME": lambda _: None,
+            "STOP": self._stop,
+            "MARK": lambda _: self.marks.append(len(self.stack)),
+            **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
+            **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda key: self.stack.append(self.memo[key])),
+            "MEMOIZE": lambda _: self._put(len(self.memo)),
+            "TUPLE": lambda _: self.stack.append(tuple(self._marked())),
+            "LIST": lambda _: self.stack.append(self._marked()),
+            "DICT": lambda _: self._items(self._marked(), {}),
+            "TUPLE1": lambda _: self.stack.append(tuple(self._last(1))),
+            "TUPLE2": lambda _: self.stack.append(tuple(self._last(2))),
+            "TUPLE3": lambda _: self.stack.append(tuple(self._last(3))),
+            "APPEND": lambda _: self._extend(self._last(1)),
+            "APPENDS": lambda _: self._extend(self._marked()),
+            "SETITEM": lambda _: self._items(self._last(2), None),
+            "SETITEMS": lambda _: self._items(self._marked(), None),
+            "GLOBAL": self._name,
+            "STACK_GLOBAL": lambda _: self._name(" ".join(self._last(2))),
+            "REDUCE": lambda _: self._reduce(*self._last(2)),
+            "BUILD": lambda _: self._build(*self._last(1)),
+        }
+
+    def step(self, name: str, argument: Any) -> None:  # noqa: ANN401
+        if name in _PUSH:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name]())
+        elif name in self.steps:
+            self.steps[name](argument)
+        else:
+            raise self._refusal(f"the pickle instruction {name}")
+
+    def _refusal(self, what: str) -> UserError:
+        return UserError(
+            f"'{self.path}' asks for {what}, which CIFAR-100 does not need and which could run code: do not use this "
+            f"file; get the pickle-free {_URL} instead."
+        )
+
+    def _stop(self, _: Any) -> None:  # noqa: ANN401
+        [self.result] = self.stack
+
+    def _put(self, key: int) -> None:
+        self.memo[key] = self.stack[-1]
+
+    def _last(self, count: int) -> list[Any]:
+        taken = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return taken
+
+    def _marked(self) -> list[Any]:
+        return self._last(len(self.stack) - self.marks.pop())
+
+    def _extend(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise TypeError("values appended to no list")
+        target += values
+
+    def _items(self, flat: list[Any], new: dict[Any, Any] | None) -> None:
+        if new is not None:
+            self.stack.append(new)
+        self.stack[-1].update(zip(flat[::2], flat[1::2], strict=True))
+
+    def _name(self, name: str) -> None:
+        if name not in _NAMES:
+            raise self._refusal(f"'{name.replace(' ', '.')}'")
+        self.stack.append(_Name(name))
+
+    def _reduce(self, name: Any, arguments: Any) -> None:  # noqa: ANN401
+        if not isinstance(name, _Name):
+            raise self._refusal("a call of something that is no function")
+        if name in _RECONSTRUCT:
+            self.stack.append(_Array())
+        elif name == "numpy dtype":
+            self.stack.append(_Type(arguments[0]))
+        elif name == "_codecs encode":
+            self.stack.append(arguments[0].encode("latin-1"))
+        elif name in _FROM_BUFFER:
+            raw, kind, shape, order = arguments
+            array = _Array()
+            array.array = np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
+            self.stack.append(array)
+        else:
+            raise self._refusal(f"a call of '{name.replace(' ', '.')}'")
+
+    def _build(self, state: Any) -> None:  # noqa: ANN401
+        target = self.stack[-1]
+        if isinstance(target, _Array):
+            _, shape, kind, fortran, raw = state
+            raw = raw.encode("latin-1") if isinstance(raw, str) else raw  # Python 2 wrote bytes as words
+            target.array = np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if fortran else "C")
+        elif isinstance(target, _Type):
+            target.dtype = target.dtype.newbyteorder(state[1] if state[1] in "<>" else "=")
+        else:
+            raise self._refusal("the state of an object")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
@@ -14,15 +14,15 @@ from metatransfer.batches import Episode, PredictionTask
 from metatransfer.checks import check_episode_shape, check_positive
 from metatransfer.data.augment import Augmentation
 from metatransfer.data.folders import prediction_task
-from metatransfer.data.loaders import EpisodeLoader, TaskLoader, build_episode
-from metatransfer.data.samplers import SPLITS, EpisodeSampler
+from metatransfer.data.loaders import EpisodeLoader, TaskLoader
+from metatransfer.data.samplers import SPLITS, EpisodeSampler, TaskSampler
 from metatransfer.data.sources import RotatedClasses, Source
 from metatransfer.errors import UserError
 
 _STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
 
 
-class EpisodicDataModule(LightningDataModule, ABC):
+class EpisodicDataModule(LightningDataModule):
     """Serves n-way k-shot episodes of any labelled data.
 
     A subclass says where the samples of a split come from (:meth:`source`) and, for ``lightning predict``, how it looks
@@ -33,6 +33,7 @@ class EpisodicDataModule(LightningDataModule, ABC):
     Attributes:
         rotations: for each split ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of
             their own) or ``"per_class"`` (each class turned at random in each episode).
+        num_targets: size of the targets where tasks are regressions, ``None`` where they are classifications.
         group_by: whether all classes of an episode come from one group of the source (alphabet, superclass).
 
     Args:
@@ -53,8 +54,10 @@ class EpisodicDataModule(LightningDataModule, ABC):
         query: folder of images to label, for ``lightning predict`` only.
 
     Raises:
-        UserError: a number below 1.
+        UserError: a number below 1, or the base itself instead of a subclass.
     """
+
+    num_targets: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -75,6 +78,11 @@ class EpisodicDataModule(LightningDataModule, ABC):
         query: str | None = None,
     ) -> None:
         super().__init__()
+        if type(self) is EpisodicDataModule:
+            raise UserError(
+                "EpisodicDataModule is a base and has no data: name a data module such as GlyphEpisodes, or your own "
+                "subclass with source(split)."
+            )
         check_positive(
             num_ways=num_ways, num_shots=num_shots, num_queries=num_queries, tasks_per_batch=tasks_per_batch,
             eval_num_ways=eval_num_ways, eval_num_shots=eval_num_shots, eval_num_queries=eval_num_queries,
@@ -94,12 +102,11 @@ class EpisodicDataModule(LightningDataModule, ABC):
         self.support_folder, self.query_folder = support, query
         self.rotations: dict[str, str] = {}
         self.group_by = False
-        self.samplers: dict[str, EpisodeSampler] = {}
+        self.samplers: dict[str, TaskSampler] = {}
         self.prediction_task: PredictionTask | None = None
 
     # ---- what a subclass says
 
-    @abstractmethod
     def source(self, split: str) -> Source:
         """The labelled samples of a split.
 
@@ -108,7 +115,35 @@ class EpisodicDataModule(LightningDataModule, ABC):
 
         Returns:
             A :class:`~metatransfer.data.Source`.
+
+        Raises:
+            NotImplementedError: the subclass generates its tasks and defines :meth:`sampler` instead.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define source(split), or sampler(split)")
+
+    def sampler(self, split: str) -> TaskSampler:
+        """What draws the episodes of a split; override it for tasks that are generated, not drawn from samples.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            By default an :class:`~metatransfer.data.EpisodeSampler` over :meth:`source`.
+        """
+        source, shape, rotation = self.source(split), self.shape(split), self.rotations.get(split, "none")
+        if rotation == "classes":
+            source = RotatedClasses(source)
+        where = f"{type(self).__name__} ({split} split)"
+        prefix = "" if split == "train" else "eval_"
+        check_episode_shape(source.sizes, source.class_names, where=where, prefix=prefix, **shape)
+        return EpisodeSampler(
+            source,
+            split,
+            self.seed,
+            within_groups=self.group_by,
+            turn_classes=rotation == "per_class",
+            **shape,
+        )
 
     def convert_image(self, image: Image.Image) -> Tensor:
         """A sample made of any image file, as those of the training data look.
@@ -150,7 +185,7 @@ class EpisodicDataModule(LightningDataModule, ABC):
         for split in _STAGE_SPLITS[stage]:
             if split in self.samplers:
                 continue
-            self.samplers[split] = self._sampler(split)
+            self.samplers[split] = self.sampler(split)
         if stage == "predict":
             if self.support_folder is None or self.query_folder is None:
                 raise UserError(
@@ -158,22 +193,6 @@ class EpisodicDataModule(LightningDataModule, ABC):
                     "--data.query with the images to label."
                 )
             self.prediction_task = prediction_task(self.support_folder, self.query_folder, self.convert_image)
-
-    def _sampler(self, split: str) -> EpisodeSampler:
-        source, shape, rotation = self.source(split), self.shape(split), self.rotations.get(split, "none")
-        if rotation == "classes":
-            source = RotatedClasses(source)
-        where = f"{type(self).__name__} ({split} split)"
-        prefix = "" if split == "train" else "eval_"
-        check_episode_shape(source.sizes, source.class_names, where=where, prefix=prefix, **shape)
-        return EpisodeSampler(
-            source,
-            split,
-            self.seed,
-            within_groups=self.group_by,
-            turn_classes=rotation == "per_class",
-            **shape,
-        )
 
     def episode(self, split: str, index: int) -> Episode:
         """One episode as the methods see it in evaluation, with ``T = 1``.
@@ -185,8 +204,7 @@ class EpisodicDataModule(LightningDataModule, ABC):
         Returns:
             The episode, on the CPU, without augmentation.
         """
-        sampler = self.samplers[split]
-        return build_episode(sampler, sampler(torch.tensor([index]).numpy()), torch.device("cpu"))
+        return self.samplers[split].episodes(np.array([index]), torch.device("cpu"))
 
     def train_dataloader(self) -> EpisodeLoader:
         """Training episodes, other ones every epoch.
@@ -231,7 +249,7 @@ class EpisodicDataModule(LightningDataModule, ABC):
 
     def _loader(self, split: str) -> EpisodeLoader:
         if split not in self.samplers:  # asked for without a Trainer
-            self.samplers[split] = self._sampler(split)
+            self.samplers[split] = self.sampler(split)
         trainer = self.trainer
         return EpisodeLoader(
             self.samplers[split],

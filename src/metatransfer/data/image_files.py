@@ -341,7 +341,7 @@ class ImageLook:
             left, top = ((length - side) / 2 for length in image.size)
             image = image.resize(target, Image.Resampling.BILINEAR, (left, top, left + side, top + side))
         pixels = np.asarray(image, dtype=np.uint8).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
-        return np.ascontiguousarray(255 - pixels if self.invert else pixels)
+        return np.array(255 - pixels if self.invert else pixels, order="C")  # of its own, PIL's is read-only
 
     def sample(self, image: Image.Image) -> Tensor:
         """What :meth:`EpisodicDataModule.convert_image` returns: ``(C, H, W)`` float32 in [0, 1].
@@ -735,8 +735,10 @@ def open_images(
 
 def _report(problems: Sequence[str], on_bad_sample: str) -> None:
     if problems and on_bad_sample == "error":
-        more = f" {len(problems) - 1} more are no good either." if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{more} (on_bad_sample=skip leaves such files out and counts them.)")
+        more = f", {len(problems)} here" if len(problems) > 1 else ""
+        raise UserError(
+            f"{problems[0].rstrip('.')}; or set on_bad_sample=skip to leave out and count what cannot be used{more}."
+        )
 
 
 def check_class_names(splits: Mapping[str, Sequence[str]]) -> None:

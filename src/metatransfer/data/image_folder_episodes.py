@@ -175,7 +175,11 @@ class ImageFolderEpisodes(EpisodicDataModule):
         return found if "train" in found and len(found) > 1 and self.tree.folders(found["train"]) else {}
 
     def _drawn(self) -> dict[str, list[str]]:
-        """The classes of each split, divided at random."""
+        """The classes of each split, divided at random.
+
+        Raises:
+            UserError: too few for an episode of each split.
+        """
         names = self.tree.folders()
         check_class_names({self.tree.root: names})
         needs = {"train": self.num_ways, "val": self.eval_num_ways, "test": self.eval_num_ways}
@@ -226,7 +230,11 @@ class ImageFolderEpisodes(EpisodicDataModule):
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    """``(filename, label)`` of each row of a list."""
+    """``(filename, label)`` of each row of a list.
+
+    Raises:
+        UserError: no such file, no such columns, an empty field, or no CSV at all.
+    """
     with check_file(path, "split file").open(newline="", encoding="utf-8-sig") as file:
         try:
             table = csv.DictReader(file)
@@ -234,8 +242,8 @@ def _rows(path: Path) -> list[tuple[str, str]]:
             for needed in ("filename", "label"):
                 if needed not in columns:
                     raise UserError(
-                        f"'{path}' must have a column '{needed}' in its first row, but has {', '.join(columns) or 'none'}"
-                        f"{did_you_mean(needed, columns)}"
+                        f"'{path}' must have a column '{needed}' in its first row, but has "
+                        f"{', '.join(columns) or 'none'}{did_you_mean(needed, columns)}"
                     )
             table.fieldnames = columns
             rows = [(row["filename"] or "", row["label"] or "") for row in table]

@@ -12,41 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from metatransfer.batches import Episode, PredictionTask
 from metatransfer.data.augment import Augmentation
-from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, Stream
-from metatransfer.data.sources import rotate
-from metatransfer.functional.random import random_words, stream_keys
-
-
-def build_episode(
-    sampler: EpisodeSampler, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None = None
-) -> Episode:
-    """Reads and augments the samples of drawn episodes, all in one batch.
-
-    Args:
-        sampler: whose source is read.
-        drawn: ``T`` episodes.
-        device: where the tensors are wanted.
-        augmentation: applied to every sample, with random numbers from the episode's own stream.
-
-    Returns:
-        An :class:`~metatransfer.batches.Episode` of ``T`` tasks.
-    """
-    sides = {}
-    for name, samples, labels, stream in (
-        ("support", drawn.support, drawn.support_y, Stream.SUPPORT),
-        ("query", drawn.query, drawn.query_y, Stream.QUERY),
-    ):
-        x = sampler.source.read(torch.from_numpy(samples), device)
-        if drawn.turns is not None:
-            x = rotate(x, torch.from_numpy(np.take_along_axis(drawn.turns, labels, axis=1)).to(device))
-        if augmentation is not None:
-            keys = stream_keys(drawn.keys.view(np.int64), stream)
-            words = random_words(keys, samples.shape[1] * augmentation.num_random) >> np.uint64(40)
-            u = torch.from_numpy(words.astype(np.float32) * np.float32(2.0**-24)).to(device)
-            x = augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).view_as(x)
-        sides[name] = x
-    support_y, query_y = (torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y))
-    return Episode(sides["support"], support_y, sides["query"], query_y)
+from metatransfer.data.samplers import TaskSampler
 
 
 class EpisodeLoader:
@@ -70,7 +36,7 @@ class EpisodeLoader:
 
     def __init__(
         self,
-        sampler: EpisodeSampler,
+        sampler: TaskSampler,
         *,
         episodes: int,
         tasks_per_batch: int,
@@ -91,7 +57,7 @@ class EpisodeLoader:
         self.position = position
         self.device = device
         self.augmentation = augmentation
-        self.num_workers = 0 if sampler.source.in_memory else num_workers
+        self.num_workers = 0 if sampler.in_memory else num_workers
 
     def __len__(self) -> int:
         stride = self.tasks_per_batch * self.world_size
@@ -120,9 +86,7 @@ class EpisodeLoader:
         batches = [self.indices(epoch, batch) for batch in range(done, len(self))]
         if self.num_workers == 0:
             for indices in batches:
-                yield build_episode(
-                    self.episode_sampler, self.episode_sampler(indices), self.device(), self.augmentation
-                )
+                yield self.episode_sampler.episodes(indices, self.device(), self.augmentation)
             return
         served = _Batches(self.episode_sampler, batches, self.augmentation)
         # the samplers need no seed of a worker: everything follows from the indices
@@ -166,7 +130,7 @@ class TaskLoader:
 class _Batches(Dataset[Episode]):
     """Meta-batches as items, for worker processes."""
 
-    def __init__(self, sampler: EpisodeSampler, batches: list[np.ndarray], augmentation: Augmentation | None) -> None:
+    def __init__(self, sampler: TaskSampler, batches: list[np.ndarray], augmentation: Augmentation | None) -> None:
         self.episode_sampler = sampler
         self.batches = batches
         self.augmentation = augmentation
@@ -175,5 +139,4 @@ class _Batches(Dataset[Episode]):
         return len(self.batches)
 
     def __getitem__(self, item: int) -> Episode:
-        drawn = self.episode_sampler(self.batches[item])
-        return build_episode(self.episode_sampler, drawn, torch.device("cpu"), self.augmentation)
+        return self.episode_sampler.episodes(self.batches[item], torch.device("cpu"), self.augmentation)

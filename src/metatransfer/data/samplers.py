@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from metatransfer.data.sources import Source
+from metatransfer.batches import Episode
+from metatransfer.data.augment import Augmentation
+from metatransfer.data.sources import Source, rotate
 from metatransfer.errors import UserError
-from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
+from metatransfer.functional.random import (
+    random_permutations,
+    random_subsets,
+    random_uniforms,
+    random_words,
+    stream_keys,
+)
 
 SPLITS = ("train", "val", "test")
 
@@ -47,7 +58,32 @@ class EpisodeIndices(NamedTuple):
     turns: NDArray[np.int64] | None = None
 
 
-class EpisodeSampler:
+class TaskSampler(ABC):
+    """Makes episodes by their index: drawn from labelled samples, or generated.
+
+    Attributes:
+        in_memory: whether episodes are made on the device, so that worker processes would only be in the way.
+    """
+
+    in_memory: bool = True
+
+    @abstractmethod
+    def episodes(
+        self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
+    ) -> Episode:
+        """Episodes by their index, whatever batch or process they are asked for in.
+
+        Args:
+            indices: ``(T,)`` from 0 on.
+            device: where the tensors are wanted.
+            augmentation: applied to every sample, with random numbers from the episode's own stream.
+
+        Returns:
+            An :class:`~metatransfer.batches.Episode` of ``T`` tasks.
+        """
+
+
+class EpisodeSampler(TaskSampler):
     """Draws n-way k-shot episodes, all of a meta-batch at once.
 
     Classes are drawn without replacement, and their order is their label, so that labels mean something else in every
@@ -143,6 +179,41 @@ class EpisodeSampler:
             words = random_words(stream_keys(keys.view(np.int64), Stream.TURNS), ways)
             turns = (words >> np.uint64(62)).astype(np.int64)
         return EpisodeIndices(support, support_y, query, query_y, classes, keys, turns)
+
+    @property
+    def in_memory(self) -> bool:  # type: ignore[override]
+        """Whether the source is."""
+        return self.source.in_memory
+
+    def episodes(
+        self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
+    ) -> Episode:
+        """Draws, reads, turns and augments, all in one batch."""
+        drawn = self(indices)
+        support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device, augmentation)
+        query_x = self._read(drawn.query, drawn.query_y, drawn, Stream.QUERY, device, augmentation)
+        support_y, query_y = (
+            torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y)
+        )
+        return Episode(support_x, support_y, query_x, query_y)
+
+    def _read(
+        self,
+        samples: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        drawn: EpisodeIndices,
+        stream: Stream,
+        device: torch.device,
+        augmentation: Augmentation | None,
+    ) -> Tensor:
+        x = self.source.read(torch.from_numpy(samples), device)
+        if drawn.turns is not None:
+            x = rotate(x, torch.from_numpy(np.take_along_axis(drawn.turns, labels, axis=1)).to(device))
+        if augmentation is None:
+            return x
+        keys = stream_keys(drawn.keys.view(np.int64), stream)
+        u = torch.from_numpy(random_uniforms(keys, samples.shape[1] * augmentation.num_random)).to(device)
+        return augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).view_as(x)
 
     def _shuffled(
         self, samples: NDArray[np.int64], keys: NDArray[np.uint64], start: int

@@ -8,7 +8,13 @@ from metatransfer.functional.prototypes import (
     nearest_neighbor,
     squared_euclidean_scores,
 )
-from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
+from metatransfer.functional.random import (
+    random_permutations,
+    random_subsets,
+    random_uniforms,
+    random_words,
+    stream_keys,
+)
 from metatransfer.functional.stateless import BatchNormPolicy, batch_norm_layers, stateless
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "over_tasks",
     "random_permutations",
     "random_subsets",
+    "random_uniforms",
     "random_words",
     "sgd",
     "squared_euclidean_scores",

@@ -58,6 +58,21 @@ def random_words(keys: Words, count: int, *, start: int = 0) -> Words:
         return _mix(keys[..., None] + steps)
 
 
+def random_uniforms(keys: Words, count: int, *, start: int = 0) -> NDArray[np.float32]:
+    """Uniform numbers in [0, 1), multiples of ``2**-24``.
+
+    Args:
+        keys: ``(...)`` from :func:`stream_keys`.
+        count: draws per stream.
+        start: position of the first draw.
+
+    Returns:
+        ``(..., count)`` float32.
+    """
+    words = random_words(keys, count, start=start) >> np.uint64(40)
+    return words.astype(np.float32) * np.float32(2.0**-24)
+
+
 def random_subsets(keys: Words, population: int | Integers, size: int, *, start: int = 0) -> Integers:
     """Uniform ordered subsets without replacement: Floyd's algorithm, then a shuffle, for all streams at once.
 

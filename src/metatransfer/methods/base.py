@@ -338,8 +338,11 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     def baselines(self) -> dict[str, Baseline]:
         """1-nearest-neighbour on the raw inputs, and this method with untrained weights."""
+        shape = getattr(getattr(self, "backbone", None), "in_shape", None)
         found: dict[str, Baseline] = {
-            "pixel 1-NN": lambda episode: nearest_neighbor(episode.support_x, episode.support_y, episode.query_x)
+            "pixel 1-NN" if shape is None or len(shape) == 3 else "1-NN": lambda episode: nearest_neighbor(
+                episode.support_x, episode.support_y, episode.query_x
+            )
         }
         twin = self.untrained_twin()
         if twin is not None:

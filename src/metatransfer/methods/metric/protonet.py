@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.functional.prototypes import class_prototypes, cosine_scores, squared_euclidean_scores
+from metatransfer.functional.stateless import batch_norm_layers
 from metatransfer.methods.base import EpisodicModule
 from metatransfer.nn import Backbone
 
@@ -90,4 +91,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
 
     def protocol(self) -> dict[str, Any]:
         """As of the base, with the distance."""
-        return super().protocol() | {"distance": self.distance, "batch_norm": "running"}
+        return super().protocol() | {
+            "distance": self.distance,
+            "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",
+        }
