@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from metatransfer.batches import Episode
 from metatransfer.callbacks.report import Report
-from metatransfer.callbacks.run_folder import run_folder
+from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder
 from metatransfer.functional.losses import is_regression
 
 
@@ -24,6 +24,10 @@ class EpisodeFigures(Callback):
 
     def __init__(self) -> None:
         self._episode: Episode | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agrees with the other processes on the folder."""
+        agree_on_run_folder(trainer)
 
     def _keep(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(batch, Episode):

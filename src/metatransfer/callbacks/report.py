@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from metatransfer.callbacks.run_folder import run_folder, short_path, write_atomically
+from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, short_path, write_atomically
 from metatransfer.functional.losses import episode_scores, is_regression
 from metatransfer.methods.base import Baseline, MethodModule
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
@@ -72,6 +72,7 @@ class Report(Callback):
         """Starts the clock."""
         self._stage = stage
         self._evaluation = evaluation_key(pl_module)
+        agree_on_run_folder(trainer)
         self._started = time.perf_counter()
         self.seconds = 0.0
         self.history, self.measured, self._running = [], {}, {}

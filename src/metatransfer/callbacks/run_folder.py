@@ -26,6 +26,16 @@ def run_folder(trainer: Trainer) -> Path:
     return known
 
 
+def agree_on_run_folder(trainer: Trainer) -> None:
+    """Settles the folder in all processes at once, so that later the first one may ask for it alone.
+
+    Args:
+        trainer: the run.
+    """
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        run_folder(trainer)
+
+
 def _choose(trainer: Trainer) -> Path:
     logger = trainer.logger
     if isinstance(logger, TensorBoardLogger | CSVLogger):
