@@ -6,7 +6,12 @@ from pathlib import Path
 
 path = Path(sys.argv[1])
 names = set(zipfile.ZipFile(path).namelist())
-needed = ["metatransfer/py.typed", "metatransfer/data/glyphs.xz", "metatransfer/data/NOTICE-glyphs.md"]
+needed = [
+    "metatransfer/py.typed",
+    "metatransfer/data/glyphs.xz",
+    "metatransfer/data/omniglot_vinyals.txt",
+    "metatransfer/data/NOTICE-glyphs.md",
+]
 missing = [name for name in needed if name not in names]
 if missing:
     sys.exit(f"the wheel lacks {missing}")

@@ -19,7 +19,15 @@ from metatransfer.messages import subclasses
 from metatransfer.methods.base import EpisodicModule, MethodModule
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+EVERY_CONFIG = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def needs_files(path):
+    """Whether a YAML's data lies in a folder of the user's."""
+    return "root" in yaml.safe_load(path.read_text())["data"]["init_args"]
+
+
+CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path)]
 WAYS = 3
 
 
@@ -51,4 +59,15 @@ def episode(tasks=2, shots=2, queries=4, seed=0):
     return Episode(draw(shots), labels(shots), draw(queries), labels(queries))
 
 
-__all__ = ["CONFIGS", "ROOT", "WAYS", "EpisodicModule", "config_of", "episode", "metatransfer", "methods", "small"]
+__all__ = [
+    "CONFIGS",
+    "EVERY_CONFIG",
+    "ROOT",
+    "WAYS",
+    "EpisodicModule",
+    "config_of",
+    "episode",
+    "metatransfer",
+    "methods",
+    "small",
+]

@@ -10,9 +10,10 @@ import yaml
 from PIL import Image
 
 from conftest import best_checkpoint, results
-from contract import CONFIGS, ROOT, methods
+from contract import CONFIGS, EVERY_CONFIG, ROOT, methods
 from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule, SinusoidEpisodes
 from metatransfer.callbacks.checkpoint import card_path
+from metatransfer.cli import main
 
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
 
@@ -20,6 +21,26 @@ configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relat
 def test_every_method_has_a_config():
     named = {yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2] for path in CONFIGS}
     assert {kind.__name__ for kind in methods(MethodModule)} <= named
+
+
+@pytest.mark.parametrize("config", EVERY_CONFIG, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
+def test_every_config_parses(config, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert not stop.value.code
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"]
+
+
+@pytest.mark.parametrize("config", sorted(set(EVERY_CONFIG) - set(CONFIGS)), ids=lambda path: path.name)
+def test_data_that_is_not_there_is_asked_for_in_one_sentence(config, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(config), "--trainer.accelerator=cpu"])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert "put" in message
+    assert yaml.safe_load(config.read_text())["data"]["init_args"]["root"] in message
 
 
 def write_folder(root, episode):

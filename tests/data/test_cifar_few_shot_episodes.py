@@ -49,7 +49,6 @@ def python2(content):
 
     def value(one):
         if isinstance(one, np.ndarray):
-            dtype = b"cnumpy\ndtype\n" + word("u1") + b"K\x00K\x01\x87RK\x03"[:-2]
             dtype = b"cnumpy\ndtype\n(" + word("u1") + b"K\x00K\x01tR(K\x03" + word("|") + b"NNNJ\xff\xff\xff\xffJ\xff"
             dtype += b"\xff\xff\xffK\x00tb"
             shape = b"".join(b"J" + struct.pack("<i", n) for n in one.shape)
@@ -231,7 +230,7 @@ def test_a_cut_binary_file(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UserError, match="CIFAR-100 is not in .* put the folder cifar-100-binary"):
+    with pytest.raises(UserError, match=r"CIFAR-100 is not in .* put the folder cifar-100-binary"):
         cifar(tmp_path).setup("fit")
 
 
@@ -261,7 +260,7 @@ def test_download_takes_only_the_files_it_knows(binary, tmp_path, monkeypatch):
 
 def test_a_damaged_archive(tmp_path):
     (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"x")
-    with pytest.raises(UserError, match="cannot be unpacked .* remove it, so that it is downloaded again"):
+    with pytest.raises(UserError, match=r"cannot be unpacked .* remove it, so that it is downloaded again"):
         cifar(tmp_path, download=True).setup("fit")
 
 

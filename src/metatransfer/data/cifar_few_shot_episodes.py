@@ -8,7 +8,7 @@ import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.image_files import ImageLook, fetch
 from metatransfer.data.sources import TensorSource
 from metatransfer.errors import UserError
+
+Benchmark = Literal["cifar_fs", "fc100"]
 
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 _MD5 = "03b5dce01913d631647c71ecec9e9cb8"
@@ -69,7 +71,7 @@ _BENCHMARKS = {
 }
 
 
-def benchmark_classes(benchmark: str, split: str) -> tuple[str, ...]:
+def benchmark_classes(benchmark: Benchmark, split: str) -> tuple[str, ...]:
     """The classes of CIFAR-100 in a split of a benchmark.
 
     Args:
@@ -113,7 +115,7 @@ class CIFARFewShotEpisodes(EpisodicDataModule):
     def __init__(
         self,
         root: str,
-        benchmark: str = "cifar_fs",
+        benchmark: Benchmark = "cifar_fs",
         download: bool = False,
         **episodes: Any,  # noqa: ANN401
     ) -> None:
@@ -209,8 +211,9 @@ def _unpack(archive: Path, folder: Path) -> None:
                 temporary.write_bytes(member.read() if member is not None else b"")
                 temporary.replace(folder / name)
     except (tarfile.TarError, KeyError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"'{archive}' cannot be unpacked ({' '.join(str(error).split())}): remove it, so that it is downloaded again."
+            f"'{archive}' cannot be unpacked ({reason}): remove it, so that it is downloaded again."
         ) from error
 
 

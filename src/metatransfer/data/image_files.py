@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import PIL
@@ -36,7 +36,8 @@ from metatransfer.data.sources import Source, TensorSource
 from metatransfer.errors import UserError
 
 MEMORY_LIMIT = 2 * 2**30
-ON_BAD_SAMPLE = ("error", "skip")
+OnBadSample = Literal["error", "skip"]
+ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 _MAX_FILE = 256 * 2**20  # no photograph is larger; a zip member may claim any size
 _CACHE_FORMAT = 1
 _CACHE_NAME = re.compile(r"images-[0-9a-f]{32}\.npy|\.images-\w+\.tmp")
@@ -378,7 +379,8 @@ def _zip(path: str) -> zipfile.ZipFile:
     opened: dict[tuple[str, int, int], zipfile.ZipFile] = _handles.__dict__.setdefault("opened", {})
     key = (path, os.getpid(), os.stat(path).st_mtime_ns)
     if key not in opened:
-        opened.clear()  # one at a time: no file stays open for long
+        if len(opened) >= 8:  # few data sets have more parts, and none should keep files open for ever
+            opened.clear()
         opened[key] = zipfile.ZipFile(path)
     return opened[key]
 
@@ -683,7 +685,7 @@ def open_images(
     look: ImageLook,
     name: str,
     *,
-    on_bad_sample: str = "error",
+    on_bad_sample: OnBadSample = "error",
     cache_dir: str | None = None,
     memory_limit: int = MEMORY_LIMIT,
     groups: Mapping[str, str] | None = None,

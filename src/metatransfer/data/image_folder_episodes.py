@@ -19,6 +19,7 @@ from metatransfer.data.image_files import (
     ImageFile,
     ImageLook,
     ImageTree,
+    OnBadSample,
     check_class_names,
     open_images,
     open_tree,
@@ -76,7 +77,7 @@ class ImageFolderEpisodes(EpisodicDataModule):
         split_seed: int = 0,
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
-        on_bad_sample: str = "error",
+        on_bad_sample: OnBadSample = "error",
         cache_dir: str | None = None,
         memory_limit: int = MEMORY_LIMIT,
         **episodes: Any,  # noqa: ANN401

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,11 +14,21 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice
 from metatransfer.data.episodic import EpisodicDataModule
-from metatransfer.data.image_files import ON_BAD_SAMPLE, ImageLook, ImageTree, fetch, open_images, open_tree
+from metatransfer.data.image_files import (
+    ON_BAD_SAMPLE,
+    ImageLook,
+    ImageTree,
+    OnBadSample,
+    fetch,
+    open_images,
+    open_tree,
+)
 from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, stream_keys
+
+Protocol = Literal["vinyals", "maml", "lake"]
 
 _MIRRORS = (
     "https://raw.githubusercontent.com/brendenlake/omniglot/master/python",
@@ -85,10 +95,10 @@ class OmniglotEpisodes(EpisodicDataModule):
     def __init__(
         self,
         root: str,
-        protocol: str = "vinyals",
+        protocol: Protocol = "vinyals",
         image_size: int = 28,
         download: bool = False,
-        on_bad_sample: str = "error",
+        on_bad_sample: OnBadSample = "error",
         cache_dir: str | None = None,
         **episodes: Any,  # noqa: ANN401
     ) -> None:

@@ -41,7 +41,7 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
     Args:
         module: any network; its BatchNorm layers are steered while the function runs, and only then.
         running: normalise by the running averages instead of batch statistics.
-        composite: write BatchNorm and InstanceNorm as differentiable elementary operations. Needed under
+        composite: write BatchNorm, InstanceNorm and LayerNorm as differentiable elementary operations. Needed under
             ``torch.func.vmap``: the second derivative of the native ones is silently wrong there.
 
     Returns:
