@@ -137,6 +137,9 @@ MISTAKES = [
     (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
     (["fit", "--config", MAML, "--model.inner_stps", "3"], ["MAMLModule has no argument 'inner_stps'", "inner_steps?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["several classes are called ReduceLROnPlateau", "lightning.pytorch.cli.ReduceLROnPlateau"]),
+    (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),
+    (["fit", "--config", ROOT / "configs"], ["configs' is a folder"]),
     (["fit", "--config", MAML, "--modl.inner_steps", "3"], ["unknown option", "Did you mean --model.inner_steps?"]),
     (["fit", "--config", MAML, "--trainr.max_epochs", "3"], ["unknown option '--trainr.max_epochs'", "--trainer.max_epochs?"]),
     (["fit", "--config", MAML, "--model.inner_steps", "x"], ["inner_steps must be an integer", "'x'"]),
@@ -170,7 +173,7 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, expected, capsys, tmp_
         arguments = [*arguments, "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false",
                      "--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=1",
                      "--data.val_episodes=2"]  # fmt: skip
-        if "nope.yaml" in arguments:
+        if "nope.yaml" in arguments or ROOT / "configs" in arguments:
             arguments = arguments[:3]
     message = complaint(capsys, *arguments)
     for words in expected:

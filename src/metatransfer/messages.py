@@ -150,9 +150,24 @@ def _wrong_value(found: re.Match[str], message: str, options: list[str]) -> str:
 
 
 def _wrong_union(found: re.Match[str], message: str, options: list[str]) -> str:
-    kinds = [kind for kind in re.findall(r"Expected an? (?:<class ')?([\w.]+)", message) if kind != "NoneType"]
-    wanted = " or ".join(_PLAIN.get(kind, kind) for kind in dict.fromkeys(kinds)) or "something else"
-    return f"{found[1]} must be {wanted}, but is '{found[2].strip()}'."
+    value = found[2].strip()
+    kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
+    choices = [word.strip(" '\"") for listed in re.findall(r"Expected an? typing.Literal\[(.*)\]", message)
+               for word in listed.split(",")]  # fmt: skip
+    wanted = [_PLAIN.get(kind, kind) for kind in dict.fromkeys(kinds) if kind != "NoneType"]
+    if choices:
+        wanted.append(f"one of {', '.join(dict.fromkeys(choices))}")
+    return (
+        f"{found[1]} must be {' or '.join(wanted) or 'something else'}, but is '{value}'{did_you_mean(value, choices)}"
+    )
+
+
+def _ambiguous(found: re.Match[str], message: str, options: list[str]) -> str:
+    paths = found[2].split(", ")
+    example = paths[-1]  # Lightning's own ReduceLROnPlateau is the one that knows what to monitor, and comes last
+    return (
+        f"several classes are called {found[1]}: give one by its full path, {' or '.join(paths)} (such as {example})."
+    )
 
 
 def _missing(found: re.Match[str], message: str, options: list[str]) -> str:
@@ -164,6 +179,8 @@ def _missing(found: re.Match[str], message: str, options: list[str]) -> str:
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], str, list[str]], str]]] = [
     (r"File does not exist: '([^']*)'", lambda m, *_: f"config file '{m[1]}' does not exist."),
+    (r"Path is not a file: '([^']*)'", lambda m, *_: f"config file '{m[1]}' is a folder, but must be a file."),
+    (r"Multiple subclasses with name (\S+)\. Give the full class path to avoid ambiguity: ([^\n]*)\.", _ambiguous),
     (r"Option '([^']*)' is not accepted", _unknown_argument),
     (r"does not accept option '([^']*)'", _unknown_option),
     (r"unrecognized arguments: (.*)", _unknown_option),

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from metatransfer.data import TensorSource
-from metatransfer.data.image_files import ImageFileSource
+from metatransfer.data.images import ImageFileSource
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
 from metatransfer.errors import UserError
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice, check_file, did_you_mean
 from metatransfer.data.episodic import EpisodicDataModule
-from metatransfer.data.image_files import ImageLook, fetch
+from metatransfer.data.images import ImageLook, fetch
 from metatransfer.data.sources import TensorSource
 from metatransfer.errors import UserError
 

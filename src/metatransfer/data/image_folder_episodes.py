@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice, check_file, check_positive, did_you_mean
 from metatransfer.data.episodic import EpisodicDataModule
-from metatransfer.data.image_files import (
+from metatransfer.data.images import (
     MEMORY_LIMIT,
     ON_BAD_SAMPLE,
     ImageFile,

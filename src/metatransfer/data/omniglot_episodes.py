@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice
 from metatransfer.data.episodic import EpisodicDataModule
-from metatransfer.data.image_files import (
+from metatransfer.data.images import (
     ON_BAD_SAMPLE,
     ImageLook,
     ImageTree,
