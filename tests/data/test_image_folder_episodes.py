@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from metatransfer.data import TensorSource
-from metatransfer.data.images import ImageFileSource
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
+from metatransfer.data.images import ImageFileSource
 from metatransfer.errors import UserError
 
 SHAPE = {"num_ways": 2, "num_shots": 1, "num_queries": 2, "tasks_per_batch": 2, "image_size": 6}

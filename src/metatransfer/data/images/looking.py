@@ -140,6 +140,7 @@ def decode(file: ImageFile, look: ImageLook) -> NDArray[np.uint8]:
 
     Raises:
         UserError: with the path: unreadable, damaged or no image.
+        MemoryError: of this machine, not of the file.
     """
     data = _bytes(file)
     try:
@@ -148,7 +149,7 @@ def decode(file: ImageFile, look: ImageLook) -> NDArray[np.uint8]:
                 image.draft(None, (2 * look.size, 2 * look.size))  # keeps the mode
             return look(image)
     except MemoryError:
-        raise  # of this machine, not of the file
+        raise
     except Exception as error:  # a damaged file raises whatever its decoder does
         reason = "not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
         raise UserError(f"{file.where} cannot be read as an image ({reason}); remove it or save it again.") from error

@@ -104,8 +104,7 @@ def open_images(
         name: how to call the set in messages.
         on_bad_sample: ``"error"`` or ``"skip"``: leave out files that cannot be used and classes without any.
         cache_dir: see :func:`cache_folder`.
-        memory_limit: bytes of decoded images up to which they are held in memory; beyond, files are decoded when they
-            are drawn, and only their headers are checked here.
+        memory_limit: bytes of decoded images to hold; beyond, headers are checked here and files decoded when drawn.
         groups: the group of each class.
 
     Returns:
@@ -115,21 +114,17 @@ def open_images(
         UserError: two classes of one name; with ``"error"`` also a file that cannot be used or an empty class.
     """
     files, labels, problems = _usable(classes, name)
-    images: NDArray[np.uint8] | None = None
-    bad: dict[int, str] = {}
-    if not problems or on_bad_sample == "skip":  # else there is something to say already
-        images, bad = _examined(files, look, cache_dir, memory_limit)
-    problems += bad.values()
     _report(problems, on_bad_sample)
-    keep = np.setdiff1d(np.arange(len(files)), list(bad))
-    kept, labels = np.unique(labels[keep], return_inverse=True)
+    images, bad = _examined(files, look, cache_dir, memory_limit)
+    _report(list(bad.values()), on_bad_sample)
+    left_out = len(problems) + len(bad)
+    kept, labels = np.unique(np.delete(labels, list(bad)), return_inverse=True)
     names = [list(classes)[index] for index in kept]
     group_names = [groups[one] for one in names] if groups is not None else None
     if images is None:
-        return ImageFileSource([files[i] for i in keep], labels, names, name, look, group_names), len(problems)
-    # a copy, so that the cache file can go while the data is in use
-    data = images if images.flags.writeable and not bad else images[keep]
-    return TensorSource(torch.from_numpy(data), labels, names, name, group_names), len(problems)
+        files = [file for index, file in enumerate(files) if index not in bad]
+        return ImageFileSource(files, labels, names, name, look, group_names), left_out
+    return TensorSource(torch.from_numpy(images), labels, names, name, group_names), left_out
 
 
 def _usable(
@@ -147,10 +142,13 @@ def _usable(
 def _examined(
     files: Sequence[ImageFile], look: ImageLook, cache_dir: str | None, memory_limit: int
 ) -> tuple[NDArray[np.uint8] | None, dict[int, str]]:
-    """The images where they fit into memory, and what is wrong with which file."""
-    if len(files) * math.prod(look.shape) <= memory_limit:
-        return cached_images(files, look, cache_dir)
-    return None, cached_headers(files, cache_dir)
+    """The good images where they fit into memory, and what is wrong with which file."""
+    if len(files) * math.prod(look.shape) > memory_limit:
+        return None, cached_headers(files, cache_dir)
+    images, bad = cached_images(files, look, cache_dir)
+    if bad or not images.flags.writeable:  # a copy of what is mapped: the cache file can go while the data is in use
+        images = np.delete(images, list(bad), axis=0)
+    return images, bad
 
 
 def _report(problems: Sequence[str], on_bad_sample: str) -> None:
