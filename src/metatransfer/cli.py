@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
@@ -96,8 +96,11 @@ class MetaTransferCLI(LightningCLI):
             raise UserError(
                 f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
             ) from error
-        if not isinstance(content, dict) or "state_dict" not in content:
-            raise UserError(f"'{path}' holds no 'state_dict' and is not a Lightning checkpoint.")
+        missing = {"state_dict", "pytorch-lightning_version"} - set(content if isinstance(content, dict) else ())
+        if missing:
+            raise UserError(
+                f"'{path}' holds no {sorted(missing, reverse=True)[0]!r} and is not a Lightning checkpoint."
+            )
 
     def before_instantiate_classes(self) -> None:
         """Fills in what follows from the data, and looks at the folder that will be written to."""
@@ -107,6 +110,8 @@ class MetaTransferCLI(LightningCLI):
             settings.verbose = False  # the report is the one table
         settings.weights_only = True  # nobody's checkpoint runs code
         model, data = settings.model.get("init_args"), (settings.get("data") or {}).get("init_args")
+        if self.subcommand == "predict" and not settings.ckpt_path:
+            print("warning: no --ckpt_path is given, so untrained weights will answer", file=sys.stderr)
         if model is not None and data is not None and "num_outputs" in model and model.num_outputs is None:
             ways = getattr(import_class(settings.data.class_path), "num_targets", None) or data.get("num_ways")
             model.num_outputs = max(1, ways) if ways is not None else None  # the data refuses 0 in its own words
@@ -125,7 +130,8 @@ class MetaTransferCLI(LightningCLI):
         extra = [kind() for kind in wanted if not any(isinstance(callback, kind) for callback in given)]
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             extra.append(RichProgressBar())
-        if trainer.get("enable_checkpointing") is not False:
+        own_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in given)
+        if trainer.get("enable_checkpointing") is not False and not own_checkpoint:
             extra.append(self._get(self.config_init, "checkpoint"))
         config = {**trainer, **kwargs, "callbacks": list(given)}
         try:
@@ -170,10 +176,21 @@ def main(args: ArgsType = None) -> None:
         raise SystemExit(2) from None
 
 
+def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
+    """Whether an exception comes from a check inside one of the packages, not from our code or deeper down."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    path = frame.tb_frame.f_code.co_filename.replace(os.sep, "/") if frame is not None else ""
+    return any(f"site-packages/{package}/" in path for package in packages)
+
+
 def _mistake(error: BaseException | None) -> BaseException | None:
     """The user's mistake behind an exception: the parser wraps what constructors raise into reports of its own."""
     while error is not None:
         if isinstance(error, UserError | MisconfigurationException):
+            return error
+        if isinstance(error, ValueError | ImportError) and _raised_in(error, ("lightning", "torch/optim")):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -148,3 +148,32 @@ def test_metric_in_the_interval_is_over_episodes():
     mean, half = metric.compute()
     assert mean.item() == pytest.approx(values.mean().item())
     assert half.item() == pytest.approx(1.96 * values.std().item() / math.sqrt(40), rel=1e-5)
+
+
+def test_the_number_of_episodes_is_the_measured_one(cli, capsys):
+    run = cli("fit", PROTONET, "--trainer.limit_val_batches=1")
+    assert results(run)["episodes"] == 2
+    assert "2 val, 5-way" in capsys.readouterr().out
+
+
+def test_a_fit_without_validation_still_reports(cli):
+    answer = results(cli("fit", PROTONET, "--trainer.limit_val_batches=0"))
+    assert answer["metrics"] == {}
+    assert answer["episodes"] is None
+
+
+def test_the_best_validation_is_not_one_without_a_number():
+    from types import SimpleNamespace
+
+    report = Report()
+    report.history = [{"metrics": {"loss": {"value": 0.5}}}, {"metrics": {"loss": {"value": None}}}]
+    chooser = SimpleNamespace(monitor="val/loss", mode="min")
+    assert report._best(SimpleNamespace(checkpoint_callback=chooser))["metrics"]["loss"]["value"] == 0.5
+
+
+def test_a_monitored_loss_is_minimised_without_saying_so(cli):
+    assert results(cli("fit", PROTONET, "--checkpoint.monitor=val/loss"))["protocol"]["selection"] == "min val/loss"
+
+
+def test_untrained_weights_are_not_called_selected(cli):
+    assert "selection" not in results(cli("test", PROTONET))["protocol"]

@@ -106,3 +106,14 @@ def test_random_state_is_in_the_checkpoint_and_comes_back():
     made.on_load_checkpoint(checkpoint)
     torch.set_rng_state(made._rng_state["cpu"])
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_labels_as_a_list_of_scalars_of_torch_or_numpy():
+    made, batch = module(), episode(tasks=1)
+    for labels in (list(batch.support_y[0]), list(batch.support_y[0].numpy())):
+        assert made.adapt(batch.support_x[0], labels).classes == (0, 1, 2)
+
+
+def test_half_precision_modules_adapt():
+    made, batch = module().bfloat16(), episode(tasks=1)
+    assert len(made.adapt(batch.support_x[0], batch.support_y[0]).predict(batch.query_x[0])) == 12

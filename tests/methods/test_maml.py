@@ -153,3 +153,11 @@ def test_running_policy_refuses_layers_without_running_averages():
     backbone.layers[1] = torch.nn.BatchNorm2d(4, track_running_stats=False)
     with pytest.raises(UserError, match=r"layer 'backbone.layers.1' was built with track_running_stats=False"):
         MAMLModule(backbone, num_outputs=3, batch_norm="running")
+
+
+def test_a_module_frozen_for_inference_adapts_as_before():
+    module, batch = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=3), episode(tasks=1)
+    expected = module.adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
+    module.freeze()
+    again = module.adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
+    torch.testing.assert_close(again, expected)

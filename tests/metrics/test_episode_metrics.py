@@ -38,7 +38,7 @@ def test_classification(ways):
     for outputs, targets in batches:
         metrics.update(outputs, targets)
     numbers = {name: float(value) for name, value in metrics.compute().items()}
-    assert set(numbers) == {"accuracy", "accuracy_ci95", "loss", "loss_ci95", "calibration_error"}
+    assert set(numbers) == {"episodes", "accuracy", "accuracy_ci95", "loss", "loss_ci95", "calibration_error"}
     logits = torch.cat([outputs for outputs, _ in batches]).double().numpy()
     labels = torch.cat([targets for _, targets in batches]).numpy()
     accuracy = (logits.argmax(-1) == labels).mean(1)
@@ -56,7 +56,7 @@ def test_regression():
     outputs, targets = torch.randn(4, 6, 2), torch.randn(4, 6, 2)
     metrics.update(outputs, targets)
     numbers = metrics.compute()
-    assert set(numbers) == {"mse", "mse_ci95", "loss", "loss_ci95"}
+    assert set(numbers) == {"episodes", "mse", "mse_ci95", "loss", "loss_ci95"}
     squares = (outputs - targets).square().double().numpy().mean((1, 2))
     assert float(numbers["mse"]) == pytest.approx(squares.mean(), rel=1e-5)
     assert float(numbers["loss_ci95"]) == pytest.approx(1.96 * squares.std(ddof=1) / 2, rel=1e-5)

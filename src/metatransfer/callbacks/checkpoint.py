@@ -24,7 +24,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: metric that chooses the best checkpoint.
-        mode: whether more or less of it is better.
+        mode: whether more or less of it is better; where left out more for accuracies, less for everything else.
         save_top_k: how many of the best to keep; -1 keeps all.
         every_n_train_steps: also save the last state every so many batches.
         dirpath: folder; ``checkpoints`` in the run's folder where left out.
@@ -33,7 +33,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(
         self,
         monitor: str | None = "val/accuracy",
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         save_top_k: int = 1,
         every_n_train_steps: int | None = None,
         dirpath: str | None = None,
@@ -42,7 +42,7 @@ class BestCheckpoint(ModelCheckpoint):
             dirpath=dirpath,
             filename="epoch={epoch}-step={step}",
             monitor=monitor,
-            mode=mode,
+            mode=mode or ("max" if monitor is None or "accuracy" in monitor else "min"),
             save_top_k=save_top_k,
             save_last=True,
             auto_insert_metric_name=False,

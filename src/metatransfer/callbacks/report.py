@@ -95,7 +95,12 @@ class Report(Callback):
     def _finish(self) -> None:
         for name, (_, mean) in self._running.items():
             value, half_width = mean.compute()
-            self.measured[name] = {self._score_name: {"value": float(value), "ci95": _number(float(half_width))}}
+            self.measured[name] = {
+                self._score_name: {
+                    "value": _number(float(value)),
+                    "ci95": _number(float(half_width)),
+                }
+            }
         self._running = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,8 +155,7 @@ class Report(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends ``lightning fit``."""
-        if self.history:
-            self._publish(trainer, pl_module, self._best(trainer)["metrics"])
+        self._publish(trainer, pl_module, self._best(trainer)["metrics"] if self.history else {})
 
     def _best(self, trainer: Trainer) -> dict[str, Any]:
         """The validation that the best checkpoint was chosen by."""
@@ -161,7 +165,12 @@ class Report(Callback):
         if not scored:
             return self.history[-1]
         sign = 1 if getattr(chooser, "mode", "max") == "max" else -1
-        return max(scored, key=lambda entry: sign * (entry["metrics"][name]["value"] or -math.inf))
+
+        def rank(entry: dict[str, Any]) -> float:
+            value = entry["metrics"][name]["value"]
+            return -math.inf if value is None else sign * float(value)
+
+        return max(scored, key=rank)
 
     def _publish(self, trainer: Trainer, module: LightningModule, numbers: Numbers) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -170,8 +179,14 @@ class Report(Callback):
         if not trainer.is_global_zero:
             return
         stage = STAGES[trainer.state.fn]  # type: ignore[index]
+        numbers = dict(numbers)
+        measured = numbers.pop("episodes", {}).get("value")
+        trained = getattr(module, "trained_protocol", None)
+        if stage != "fit" and not trained:
+            card.pop("selection", None)  # weights that nothing has chosen
         results: dict[str, Any] = {
             "stage": stage,
+            "episodes": int(measured) if measured is not None else None,
             "metrics": numbers,
             "baselines": self.measured,
             "protocol": card,
@@ -179,7 +194,6 @@ class Report(Callback):
             "seconds": round(self._elapsed(), 1),
             "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
         }
-        trained = getattr(module, "trained_protocol", None)
         if stage != "fit" and trained:
             results["trained_under"] = trained
             results["protocol_differences"] = differences(trained, card)
@@ -267,7 +281,7 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     if "eval_episode" in data:
-        table.add_row("episodes", f"{data['episodes'][split]} {split}, {_episode_line(data['eval_episode'])}")
+        table.add_row("episodes", f"{results['episodes'] or 'no'} {split}, {_episode_line(data['eval_episode'])}")
     for name, number in results["metrics"].items():
         note = "  (chosen on these episodes)" if stage == "fit" and name == results["selected"] else ""
         table.add_row(name.replace("_", " "), _with_interval(name, number) + note)

@@ -117,9 +117,9 @@ class EpisodicDataModule(LightningDataModule):
             A :class:`~metatransfer.data.Source`.
 
         Raises:
-            NotImplementedError: the subclass generates its tasks and defines :meth:`sampler` instead.
+            UserError: the subclass defines neither this nor :meth:`sampler`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define source(split), or sampler(split)")
+        raise UserError(f"{type(self).__name__} must define source(split), or sampler(split) for generated tasks.")
 
     def sampler(self, split: str) -> TaskSampler:
         """What draws the episodes of a split; override it for tasks that are generated, not drawn from samples.
@@ -129,8 +129,16 @@ class EpisodicDataModule(LightningDataModule):
 
         Returns:
             By default an :class:`~metatransfer.data.EpisodeSampler` over :meth:`source`.
+
+        Raises:
+            UserError: :meth:`source` returns something else, or the episodes are impossible.
         """
         source, shape, rotation = self.source(split), self.shape(split), self.rotations.get(split, "none")
+        if not isinstance(source, Source):
+            raise UserError(
+                f"{type(self).__name__}.source must return a Source, such as TensorSource(data, labels, class_names, "
+                f"name), but returned {type(source).__name__}."
+            )
         if rotation == "classes":
             source = RotatedClasses(source)
         where = f"{type(self).__name__} ({split} split)"
@@ -251,6 +259,11 @@ class EpisodicDataModule(LightningDataModule):
         if split not in self.samplers:  # asked for without a Trainer
             self.samplers[split] = self.sampler(split)
         trainer = self.trainer
+        if trainer and split != "train" and self.num_episodes[split] < trainer.world_size:
+            raise UserError(
+                f"{split}_episodes={self.num_episodes[split]} leaves some of {trainer.world_size} processes without "
+                "any: raise it to one for each at least."
+            )
         return EpisodeLoader(
             self.samplers[split],
             episodes=self.num_episodes[split],

@@ -21,7 +21,15 @@ from metatransfer.checks import check_episode, check_state_dict, check_support
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores, is_regression
 from metatransfer.functional.prototypes import nearest_neighbor
-from metatransfer.methods.predictor import Labels, Predictor, classes_of, encode, evaluating
+from metatransfer.methods.predictor import (
+    Labels,
+    Predictor,
+    classes_of,
+    encode,
+    evaluating,
+    floating_dtype,
+    plain_labels,
+)
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.metrics import EpisodeMetrics
 
@@ -270,11 +278,17 @@ class EpisodicModule(MethodModule, Generic[State]):
             self.log(f"{stage}/{name}", value, prog_bar=name == metrics.score_name, sync_dist=True)
         metrics.reset()
 
+    def setup(self, stage: str) -> None:
+        """Looks at the episodes anew: they may be another data module's."""
+        self._checked.clear()
+
     def _check_once(self, batch: Episode, stage: str) -> None:
         # label checks wait for the device, so only the first meta-batch of each stage pays for them
         if stage in self._checked:
             return
         check_episode(batch, num_outputs=self.num_outputs, where=f"the {stage} episode")
+        if self.num_outputs is None and is_regression(batch.support_y):
+            raise UserError(f"{type(self).__name__} learns classes, but the {stage} episode has float targets.")
         self.check_samples(tuple(batch.support_x.shape[2:]))
         self._checked.add(stage)
 
@@ -294,7 +308,8 @@ class EpisodicModule(MethodModule, Generic[State]):
         """
         samples = torch.as_tensor(support_x)
         check_support(samples, support_y)
-        samples = samples.to(self.device, self.dtype if isinstance(self.dtype, torch.dtype) else torch.float32)
+        samples = samples.to(self.device, floating_dtype(self))
+        support_y = plain_labels(support_y)
         self.check_samples(tuple(samples.shape[1:]))
         found = len(classes_of(support_y))
         if self.num_outputs is not None and found > self.num_outputs:

@@ -68,7 +68,7 @@ class Predictor(Generic[State]):
         """
         samples = torch.as_tensor(x)
         check_float_samples(samples, "x")
-        samples = samples.to(self.module.device, self.module.dtype)  # type: ignore[arg-type]
+        samples = samples.to(self.module.device, floating_dtype(self.module))
         if samples.dim() < 2:
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
         if not torch.isfinite(samples).all():
@@ -111,6 +111,33 @@ class Predictor(Generic[State]):
             return torch.as_tensor(self.classes, device=chosen.device)[chosen]
         names = [self.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
+
+
+def floating_dtype(module: nn.Module) -> torch.dtype:
+    """The type of a module's weights.
+
+    Args:
+        module: any module.
+
+    Returns:
+        That of its first floating-point parameter, float32 without any.
+    """
+    kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return next(kinds, torch.float32)
+
+
+def plain_labels(labels: Labels) -> Labels:
+    """Labels as values: scalars of torch and numpy in a list are compared by what they hold.
+
+    Args:
+        labels: one per support sample.
+
+    Returns:
+        The same, with scalars unpacked where they came in a list or tuple.
+    """
+    if isinstance(labels, Tensor | np.ndarray):
+        return labels
+    return [label.item() if isinstance(label, Tensor | np.generic) else label for label in labels]
 
 
 def classes_of(labels: Labels) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassCalibrationError
 
 from metatransfer.functional.losses import episode_losses, episode_scores, is_regression
@@ -19,6 +20,7 @@ class EpisodeMetrics(nn.Module):
         super().__init__()
         self.score = EpisodeMean()
         self.loss = EpisodeMean()
+        self.number = SumMetric()
         # it only bins the largest probability, so the number of classes may change from episode to episode
         self.calibration = MulticlassCalibrationError(num_classes=2, n_bins=15, validate_args=False)
         self.score_name = "accuracy"
@@ -33,14 +35,18 @@ class EpisodeMetrics(nn.Module):
         outputs = outputs.detach().float()
         self.score.update(episode_scores(outputs, targets))
         self.loss.update(episode_losses(outputs, targets))
+        self.number.update(len(outputs))
         if is_regression(targets):
             self.score_name = "mse"
         else:
             self.calibration.update(outputs.softmax(-1).flatten(0, 1), targets.flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers by name; ``<name>_ci95`` is the half-width of an interval. Synchronised between processes."""
-        numbers = {}
+        """The numbers by name, synchronised between processes.
+
+        ``<name>_ci95`` is the half-width of an interval, ``episodes`` how many there were.
+        """
+        numbers = {"episodes": self.number.compute()}
         for name, metric in ((self.score_name, self.score), ("loss", self.loss)):
             numbers[name], numbers[f"{name}_ci95"] = metric.compute()
         if self.score_name == "accuracy" and int(self.score.count):
@@ -50,5 +56,5 @@ class EpisodeMetrics(nn.Module):
     def reset(self) -> None:
         """Forgets everything."""
         self.score_name = "accuracy"
-        for metric in (self.score, self.loss, self.calibration):
+        for metric in (self.score, self.loss, self.number, self.calibration):
             metric.reset()

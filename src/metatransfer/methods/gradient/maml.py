@@ -116,8 +116,12 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
         return self._network[0]
 
     def adapted_parameters(self) -> Params:
-        """What the inner loop starts from: all parameters that are not frozen, by their names in :attr:`network`."""
-        return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
+        """What the inner loop starts from: all parameters that are not frozen, by their names in :attr:`network`.
+
+        A module frozen as a whole, Lightning's idiom for inference, adapts as it did before.
+        """
+        every: Params = dict(self.network.named_parameters())
+        return {name: value for name, value in every.items() if value.requires_grad} or every
 
     def update_rule(self) -> UpdateRule:
         """One inner step."""
