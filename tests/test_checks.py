@@ -3,6 +3,7 @@
 import os
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +42,27 @@ def test_check_positive_refuses(value):
 def test_check_positive_passes():
     checks.check_positive(a=1, b=1e-9, c=None)
     checks.check_positive()
+
+
+@pytest.mark.parametrize("value", [-1, -1e-9, float("nan"), float("inf")])
+def test_check_not_negative(value):
+    checks.check_not_negative(a=0, b=1.5, c=None)
+    assert refusal(checks.check_not_negative, a=0, b=value) == f"b must be 0 or more, but is {value}."
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, 10**30, 1.5])
+def test_check_seed(value):
+    checks.check_seed(seed=0, other=2**32 - 1)
+    assert refusal(checks.check_seed, seed=value).startswith("seed must be a whole number from 0 to 4294967295, but is")
+
+
+def test_check_monitor():
+    checks.check_monitor("x", "val/loss", ["val/loss"])
+    sentence = refusal(checks.check_monitor, "checkpoint.monitor", "val/los", ["val/loss", "train/loss"])
+    assert sentence == (
+        "checkpoint.monitor 'val/los' is not logged by this run. Did you mean val/loss? Known: train/loss, val/loss."
+    )
+    assert "Known: none." in refusal(checks.check_monitor, "x", "val/los", [])
 
 
 def test_check_choice():
@@ -143,6 +165,8 @@ def test_episode_shapes():
         assert word in sentence
     assert "0 classes" in refusal(checks.check_episode_shape, [], [], **arguments)
     assert "num_shots" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **{**arguments, "num_shots": 0})
+    single = {**arguments, "num_ways": 1, "prefix": "eval_"}
+    assert "raise eval_num_ways to 2 or more" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **single)
 
 
 # ---- support sets and weights
@@ -162,6 +186,32 @@ def test_episode_shapes():
 def test_bad_support(x, labels, words):
     sentence = refusal(checks.check_support, x, labels)
     assert all(word in sentence for word in words), sentence
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.tensor([[0], [1]]), ["shape (S,), but has (2, 1)", "support_y[:, 0]"]),
+        (np.array([["a"], ["b"]]), ["shape (S,), but has (2, 1)"]),
+        (torch.eye(2).long(), ["(2, 2) is one-hot", "support_y.argmax(-1)"]),
+        (torch.eye(2), ["is one-hot"]),
+        (np.eye(2), ["is one-hot"]),
+        (torch.tensor([[3, 4], [5, 6]]), ["has (2, 2): give one label for each sample"]),
+        ([[1, 0], [0, 1]], ["holds a list of 2", "class indices or names"]),
+        (list(torch.eye(2)), ["holds a Tensor of 2"]),
+        (None, ["one label for each sample, but is None"]),
+        (torch.tensor(1), ["one label for each sample"]),
+    ],
+)
+def test_more_than_one_label_for_a_sample(labels, words):
+    sentence = refusal(checks.check_support, torch.zeros(2, 3), labels)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_targets_and_labels_of_all_kinds_pass():
+    for labels in (torch.rand(2, 2), torch.rand(2, 1), np.random.rand(2, 2), [torch.tensor([1]), np.int64(3)], "ab"):
+        checks.check_support(torch.zeros(2, 3), labels)
+    checks.check_support(torch.zeros(2, 3), [("a", 1), ("b", 2)])
 
 
 def test_good_support():
@@ -219,13 +269,25 @@ def test_check_writable(tmp_path):
     sentence = refusal(checks.check_writable, tmp_path / "file" / "b", "run folder")
     assert "run folder" in sentence
     assert f"'{tmp_path / 'file'}' is a file" in sentence
+    assert "cannot be written (file name too long)" in refusal(
+        checks.check_writable, tmp_path / ("x" * 300), "run folder"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
 def test_check_writable_without_permission(tmp_path):
     tmp_path.chmod(0o500)
-    assert "allows no writing; choose another folder" in refusal(checks.check_writable, tmp_path / "a", "run folder")
+    sentence = refusal(checks.check_writable, tmp_path / "a", "run folder")
+    assert "cannot be written (permission denied): choose another folder" in sentence
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder that nobody may write to, even root")
+def test_check_writable_tries():
+    assert os.path.isdir("/proc")
+    for path in ("/proc", "/proc/runs", "/proc/runs/mine"):
+        assert f"'{path}' cannot be written" in refusal(checks.check_writable, path, "run folder")
 
 
 def test_check_writable_of_a_relative_path(tmp_path, monkeypatch):

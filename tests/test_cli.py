@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from conftest import ROOT, best_checkpoint, results
-from metatransfer import MAMLModule
+from metatransfer import MAMLModule, ProtoNetModule
 from metatransfer.cli import main
 
 MAML, PROTONET = ROOT / "configs" / "maml.yaml", ROOT / "configs" / "protonet.yaml"
@@ -137,7 +137,41 @@ MISTAKES = [
     (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
     (["fit", "--config", MAML, "--model.inner_stps", "3"], ["MAMLModule has no argument 'inner_stps'", "inner_steps?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
-    (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["several classes are called ReduceLROnPlateau", "lightning.pytorch.cli.ReduceLROnPlateau"]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["lr_scheduler ReduceLROnPlateau needs monitor: give --model.lr_scheduler.monitor."]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau"]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "CosineAnnealingLR"], ["lr_scheduler CosineAnnealingLR needs T_max: give --model.lr_scheduler.T_max."]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "StepRL"], ["unknown class 'StepRL' for lr_scheduler", "Did you mean StepLR?"]),
+    (["fit", "--config", MAML, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step=3"], ["StepLR has no argument 'step'", "Did you mean step_size?"]),
+    (["fit", "--config", MAML, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=x"], ["error: model.lr_scheduler.step_size must be an integer, but is 'x'."]),
+    (["fit", "--config", MAML, "--model.optimizer.lr", "abc"], ["error: model.optimizer.lr must be a number, but is 'abc'."]),
+    (["fit", "--config", MAML, "--model.optimizer.lr", "-1"], ["the optimizer refuses -1.0 as its learning rate"]),
+    (["fit", "--config", MAML, "--model.optimizer.lrr", "1"], ["Adam has no argument 'lrr'. Did you mean lr?"]),
+    (["fit", "--config", MAML, "--model.optimizer.betas", "0.9"], ["model.optimizer.betas must be a list, but is '0.9'"]),
+    (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
+    (["fit", "--config", MAML, "--model.inner_lr", "null"], ["model.inner_lr is null, but needs a value"]),
+    (["fit", "--config", MAML, "--data.num_shots", "null"], ["data.num_shots is null, but needs a value"]),
+    (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of MAMLModule", "ProtoNetModule"]),
+    (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
+    (["fit", "--config", MAML, "--data", "metatransfer.GlyphEpisods"], ["module metatransfer has no class 'GlyphEpisods'. Did you mean GlyphEpisodes?"]),
+    (["fit", "--config", MAML, "--data.augmentation.degrees", "5"], ["'degrees' belongs to a class that is not named: give it first, such as --data.augmentation RandomAffine."]),
+    (["fit", "--config", MAML, "--data.augmentation=RandomAffine", "--data.augmentation.shear=-1"], ["shear must be 0 or more, but is -1.0"]),
+    (["fit", "--config", MAML, "--trainer.logger", "CSVLogger"], ["logger CSVLogger needs save_dir: give --trainer.logger.save_dir."]),
+    (["fit", "--config", MAML, "--trainer.logger", "CSVLoger"], ["unknown class 'CSVLoger' for logger. Did you mean CSVLogger?", "TensorBoardLogger"]),
+    (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStoping"], ["unknown class 'EarlyStoping' for callbacks. Did you mean EarlyStopping?"]),
+    (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStopping"], ["callbacks EarlyStopping needs monitor"]),
+    (["fit", "--config", MAML, "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitr=x"], ["EarlyStopping has no argument 'monitr'. Did you mean monitor?"]),
+    (["fit", "--config", MAML, "--trainer.val_check_interval", "100"], ["trainer.val_check_interval is 100, but an epoch has only 1 batches"]),
+    (["fit", "--config", MAML, "--trainer.val_check_interval", "0"], ["trainer.val_check_interval must be a number above 0"]),
+    (["fit", "--config", MAML, "--trainer.accumulate_grad_batches", "0"], ["trainer.accumulate_grad_batches must be a number above 0"]),
+    (["fit", "--config", MAML, "--trainer", "null"], ["trainer must be names with values"]),
+    (["fit", "--config", MAML, "--config", "{trainer: [1]}"], ["--config, line 1: section 'trainer' must hold names with values, but holds a list."]),
+    (["fit", "--config", MAML, "--config", "[1, 2]"], ["--config must hold sections such as trainer, model and data, but holds a list."]),
+    (["fit", "--config", MAML, "--seed_everything", "-1"], ["seed_everything must be a whole number from 0 to 4294967295, but is -1"]),
+    (["fit", "--config", MAML, "--seed_everything", str(10**30)], ["seed_everything must be a whole number from 0"]),
+    (["fit", "--config", MAML, "--data.num_ways", "1"], ["GlyphEpisodes (train split) has 1-way episodes", "raise num_ways to 2 or more"]),
+    (["test", "--config", MAML, "--ckpt_path", "best"], ["'best' is known inside a fit only"]),
+    (["fit", "maml.yaml"], ["'maml.yaml' stands alone: give --config maml.yaml."]),
+    (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
     (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),
     (["fit", "--config", ROOT / "configs"], ["configs' is a folder"]),
     (["fit", "--config", MAML, "--modl.inner_steps", "3"], ["unknown option", "Did you mean --model.inner_steps?"]),
@@ -169,15 +203,17 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=[" ".join(map(str, a[-2:])) for a, _ in MISTAKES])
 def test_a_mistake_is_answered_in_one_sentence(arguments, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    given = arguments
     if arguments[:1] == ["fit"] and len(arguments) > 1:
         arguments = [*arguments, "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false",
                      "--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=1",
                      "--data.val_episodes=2"]  # fmt: skip
-        if "nope.yaml" in arguments or ROOT / "configs" in arguments:
-            arguments = arguments[:3]
+        if {"nope.yaml", "maml.yaml", ROOT / "configs"} & set(arguments) or arguments[3:] == ["--trainer.max_epochs"]:
+            arguments = given
     message = complaint(capsys, *arguments)
     for words in expected:
         assert words in message
+    assert "Namespace" not in message
     assert not list(tmp_path.rglob("*.ckpt")), "a refused run left a checkpoint"
 
 
@@ -197,18 +233,184 @@ def test_a_file_that_is_no_checkpoint_is_refused(capsys, tmp_path):
     assert "holds no 'state_dict'" in complaint(capsys, "test", "--config", MAML, "--ckpt_path", bad)
 
 
-def test_an_unwritable_folder_is_refused(capsys, tmp_path, monkeypatch):
-    # root may write anywhere, so the answer of the operating system is given here
-    allowed = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: allowed(path, mode) and not (mode & os.W_OK))
-    message = complaint(capsys, "fit", "--config", MAML, "--trainer.default_root_dir", tmp_path / "runs")
-    assert "cannot be written" in message
+FOLDERS = [
+    (["--trainer.default_root_dir"], "trainer.default_root_dir"),
+    (["--checkpoint.dirpath"], "checkpoint.dirpath"),
+    (["--trainer.logger=CSVLogger", "--trainer.logger.save_dir"], "trainer.logger.save_dir"),
+    (["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.dirpath"], "trainer.callbacks.dirpath"),
+]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder that nobody may write to, even root")
+@pytest.mark.parametrize(("arguments", "name"), FOLDERS, ids=[name for _, name in FOLDERS])
+def test_an_unwritable_folder_is_refused_before_anything_is_made(arguments, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = complaint(capsys, "fit", "--config", MAML, *arguments, "/proc/runs/mine")
+    assert f"{name} '/proc/runs/mine' cannot be written" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_working_folder_may_be_read_only_where_nothing_is_written_to_it(cli, tmp_path, monkeypatch):
+    from metatransfer import cli as command
+
+    seen = []
+    check = command.check_writable
+    monkeypatch.setattr(command, "check_writable", lambda path, what: seen.append(what) or check(path, what))
+    logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'elsewhere'}"]
+    cli("fit", PROTONET, *logger, "--trainer.limit_train_batches=1")
+    assert seen == ["trainer.logger.save_dir"]
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere"}
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(capsys, tmp_path):
     (tmp_path / "taken").write_text("")
     message = complaint(capsys, "fit", "--config", MAML, "--trainer.default_root_dir", tmp_path / "taken" / "runs")
     assert "is a file, not a folder" in message
+
+
+# ---- configuration files
+
+CONFIG_FILES = [
+    (b"", "is empty: it must hold sections such as trainer, model and data."),
+    (b"- a\n- b\n", "must hold sections such as trainer, model and data, but holds a list."),
+    (b"hello\n", "must hold sections such as trainer, model and data, but holds only 'hello'."),
+    (b"\xff\xfe\x00\x01abc", "line 1: this is no UTF-8 text; give a YAML file."),
+    ("seed_everything: 0\nname: é\n".encode("latin-1"), "line 2: this is no UTF-8 text; give a YAML file."),
+    (b"a: \x00\n", "is no text: give a YAML file."),
+    (b"model: MAMLModule\n\tx: 3\n", "line 2: this is no valid YAML: found character"),
+    (b"trainer: [1,\n", "this is no valid YAML:"),
+    (b"seed_everything: 0\ntrainer:\n- a\n", "line 3: section 'trainer' must hold names with values, but holds a list."),
+    (b"trainer: 5\n", "line 1: section 'trainer' must hold names with values, but holds only '5'."),
+    (b"trainer:\n", "line 1: section 'trainer' must hold names with values, but holds nothing."),
+    (b"fit:\n  trainer: 5\n", "line 2: section 'trainer' must hold names with values"),
+    (b"model: [a]\n", "line 1: section 'model' must hold a class or names with values, but holds a list."),
+    (b"trainer: {}\nmodel: X\ntrainer: {}\n", "line 3: 'trainer' stands a second time in its section"),
+    (b"trainer:\n  callbacks:\n  - class_path: X\n    monitor: y\n", "line 4: 'monitor' stands beside class_path"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "sentence"), CONFIG_FILES, ids=[sentence[:40] for _, sentence in CONFIG_FILES])
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "over-another"])
+def test_a_broken_configuration_file_is_named_with_its_line(content, sentence, alone, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_bytes(content)
+    message = complaint(capsys, "fit", *([] if alone else ["--config", MAML]), "--config", "mine.yaml")
+    assert message.startswith("error: config file 'mine.yaml'")
+    assert sentence in message
+
+
+def test_sections_of_a_configuration_file_may_be_words_and_anchors(tmp_path):
+    from metatransfer.config_files import check_config
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("fit:\n  data: GlyphEpisodes\n  model: null\nx: &a {b: 1}\ny: {<<: *a, c: 2}\n")
+    check_config(file)
+
+
+# ---- what a run waits for
+
+
+STOPPING = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor"]
+PLATEAU = ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor"]
+MONITORS = [
+    ([*STOPPING, "val/acc"], "1", ["EarlyStopping's monitor 'val/acc'", "Did you mean val/accuracy?"], 0),
+    ([*STOPPING, "val/acc"], "0", ["EarlyStopping's monitor 'val/acc'", "Did you mean val/accuracy?"], 3),
+    ([*STOPPING, "train/los"], "1", ["EarlyStopping's monitor 'train/los'", "Did you mean train/loss?"], 1),
+    ([*STOPPING, "val/los", "--trainer.val_check_interval=0.5"], "0", ["'val/los'", "Did you mean val/loss?"], 1),
+    ([*PLATEAU, "val/los"], "1", ["ReduceLROnPlateau's monitor 'val/los'", "Did you mean val/loss?"], 0),
+    ([*PLATEAU, "val/los"], "0", ["ReduceLROnPlateau's monitor 'val/los'", "Did you mean val/loss?"], 3),
+    (["--checkpoint.monitor", "val_loss"], "1", ["checkpoint.monitor 'val_loss'", "Did you mean val/loss?"], 0),
+    (["--checkpoint.monitor", "accuracy"], "1", ["checkpoint.monitor 'accuracy'", "Did you mean val/accuracy?"], 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "sanity", "expected", "batches"), MONITORS)
+def test_a_metric_that_nobody_logs_is_refused_at_the_start(
+    arguments, sanity, expected, batches, capsys, cli, tmp_path, monkeypatch
+):
+    trained = []
+    step = ProtoNetModule.training_step
+    monkeypatch.setattr(ProtoNetModule, "training_step", lambda *a: trained.append(1) or step(*a))
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", PROTONET, "--data.train_episodes=6", f"--trainer.num_sanity_val_steps={sanity}", *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    for words in expected:
+        assert words in message
+    assert len(trained) == batches
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("sanity", ["0", "1"])
+def test_metrics_that_are_logged_are_waited_for(cli, sanity):
+    """Also one that only the training logs, and only for whole epochs."""
+    arguments = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=train/loss"]
+    run = cli("fit", PROTONET, *arguments, *PLATEAU, "val/loss", f"--trainer.num_sanity_val_steps={sanity}")
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["trained_by"]["lr_scheduler"] == ["ReduceLROnPlateau"]
+    saved = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]
+    assert saved["lr_scheduler"]["class_path"] == "lightning.pytorch.cli.ReduceLROnPlateau"
+
+
+def test_a_metric_logged_for_epochs_only_is_known_after_the_first_batch(cli, tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text(
+        "from metatransfer import ProtoNetModule\n"
+        "class Own(ProtoNetModule):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        self.log('mine', 1.0, on_step=False, on_epoch=True)\n"
+        "        return super().training_step(batch, batch_idx)\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = ["--model=own_metric.Own", "--model.backbone=Conv4", *STOPPING, "mine"]
+    assert cli("fit", PROTONET, *arguments, "--trainer.num_sanity_val_steps=1") is not None
+
+
+# ---- resuming
+
+
+def test_resuming_with_another_optimizer_or_scheduler_is_refused(cli, capsys):
+    sgd = ["--model.optimizer=SGD", "--model.optimizer.lr=0.1"]
+    steps = ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
+    checkpoint = cli("fit", PROTONET, *sgd, *steps) / "checkpoints" / "last.ckpt"
+    resume = ["fit", "--config", PROTONET, "--ckpt_path", checkpoint, "--trainer.accelerator=cpu"]
+    assert "trained with optimizer SGD, but this run has Adam" in complaint(capsys, *resume)
+    other = ["--model.lr_scheduler=ExponentialLR", "--model.lr_scheduler.gamma=0.5"]
+    message = complaint(capsys, *resume, *sgd, *other)
+    assert "trained with lr_scheduler StepLR, but this run has ExponentialLR" in message
+    assert cli("fit", PROTONET, *sgd, *steps, "--ckpt_path", checkpoint, "--trainer.max_epochs=2") is not None
+
+
+# ---- a user's own data
+
+
+def own_data(tmp_path, name, source):
+    (tmp_path / f"{name}.py").write_text(
+        f"from metatransfer import EpisodicDataModule\nclass Mine(EpisodicDataModule):\n    def source(self, split):\n        {source}\n"
+    )
+    return f"--data={name}.Mine"
+
+
+def test_a_file_that_is_missing_or_locked_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", "--config", PROTONET, "--trainer.accelerator=cpu"]
+    message = complaint(capsys, *fit, own_data(tmp_path, "gone", "open('data/gone.npz')"))
+    assert message == "error: 'data/gone.npz': no such file or directory; check the path."
+    locked = own_data(tmp_path, "locked", "raise PermissionError(13, 'Permission denied', 'locked.npz')")
+    assert complaint(capsys, *fit, locked) == "error: 'locked.npz': permission denied; check its permissions."
+
+
+def test_a_bug_in_a_users_code_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    bug = own_data(tmp_path, "bug", "len(3)")
+    with pytest.raises(TypeError, match="has no len"):
+        main(["fit", "--config", str(PROTONET), bug, "--trainer.accelerator=cpu"])
+    handled = own_data(
+        tmp_path, "handled", "\n        ".join(["try:", "    open('gone')", "except OSError:", "    len(3)"])
+    )
+    with pytest.raises(TypeError, match="has no len"):
+        main(["fit", "--config", str(PROTONET), handled, "--trainer.accelerator=cpu"])
 
 
 # ---- entry points

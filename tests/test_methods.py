@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from contract import WAYS, episode, methods, small
-from metatransfer import Episode, EpisodicModule, MethodModule, UserError
+from metatransfer import EpisodicModule, MethodModule, UserError
 
 EPISODIC = methods(EpisodicModule)
 EVERY = methods(MethodModule)
@@ -58,7 +58,7 @@ def test_order_of_the_support_set_does_not_matter(kind):
     if kind.order_sensitive:
         pytest.skip("a sequence model")
     module, batch = small(kind).double().eval(), episode()
-    batch = Episode(*(t.double() if t.is_floating_point() else t for t in batch))
+    batch = batch.map(lambda t: t.double() if t.is_floating_point() else t)
     order = torch.randperm(batch.support_y.shape[1])
     shuffled = batch._replace(support_x=batch.support_x[:, order], support_y=batch.support_y[:, order])
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_order_of_the_support_set_does_not_matter(kind):
 @by_name(EPISODIC)
 def test_renaming_classes_permutes_the_logits(kind):
     module, batch = small(kind).double().eval(), episode()
-    batch = Episode(*(t.double() if t.is_floating_point() else t for t in batch))
+    batch = batch.map(lambda t: t.double() if t.is_floating_point() else t)
     if module.num_outputs is not None:
         # the initial head tells the classes apart; equal rows make it blind to names, as the method itself must be
         with torch.no_grad():
@@ -86,7 +86,7 @@ def test_one_query_does_not_depend_on_the_others_unless_declared(kind, batch_nor
     if batch_norm is not None and "batch_norm" not in kind.__init__.__annotations__:
         pytest.skip("takes no BatchNorm policy")
     module = small(kind, **({"batch_norm": batch_norm} if batch_norm else {})).double().eval()
-    batch = Episode(*(t.double() if t.is_floating_point() else t for t in episode()))
+    batch = episode().map(lambda t: t.double() if t.is_floating_point() else t)
     other = batch._replace(query_x=torch.cat([batch.query_x[:, :1], torch.rand_like(batch.query_x[:, 1:])], 1))
     with torch.no_grad():
         same = torch.allclose(module(batch)[:, 0], module(other)[:, 0], rtol=1e-9, atol=1e-9)
@@ -96,11 +96,50 @@ def test_one_query_does_not_depend_on_the_others_unless_declared(kind, batch_nor
 @by_name(EPISODIC)
 def test_tasks_of_a_meta_batch_do_not_touch_each_other(kind):
     module, batch = small(kind).double().eval(), episode(tasks=3)
-    batch = Episode(*(t.double() if t.is_floating_point() else t for t in batch))
+    batch = batch.map(lambda t: t.double() if t.is_floating_point() else t)
     with torch.no_grad():
         together = module(batch)
-        alone = torch.cat([module(Episode(*(t[i : i + 1] for t in batch))) for i in range(3)])
+        alone = torch.cat([module(batch.map(lambda t, i=i: t[i : i + 1])) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+
+
+@by_name(EPISODIC)
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_tasks_of_uneven_size_are_averaged(kind, stage):
+    """A list of tasks trains on the mean of their losses, and counts each task once."""
+    module = small(kind).double().train(stage == "train")
+    batch = [
+        episode(tasks=1, shots=shots, queries=queries, seed=shots).map(
+            lambda t: t.double() if t.is_floating_point() else t
+        )
+        for shots, queries in ((1, 2), (3, 1), (2, 5))
+    ]
+    with torch.enable_grad() if stage == "train" else torch.no_grad():
+        alone = [module.shared_step(one, stage).detach() for one in batch]
+        module.metrics["val"].reset()
+        together = module.shared_step(batch, stage)
+    torch.testing.assert_close(together.detach(), torch.stack(alone).mean(), rtol=1e-9, atol=1e-9)
+    if stage == "train":
+        together.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
+    else:
+        assert module.metrics["val"].compute()["episodes"] == 3
+
+
+@by_name(EPISODIC)
+def test_absent_classes_are_never_the_answer(kind):
+    """An output layer that is larger than the task must not answer with what the task does not have."""
+    module = small(kind).double().eval()
+    if module.num_outputs is None:
+        pytest.skip("takes any number of ways")
+    batch = episode().map(lambda t: t.double() if t.is_floating_point() else t)
+    keep = batch.support_y[0] != 1
+    fewer = batch._replace(support_x=batch.support_x[:, keep], support_y=batch.support_y[:, keep])
+    with torch.no_grad():
+        outputs = module(fewer)
+    assert (outputs.argmax(-1) != 1).all()
+    assert (outputs.softmax(-1)[..., 1] == 0).all()
+    assert outputs.softmax(-1).sum(-1).allclose(torch.ones(()).double())
 
 
 @by_name(EPISODIC)
@@ -207,7 +246,7 @@ def test_wrong_episodes_are_refused_before_the_network_sees_them(kind):
     with pytest.raises(UserError, match="same number of tasks"):
         module.shared_step(batch._replace(query_y=batch.query_y[:1]), "val")
     with pytest.raises(UserError, match="leading task axis"):
-        module.shared_step(Episode(batch.support_x[0], batch.support_y[0], *batch[2:]), "val")
+        module.shared_step(batch._replace(support_x=batch.support_x[0], support_y=batch.support_y[0]), "val")
     with pytest.raises(UserError, match="labels from -1"):
         module.shared_step(batch._replace(support_y=batch.support_y - 1), "val")
     if module.num_outputs is not None:

@@ -79,6 +79,69 @@ def test_resuming_at_the_end_of_an_epoch_is_bit_equal(cli, config):
     assert_equal_states(weights(resumed / "checkpoints" / "last.ckpt"), expected)
 
 
+class InterruptAt(pl.Callback):
+    """Ctrl-C, once or twice, in a training batch or in a batch of a validation, which draws random numbers too."""
+
+    def __init__(self, epoch: int, stage: str, batch: int, times: int):
+        self.epoch, self.stage, self.batch, self.times = epoch, stage, batch, times
+
+    def _interrupt(self, trainer, stage, batch):
+        if (trainer.current_epoch, stage, batch) == (self.epoch, self.stage, self.batch):
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)  # the handler runs between two steps of the interpreter
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self._interrupt(trainer, "train", batch_idx)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        torch.rand(1)
+        self._interrupt(trainer, "val", batch_idx)
+
+
+WITH_VALIDATIONS = [
+    "--trainer.max_epochs=3", "--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss",
+    "--model.lr_scheduler.patience=0", "--model.lr_scheduler.mode=max", "--model.lr_scheduler.threshold=10",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "batch", "times", "settings"),
+    [
+        ("train", 1, 1, []),  # the validation is next
+        ("val", 1, 1, []),
+        ("val", 2, 2, ["--checkpoint.every_n_train_steps=1"]),  # at once; the last state is of before the validation
+        ("val", 1, 1, ["--trainer.val_check_interval=0.5"]),
+    ],
+    ids=["before", "inside", "at-once", "in-mid-epoch"],
+)
+def test_an_interrupted_validation_is_done_when_the_run_goes_on(cli, stage, batch, times, settings):
+    """With a scheduler that lives on validations: each one left out or done twice changes the weights.
+
+    Stopped in the second of three epochs of two batches, each with three batches of validation.
+    """
+    config = ROOT / "configs" / "protonet.yaml"
+    settings = [*WITH_VALIDATIONS, DROPOUT, "--data.train_episodes=4", *settings]
+
+    def interrupting(times):
+        where = {"epoch": 1, "stage": stage, "batch": batch, "times": times}
+        return f"--trainer.callbacks={json.dumps([{'class_path': 'test_training.InterruptAt', 'init_args': where}])}"
+
+    whole = cli("fit", config, *settings, interrupting(0))
+    with pytest.raises(SystemExit):
+        cli("fit", config, *settings, interrupting(times))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stopped = latest_run(whole.parents[1])
+    assert stopped != whole
+    last = stopped / "checkpoints" / "last.ckpt"
+    resumed = cli("fit", config, *settings, interrupting(0), "--ckpt_path", last)
+    ended = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed)]
+    assert ended[1]["lr_schedulers"] == ended[0]["lr_schedulers"]
+    assert_equal_states(ended[1]["state_dict"], ended[0]["state_dict"])
+    history = [[(entry["step"], entry["metrics"]) for entry in results(run)["history"]] for run in (whole, resumed)]
+    assert history[1] == history[0]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_control_c_leaves_a_checkpoint_that_resumes(tmp_path):
     """A real SIGINT to a real process."""

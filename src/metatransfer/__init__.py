@@ -7,19 +7,26 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-from metatransfer.batches import Episode, Predictions, PredictionTask
+from metatransfer.batches import Episode, Predictions, PredictionTask, SemiSupervisedEpisode
 from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, Report
 from metatransfer.data import (
     Augmentation,
     CIFARFewShotEpisodes,
+    CrossDomainEpisodes,
     EpisodicDataModule,
+    FixedShape,
     GlyphEpisodes,
     ImageFolderEpisodes,
+    ImbalancedShots,
+    MetaDatasetShape,
     OmniglotEpisodes,
     RandomAffine,
+    SemiSupervised,
     SinusoidEpisodes,
     Source,
+    TaskShape,
     TensorSource,
+    TorchvisionTransforms,
 )
 from metatransfer.errors import UserError
 from metatransfer.methods import EpisodicModule, MAMLModule, MethodModule, Predictor, ProtoNetModule
@@ -34,17 +41,21 @@ __all__ = [
     "CIFARFewShotEpisodes",
     "Conv4",
     "CosineHead",
+    "CrossDomainEpisodes",
     "Episode",
     "EpisodeFigures",
     "EpisodeMean",
     "EpisodeMetrics",
     "EpisodicDataModule",
     "EpisodicModule",
+    "FixedShape",
     "GlyphEpisodes",
     "Head",
     "ImageFolderEpisodes",
+    "ImbalancedShots",
     "LinearHead",
     "MAMLModule",
+    "MetaDatasetShape",
     "MethodModule",
     "OmniglotEpisodes",
     "PredictionTask",
@@ -54,9 +65,13 @@ __all__ = [
     "RandomAffine",
     "Report",
     "ResNet12",
+    "SemiSupervised",
+    "SemiSupervisedEpisode",
     "SinusoidEpisodes",
     "Source",
+    "TaskShape",
     "TensorSource",
+    "TorchvisionTransforms",
     "UserError",
     "__version__",
 ]

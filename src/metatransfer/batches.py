@@ -6,7 +6,8 @@ is an ``Episode`` with ``T = 1``.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -27,6 +28,67 @@ class Episode(NamedTuple):
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
+        """The episode with a function applied to each of its tensors.
+
+        Args:
+            function: of one tensor, e.g. ``lambda x: x[:1]`` for the first task.
+
+        Returns:
+            A new episode.
+        """
+        return Episode(*(function(tensor) for tensor in self))
+
+
+class SemiSupervisedEpisode(NamedTuple):
+    """A meta-batch of ``T`` few-shot tasks with further samples that have no labels (Ren et al. 2018, 1803.00676).
+
+    Served where the data module's ``task_shape`` is ``SemiSupervised``. Methods that do not know unlabeled samples take
+    it for an :class:`Episode`.
+
+    Attributes:
+        support_x: as in :class:`Episode`.
+        support_y: as in :class:`Episode`.
+        query_x: as in :class:`Episode`.
+        query_y: as in :class:`Episode`.
+        unlabeled_x: ``(T, U, *shape)`` float, of the task's classes and of distractor classes, in random order.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    unlabeled_x: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SemiSupervisedEpisode:
+        """The episode with a function applied to each of its tensors.
+
+        Args:
+            function: of one tensor.
+
+        Returns:
+            A new episode.
+        """
+        return SemiSupervisedEpisode(*(function(tensor) for tensor in self))
+
+
+AnyEpisode: TypeAlias = Episode | SemiSupervisedEpisode
+MetaBatch: TypeAlias = AnyEpisode | list[AnyEpisode]
+"""What a loader serves: one episode where all tasks have as many samples, else a list of one for each task."""
+
+
+def episodes_of(batch: MetaBatch) -> list[Episode]:
+    """The episodes of a meta-batch.
+
+    Args:
+        batch: what a loader served.
+
+    Returns:
+        One episode with all tasks, or one for each task where these differ in size. Those with unlabeled samples have
+        all that an :class:`Episode` has.
+    """
+    return [batch] if isinstance(batch, AnyEpisode) else list(batch)  # type: ignore[list-item, arg-type]
 
 
 class PredictionTask(NamedTuple):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metatransfer.batches import Episode
+from metatransfer.batches import AnyEpisode
 from metatransfer.errors import UserError
 
 
@@ -27,6 +29,34 @@ def check_positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{name} must be a number above 0, but is {value}.")
+
+
+def check_not_negative(**values: float | None) -> None:
+    """Refuses numbers below 0; ``None`` passes.
+
+    Args:
+        values: the numbers by their argument names.
+
+    Raises:
+        UserError: the first that is negative or not finite.
+    """
+    for name, value in values.items():
+        if value is not None and not 0 <= value < float("inf"):
+            raise UserError(f"{name} must be 0 or more, but is {value}.")
+
+
+def check_seed(**values: float) -> None:
+    """Refuses seeds that the generators do not take.
+
+    Args:
+        values: the seeds by their argument names.
+
+    Raises:
+        UserError: the first outside 0 to 2**32 - 1, or not a whole number.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int) or not 0 <= value < 2**32:
+            raise UserError(f"{name} must be a whole number from 0 to {2**32 - 1}, but is {value}.")
 
 
 def check_fraction(**values: float) -> None:
@@ -75,7 +105,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f". Did you mean {lower[near[0]]}?" if near else "."
 
 
-def check_episode(episode: Episode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
+def check_monitor(name: str, monitor: str, logged: Iterable[str]) -> None:
+    """Refuses to wait for a metric that nobody logs.
+
+    Args:
+        name: what waits for it.
+        monitor: the metric.
+        logged: the metrics that there are.
+
+    Raises:
+        UserError: it is not among them.
+    """
+    known = sorted(logged)
+    if monitor not in known:
+        raise UserError(
+            f"{name} '{monitor}' is not logged by this run{did_you_mean(monitor, known)} Known: "
+            f"{', '.join(known) or 'none'}."
+        )
+
+
+def check_episode(episode: AnyEpisode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
     """Refuses an episode whose tensors do not fit each other, before it reaches a network.
 
     Args:
@@ -88,13 +137,13 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
     """
     shapes = {name: tuple(value.shape) for name, value in episode._asdict().items()}
     if min(len(shape) for shape in shapes.values()) < 2:
-        raise UserError(f"{where} needs a leading task axis on all four tensors, e.g. (T, S, *shape); got {shapes}.")
+        raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
     if len({shape[0] for shape in shapes.values()}) != 1:
-        raise UserError(f"{where} must have the same number of tasks T in all four tensors; got {shapes}.")
+        raise UserError(f"{where} must have the same number of tasks T in all its tensors; got {shapes}.")
     for part in ("support", "query"):
         if shapes[f"{part}_x"][1] != shapes[f"{part}_y"][1]:
             raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
-    if shapes["support_x"][2:] != shapes["query_x"][2:]:
+    if len({shape[2:] for name, shape in shapes.items() if name.endswith("_x")}) != 1:
         raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
     for part in ("support", "query"):
         if shapes[f"{part}_x"][1] == 0:
@@ -115,7 +164,7 @@ def _kind(y: Tensor) -> str:
     return "targets" if y.is_floating_point() else "labels" if y.dtype == torch.int64 else str(y.dtype)
 
 
-def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
+def _check_targets(episode: AnyEpisode, num_outputs: int | None, where: str) -> None:
     sizes = {tuple(y.shape[2:]) for y in (episode.support_y, episode.query_y)}
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
         raise UserError(
@@ -132,7 +181,7 @@ def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> Non
         raise UserError(f"{where} has targets that are NaN or infinite: clean the data.")
 
 
-def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None:
+def _check_labels(episode: AnyEpisode, num_outputs: int | None, where: str) -> None:
     if episode.support_y.dim() != 2 or episode.query_y.dim() != 2:
         raise UserError(
             f"{where} needs labels of shape (T, S) and (T, Q); got {tuple(episode.support_y.shape)} and "
@@ -176,9 +225,15 @@ def check_episode_shape(
         prefix: what the arguments of this split start with (``"eval_"``).
 
     Raises:
-        UserError: more ways than classes, or more shots and queries than a class has samples (it is named).
+        UserError: fewer than two ways, more ways than classes, or more shots and queries than a class has samples (it
+            is named).
     """
     check_positive(num_ways=num_ways, num_shots=num_shots, num_queries=num_queries)
+    if num_ways < 2:
+        raise UserError(
+            f"{where} has {num_ways}-way episodes, but with a single class every answer is right: raise "
+            f"{prefix}num_ways to 2 or more."
+        )
     if num_ways > len(samples_per_class):
         raise UserError(
             f"{where} has {len(samples_per_class)} classes, but {num_ways}-way episodes need at least {num_ways}: "
@@ -215,8 +270,10 @@ def check_support(support_x: Tensor, labels: Sized) -> None:
         labels: ``S`` labels.
 
     Raises:
-        UserError: empty, of different lengths, without a sample axis, not floating point, or not finite.
+        UserError: empty, of different lengths, without a sample axis, not floating point, not finite, or more than one
+            label for a sample.
     """
+    _check_one_label_each(labels)
     if support_x.dim() < 2 or len(support_x) == 0:
         raise UserError(
             f"support_x must hold at least one sample along its first axis, (S, *shape); got {tuple(support_x.shape)}."
@@ -226,6 +283,33 @@ def check_support(support_x: Tensor, labels: Sized) -> None:
     check_float_samples(support_x, "support_x")
     if not torch.isfinite(support_x).all():
         raise UserError("support_x contains NaN or infinity: clean the samples before adapting to them.")
+
+
+def _check_one_label_each(labels: Any) -> None:  # noqa: ANN401
+    if not hasattr(labels, "__len__") or (isinstance(labels, Tensor | np.ndarray) and labels.ndim == 0):
+        raise UserError(f"support_y must hold one label for each sample, but is {labels!s:.40}.")
+    if not isinstance(labels, Tensor | np.ndarray):
+        nested = [label for label in list(labels) if isinstance(label, list) or np.prod(getattr(label, "shape", 1)) > 1]
+        if nested:
+            raise UserError(
+                f"support_y must hold one label for each sample, but holds a {type(nested[0]).__name__} of "
+                f"{len(nested[0])}: give class indices or names, or a tensor (S, D) of float targets to regress."
+            )
+        return
+    shape = tuple(labels.shape)
+    floating = labels.dtype.is_floating_point if isinstance(labels, Tensor) else labels.dtype.kind == "f"
+    if (
+        len(shape) == 2
+        and min(shape) > 1
+        and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+    ):
+        raise UserError(
+            f"support_y of shape {shape} is one-hot, but must hold one class index for each sample: give "
+            "support_y.argmax(-1)."
+        )
+    if len(shape) > 1 and not floating:
+        advice = "take its only column, support_y[:, 0]" if shape[1:] == (1,) else "give one label for each sample"
+        raise UserError(f"support_y must have shape (S,), but has {shape}: {advice}.")
 
 
 def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
@@ -304,10 +388,10 @@ def check_folder(path: str | Path, what: str) -> Path:
 
 
 def check_writable(path: str | Path, what: str) -> Path:
-    """The path of a folder that can be written to, or made.
+    """The path of a folder that can be written to, or made; tried out, as permissions alone do not tell.
 
     Args:
-        path: the folder; it need not exist.
+        path: the folder; it need not exist, and is not made.
         what: what it is for, to be named.
 
     Returns:
@@ -317,11 +401,18 @@ def check_writable(path: str | Path, what: str) -> Path:
         UserError: it, or the first of its parents that exists, is not a folder or not writable.
     """
     path = Path(path)
-    existing = path.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"{what} '{path}' cannot be made: '{existing}' is a file, not a folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{what} '{path}' cannot be written: '{existing}' allows no writing; choose another folder.")
+    try:
+        existing = path.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise UserError(f"{what} '{path}' cannot be made: '{existing}' is a file, not a folder.")
+        # under a name of its own: several runs may try the same folder at once
+        with tempfile.TemporaryDirectory(prefix=".writable-", dir=existing) as trial:
+            folder = Path(trial, path.absolute().relative_to(existing))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "file").write_bytes(b"0")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{what} '{path}' cannot be written ({reason}): choose another folder.") from error
     return path

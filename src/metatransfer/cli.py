@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest import mock
 
 import torch
+from jsonargparse import Namespace, _typehints
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    ReduceLROnPlateau,
+    SaveConfigCallback,
+)
+from lightning.pytorch.utilities import rank_zero_only
 
 import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
-from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, FinishBatch, PredictionWriter, Report
+from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, FinishBatch, PredictionWriter, Report, StartChecks
 from metatransfer.callbacks.run_folder import run_folder
-from metatransfer.checks import check_file, check_writable
+from metatransfer.checks import check_file, check_positive, check_seed, check_writable
+from metatransfer.config_files import check_config, check_config_text
 from metatransfer.errors import UserError
-from metatransfer.messages import explain, import_class
+from metatransfer.linking import follow_data
+from metatransfer.messages import explain, explain_exception, import_class, refused_null
 
-_KEPT_CHECKPOINTS = ("best", "last", "hpc", "registry")  # words, not paths, to Lightning
+_KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # words, not paths, to Lightning
 
 
 class ArgumentParser(LightningArgumentParser):
     """The parser, with complaints of one sentence."""
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401
+        """Reads a configuration file that has been looked at."""
+        if os.path.isfile(path):  # not one behind a URL or a pipe
+            check_config(Path(path))
+        settings: Namespace = super().parse_path(path, *args, **kwargs)
+        return settings
+
+    def parse_string(self, content: str, path: str | os.PathLike[str] = "", **kwargs: Any) -> Namespace:  # noqa: ANN401
+        """Reads a configuration given as text, which has been looked at as well."""
+        if not path:
+            check_config_text(content, "--config")
+        settings: Namespace = super().parse_string(content, path, **kwargs)
+        return settings
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with the complaint in one sentence.
@@ -71,10 +98,21 @@ class MetaTransferCLI(LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses, without Lightning's warning that a program's own arguments exist."""
-        with warnings.catch_warnings():
+        """Parses, without Lightning's warning that a program's own arguments exist.
+
+        Raises:
+            UserError: a value that Lightning would trip over later.
+        """
+        with warnings.catch_warnings(), _plateau_by_short_name():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().parse_arguments(parser, args)
+        settings = self.config[str(self.config.get("subcommand"))]
+        check_seed(seed_everything=int(settings.seed_everything))  # true and false are words of Lightning's
+        if not isinstance(settings.trainer, Namespace):
+            raise UserError(f"trainer must hold names with values, but is {settings.trainer}.")
+        for name in ("val_check_interval", "accumulate_grad_batches"):
+            value = settings.trainer[name]
+            check_positive(**{f"trainer.{name}": value if isinstance(value, int | float) else None})
 
     def _parse_ckpt_path(self) -> None:
         """Checks the checkpoint and lets the command line win.
@@ -87,6 +125,8 @@ class MetaTransferCLI(LightningCLI):
         """
         settings = self.config.get(str(self.config.get("subcommand")), {})
         path = settings.get("ckpt_path")
+        if path == "best":
+            raise UserError("ckpt_path 'best' is known inside a fit only: give the file (its fit printed the name).")
         if not path or path in _KEPT_CHECKPOINTS or "://" in path:
             return
         check_file(path, "checkpoint")
@@ -103,18 +143,20 @@ class MetaTransferCLI(LightningCLI):
             )
 
     def before_instantiate_classes(self) -> None:
-        """Fills in what follows from the data, and looks at the folder that will be written to."""
+        """Fills in what follows from the data, and looks at the folders that will be written to."""
         settings = self.config[str(self.subcommand)]
-        check_writable(settings.trainer.default_root_dir or Path.cwd(), "trainer.default_root_dir")
+        if getattr(rank_zero_only, "rank", 0) == 0:  # the others write nothing
+            for name, folder in _folders(settings):
+                check_writable(folder, name)
         if "verbose" in settings:
             settings.verbose = False  # the report is the one table
         settings.weights_only = True  # nobody's checkpoint runs code
-        model, data = settings.model.get("init_args"), (settings.get("data") or {}).get("init_args")
         if self.subcommand == "predict" and not settings.ckpt_path:
             print("warning: no --ckpt_path is given, so untrained weights will answer", file=sys.stderr)
-        if model is not None and data is not None and "num_outputs" in model and model.num_outputs is None:
-            ways = getattr(import_class(settings.data.class_path), "num_targets", None) or data.get("num_ways")
-            model.num_outputs = max(1, ways) if ways is not None else None  # the data refuses 0 in its own words
+        for section in ("model", "data"):
+            _check_nulls(settings.get(section), section)
+        if settings.get("data"):
+            follow_data(settings.model, settings.data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Adds the callbacks that every run has, unless the user turned them off or brings their own.
@@ -128,6 +170,8 @@ class MetaTransferCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         wanted = [FinishBatch, Report, EpisodeFigures, PredictionWriter]
         extra = [kind() for kind in wanted if not any(isinstance(callback, kind) for callback in given)]
+        if not any(isinstance(callback, StartChecks) for callback in given):
+            given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             extra.append(RichProgressBar())
         own_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in given)
@@ -138,6 +182,56 @@ class MetaTransferCLI(LightningCLI):
             return self._instantiate_trainer(config, [] if config.get("barebones") else extra)
         except (ValueError, TypeError) as error:
             raise UserError(f"trainer: {error}") from error
+
+
+@contextlib.contextmanager
+def _plateau_by_short_name() -> Iterator[None]:
+    """Takes ``ReduceLROnPlateau`` for Lightning's, the only one of that name that knows what to monitor."""
+    resolve = _typehints.resolve_class_path_by_name
+
+    def resolved(kind: Any, name: str) -> str:  # noqa: ANN401
+        known = {ReduceLROnPlateau.__name__: f"{ReduceLROnPlateau.__module__}.{ReduceLROnPlateau.__name__}"}
+        return known.get(name) or resolve(kind, name)
+
+    with mock.patch.object(_typehints, "resolve_class_path_by_name", resolved):
+        yield
+
+
+def _check_nulls(settings: Any, path: str) -> None:  # noqa: ANN401
+    """Refuses null where an argument has a value by default.
+
+    Raises:
+        UserError: with the argument.
+    """
+    if not isinstance(settings, Namespace) or "class_path" not in settings:
+        return
+    kind = import_class(settings.class_path)
+    for name, value in vars(settings.get("init_args") or settings).items():
+        if value is None and isinstance(kind, type) and refused_null(kind, name):
+            raise UserError(f"{path}.{name} is null, but needs a value: leave it out for its default, or give one.")
+        _check_nulls(value, f"{path}.{name}")
+
+
+def _folders(settings: Namespace) -> Iterator[tuple[str, str | Path]]:
+    """The folders that a run will write to.
+
+    Yields:
+        The argument that names a folder, and the folder.
+    """
+    trainer, found = settings.trainer, []
+    for name in ("logger", "callbacks"):
+        given = trainer.get(name)
+        for item in given if isinstance(given, list) else [given]:
+            arguments = item.get("init_args") if isinstance(item, Namespace) else None
+            for key in ("save_dir", "dirpath"):
+                if arguments is not None and arguments.get(key):
+                    found.append((f"trainer.{name}.{key}", arguments.get(key)))
+    if "checkpoint" in settings and settings.checkpoint.dirpath:
+        found.append(("checkpoint.dirpath", settings.checkpoint.dirpath))
+    elsewhere = trainer.default_root_dir is None and any(name == "trainer.logger.save_dir" for name, _ in found)
+    if not elsewhere:
+        yield "trainer.default_root_dir", trainer.default_root_dir or Path.cwd()
+    yield from found
 
 
 def main(args: ArgsType = None) -> None:
@@ -185,12 +279,17 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
     return any(f"site-packages/{package}/" in path for package in packages)
 
 
-def _mistake(error: BaseException | None) -> BaseException | None:
+def _mistake(error: BaseException | None) -> str | None:
     """The user's mistake behind an exception: the parser wraps what constructors raise into reports of its own."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        advice = "check its permissions" if isinstance(error, PermissionError) else "check the path"
+        return f"'{error.filename}': {error.strerror[0].lower()}{error.strerror[1:]}; {advice}."
     while error is not None:
-        if isinstance(error, UserError | MisconfigurationException):
-            return error
-        if isinstance(error, ValueError | ImportError) and _raised_in(error, ("lightning", "torch/optim")):
-            return error
-        error = error.__cause__ or error.__context__
+        if isinstance(error, UserError):
+            return str(error)
+        refused = isinstance(error, ValueError | ImportError) and _raised_in(error, ("lightning", "torch/optim"))
+        if refused or isinstance(error, MisconfigurationException):
+            return explain_exception(str(error))
+        # what a bug happened to be raised under is not its cause; the parser drops the cause of its reports
+        error = error.__cause__ or (error.__context__ if _raised_in(error, ("jsonargparse",)) else None)
     return None

@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torchvision.transforms import v2
 
-from metatransfer.data import Augmentation, RandomAffine
+from metatransfer.data import (
+    Augmentation,
+    EpisodeSampler,
+    EpisodicDataModule,
+    RandomAffine,
+    TensorSource,
+    TorchvisionTransforms,
+)
+from metatransfer.data.augment import apply_transforms, check_deterministic
 from metatransfer.errors import UserError
+from metatransfer.functional.random import stream_keys
 
 NOTHING = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
 SIDE = 41
@@ -154,3 +164,100 @@ def test_a_shift_of_the_whole_image():
 def test_augmentations_must_say_what_they_do():
     with pytest.raises(NotImplementedError, match=r"Mine must define __call__"):
         type("Mine", (Augmentation,), {})()(torch.zeros(1), torch.zeros(1))
+
+
+# ---- torchvision
+
+
+def crops():
+    return TorchvisionTransforms([v2.RandomResizedCrop(12, antialias=True), v2.RandomHorizontalFlip()])
+
+
+def test_torchvision_transforms_are_a_function_of_their_numbers():
+    x, u = torch.rand(6, 3, 16, 16), torch.rand(6, 2)
+    state = torch.get_rng_state()
+    changed = crops()(x, u)
+    assert torch.get_rng_state().equal(state)
+    assert changed.shape == (6, 3, 12, 12)
+    torch.manual_seed(5)
+    assert crops()(x[2:4], u[2:4]).equal(changed[2:4])  # in other company, at another time
+    assert not crops()(x[:1], u[1:2]).equal(changed[:1])
+
+
+def test_every_image_is_changed_in_its_own_way():
+    x = torch.rand(1, 3, 16, 16).expand(40, -1, -1, -1)
+    u = torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
+    changed = TorchvisionTransforms([v2.RandomHorizontalFlip()])(x, u)
+    flipped = sum(one.equal(x[0].flip(-1)) for one in changed)
+    assert 8 < flipped < 32
+    assert flipped + sum(one.equal(x[0]) for one in changed) == 40
+
+
+def test_whole_episodes_are_changed_in_one_way():
+    x = torch.rand(1, 1, 3, 16, 16).expand(40, 5, -1, -1, -1)
+    keys = stream_keys(0, np.arange(40))
+    augmentation = TorchvisionTransforms([v2.RandomHorizontalFlip()], each="episode")
+    changed = augmentation.batch(x, keys)
+    flipped = torch.stack([torch.stack([one.equal(x[0, 0].flip(-1)) * torch.ones(()) for one in t]) for t in changed])
+    assert flipped.mean(1).unique().tolist() == [0, 1]
+    assert 8 < flipped[:, 0].sum() < 32
+    assert augmentation.batch(x[3:5], keys[3:5]).equal(changed[3:5])
+
+
+@pytest.mark.parametrize("each", ["image", "episode"])
+def test_augmented_episodes_do_not_depend_on_their_company(each):
+    images = TensorSource(torch.rand(40, 3, 16, 16), np.arange(40) % 4, list("abcd"), "I")
+    draw = EpisodeSampler(images, "train", 0, num_ways=3, num_shots=1, num_queries=2)
+    augmentation = TorchvisionTransforms([v2.RandomResizedCrop(8, antialias=True), v2.ColorJitter(0.4)], each)
+    together = draw.episodes(np.arange(6), torch.device("cpu"), augmentation)
+    torch.rand(7)
+    alone = draw.episodes(np.array([4]), torch.device("cpu"), augmentation)
+    assert alone.query_x[0].equal(together.query_x[4])
+    assert alone.support_x.shape == (1, 3, 3, 8, 8)
+
+
+def test_transform_is_the_last_and_changes_everything():
+    images = TensorSource(torch.rand(40, 3, 16, 16), np.arange(40) % 4, list("abcd"), "I")
+
+    class Data(EpisodicDataModule):
+        def source(self, split):
+            return images
+
+    options = {"num_ways": 3, "num_queries": 2}
+    mean, sd = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]
+    plain, normal = Data(**options), Data(**options, transform=[v2.Normalize(mean, sd)])
+    for split in ("train", "val", "test"):
+        plain.open(split), normal.open(split)
+        expected, found = plain.episode(split, 3), normal.episode(split, 3)
+        for one, other in ((expected.support_x, found.support_x), (expected.query_x, found.query_x)):
+            scale = torch.tensor(sd).view(3, 1, 1)
+            assert torch.allclose((one - torch.tensor(mean).view(3, 1, 1)) / scale, other)
+    assert "Normalize" in str(normal.protocol()["transform"])
+    resized = Data(**options, transform=[v2.Resize(8, antialias=True)])
+    resized.open("val")
+    assert resized.episode("val", 0).query_x.shape == (1, 6, 3, 8, 8)
+
+
+@pytest.mark.parametrize("transform", [v2.RandomHorizontalFlip(), v2.RandomCrop(60), v2.GaussianNoise()])
+def test_random_transforms_of_evaluations_are_refused(transform):
+    with pytest.raises(UserError, match=r"is random.*TorchvisionTransforms"):
+        check_deterministic([v2.Normalize([0.5] * 3, [0.5] * 3), transform])
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: TorchvisionTransforms([]), "transforms is empty"),
+        (lambda: TorchvisionTransforms([v2.RandomHorizontalFlip()], "task"), "must be one of image, episode"),
+        (lambda: apply_transforms([v2.Normalize([0.5] * 3, [1.0] * 3)], torch.rand(2, 2, 8, 8)), "fails on images of"),
+        (lambda: apply_transforms([v2.ToDtype(torch.uint8, scale=True)], torch.rand(2, 1, 8, 8)), "gives torch.uint8"),
+        (
+            lambda: TorchvisionTransforms([v2.RandomResize(5, 9)])(torch.rand(9, 3, 8, 8), torch.rand(9, 2)),
+            "different sizes",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_transforms(act, words):
+    with pytest.raises(UserError) as caught:
+        act()
+    assert words in str(caught.value)

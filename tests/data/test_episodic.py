@@ -6,8 +6,20 @@ import types
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from metatransfer.data import Augmentation, EpisodeSampler, EpisodicDataModule, RandomAffine, Source, TensorSource
+from metatransfer.batches import episodes_of
+from metatransfer.data import (
+    Augmentation,
+    EpisodeSampler,
+    EpisodicDataModule,
+    MetaDatasetShape,
+    RandomAffine,
+    SemiSupervised,
+    Source,
+    TensorSource,
+    TorchvisionTransforms,
+)
 from metatransfer.data.loaders import EpisodeLoader
 from metatransfer.errors import UserError
 
@@ -75,7 +87,19 @@ def loader(data, split="train", epoch=0, done=0, **changes):
 
 def flat(batches):
     """All episodes of a pass, one after the other, as comparable bytes."""
-    return [tuple(part[t].numpy().tobytes() for part in batch) for batch in batches for t in range(len(batch.query_y))]
+    return [
+        tuple(None if part is None else part[t].numpy().tobytes() for part in episode)
+        for batch in batches
+        for episode in episodes_of(batch)
+        for t in range(len(episode.query_y))
+    ]
+
+
+UNEVEN = {"task_shape": MetaDatasetShape(min_ways=2), "num_ways": 4, "num_shots": 9, "eval_num_ways": 3}
+UNLABELED = {"task_shape": SemiSupervised(1, 0), "num_shots": 1}
+FLIPS = {"augmentation": TorchvisionTransforms([v2.RandomHorizontalFlip(), v2.RandomRotation(20)])}
+SETTINGS = [{}, UNEVEN, UNLABELED, FLIPS]
+every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=["even", "uneven", "unlabeled", "flips"])
 
 
 def test_shapes_and_types_of_what_is_served():
@@ -127,9 +151,10 @@ def test_seeds_give_other_episodes_in_every_split():
         assert not set(flat(getattr(one, name)())) & set(flat(getattr(two, name)()))
 
 
+@every_setting
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_processes_share_the_training_episodes(world_size):
-    data = toys(train_episodes=26)
+def test_processes_share_the_training_episodes(world_size, setting):
+    data = toys(train_episodes=26, **setting)
     ranks = [loader(data, epoch=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert {len(one) for one in ranks} == {26 // (4 * world_size)}
     served = [flat(one) for one in ranks]
@@ -163,15 +188,18 @@ def test_more_processes_than_episodes():
     assert sum(len(flat(one)) for one in served) == 6
 
 
-def test_a_pass_resumes_where_it_stood():
-    data = toys()
+@every_setting
+def test_a_pass_resumes_where_it_stood(setting):
+    data = toys(**setting)
     assert flat(loader(data, epoch=1, done=2)) == flat(loader(data, epoch=1))[8:]
     assert flat(loader(data, epoch=1, done=3)) == []
     assert len(loader(data, epoch=1, done=2)) == 3
 
 
-def test_batch_size_does_not_change_the_episodes():
-    assert flat(toys(tasks_per_batch=1).train_dataloader()) == flat(toys(tasks_per_batch=6).train_dataloader())
+@every_setting
+def test_batch_size_does_not_change_the_episodes(setting):
+    one, six = (toys(tasks_per_batch=size, **setting) for size in (1, 6))
+    assert flat(one.train_dataloader()) == flat(six.train_dataloader())
 
 
 def test_single_episodes_are_those_of_the_pass():
@@ -184,14 +212,17 @@ def test_sources_of_any_kind_give_the_same_episodes():
     assert flat(toys().train_dataloader()) == flat(toys(LazyToys).train_dataloader())
 
 
-@pytest.mark.parametrize("augmentation", [None, Noise()])
-def test_workers_do_not_change_the_episodes(augmentation):
-    alone = toys(LazyToys, augmentation=augmentation)
-    with_workers = toys(LazyToys, augmentation=augmentation, num_workers=2)
+@pytest.mark.parametrize("num_workers", [2, 4])
+@pytest.mark.parametrize("setting", [*SETTINGS, {"augmentation": Noise()}])
+def test_workers_do_not_change_the_episodes(setting, num_workers):
+    alone = toys(LazyToys, **setting)
+    with_workers = toys(LazyToys, **setting, num_workers=num_workers)
     batches = list(with_workers.train_dataloader())
-    assert type(batches[0]).__name__ == "Episode"
+    assert setting is UNEVEN or type(batches[0]).__name__ == (
+        "SemiSupervisedEpisode" if setting is UNLABELED else "Episode"
+    )
     assert flat(batches) == flat(alone.train_dataloader())
-    if augmentation is None:
+    if not setting:
         assert flat(with_workers.val_dataloader()) == flat(alone.val_dataloader())
 
 

@@ -24,7 +24,7 @@ def source(groups=None):
 class Toy(EpisodicDataModule):
     def __init__(self, rotation="none", group_by=False, **episodes):
         super().__init__(num_ways=2, num_shots=1, num_queries=2, **episodes)
-        self.rotations = dict.fromkeys(("train", "val", "test"), rotation)
+        self.default_rotations = dict.fromkeys(("train", "val", "test"), rotation)
         self.group_by = group_by
 
     def source(self, split):
@@ -106,3 +106,36 @@ def test_groups_that_are_too_small_or_missing():
         EpisodeSampler(source(), "train", 0, **shape)
     with pytest.raises(UserError, match="6 classes came with 2 groups"):
         source(["a", "b"])
+
+
+def test_what_the_user_asks_for_wins_over_the_datas_own():
+    own = Toy("classes", group_by=True)
+    assert own.rotations == dict.fromkeys(("train", "val", "test"), "classes")
+    assert own.within_groups
+    chosen = Toy("classes", group_by=True, rotations={"train": "per_class"}, within_groups=False)
+    assert chosen.rotations == {"train": "per_class", "val": "none", "test": "none"}
+    assert chosen.protocol()["rotations"] == chosen.rotations
+    assert not chosen.protocol()["within_groups"]
+    assert chosen.open("train")(np.arange(3)).turns is not None
+    assert chosen.open("val")(np.arange(3)).turns is None
+    everywhere = Toy(rotations="classes", within_groups=True)
+    assert len(everywhere.open("test").source.class_names) == 24
+    drawn = everywhere.open("val")(np.arange(200))
+    groups = np.repeat(np.unique(GROUPS, return_inverse=True)[1], 4)
+    assert (groups[drawn.classes[:, 0]] == groups[drawn.classes[:, 1]]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rotations": "class"}, "must be one of none, classes, per_class, but is 'class'"),
+        ({"rotations": {"train": "clases"}}, "Did you mean classes?"),
+        ({"rotations": {"tset": "none"}}, "must be one of train, val, test, but is 'tset'"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": 10**30}, "seed must be a whole number"),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        Toy(**options)
+    assert words in str(caught.value)

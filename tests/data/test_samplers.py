@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from metatransfer.data import EpisodeSampler, TensorSource
+from metatransfer.data import Augmentation, EpisodeSampler, TensorSource
 from metatransfer.functional.random import random_words, stream_keys
 
 SIZES = [8, 3, 5, 12, 4, 30]
@@ -167,7 +167,7 @@ def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
     drawn = draw(np.arange(4000))
     seen = []
 
-    class Spy:
+    class Spy(Augmentation):
         num_random = 2
 
         def __call__(self, x, u):

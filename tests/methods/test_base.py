@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
+from PIL import Image
 
 from contract import episode
 from metatransfer import Conv4, ProtoNetModule, UserError
@@ -112,6 +113,39 @@ def test_labels_as_a_list_of_scalars_of_torch_or_numpy():
     made, batch = module(), episode(tasks=1)
     for labels in (list(batch.support_y[0]), list(batch.support_y[0].numpy())):
         assert made.adapt(batch.support_x[0], labels).classes == (0, 1, 2)
+
+
+def test_samples_in_all_forms_give_one_answer():
+    made, batch = module(), episode(tasks=1)
+    x, y = batch.support_x[0], batch.support_y[0]
+    expected = made.adapt(x, y).predict_proba(x)
+    backwards = x.flip(0, -1).numpy()[::-1, ..., ::-1]
+    assert min(backwards.strides) < 0
+    read_only = x.numpy().copy()
+    read_only.flags.writeable = False
+    for form in (list(x), tuple(x), list(x.numpy()), backwards, list(backwards), x.numpy().astype(">f4"), read_only):
+        assert torch.equal(made.adapt(form, y).predict_proba(form), expected)
+    torch.testing.assert_close(made.adapt(x.tolist(), y).predict_proba(x.tolist()), expected)
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        ([torch.zeros(1, 28, 28), torch.zeros(1, 28, 27)], r"different shapes, \(1, 28, 28\) and \(1, 28, 27\)"),
+        ([Image.new("L", (28, 28))] * 2, "holds PIL images, but must hold tensors: convert each"),
+        (Image.new("L", (28, 28)), "holds PIL images"),
+        (["a.png", "b.png"], "but is list of str"),
+        (None, "but is NoneType"),
+        ([[1.0, 2.0], [1.0]], "samples of one shape, but is list of list"),
+    ],
+)
+def test_what_is_no_samples_is_refused(samples, words):
+    made, batch = module(), episode(tasks=1)
+    with pytest.raises(UserError, match=f"^support_x .*({words})"):
+        made.adapt(samples, [0, 1])
+    predictor = made.adapt(batch.support_x[0], batch.support_y[0])
+    with pytest.raises(UserError, match=f"^x .*({words})"):
+        predictor.predict(samples)
 
 
 def test_half_precision_modules_adapt():

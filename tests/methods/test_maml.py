@@ -12,7 +12,7 @@ from metatransfer import MLP, Conv4, CosineHead, Episode, MAMLModule, ResNet12, 
 
 
 def double(batch):
-    return Episode(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in batch))
+    return batch.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
 
 def explicit_loss(module, batch, steps, first_order=False):

@@ -12,7 +12,7 @@ from metatransfer import Conv4, Episode, ProtoNetModule, UserError
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_logits_against_a_double_loop(distance):
     module = ProtoNetModule(Conv4(hidden_channels=4), distance=distance, scale=7.0).double().eval()
-    batch = Episode(*(t.double() if t.is_floating_point() else t for t in episode()))
+    batch = episode().map(lambda t: t.double() if t.is_floating_point() else t)
     with torch.no_grad():
         logits = module(batch)
         for task in range(2):

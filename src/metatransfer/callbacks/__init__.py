@@ -5,5 +5,6 @@ from metatransfer.callbacks.figures import EpisodeFigures
 from metatransfer.callbacks.interrupt import FinishBatch
 from metatransfer.callbacks.predictions import PredictionWriter
 from metatransfer.callbacks.report import Report
+from metatransfer.callbacks.start_checks import StartChecks
 
-__all__ = ["BestCheckpoint", "EpisodeFigures", "FinishBatch", "PredictionWriter", "Report"]
+__all__ = ["BestCheckpoint", "EpisodeFigures", "FinishBatch", "PredictionWriter", "Report", "StartChecks"]

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from metatransfer.callbacks.run_folder import run_folder, write_atomically
-from metatransfer.checks import did_you_mean
+from metatransfer.checks import check_monitor
 from metatransfer.errors import UserError
 from metatransfer.methods.protocol import evaluation_key, protocol_card
 
@@ -78,17 +78,9 @@ class BestCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), "evaluation": self._evaluation}
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a metric that nobody logs, before an epoch is spent on it.
-
-        Raises:
-            UserError: with the metrics that there are.
-        """
-        logged = sorted(trainer.callback_metrics)
-        if self.monitor and logged and self.monitor.startswith("val/") and self.monitor not in logged:
-            raise UserError(
-                f"checkpoint.monitor '{self.monitor}' is not logged by this run{did_you_mean(self.monitor, logged)} "
-                f"Known: {', '.join(logged)}."
-            )
+        """Refuses a metric that nobody logs, before an epoch is spent on it."""
+        if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
+            check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best, and the last state also where it is not the best: a killed run must be able to go on."""

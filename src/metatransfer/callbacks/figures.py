@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from metatransfer.batches import Episode
+from metatransfer.batches import AnyEpisode
 from metatransfer.callbacks.report import Report
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder
 from metatransfer.functional.losses import is_regression
@@ -23,15 +23,16 @@ class EpisodeFigures(Callback):
     """
 
     def __init__(self) -> None:
-        self._episode: Episode | None = None
+        self._episode: AnyEpisode | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agrees with the other processes on the folder."""
         agree_on_run_folder(trainer)
 
     def _keep(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(batch, Episode):
-            self._episode = batch
+        first = batch[0] if isinstance(batch, list) and batch else batch
+        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(first, AnyEpisode):
+            self._episode = self._episode or first
 
     def on_validation_batch_end(
         self,
@@ -76,10 +77,12 @@ class EpisodeFigures(Callback):
         figures = {}
         regression = is_regression(episode.query_y)
         if episode.support_x.dim() == 5 and not regression:
-            first = Episode(*(tensor[:1] for tensor in episode))
+            first = episode.map(lambda tensor: tensor[:1])
             predicted = module(first)[0].argmax(-1).cpu()
-            shown = Episode(*(tensor[0].cpu() for tensor in first))
-            figures[f"{stage}_episode"] = drawing.episode_figure(*shown, predicted=predicted)
+            shown = first.map(lambda tensor: tensor[0].cpu())
+            figures[f"{stage}_episode"] = drawing.episode_figure(
+                shown.support_x, shown.support_y, shown.query_x, shown.query_y, predicted
+            )
         name = "mse" if regression else "accuracy"
         adaptation_curve = getattr(module, "adaptation_curve", None)
         if callable(adaptation_curve):

@@ -7,20 +7,27 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 
 class FinishBatch(Callback):
     """Lets the batch at hand end before Ctrl-C stops a fit; a second Ctrl-C stops at once.
 
     Inside a batch random numbers are drawn and BatchNorm statistics changed that the resumed run would draw and change
-    again; between batches a resumed run is bit-equal to one that was never stopped.
+    again; between batches a resumed run is bit-equal to one that was never stopped. A validation that was cut short, or
+    due next, is done from its start when the run goes on: half of its episodes are no number.
     """
 
     def __init__(self) -> None:
         self._asked = False
         self._previous: Any = None
+        self._validation_due = False
+        self._repeating = False
+        self._rng_state: tuple[Tensor, Tensor | None] | None = None
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
@@ -30,7 +37,7 @@ class FinishBatch(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes over the signal, where this is the thread that gets it."""
-        self._asked = False
+        self._asked = self._validation_due = self._repeating = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._ask)
 
@@ -38,16 +45,58 @@ class FinishBatch(Callback):
         if self._asked:
             raise KeyboardInterrupt
 
-    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """Stops here if asked to."""
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
+        """Ends the restart: Lightning holds on to it until the epoch ends and then passes ReduceLROnPlateau over."""
+        self._validation_due = False
+        if trainer.fit_loop.restarting:
+            trainer.fit_loop.restarting = False
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
+        """Notes whether a validation comes next; stops here if asked to."""
+        fetcher = trainer.fit_loop._data_fetcher
+        self._validation_due = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
         self._stop_if_asked()
+
+    # ---- validation
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the random numbers as they are now, for a validation that will have to be repeated."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._validation_due = True
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        self._repeating = loop.restarting
+        if self._repeating:
+            loop.batch_progress.total.reset()  # else a checkpoint of later would look interrupted too
+        cuda = torch.cuda.get_rng_state(pl_module.device) if pl_module.device.type == "cuda" else None
+        self._rng_state = torch.get_rng_state(), cuda
 
     def on_validation_batch_end(self, *args: Any) -> None:  # noqa: ANN401
         """Stops here if asked to."""
         self._stop_if_asked()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The validation is whole."""
+        self._validation_due, self._rng_state = False, None
+        if self._repeating:
+            self._repeating = False
+            trainer.fit_loop.restarting = False  # see on_train_batch_start
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Says in the checkpoint that a validation is due; Lightning would take the epoch for finished."""
+        if self._validation_due and "loops" in checkpoint:
+            _repeat_validation(checkpoint["loops"]["fit_loop"])
+
+    # ---- end
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signal back."""
+        """Gives the signal back, and the random numbers that a validation cut short has drawn."""
+        if self._rng_state is not None:
+            cpu, cuda = self._rng_state
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, pl_module.device)
+            self._rng_state = None
         self._restore()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,3 +109,21 @@ class FinishBatch(Callback):
             if signal.getsignal(signal.SIGINT) == self._ask:
                 signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+def _repeat_validation(loops: dict[str, Any]) -> None:
+    """Makes the state of the loops that of a run stopped in the first batch of the validation.
+
+    That is where Lightning's resume goes back into a validation, and with nothing done it starts at the first episode.
+    Stopped later it would leave out as many episodes at the end as were done, stopped before it would skip it.
+
+    Args:
+        loops: the state of the fit loop in a checkpoint, changed in place.
+    """
+    trained = loops["epoch_loop.batch_progress"]
+    for part in ("total", "current"):
+        trained[part]["completed"] = trained[part]["processed"]
+    validated = loops["epoch_loop.val_loop.batch_progress"]
+    validated["is_last_batch"] = False
+    validated["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    validated["current"] = dict.fromkeys(validated["current"], 0)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
-from rich.table import Table
 
+from metatransfer.batches import MetaBatch, episodes_of
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, short_path, write_atomically
+from metatransfer.callbacks.table import print_report
 from metatransfer.functional.losses import episode_scores, is_regression
 from metatransfer.methods.base import Baseline, MethodModule
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
@@ -45,8 +48,9 @@ class Report(Callback):
         self._started = 0.0
         self._stage = ""
         self._evaluation = ""
-        self._running: dict[str, tuple[Baseline, EpisodeMean]] = {}
+        self._running: dict[str, tuple[Baseline, dict[str, EpisodeMean]]] = {}
         self._score_name = "accuracy"
+        self._trained_seconds: float | None = None
 
     # ---- state: a resumed fit keeps its past
 
@@ -61,6 +65,7 @@ class Report(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the past of an interrupted fit; a test of its checkpoint has no part in that past."""
+        self._trained_seconds = round(state_dict["seconds"], 1)
         if self._stage != "fit":
             return
         self.seconds = state_dict["seconds"]
@@ -76,6 +81,7 @@ class Report(Callback):
         self._started = time.perf_counter()
         self.seconds = 0.0
         self.history, self.measured, self._running = [], {}, {}
+        self._trained_seconds = None
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
@@ -85,22 +91,33 @@ class Report(Callback):
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         wanted = self.baselines and not self.measured and not trainer.sanity_checking
         found = module.baselines() if wanted and isinstance(module, MethodModule) else {}
-        self._running = {name: (baseline, EpisodeMean().to(module.device)) for name, baseline in found.items()}
+        sources = getattr(getattr(trainer, "datamodule", None), "test_sources", ()) if self._testing(trainer) else ()
+        keys = ["", *(f"{source}/" for source in sources)]
+        self._running = {
+            name: (baseline, {key: EpisodeMean().to(module.device) for key in keys}) for name, baseline in found.items()
+        }
 
-    def _measure(self, batch: Any) -> None:  # noqa: ANN401
-        for baseline, mean in self._running.values():
-            mean.update(episode_scores(baseline(batch), batch.query_y))
-            self._score_name = "mse" if is_regression(batch.query_y) else "accuracy"
+    @staticmethod
+    def _testing(trainer: Trainer) -> bool:
+        return trainer.state.fn == TrainerFn.TESTING
+
+    def _measure(self, batch: MetaBatch, source: int = 0) -> None:
+        for baseline, means in self._running.values():
+            # the mean over all episodes, and over those of one of several test sources
+            concerned = [mean for place, mean in enumerate(means.values()) if place in (0, source + 1)]
+            for episode in episodes_of(batch):
+                scores = episode_scores(baseline(episode), episode.query_y)
+                for mean in concerned:
+                    mean.update(scores)
+                self._score_name = "mse" if is_regression(episode.query_y) else "accuracy"
 
     def _finish(self) -> None:
-        for name, (_, mean) in self._running.items():
-            value, half_width = mean.compute()
-            self.measured[name] = {
-                self._score_name: {
-                    "value": _number(float(value)),
-                    "ci95": _number(float(half_width)),
-                }
-            }
+        for name, (_, means) in self._running.items():
+            numbers: Numbers = {}
+            for key, mean in means.items():
+                value, half_width = mean.compute()
+                numbers[key + self._score_name] = {"value": _number(float(value)), "ci95": _number(float(half_width))}
+            self.measured[name] = numbers
         self._running = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,7 +150,7 @@ class Report(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Scores the baselines on the same episodes."""
-        self._measure(batch)
+        self._measure(batch, dataloader_idx)
 
     # ---- results
 
@@ -181,6 +198,7 @@ class Report(Callback):
         stage = STAGES[trainer.state.fn]  # type: ignore[index]
         numbers = dict(numbers)
         measured = numbers.pop("episodes", {}).get("value")
+        numbers = {name: value for name, value in numbers.items() if not name.endswith("/episodes")}
         trained = getattr(module, "trained_protocol", None)
         if stage != "fit" and not trained:
             card.pop("selection", None)  # weights that nothing has chosen
@@ -192,10 +210,13 @@ class Report(Callback):
             "protocol": card,
             "checkpoint": _checkpoint(trainer, stage),
             "seconds": round(self._elapsed(), 1),
+            "machine": machine(module.device),
+            "skipped": dict(getattr(getattr(trainer, "datamodule", None), "skipped", {})),
             "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
         }
         if stage != "fit" and trained:
             results["trained_under"] = trained
+            results["trained_seconds"] = self._trained_seconds
             results["protocol_differences"] = differences(trained, card)
         if stage == "fit":
             results["history"] = self.history
@@ -203,6 +224,35 @@ class Report(Callback):
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a time was measured on.
+
+    Args:
+        device: that trained or tested.
+
+    Returns:
+        The processor's name, its cores and the threads in use, and the accelerator's name where there is one.
+    """
+    found: dict[str, Any] = {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def processor_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _number(value: float) -> float | None:
@@ -236,70 +286,3 @@ def _results_path(folder: Path, stage: str) -> Path:
 def _checkpoint(trainer: Trainer, stage: str) -> str | None:
     path = getattr(trainer.checkpoint_callback, "best_model_path", None) if stage == "fit" else trainer.ckpt_path
     return short_path(path) if path else None
-
-
-def _with_interval(name: str, number: dict[str, float | None]) -> str:
-    value, half_width = number["value"], number.get("ci95")
-    if value is None:
-        return "not a number"
-    percent = name in ("accuracy", "calibration_error")
-    scale, unit, digits = (100.0, " %", 2) if percent else (1.0, "", 4)
-    interval = f" ± {scale * half_width:.{digits}f}" if half_width is not None else ""
-    return f"{scale * value:.{digits}f}{interval}{unit}"
-
-
-def _episode_line(shape: dict[str, int]) -> str:
-    if "num_ways" not in shape:
-        return f"{shape['num_shots']} shots, {shape['num_queries']} queries"
-    return f"{shape['num_ways']}-way {shape['num_shots']}-shot, {shape['num_queries']} queries per class"
-
-
-def _protocol_line(card: dict[str, Any]) -> str:
-    """What of a protocol card the table has no other row for."""
-    method, data, versions = card["method"], card.get("data", {}), card["versions"]
-    parts = [
-        f"split {data['split']}" if "split" in data else "",
-        f"BatchNorm statistics: {method['batch_norm']}" if "batch_norm" in method else "",
-        f"selected by {card['selection']}" if "selection" in card else "not selected",
-        f"seed {card.get('seed')}",
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-def print_report(results: dict[str, Any], folder: Path) -> None:
-    """Prints results as one table.
-
-    Args:
-        results: the content of ``results.json``.
-        folder: where that file lies.
-    """
-    stage, card = results["stage"], results["protocol"]
-    split = "test" if stage == "test" else "val"
-    data, method = card.get("data", {}), card["method"]
-    table = Table(title=f"{method['name']} on {data.get('data', 'its data')}: {stage}", show_header=False, min_width=60)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    if "eval_episode" in data:
-        table.add_row("episodes", f"{results['episodes'] or 'no'} {split}, {_episode_line(data['eval_episode'])}")
-    for name, number in results["metrics"].items():
-        note = "  (chosen on these episodes)" if stage == "fit" and name == results["selected"] else ""
-        table.add_row(name.replace("_", " "), _with_interval(name, number) + note)
-    for baseline, numbers in results["baselines"].items():
-        for name, number in numbers.items():
-            table.add_row(f"{baseline}", f"{_with_interval(name, number)}  ({name}, same episodes)")
-    table.add_row("protocol", _protocol_line(results.get("trained_under", card)))
-    table.add_row("checkpoint", results["checkpoint"] or "none: the weights in memory")
-    config = folder / "config.yaml"
-    if stage == "fit" and results["checkpoint"] and config.exists():
-        table.add_row("test it", f"lightning test --config {short_path(config)} --ckpt_path {results['checkpoint']}")
-    if "trained_under" in results:
-        changed = results["protocol_differences"]
-        table.add_row(
-            "trained under", "the same protocol" if not changed else "another protocol: " + "; ".join(changed)
-        )
-    table.add_row("results", results["file"])
-    table.add_row("seconds", f"{results['seconds']:.0f}")
-    console = Console()
-    # a file or a pipe has no width of its own: paths must stay whole for copying
-    Console(width=console.width if console.is_terminal else 160).print(table)

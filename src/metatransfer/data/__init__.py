@@ -1,32 +1,54 @@
 """Sources (where samples come from), samplers (which samples) and data modules (how they are served)."""
 
-from metatransfer.data.augment import Augmentation, RandomAffine
+from metatransfer.data.augment import Augmentation, RandomAffine, TorchvisionTransforms
 from metatransfer.data.cifar_few_shot_episodes import CIFARFewShotEpisodes
+from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
+from metatransfer.data.episode_files import SavedEpisodes, save_episodes
 from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
 from metatransfer.data.omniglot_episodes import OmniglotEpisodes
 from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, TaskSampler
+from metatransfer.data.shaped_sampler import ShapedSampler
+from metatransfer.data.shapes import (
+    EpisodeSize,
+    FixedShape,
+    ImbalancedShots,
+    MetaDatasetShape,
+    SemiSupervised,
+    TaskShape,
+)
 from metatransfer.data.sinusoid_episodes import SinusoidEpisodes
 from metatransfer.data.sources import RotatedClasses, Source, TensorSource
 
 __all__ = [
     "Augmentation",
     "CIFARFewShotEpisodes",
+    "CrossDomainEpisodes",
     "EpisodeIndices",
     "EpisodeSampler",
+    "EpisodeSize",
     "EpisodicDataModule",
+    "FixedShape",
     "GlyphEpisodes",
     "Glyphs",
     "ImageFolderEpisodes",
+    "ImbalancedShots",
+    "MetaDatasetShape",
     "OmniglotEpisodes",
     "RandomAffine",
     "RotatedClasses",
+    "SavedEpisodes",
+    "SemiSupervised",
+    "ShapedSampler",
     "SinusoidEpisodes",
     "Source",
     "TaskSampler",
+    "TaskShape",
     "TensorSource",
+    "TorchvisionTransforms",
     "glyph_from_image",
     "load_glyphs",
+    "save_episodes",
 ]

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from metatransfer.batches import Episode, PredictionTask
-from metatransfer.checks import check_episode_shape, check_positive
-from metatransfer.data.augment import Augmentation
+from metatransfer.batches import Episode, PredictionTask, episodes_of
+from metatransfer.checks import check_choice, check_folder, check_positive, check_seed
+from metatransfer.data.augment import Augmentation, apply_transforms, check_deterministic
+from metatransfer.data.episode_files import SavedEpisodes, save_episodes
 from metatransfer.data.folders import prediction_task
 from metatransfer.data.loaders import EpisodeLoader, TaskLoader
 from metatransfer.data.samplers import SPLITS, EpisodeSampler, TaskSampler
+from metatransfer.data.shaped_sampler import ShapedSampler
+from metatransfer.data.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import RotatedClasses, Source
 from metatransfer.errors import UserError
 
+Rotation = Literal["none", "classes", "per_class"]
+ROTATIONS: tuple[str, ...] = get_args(Rotation)
 _STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
 
 
@@ -31,10 +39,9 @@ class EpisodicDataModule(LightningDataModule):
     epoch has new ones; those of validation and test are fixed.
 
     Attributes:
-        rotations: for each split ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of
-            their own) or ``"per_class"`` (each class turned at random in each episode).
+        default_rotations: what ``rotations`` is where it is left out.
+        group_by: what ``within_groups`` is where it is left out.
         num_targets: size of the targets where tasks are regressions, ``None`` where they are classifications.
-        group_by: whether all classes of an episode come from one group of the source (alphabet, superclass).
 
     Args:
         num_ways: classes of an episode.
@@ -48,13 +55,26 @@ class EpisodicDataModule(LightningDataModule):
         val_episodes: episodes of the validation.
         test_episodes: episodes of the test.
         seed: which episodes; independent of the seed of the weights.
-        augmentation: random changes of the training samples, e.g. ``RandomAffine``.
+        augmentation: random changes of the training samples, e.g. ``RandomAffine`` or ``TorchvisionTransforms``.
+        transform: fixed changes of all samples, of ``torchvision.transforms.v2``, in batch on the device; the last
+            thing that happens to them (``Normalize``).
+        task_shape: ways and shots that change from episode to episode, e.g. ``MetaDatasetShape``.
+        eval_task_shape: that of validation and test; as in training where left out.
+        rotations: ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of their own) or
+            ``"per_class"`` (each class turned at random in each episode), for all splits or by split; where left out,
+            as the data's protocol has it.
+        within_groups: draw all classes of an episode from one group of the source (alphabet, superclass); where left
+            out, as the data's protocol has it.
+        export_episodes: folder into which the episodes of each evaluation are written, as ``val.npz`` or ``test.npz``.
+        episode_files: folder of such files, or the file of each split, to be served instead of drawing episodes; it
+            is checked that they were made of the very same samples, and ``val_episodes`` and ``test_episodes`` follow.
         num_workers: processes that read data which is not held in memory.
         support: folder ``<label>/<image>`` of labelled examples, for ``lightning predict`` only.
         query: folder of images to label, for ``lightning predict`` only.
 
     Raises:
-        UserError: a number below 1, or the base itself instead of a subclass.
+        UserError: a number below 1, a seed outside 0 .. 2**32 - 1, a random ``transform``, an unknown rotation or
+            split, or the base itself instead of a subclass.
     """
 
     num_targets: ClassVar[int | None] = None
@@ -73,6 +93,13 @@ class EpisodicDataModule(LightningDataModule):
         test_episodes: int = 600,
         seed: int = 0,
         augmentation: Augmentation | None = None,
+        transform: list[nn.Module] | None = None,
+        task_shape: TaskShape | None = None,
+        eval_task_shape: TaskShape | None = None,
+        rotations: dict[str, Rotation] | Rotation | None = None,
+        within_groups: bool | None = None,
+        export_episodes: str | None = None,
+        episode_files: dict[str, str] | str | None = None,
         num_workers: int = 0,
         support: str | None = None,
         query: str | None = None,
@@ -88,6 +115,7 @@ class EpisodicDataModule(LightningDataModule):
             eval_num_ways=eval_num_ways, eval_num_shots=eval_num_shots, eval_num_queries=eval_num_queries,
             train_episodes=train_episodes, val_episodes=val_episodes, test_episodes=test_episodes,
         )  # fmt: skip
+        check_seed(seed=seed)
         if num_workers < 0:
             raise UserError(f"num_workers must be 0 or more, but is {num_workers}.")
         self.num_ways, self.num_shots, self.num_queries = num_ways, num_shots, num_queries
@@ -98,12 +126,38 @@ class EpisodicDataModule(LightningDataModule):
         self.num_episodes = {"train": train_episodes, "val": val_episodes, "test": test_episodes}
         self.seed = seed
         self.augmentation = augmentation
+        check_deterministic(transform or ())
+        self.transform = list(transform or ())
+        self.task_shapes = {"train": task_shape or FixedShape(), "val": eval_task_shape or task_shape or FixedShape()}
+        self.task_shapes["test"] = self.task_shapes["val"]
+        self.export_folder = export_episodes
+        for split in episode_files if isinstance(episode_files, dict) else ():
+            check_choice("episode_files' split", split, ("val", "test"))
+        self.episode_files = episode_files
         self.num_workers = num_workers
         self.support_folder, self.query_folder = support, query
-        self.rotations: dict[str, str] = {}
+        self.default_rotations: dict[str, Rotation] = {}
         self.group_by = False
+        for split, rotation in (rotations if isinstance(rotations, dict) else {"train": rotations}).items():
+            check_choice("rotations' split", split, SPLITS)
+            check_choice("rotations", rotation or "none", ROTATIONS)
+        self._rotations = (
+            rotations if isinstance(rotations, dict) or rotations is None else dict.fromkeys(SPLITS, rotations)
+        )
+        self._within_groups = within_groups
         self.samplers: dict[str, TaskSampler] = {}
         self.prediction_task: PredictionTask | None = None
+
+    @property
+    def rotations(self) -> dict[str, Rotation]:
+        """How each split's classes are rotated."""
+        chosen = self.default_rotations if self._rotations is None else self._rotations
+        return {split: chosen.get(split, "none") for split in SPLITS}
+
+    @property
+    def within_groups(self) -> bool:
+        """Whether all classes of an episode come from one group."""
+        return self.group_by if self._within_groups is None else self._within_groups
 
     # ---- what a subclass says
 
@@ -133,7 +187,7 @@ class EpisodicDataModule(LightningDataModule):
         Raises:
             UserError: :meth:`source` returns something else, or the episodes are impossible.
         """
-        source, shape, rotation = self.source(split), self.shape(split), self.rotations.get(split, "none")
+        source, shape, rotation = self.source(split), self.shape(split), self.rotations[split]
         if not isinstance(source, Source):
             raise UserError(
                 f"{type(self).__name__}.source must return a Source, such as TensorSource(data, labels, class_names, "
@@ -141,16 +195,21 @@ class EpisodicDataModule(LightningDataModule):
             )
         if rotation == "classes":
             source = RotatedClasses(source)
-        where = f"{type(self).__name__} ({split} split)"
-        prefix = "" if split == "train" else "eval_"
-        check_episode_shape(source.sizes, source.class_names, where=where, prefix=prefix, **shape)
-        return EpisodeSampler(
+        size, kind = EpisodeSize(**shape), self.task_shapes[split]
+        where, prefix = f"{type(self).__name__} ({split} split)", "" if split == "train" else "eval_"
+        kind.check(source.sizes, source.class_names, size, where, prefix)
+        make: Callable[..., EpisodeSampler] = (
+            partial(EpisodeSampler, **size._asdict())
+            if type(kind) is FixedShape
+            else partial(ShapedSampler, shape=kind, size=size)
+        )
+        return make(
             source,
             split,
             self.seed,
-            within_groups=self.group_by,
+            within_groups=self.within_groups,
             turn_classes=rotation == "per_class",
-            **shape,
+            transform=partial(apply_transforms, self.transform) if self.transform else None,
         )
 
     def convert_image(self, image: Image.Image) -> Tensor:
@@ -168,6 +227,22 @@ class EpisodicDataModule(LightningDataModule):
         raise UserError(f"{type(self).__name__} does not say how to read image files, so it cannot predict folders.")
 
     # ---- what it serves
+
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, for networks that are to be built for it.
+
+        Returns:
+            For example ``(3, 84, 84)``: what :meth:`convert_image` and ``transform`` make of an image; where the data
+            is not made of images, the first training episode is looked at.
+        """
+        blank = Image.new("RGB", (64, 64), "white")
+        blank.paste("black", (16, 16, 48, 48))
+        try:
+            sample = self.convert_image(blank)
+        except UserError:
+            first = episodes_of(self.open("train").episodes(np.array([0]), torch.device("cpu")))[0]
+            return tuple(first.support_x.shape[2:])
+        return tuple(apply_transforms(self.transform, sample).shape)
 
     def shape(self, split: str) -> dict[str, int]:
         """``num_ways``, ``num_shots`` and ``num_queries`` of a split's episodes.
@@ -191,16 +266,74 @@ class EpisodicDataModule(LightningDataModule):
             UserError: episodes that cannot be drawn, or folders that cannot be read.
         """
         for split in _STAGE_SPLITS[stage]:
-            if split in self.samplers:
-                continue
-            self.samplers[split] = self.sampler(split)
+            self.open(split)
         if stage == "predict":
             if self.support_folder is None or self.query_folder is None:
                 raise UserError(
                     "predict needs two folders: --data.support <label>/<image> with examples of every label, and "
                     "--data.query with the images to label."
                 )
-            self.prediction_task = prediction_task(self.support_folder, self.query_folder, self.convert_image)
+
+            task = prediction_task(self.support_folder, self.query_folder, self.convert_image)
+            if self.transform:
+                changed = (apply_transforms(self.transform, x) for x in (task.support_x, task.query_x))
+                task = task._replace(support_x=next(changed), query_x=next(changed))
+            self.prediction_task = task
+
+    def open(self, split: str) -> TaskSampler:
+        """Opens a split, once, and checks that its episodes are possible.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            What draws its episodes.
+        """
+        if split not in self.samplers:
+            self.samplers[split] = self._opened(split)
+        return self.samplers[split]
+
+    def _opened(self, split: str) -> TaskSampler:
+        """The sampler of a split, or the file of episodes in its place; writes the file that is wished for.
+
+        Raises:
+            UserError: files of episodes for generated tasks, or a file that does not fit.
+        """
+        sampler = self.sampler(split)
+        path = self._episode_file(split)
+        exports = self.export_folder is not None and split != "train"
+        if path is None and not exports:
+            return sampler
+        if not isinstance(sampler, EpisodeSampler):
+            raise UserError(
+                f"{type(self).__name__} generates its tasks, which have no samples to be told by index: leave out "
+                "export_episodes and episode_files; the same seed gives the same tasks."
+            )
+        if path is not None:
+            sampler = saved = SavedEpisodes(sampler, path)
+            size = EpisodeSize(**self.shape(split))
+            if type(self.task_shapes[split]) is FixedShape and saved.sizes() != {size}:
+                found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(saved.sizes())[:3])
+                raise UserError(
+                    f"'{path}' holds {found} episodes with {max(one.num_queries for one in saved.sizes()):g} queries "
+                    f"per class, but the data module is set to {size.num_ways}-way {size.num_shots}-shot with "
+                    f"{size.num_queries}: set eval_num_ways, eval_num_shots and eval_num_queries to what they are."
+                )
+            self.num_episodes[split] = saved.count
+        if exports and (self.trainer is None or self.trainer.is_global_zero):
+            save_episodes(Path(str(self.export_folder), f"{split}.npz"), sampler, self.num_episodes[split])
+        return sampler
+
+    def _episode_file(self, split: str) -> Path | None:
+        if isinstance(self.episode_files, dict):
+            return Path(self.episode_files[split]) if split in self.episode_files else None
+        if self.episode_files is None or split == "train":
+            return None
+        folder = check_folder(self.episode_files, "episode_files")
+        if not any((folder / f"{one}.npz").exists() for one in ("val", "test")):
+            raise UserError(f"episode_files: '{folder}' holds neither val.npz nor test.npz; name the folder of both.")
+        path = folder / f"{split}.npz"
+        return path if path.exists() else None
 
     def episode(self, split: str, index: int) -> Episode:
         """One episode as the methods see it in evaluation, with ``T = 1``.
@@ -212,7 +345,7 @@ class EpisodicDataModule(LightningDataModule):
         Returns:
             The episode, on the CPU, without augmentation.
         """
-        return self.samplers[split].episodes(np.array([index]), torch.device("cpu"))
+        return episodes_of(self.samplers[split].episodes(np.array([index]), torch.device("cpu")))[0]
 
     def train_dataloader(self) -> EpisodeLoader:
         """Training episodes, other ones every epoch.
@@ -243,21 +376,26 @@ class EpisodicDataModule(LightningDataModule):
 
     def protocol(self) -> dict[str, Any]:
         """What must stand beside every number measured on this data."""
+
+        def episode(split: str) -> dict[str, Any]:
+            kind = self.task_shapes[split]
+            return self.shape(split) | ({} if type(kind) is FixedShape else {"shape": repr(kind)})
+
         return {
             "data": type(self).__name__,
-            "train_episode": self.shape("train"),
-            "eval_episode": self.shape("test"),
+            "train_episode": episode("train"),
+            "eval_episode": episode("test"),
             "tasks_per_batch": self.tasks_per_batch,
             "episodes": dict(self.num_episodes),
             "episode_seed": self.seed,
             "augmentation": repr(self.augmentation) if self.augmentation is not None else "none",
-            "rotations": {split: self.rotations.get(split, "none") for split in SPLITS},
-            "within_groups": self.group_by,
+            "rotations": self.rotations,
+            "within_groups": self.within_groups,
+            "transform": [str(one) for one in self.transform] or "none",
         }
 
     def _loader(self, split: str) -> EpisodeLoader:
-        if split not in self.samplers:  # asked for without a Trainer
-            self.samplers[split] = self.sampler(split)
+        sampler = self.open(split)  # now, where it is asked for without a Trainer
         trainer = self.trainer
         if trainer and split != "train" and self.num_episodes[split] < trainer.world_size:
             raise UserError(
@@ -265,7 +403,7 @@ class EpisodicDataModule(LightningDataModule):
                 "any: raise it to one for each at least."
             )
         return EpisodeLoader(
-            self.samplers[split],
+            sampler,
             episodes=self.num_episodes[split],
             tasks_per_batch=self.tasks_per_batch,
             drop_last=split == "train",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from metatransfer.batches import Episode, PredictionTask
+from metatransfer.batches import MetaBatch, PredictionTask
 from metatransfer.data.augment import Augmentation
 from metatransfer.data.samplers import TaskSampler
 
@@ -81,7 +81,7 @@ class EpisodeLoader:
         )
         return epoch * self.episodes + within[within < self.episodes]
 
-    def __iter__(self) -> Iterator[Episode]:
+    def __iter__(self) -> Iterator[MetaBatch]:
         epoch, done = self.position()
         batches = [self.indices(epoch, batch) for batch in range(done, len(self))]
         if self.num_workers == 0:
@@ -127,7 +127,7 @@ class TaskLoader:
         yield self.task
 
 
-class _Batches(Dataset[Episode]):
+class _Batches(Dataset[MetaBatch]):
     """Meta-batches as items, for worker processes."""
 
     def __init__(self, sampler: TaskSampler, batches: list[np.ndarray], augmentation: Augmentation | None) -> None:
@@ -138,5 +138,5 @@ class _Batches(Dataset[Episode]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, item: int) -> Episode:
+    def __getitem__(self, item: int) -> MetaBatch:
         return self.episode_sampler.episodes(self.batches[item], torch.device("cpu"), self.augmentation)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.data.episodic import EpisodicDataModule
+from metatransfer.data.episodic import EpisodicDataModule, Rotation
 from metatransfer.data.images import (
     ON_BAD_SAMPLE,
     ImageLook,
@@ -48,7 +48,7 @@ _PARTS = (
     _Part("images_background", 964, "68d2efa1b9178cc56df9314c21c6e718"),
     _Part("images_evaluation", 659, "6b91aef0f799c5bb55b94e3f2daec811"),
 )
-_PROTOCOLS = {
+_PROTOCOLS: dict[str, tuple[str, Rotation]] = {
     "vinyals": ("Vinyals 2016, 1028/172/423 characters", "classes"),
     "maml": ("random 1100/100/423 characters", "per_class"),
     "lake": ("Lake 2015, background 25 + 5 alphabets / evaluation 20 alphabets", "none"),
@@ -112,7 +112,7 @@ class OmniglotEpisodes(EpisodicDataModule):
         self.on_bad_sample = on_bad_sample
         self.cache_dir = cache_dir
         self.skipped: dict[str, int] = {}
-        self.rotations = dict.fromkeys(SPLITS, _PROTOCOLS[protocol][1])
+        self.default_rotations = dict.fromkeys(SPLITS, _PROTOCOLS[protocol][1])
         self.group_by = protocol == "lake"
         self._names: dict[str, list[str]] = {}
         self._tree_of: dict[str, ImageTree] = {}
@@ -160,8 +160,7 @@ class OmniglotEpisodes(EpisodicDataModule):
         """As of the base, with the split by its name, the rotations and the size of the images."""
         return super().protocol() | {
             "split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})",
-            "rotations": dict(self.rotations),
-            "within_alphabet": self.group_by,
+            "within_alphabet": self.within_groups,
             "image_size": self.look.size,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -11,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.batches import Episode
-from metatransfer.data.augment import Augmentation
+from metatransfer.batches import AnyEpisode, Episode, MetaBatch, SemiSupervisedEpisode
+from metatransfer.data.augment import Augmentation, by_sample
 from metatransfer.data.sources import Source, rotate
 from metatransfer.errors import UserError
 from metatransfer.functional.random import (
     random_permutations,
     random_subsets,
-    random_uniforms,
     random_words,
     stream_keys,
 )
@@ -34,6 +34,8 @@ class Stream(IntEnum):
     QUERY = 2
     GROUP = 3
     TURNS = 4
+    SHAPE = 5
+    UNLABELED = 6
 
 
 class EpisodeIndices(NamedTuple):
@@ -45,8 +47,9 @@ class EpisodeIndices(NamedTuple):
         query: ``(T, Q)`` sample indices.
         query_y: ``(T, Q)`` labels.
         classes: ``(T, way)`` the source's class behind each label.
-        turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` where images stay upright.
         keys: ``(T,)`` random stream of each episode, for augmentation.
+        turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` where images stay upright.
+        unlabeled: ``(T, U)`` sample indices, ``None`` where there are none.
     """
 
     support: NDArray[np.int64]
@@ -56,6 +59,7 @@ class EpisodeIndices(NamedTuple):
     classes: NDArray[np.int64]
     keys: NDArray[np.uint64]
     turns: NDArray[np.int64] | None = None
+    unlabeled: NDArray[np.int64] | None = None
 
 
 class TaskSampler(ABC):
@@ -70,7 +74,7 @@ class TaskSampler(ABC):
     @abstractmethod
     def episodes(
         self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
-    ) -> Episode:
+    ) -> MetaBatch:
         """Episodes by their index, whatever batch or process they are asked for in.
 
         Args:
@@ -79,7 +83,7 @@ class TaskSampler(ABC):
             augmentation: applied to every sample, with random numbers from the episode's own stream.
 
         Returns:
-            An :class:`~metatransfer.batches.Episode` of ``T`` tasks.
+            An :class:`~metatransfer.batches.Episode` of ``T`` tasks, or a list of ``T`` where these differ in size.
         """
 
 
@@ -101,6 +105,8 @@ class EpisodeSampler(TaskSampler):
             classes being equally likely.
         turn_classes: turn each class by a random number of quarter turns in each episode (Finn et al. 2017).
 
+        transform: applied to every sample after it was read, turned and augmented, in batch on the device.
+
     Raises:
         UserError: no group has enough classes, or the source knows no groups.
     """
@@ -116,6 +122,7 @@ class EpisodeSampler(TaskSampler):
         num_queries: int,
         within_groups: bool = False,
         turn_classes: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.source = source
         self.split = split
@@ -124,7 +131,13 @@ class EpisodeSampler(TaskSampler):
         self.num_shots = num_shots
         self.num_queries = num_queries
         self.turn_classes = turn_classes
+        self.transform = transform
         self._members = self._groups() if within_groups else None
+
+    @property
+    def least_classes(self) -> int:
+        """Classes that an episode takes at least."""
+        return self.num_ways
 
     def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Classes sorted by group, with the offset and size of each group that is large enough.
@@ -136,11 +149,11 @@ class EpisodeSampler(TaskSampler):
             raise UserError(f"{self.source.name}: its classes have no groups, so episodes cannot stay within one.")
         names, group_of = np.unique(np.asarray(self.source.groups), return_inverse=True)
         sizes = np.bincount(group_of)
-        enough = sizes >= self.num_ways
+        enough = sizes >= self.least_classes
         if not enough.any():
             largest = names[sizes.argmax()]
             raise UserError(
-                f"{self.source.name}: no group has the {self.num_ways} classes of an episode; the largest, "
+                f"{self.source.name}: no group has the {self.least_classes} classes of an episode; the largest, "
                 f"'{largest}', has {sizes.max()}: lower num_ways or draw across groups."
             )
         offsets = np.concatenate([[0], sizes.cumsum()[:-1]])
@@ -154,6 +167,17 @@ class EpisodeSampler(TaskSampler):
         group = random_subsets(group_keys, len(sizes), 1)[:, 0]
         classes: NDArray[np.int64] = order[offsets[group][:, None] + random_subsets(keys, sizes[group], self.num_ways)]
         return classes
+
+    def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
+        """Episodes by their index.
+
+        Args:
+            indices: ``(T,)`` from 0 on.
+
+        Returns:
+            One with all ``T`` tasks; a subclass whose tasks differ in size gives one for each.
+        """
+        return [self(indices)]
 
     def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
         """Episodes by their index.
@@ -187,33 +211,37 @@ class EpisodeSampler(TaskSampler):
 
     def episodes(
         self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
-    ) -> Episode:
-        """Draws, reads, turns and augments, all in one batch."""
-        drawn = self(indices)
+    ) -> MetaBatch:
+        """Draws, reads, turns, augments and transforms, all tasks of one size in one batch."""
+        served = [self._episode(drawn, device, augmentation) for drawn in self.draw(indices)]
+        return served[0] if len(served) == 1 else served
+
+    def _episode(self, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None) -> AnyEpisode:
         support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device, augmentation)
         query_x = self._read(drawn.query, drawn.query_y, drawn, Stream.QUERY, device, augmentation)
         support_y, query_y = (
             torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y)
         )
-        return Episode(support_x, support_y, query_x, query_y)
+        if drawn.unlabeled is None:
+            return Episode(support_x, support_y, query_x, query_y)
+        unlabeled_x = self._read(drawn.unlabeled, None, drawn, Stream.UNLABELED, device, augmentation)
+        return SemiSupervisedEpisode(support_x, support_y, query_x, query_y, unlabeled_x)
 
     def _read(
         self,
         samples: NDArray[np.int64],
-        labels: NDArray[np.int64],
+        labels: NDArray[np.int64] | None,
         drawn: EpisodeIndices,
         stream: Stream,
         device: torch.device,
         augmentation: Augmentation | None,
     ) -> Tensor:
         x = self.source.read(torch.from_numpy(samples), device)
-        if drawn.turns is not None:
+        if drawn.turns is not None and labels is not None:
             x = rotate(x, torch.from_numpy(np.take_along_axis(drawn.turns, labels, axis=1)).to(device))
-        if augmentation is None:
-            return x
-        keys = stream_keys(drawn.keys.view(np.int64), stream)
-        u = torch.from_numpy(random_uniforms(keys, samples.shape[1] * augmentation.num_random)).to(device)
-        return augmentation(x.flatten(0, 1), u.view(-1, augmentation.num_random)).view_as(x)
+        if augmentation is not None:
+            x = augmentation.batch(x, stream_keys(drawn.keys.view(np.int64), stream))
+        return x if self.transform is None else by_sample(self.transform, x)
 
     def _shuffled(
         self, samples: NDArray[np.int64], keys: NDArray[np.uint64], start: int

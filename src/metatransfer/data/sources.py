@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -67,6 +68,26 @@ class Source(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def fingerprint(self) -> str:
+        """A hash of the content: equal for equal samples, labels and classes, wherever they lie.
+
+        A subclass adds its samples by overriding :meth:`update_fingerprint`.
+        """
+        digest = hashlib.sha256()
+        digest.update("\0".join(self.class_names).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.astype("<i8").tobytes())
+        self.update_fingerprint(digest)
+        return digest.hexdigest()
+
+    def update_fingerprint(self, digest: hashlib._Hash) -> None:
+        """Feeds the samples to a hash, in their order; by default every sample as it is read.
+
+        Args:
+            digest: takes bytes.
+        """
+        for index in range(len(self)):
+            digest.update(self.read(torch.tensor([index]), torch.device("cpu")).numpy().tobytes())
+
     @property
     @abstractmethod
     def sample_shape(self) -> tuple[int, ...]:
@@ -119,6 +140,11 @@ class TensorSource(Source):
         """Shape of one sample."""
         return tuple(self.data.shape[1:])
 
+    def update_fingerprint(self, digest: hashlib._Hash) -> None:
+        """The tensor's bytes."""
+        digest.update(f"{self.data.dtype} {tuple(self.data.shape)}".encode())
+        digest.update(self.data.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Gathers on the device; the data moves there on the first call and stays."""
         if self.data.device != device:
@@ -159,6 +185,10 @@ class RotatedClasses(Source):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.base.sample_shape
+
+    def update_fingerprint(self, digest: hashlib._Hash) -> None:
+        """The base's samples."""
+        self.base.update_fingerprint(digest)
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Reads and turns."""

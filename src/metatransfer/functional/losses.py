@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -72,3 +73,20 @@ def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
         _same_shape(outputs, targets)
         return (outputs.float() - targets.float()).square().flatten(1).mean(1)
     return (outputs.argmax(-1) == targets).float().mean(1)
+
+
+def mask_absent_classes(outputs: Tensor, support_y: Tensor) -> Tensor:
+    """Rules out classes that a task's support set does not have, where an output layer is larger than the task.
+
+    Args:
+        outputs: ``(T, Q, C)`` logits, or values of a regression, which are left as they are.
+        support_y: ``(T, S)`` labels, or float targets.
+
+    Returns:
+        ``(T, Q, C)`` with the least finite number for absent classes: their probability is 0, their gradient too.
+    """
+    if is_regression(support_y):
+        return outputs
+    classes = torch.arange(outputs.shape[-1], device=outputs.device)
+    present = (support_y.unsqueeze(-1) == classes).any(1)
+    return outputs.masked_fill(~present.unsqueeze(1), torch.finfo(outputs.dtype).min)

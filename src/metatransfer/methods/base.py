@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
@@ -16,14 +15,16 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
-from metatransfer.batches import Episode, Predictions, PredictionTask
+from metatransfer.batches import Episode, MetaBatch, Predictions, PredictionTask, episodes_of
 from metatransfer.checks import check_episode, check_state_dict, check_support
 from metatransfer.errors import UserError
-from metatransfer.functional.losses import episode_loss, episode_scores, is_regression
+from metatransfer.functional.losses import episode_loss, episode_scores, is_regression, mask_absent_classes
 from metatransfer.functional.prototypes import nearest_neighbor
 from metatransfer.methods.predictor import (
     Labels,
     Predictor,
+    Samples,
+    as_samples,
     classes_of,
     encode,
     evaluating,
@@ -88,7 +89,7 @@ class MethodModule(LightningModule, ABC):
         """Scores a batch of the validation split."""
         self.shared_step(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
         """Scores a batch of the test split."""
         self.shared_step(batch, "test")
 
@@ -189,6 +190,7 @@ class EpisodicModule(MethodModule, Generic[State]):
         super().__init__(optimizer, lr_scheduler)
         self.metrics = nn.ModuleDict({"val": EpisodeMetrics(), "test": EpisodeMetrics()})
         self._checked: set[str] = set()
+        self._source: str | None = None
 
     # ---- what a method says
 
@@ -223,9 +225,11 @@ class EpisodicModule(MethodModule, Generic[State]):
             episode: ``T`` tasks.
 
         Returns:
-            ``(T, Q, C)`` or ``(T, Q, D)``.
+            ``(T, Q, C)`` or ``(T, Q, D)``; outputs of a fixed layer for classes that a task does not have are the
+            least number there is.
         """
-        return self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
+        outputs = self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
+        return mask_absent_classes(outputs, episode.support_y)
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """The outer objective: by default the mean query loss.
@@ -251,52 +255,88 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     # ---- what follows
 
-    def shared_step(self, batch: Episode, stage: str) -> Tensor:
-        """Loss of a meta-batch."""
-        self._check_once(batch, stage)
+    def shared_step(self, batch: MetaBatch, stage: str) -> Tensor:
+        """Loss of a meta-batch, averaged over its tasks; those that differ in size come one by one."""
+        episodes = episodes_of(batch)
+        self._check_once(episodes, stage)
         if stage == "train":
-            loss, outputs = self.training_loss(batch)
-            score = episode_scores(outputs.detach(), batch.query_y).mean()
-            name = "mse" if is_regression(batch.query_y) else "accuracy"
-            self.log_dict({"train/loss": loss, f"train/{name}": score}, prog_bar=True, batch_size=len(batch.query_y))
-            return loss
-        outputs = self(batch)
-        self.metrics[stage].update(outputs, batch.query_y)  # type: ignore[operator]
-        return episode_loss(outputs, batch.query_y)
+            return self._train_on(episodes)
+        losses = []
+        for episode in episodes:
+            outputs = self(episode)
+            for metrics in self._metrics_of(stage):
+                metrics.update(outputs, episode.query_y)
+            losses.append(episode_loss(outputs, episode.query_y))
+        return torch.stack(losses).mean()
+
+    def _train_on(self, episodes: list[Episode]) -> Tensor:
+        number = sum(len(episode.query_y) for episode in episodes)
+        loss, score = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for episode in episodes:
+            part = len(episode.query_y) / number
+            own, outputs = self.training_loss(episode)
+            loss = own if len(episodes) == 1 else loss + part * own
+            score = score + part * episode_scores(outputs.detach(), episode.query_y).mean()
+        name = "mse" if is_regression(episodes[0].query_y) else "accuracy"
+        self.log_dict({"train/loss": loss, f"train/{name}": score}, prog_bar=True, batch_size=number)
+        return loss
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a batch of the test split, and notes which of several test sources it is of."""
+        names = self._test_sources()
+        self._source = names[dataloader_idx] if names else None
+        self.shared_step(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/accuracy`` and the others with their intervals."""
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/accuracy`` and the others with their intervals."""
+        """Logs ``test/accuracy`` and the others with their intervals, and ``test/<source>/accuracy``."""
         self._log_metrics("test")
 
+    def _test_sources(self) -> tuple[str, ...]:
+        """Names of the sources that the data module tests on, where there are several."""
+        data = getattr(self._trainer, "datamodule", None)
+        return tuple(getattr(data, "test_sources", ()))
+
+    def _metrics_of(self, stage: str) -> list[EpisodeMetrics]:
+        names = [stage, *([f"{stage}/{self._source}"] if stage == "test" and self._source else [])]
+        return [self.metrics[name] for name in names]  # type: ignore[misc]
+
     def _log_metrics(self, stage: str) -> None:
-        metrics: EpisodeMetrics = self.metrics[stage]  # type: ignore[assignment]
-        for name, value in metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == metrics.score_name, sync_dist=True)
-        metrics.reset()
+        for key in [name for name in self.metrics if name.partition("/")[0] == stage]:
+            metrics: EpisodeMetrics = self.metrics[key]  # type: ignore[assignment]
+            for name, value in metrics.compute().items():
+                self.log(f"{key}/{name}", value, prog_bar=name == metrics.score_name, sync_dist=True)
+            metrics.reset()
 
     def setup(self, stage: str) -> None:
         """Looks at the episodes anew: they may be another data module's."""
         self._checked.clear()
+        self._source = None
+        for name in [name for name in self.metrics if "/" in name]:
+            del self.metrics[name]
+        for source in self._test_sources() if stage == "test" else ():
+            self.metrics[f"test/{source}"] = EpisodeMetrics().to(self.device)
 
-    def _check_once(self, batch: Episode, stage: str) -> None:
-        # label checks wait for the device, so only the first meta-batch of each stage pays for them
-        if stage in self._checked:
+    def _check_once(self, episodes: list[Episode], stage: str) -> None:
+        # label checks wait for the device, so only the first meta-batch of each stage and source pays for them
+        key = f"{stage} {self._source}"
+        if key in self._checked:
             return
-        check_episode(batch, num_outputs=self.num_outputs, where=f"the {stage} episode")
-        if self.num_outputs is None and is_regression(batch.support_y):
-            raise UserError(f"{type(self).__name__} learns classes, but the {stage} episode has float targets.")
-        self.check_samples(tuple(batch.support_x.shape[2:]))
-        self._checked.add(stage)
+        for episode in episodes:
+            check_episode(episode, num_outputs=self.num_outputs, where=f"the {stage} episode")
+            if self.num_outputs is None and is_regression(episode.support_y):
+                raise UserError(f"{type(self).__name__} learns classes, but the {stage} episode has float targets.")
+            self.check_samples(tuple(episode.support_x.shape[2:]))
+        self._checked.add(key)
 
-    def adapt(self, support_x: Tensor | np.ndarray, support_y: Labels) -> Predictor[State]:
+    def adapt(self, support_x: Samples, support_y: Labels) -> Predictor[State]:
         """Learns one task and leaves the module as it was.
 
         Args:
-            support_x: ``(S, *shape)`` samples, floats; images in [0, 1].
+            support_x: ``(S, *shape)`` samples, floats, or a list of them; images in [0, 1].
             support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
 
         Returns:
@@ -306,7 +346,7 @@ class EpisodicModule(MethodModule, Generic[State]):
             UserError: no samples, unequal lengths, samples of a shape that the network was not built for, NaN, or more
                 classes than the network has outputs.
         """
-        samples = torch.as_tensor(support_x)
+        samples = as_samples(support_x, "support_x")
         check_support(samples, support_y)
         samples = samples.to(self.device, floating_dtype(self))
         support_y = plain_labels(support_y)

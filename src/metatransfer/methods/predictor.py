@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from metatransfer.checks import check_float_samples
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 State = TypeVar("State")
 Labels = Tensor | np.ndarray | Sequence[Hashable]
+Samples = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 
 
 @contextmanager
@@ -54,7 +56,7 @@ class Predictor(Generic[State]):
         self.classes = classes_of(labels)
         self._returns = type(labels)
 
-    def outputs(self, x: Tensor | np.ndarray) -> Tensor:
+    def outputs(self, x: Samples) -> Tensor:
         """Logits ``(N, C)``, or regressed values ``(N, D)``.
 
         Args:
@@ -66,7 +68,7 @@ class Predictor(Generic[State]):
         Raises:
             UserError: samples of another shape, or not finite.
         """
-        samples = torch.as_tensor(x)
+        samples = as_samples(x, "x")
         check_float_samples(samples, "x")
         samples = samples.to(self.module.device, floating_dtype(self.module))
         if samples.dim() < 2:
@@ -78,7 +80,7 @@ class Predictor(Generic[State]):
             outputs = self.module.predict_tasks(self.state, samples.unsqueeze(0)).squeeze(0).float()
         return outputs[:, : len(self.classes)] if self.classes else outputs
 
-    def predict_proba(self, x: Tensor | np.ndarray) -> Tensor:
+    def predict_proba(self, x: Samples) -> Tensor:
         """Class probabilities ``(N, len(classes))``; rows sum to 1.
 
         Args:
@@ -94,7 +96,7 @@ class Predictor(Generic[State]):
             raise UserError("the task is a regression and has no class probabilities: call predict.")
         return self.outputs(x).softmax(-1)
 
-    def predict(self, x: Tensor | np.ndarray) -> Any:  # noqa: ANN401
+    def predict(self, x: Samples) -> Any:  # noqa: ANN401
         """Labels, or regressed values.
 
         Args:
@@ -111,6 +113,51 @@ class Predictor(Generic[State]):
             return torch.as_tensor(self.classes, device=chosen.device)[chosen]
         names = [self.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
+
+
+def as_samples(x: Samples, name: str) -> Tensor:
+    """Samples as one tensor.
+
+    Args:
+        x: a tensor or an array ``(N, *shape)``, or a list of them, one of ``shape`` for each sample.
+        name: of the argument, to be named.
+
+    Returns:
+        ``(N, *shape)``; a copy where torch cannot share the memory.
+
+    Raises:
+        UserError: images or other objects that are no numbers, or samples of different shapes.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, list | tuple) and x and all(isinstance(sample, Tensor | np.ndarray) for sample in x):
+        samples = [as_samples(sample, name) for sample in x]
+        shapes = list(dict.fromkeys(tuple(sample.shape) for sample in samples))
+        if len(shapes) > 1:
+            raise UserError(
+                f"{name} holds samples of different shapes, {shapes[0]} and {shapes[1]}: bring all to one size."
+            )
+        return torch.stack(samples)
+    first = x[0] if isinstance(x, list | tuple) and x else x
+    if isinstance(first, Image.Image):
+        raise UserError(
+            f"{name} holds PIL images, but must hold tensors: convert each as the training data was, such as with "
+            "convert_image of the data module."
+        )
+    try:
+        array = np.asarray(x)
+        # torch takes neither negative strides nor another byte order, and warns of what it may not write to
+        return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), order="C", copy=not _is_shareable(array)))
+    except (TypeError, ValueError) as error:
+        found = type(x).__name__ + (f" of {type(first).__name__}" if first is not x else "")
+        raise UserError(
+            f"{name} must be a tensor or an array (N, *shape) of numbers, or a list of samples of one shape, but is "
+            f"{found}."
+        ) from error
+
+
+def _is_shareable(array: np.ndarray) -> bool:
+    return array.flags.writeable and all(stride >= 0 for stride in array.strides)
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:

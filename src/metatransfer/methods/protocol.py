@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 _OF_TRAINING = (
     "method.train_",
+    "data.train.",
     "data.train_episode",
     "data.tasks_per_batch",
     "data.augmentation",

@@ -42,8 +42,8 @@ class Conv4(Backbone):
     size is ``hidden_channels``; on 84x84 it is ``25 * hidden_channels``.
 
     Args:
-        in_channels: channels of the images.
-        image_size: height and width of the images, in pixels.
+        in_channels: channels of the images; where left out those of the data, on the command line, else 1.
+        image_size: height and width of the images, in pixels; where left out that of the data, else 28.
         hidden_channels: filters of every block (64 in the papers on Omniglot, 32 in MAML on mini-ImageNet).
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
@@ -54,13 +54,15 @@ class Conv4(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        image_size: int = 28,
+        in_channels: int | None = None,
+        image_size: int | None = None,
         hidden_channels: int = 64,
         norm: Norm = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        in_channels = 1 if in_channels is None else in_channels
+        image_size = 28 if image_size is None else image_size
         check_positive(in_channels=in_channels, image_size=image_size, hidden_channels=hidden_channels)
         check_fraction(dropout=dropout)
         blocks: list[nn.Module] = []

@@ -20,7 +20,8 @@ class MLP(Backbone):
     ``hidden=(256, 128, 64, 64)`` and ``norm=True`` the paper's Omniglot network without convolution.
 
     Args:
-        in_shape: shape of one sample, e.g. ``(1,)`` or ``(1, 28, 28)``.
+        in_shape: shape of one sample, e.g. ``(1, 28, 28)``; where left out that of the data, on the command line, else
+            ``(1,)``.
         hidden: widths of the layers; the last one is ``out_features``.
         norm: batch normalisation before each ReLU.
         dropout: probability of dropping a feature after each ReLU.
@@ -31,12 +32,13 @@ class MLP(Backbone):
 
     def __init__(
         self,
-        in_shape: Sequence[int] = (1,),
+        in_shape: Sequence[int] | None = None,
         hidden: Sequence[int] = (40, 40),
         norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        in_shape = (1,) if in_shape is None else in_shape
         check_fraction(dropout=dropout)
         if not hidden or not in_shape or min([*hidden, *in_shape]) < 1:
             raise UserError(

@@ -42,7 +42,7 @@ class ResNet12(Backbone):
     plain dropout stands in for their DropBlock.
 
     Args:
-        in_channels: channels of the images.
+        in_channels: channels of the images; where left out those of the data, on the command line, else 3.
         widths: channels of the four blocks.
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
@@ -53,12 +53,13 @@ class ResNet12(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         widths: Sequence[int] = (64, 160, 320, 640),
         norm: Norm = "batch",
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        in_channels = 3 if in_channels is None else in_channels
         check_positive(in_channels=in_channels)
         check_fraction(dropout=dropout)
         if len(widths) != 4 or min(widths) < 1:

@@ -117,7 +117,19 @@ class UnreadableError(UserError):
     """The file could not be read now, which says nothing about its content."""
 
 
-def _bytes(file: ImageFile) -> bytes:
+def file_bytes(file: ImageFile) -> bytes:
+    """The content of one image file, undecoded.
+
+    Args:
+        file: which.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        UserError: with the path: unreadable, or damaged inside a zip file.
+        UnreadableError: likewise, for a reason that may pass.
+    """
     try:
         if file.zipped:
             return _zip(file.container).read(file.name)
@@ -142,7 +154,7 @@ def decode(file: ImageFile, look: ImageLook) -> NDArray[np.uint8]:
         UserError: with the path: unreadable, damaged or no image.
         MemoryError: of this machine, not of the file.
     """
-    data = _bytes(file)
+    data = file_bytes(file)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if look.rule == "crop":
@@ -164,7 +176,7 @@ def check_header(file: ImageFile) -> None:
     Raises:
         UserError: with the path: unreadable or no image.
     """
-    data = io.BytesIO(_bytes(file)) if file.zipped else os.path.join(file.container, file.name)
+    data = io.BytesIO(file_bytes(file)) if file.zipped else os.path.join(file.container, file.name)
     try:
         with Image.open(data):
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from metatransfer.data.images.cache import cached_headers, cached_images
 from metatransfer.data.images.finding import ImageFile
-from metatransfer.data.images.looking import ImageLook, decode
+from metatransfer.data.images.looking import ImageLook, decode, file_bytes
 from metatransfer.data.sources import Source, TensorSource
 from metatransfer.errors import UserError
 
@@ -68,6 +69,12 @@ class ImageFileSource(Source):
         """
         container, zipped = self._containers[self._container_of[index]]
         return ImageFile(container, self._names[index].decode("utf-8", "surrogateescape"), zipped=zipped)
+
+    def update_fingerprint(self, digest: hashlib._Hash) -> None:
+        """The bytes of the files, undecoded: decoders may differ in the last bit, files do not."""
+        digest.update(repr(self.look).encode())
+        for index in range(len(self)):
+            digest.update(hashlib.sha256(file_bytes(self.file(index))).digest())
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Decodes; in a worker process where the data module has some.

@@ -1,0 +1,156 @@
+"""Draws episodes that differ in size from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metatransfer.data.samplers import SPLITS, EpisodeIndices, EpisodeSampler, Stream
+from metatransfer.data.shapes import EpisodeSize, TaskShape
+from metatransfer.data.sources import Source
+from metatransfer.errors import UserError
+from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
+
+
+class ShapedSampler(EpisodeSampler):
+    """Draws episodes whose ways, shots and queries follow a :class:`~metatransfer.data.shapes.TaskShape`.
+
+    Everything else is as for :class:`EpisodeSampler`, but that tasks are drawn one by one, since each has a size of its
+    own. Neighbouring tasks of one size are served together.
+
+    Args:
+        source: where the samples come from.
+        split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
+        seed: part of the key.
+        shape: how many classes and samples.
+        size: the numbers that it starts from.
+        within_groups: draw all classes of an episode from one group.
+        turn_classes: turn each class by a random number of quarter turns in each episode.
+        transform: applied to every sample.
+
+    Raises:
+        UserError: no group has enough classes, or the source knows no groups.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        seed: int,
+        *,
+        shape: TaskShape,
+        size: EpisodeSize,
+        within_groups: bool = False,
+        turn_classes: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.shape = shape
+        self.size = size
+        super().__init__(
+            source, split, seed, **size._asdict(),
+            within_groups=within_groups, turn_classes=turn_classes, transform=transform,
+        )  # fmt: skip
+
+    @property
+    def least_classes(self) -> int:
+        """Classes that an episode takes at least."""
+        return self.shape.least_classes(self.size)
+
+    def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
+        """Draws task by task."""
+        keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
+        return merged([self._task(keys[task : task + 1]) for task in range(len(keys))])
+
+    def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
+        """Episodes that happen to be of one size.
+
+        Args:
+            indices: ``(T,)`` from 0 on.
+
+        Returns:
+            All of them.
+
+        Raises:
+            UserError: they differ in size.
+        """
+        drawn = self.draw(indices)
+        if len(drawn) != 1:
+            raise UserError("these episodes differ in size, so they do not fit into one array: ask draw(indices).")
+        return drawn[0]
+
+    def _pool(self, key: NDArray[np.uint64]) -> NDArray[np.int64] | None:
+        """The classes of one group; ``None`` for all."""
+        if self._members is None:
+            return None
+        order, offsets, sizes = self._members
+        group = int(random_subsets(stream_keys(key.view(np.int64), Stream.GROUP), len(sizes), 1)[0, 0])
+        return order[offsets[group] : offsets[group] + sizes[group]]
+
+    def _task(self, key: NDArray[np.uint64]) -> EpisodeIndices:
+        source, pool = self.source, self._pool(key)
+        shape_key = stream_keys(key.view(np.int64), Stream.SHAPE)
+        available = len(source.sizes) if pool is None else len(pool)
+        ways, distractors = self.shape.classes(shape_key, available, self.size)
+        classes = random_subsets(key, available, ways + distractors)[0]
+        classes = classes if pool is None else pool[classes]
+        counts = self.shape.counts(shape_key, ways, source.sizes[classes], self.size)
+        samples = self._samples(key, classes, np.sum(counts, axis=0))
+        parts = []
+        start = np.zeros_like(counts.support)
+        for stream, count in zip((Stream.SUPPORT, Stream.QUERY, Stream.UNLABELED), counts, strict=True):
+            parts.append(_shuffled_part(stream_keys(key.view(np.int64), stream), samples, start, count))
+            start = start + count
+        (support, support_y), (query, query_y), (unlabeled, _) = parts
+        turns = None
+        if self.turn_classes:
+            words = random_words(stream_keys(key.view(np.int64), Stream.TURNS), ways)
+            turns = (words >> np.uint64(62)).astype(np.int64)
+        return EpisodeIndices(
+            support, support_y, query, query_y, classes[None, :ways], key, turns,
+            unlabeled if unlabeled.shape[1] else None,
+        )  # fmt: skip
+
+    def _samples(
+        self, key: NDArray[np.uint64], classes: NDArray[np.int64], wanted: NDArray[np.int64]
+    ) -> list[NDArray[np.int64]]:
+        """As many distinct samples of each class as wanted, in random order."""
+        source = self.source
+        keys = stream_keys(key.view(np.int64), Stream.SAMPLES, np.arange(len(classes)))
+        # a subset in random order starts with smaller ones, so classes are drawn together up to the largest count
+        reach = np.minimum(source.sizes[classes], wanted.max())
+        drawn: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(classes)
+        for size in np.unique(reach):
+            rows = np.flatnonzero(reach == size)
+            found = random_subsets(keys[rows], source.sizes[classes[rows]], int(size))
+            for row, one in zip(rows, found, strict=True):
+                drawn[row] = source.order[source.offsets[classes[row]] + one[: wanted[row]]]
+        return drawn
+
+
+def _shuffled_part(
+    key: NDArray[np.uint64], samples: list[NDArray[np.int64]], start: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``(1, N)`` samples and labels: ``count`` of each class from ``start`` on, so that a position tells no label."""
+    chosen = np.concatenate([one[first : first + n] for one, first, n in zip(samples, start, count, strict=True)])
+    labels = np.repeat(np.arange(len(count)), count)
+    order = random_permutations(key, len(chosen))
+    return chosen[order], labels[order]
+
+
+def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
+    """Single tasks as one batch where they are all of one size, else as they came.
+
+    Args:
+        tasks: each with ``T = 1``.
+
+    Returns:
+        A list of one, or ``tasks``.
+    """
+    shapes = {tuple(None if part is None else part.shape for part in task) for task in tasks}
+    if len(shapes) != 1:
+        return tasks
+    parts = zip(*tasks, strict=True)
+    return [EpisodeIndices(*(None if part[0] is None else np.concatenate(part) for part in parts))]  # type: ignore[arg-type]

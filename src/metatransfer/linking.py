@@ -1,0 +1,61 @@
+"""What of a model follows from its data, where the configuration leaves it open."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule
+
+from metatransfer.messages import import_class
+
+
+def follow_data(model: Namespace, data: Namespace) -> None:
+    """Fills in ``num_outputs`` and the backbone's ``in_channels``, ``image_size`` or ``in_shape``, where they are null.
+
+    Values that are given stay, whatever the data says.
+
+    Args:
+        model: the section ``model``, with ``class_path``; changed in place.
+        data: the section ``data``.
+    """
+    arguments = model.get("init_args")
+    if not isinstance(arguments, Namespace):
+        return
+    if "num_outputs" in arguments and arguments.num_outputs is None:
+        ways = _ways(data)
+        arguments.num_outputs = max(1, ways) if ways is not None else None  # the data refuses 0 in its own words
+    backbone = arguments.get("backbone")
+    network = backbone.get("init_args") if isinstance(backbone, Namespace) else None
+    if not isinstance(network, Namespace):
+        return
+    wanted = [name for name in ("in_channels", "image_size", "in_shape") if name in network and network[name] is None]
+    shape = _sample_shape(data) if wanted else None
+    if shape is None:
+        return
+    image = len(shape) == 3
+    if "in_shape" in wanted:
+        network["in_shape"] = list(shape)
+    if "in_channels" in wanted and image:
+        network["in_channels"] = shape[0]
+    if "image_size" in wanted and image and shape[1] == shape[2]:
+        network["image_size"] = shape[1]
+
+
+def _ways(data: Namespace) -> int | None:
+    """The outputs that a data module's tasks ask for: targets, ways, or those of the source that it trains on."""
+    arguments = data.get("init_args") or {}
+    trained_on = arguments.get("train")
+    if isinstance(trained_on, Namespace) and "class_path" in trained_on:
+        return _ways(trained_on)
+    ways: int | None = getattr(import_class(data.class_path), "num_targets", None) or arguments.get("num_ways")
+    return ways
+
+
+def _sample_shape(data: Namespace) -> tuple[int, ...] | None:
+    """The shape of a sample, asked of the data module itself; it is built a second time for the run."""
+    if not hasattr(import_class(data.class_path), "sample_shape"):
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    settings = Namespace(data=data)  # type: ignore[no-untyped-call]
+    shape: tuple[int, ...] = parser.instantiate(settings).data.sample_shape()
+    return shape
