@@ -39,12 +39,14 @@ def commands(page):
                 yield words[1:]
 
 
-COMMANDS = [(page, command) for page in (*PAGES, "docs/add_a_method.md", "docs/index.md") for command in commands(page)]
+DATA = "docs/data.md"
+OTHERS = (DATA, "docs/add_a_method.md", "docs/index.md")
+COMMANDS = [(page, command) for page in (*PAGES, *OTHERS) for command in commands(page)]
 
 
 def write_named_blocks(folder):
     """Blocks that start with a file name in a comment are files; the reader saves them under it."""
-    for page in PAGES:
+    for page in (*PAGES, DATA):
         for language in ("python", "yaml"):
             for block in blocks(page, language):
                 if named := re.match(r"# ([\w.]+\.(?:py|yaml))\n", block):
@@ -61,7 +63,7 @@ def workplace(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     write_named_blocks(tmp_path)
     yield tmp_path
-    for name in ("matching", "my_arrays", "my_episodes"):  # no other test is to see these classes
+    for name in ("matching", "shapes_episodes", "my_episodes"):  # no other test is to see these classes
         sys.modules.pop(name, None)
     gc.collect()
 
@@ -112,7 +114,7 @@ def test_python_blocks_run(workplace):
         for number, block in enumerate(found):
             exec(compile(block, f"{page}, python block {number}", "exec"), namespace)
     # the README's classes, which it only defines
-    data = namespace["ArrayEpisodes"]()
+    data = namespace["ShapesEpisodes"]()
     data.setup("fit")
     module = namespace["NearestMean"](namespace["Conv4"](hidden_channels=4))
     assert module(data.episode("train", 0)).shape == (1, 75, 5)
@@ -134,6 +136,30 @@ def test_commands_parse(page, command, workplace):
         main(command)
     assert not stopped.value.code, f"{page}: {shlex.join(command)}"
     assert output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "command", [one for page, one in COMMANDS if page == DATA and "--data" not in one], ids=lambda value: value[-1]
+)
+def test_commands_of_the_data_page_run(command, workplace):
+    """In the order of the page, small; the second of two takes up what the first has written."""
+    small = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    if "cross.yaml" not in command:
+        small += ["--data.train_episodes=4", "--data.val_episodes=2", "--data.test_episodes=3"]
+        small += ["--data.tasks_per_batch=2"]
+    else:
+        small += ["--trainer.limit_test_batches=1"]
+    if command[0] == "fit":
+        small += ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
+    if "--data.episode_files" in command:
+        main([*command[: command.index("--data.episode_files")], "--data.export_episodes", "tasks", *small])
+    main([*command, *small])
+    written = json.loads((workplace / "lightning_logs" / "version_0" / "results.json").read_text())
+    assert math.isfinite(written["metrics"]["accuracy"]["value"])
+    if "--data.episode_files" in command:
+        again = json.loads((workplace / "lightning_logs" / "version_1" / "results.json").read_text())
+        assert again["metrics"] == written["metrics"]
+        assert again["protocol"]["data"]["episode_seed"] == 7
 
 
 def test_links_lead_somewhere():

@@ -10,6 +10,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 from metatransfer.batches import Episode, Predictions, PredictionTask, SemiSupervisedEpisode
 from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, Report
 from metatransfer.data import (
+    ArrayEpisodes,
     Augmentation,
     CIFARFewShotEpisodes,
     CrossDomainEpisodes,
@@ -18,12 +19,14 @@ from metatransfer.data import (
     GlyphEpisodes,
     ImageFolderEpisodes,
     ImbalancedShots,
+    Learn2LearnEpisodes,
     MetaDatasetShape,
     OmniglotEpisodes,
     RandomAffine,
     SemiSupervised,
     SinusoidEpisodes,
     Source,
+    TableEpisodes,
     TaskShape,
     TensorSource,
     TorchvisionTransforms,
@@ -35,6 +38,7 @@ from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LinearHead, 
 
 __all__ = [
     "MLP",
+    "ArrayEpisodes",
     "Augmentation",
     "Backbone",
     "BestCheckpoint",
@@ -53,6 +57,7 @@ __all__ = [
     "Head",
     "ImageFolderEpisodes",
     "ImbalancedShots",
+    "Learn2LearnEpisodes",
     "LinearHead",
     "MAMLModule",
     "MetaDatasetShape",
@@ -69,6 +74,7 @@ __all__ = [
     "SemiSupervisedEpisode",
     "SinusoidEpisodes",
     "Source",
+    "TableEpisodes",
     "TaskShape",
     "TensorSource",
     "TorchvisionTransforms",

@@ -22,10 +22,10 @@ def source(groups=None):
 
 
 class Toy(EpisodicDataModule):
-    def __init__(self, rotation="none", group_by=False, **episodes):
+    def __init__(self, rotation="none", grouped=False, **episodes):
         super().__init__(num_ways=2, num_shots=1, num_queries=2, **episodes)
         self.default_rotations = dict.fromkeys(("train", "val", "test"), rotation)
-        self.group_by = group_by
+        self.default_group_by = grouped
 
     def source(self, split):
         return source(GROUPS)
@@ -109,16 +109,16 @@ def test_groups_that_are_too_small_or_missing():
 
 
 def test_what_the_user_asks_for_wins_over_the_datas_own():
-    own = Toy("classes", group_by=True)
+    own = Toy("classes", grouped=True)
     assert own.rotations == dict.fromkeys(("train", "val", "test"), "classes")
-    assert own.within_groups
-    chosen = Toy("classes", group_by=True, rotations={"train": "per_class"}, within_groups=False)
+    assert own.group_by
+    chosen = Toy("classes", grouped=True, rotations={"train": "per_class"}, group_by=False)
     assert chosen.rotations == {"train": "per_class", "val": "none", "test": "none"}
     assert chosen.protocol()["rotations"] == chosen.rotations
     assert not chosen.protocol()["within_groups"]
     assert chosen.open("train")(np.arange(3)).turns is not None
     assert chosen.open("val")(np.arange(3)).turns is None
-    everywhere = Toy(rotations="classes", within_groups=True)
+    everywhere = Toy(rotations="classes", group_by=True)
     assert len(everywhere.open("test").source.class_names) == 24
     drawn = everywhere.open("val")(np.arange(200))
     groups = np.repeat(np.unique(GROUPS, return_inverse=True)[1], 4)

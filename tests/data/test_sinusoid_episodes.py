@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from metatransfer import SinusoidEpisodes, UserError
+from metatransfer import MetaDatasetShape, SinusoidEpisodes, UserError
 from metatransfer.data.sinusoid_episodes import SinusoidSampler
 
 CPU = torch.device("cpu")
@@ -54,3 +54,12 @@ def test_pictures_cannot_be_predicted():
     data = SinusoidEpisodes(support="a", query="b")
     with pytest.raises(UserError, match="SinusoidEpisodes does not say how to read image files"):
         data.convert_image(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("task_shape", MetaDatasetShape()), ("rotations", "classes"), ("group_by", True), ("episode_files", "x")],
+)
+def test_what_only_classes_have_is_refused(name, value):
+    with pytest.raises(UserError, match=f"generates its tasks, .*: leave out {name}"):
+        SinusoidEpisodes(**{name: value}).setup("fit")

@@ -1,5 +1,6 @@
 """Sources (where samples come from), samplers (which samples) and data modules (how they are served)."""
 
+from metatransfer.data.array_episodes import ArrayEpisodes
 from metatransfer.data.augment import Augmentation, RandomAffine, TorchvisionTransforms
 from metatransfer.data.cifar_few_shot_episodes import CIFARFewShotEpisodes
 from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
@@ -8,6 +9,7 @@ from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
+from metatransfer.data.learn2learn_episodes import Learn2LearnEpisodes
 from metatransfer.data.omniglot_episodes import OmniglotEpisodes
 from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, TaskSampler
 from metatransfer.data.shaped_sampler import ShapedSampler
@@ -21,8 +23,10 @@ from metatransfer.data.shapes import (
 )
 from metatransfer.data.sinusoid_episodes import SinusoidEpisodes
 from metatransfer.data.sources import RotatedClasses, Source, TensorSource
+from metatransfer.data.table_episodes import TableEpisodes
 
 __all__ = [
+    "ArrayEpisodes",
     "Augmentation",
     "CIFARFewShotEpisodes",
     "CrossDomainEpisodes",
@@ -35,6 +39,7 @@ __all__ = [
     "Glyphs",
     "ImageFolderEpisodes",
     "ImbalancedShots",
+    "Learn2LearnEpisodes",
     "MetaDatasetShape",
     "OmniglotEpisodes",
     "RandomAffine",
@@ -44,6 +49,7 @@ __all__ = [
     "ShapedSampler",
     "SinusoidEpisodes",
     "Source",
+    "TableEpisodes",
     "TaskSampler",
     "TaskShape",
     "TensorSource",

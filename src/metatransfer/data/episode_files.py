@@ -92,15 +92,16 @@ class SavedEpisodes(EpisodeSampler):
     Args:
         sampler: what would have drawn the episodes; its source must be the one that the file was made of.
         path: the file.
+        size: what every episode must have, where all have the same.
 
     Attributes:
         count: how many episodes there are.
 
     Raises:
-        UserError: no such file, another format, other samples, or indices that do not fit the source.
+        UserError: no such file, another format, other samples, indices that do not fit the source, or another size.
     """
 
-    def __init__(self, sampler: EpisodeSampler, path: str | Path) -> None:
+    def __init__(self, sampler: EpisodeSampler, path: str | Path, size: EpisodeSize | None = None) -> None:
         super().__init__(
             sampler.source, sampler.split, sampler.seed, num_ways=sampler.num_ways, num_shots=sampler.num_shots,
             num_queries=sampler.num_queries, transform=sampler.transform,
@@ -120,6 +121,13 @@ class SavedEpisodes(EpisodeSampler):
             if name in self._arrays
         }
         self._check()
+        if size is not None and self.sizes() != {size}:
+            found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(self.sizes())[:3])
+            raise UserError(
+                f"'{self.path}' holds {found} episodes with {max(one.num_queries for one in self.sizes()):g} queries "
+                f"per class, but the data module is set to {size.num_ways}-way {size.num_shots}-shot with "
+                f"{size.num_queries}: set eval_num_ways, eval_num_shots and eval_num_queries to what they are."
+            )
 
     def _check(self) -> None:
         """Looks for what only a damaged or forged file has.

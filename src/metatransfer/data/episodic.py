@@ -40,7 +40,7 @@ class EpisodicDataModule(LightningDataModule):
 
     Attributes:
         default_rotations: what ``rotations`` is where it is left out.
-        group_by: what ``within_groups`` is where it is left out.
+        default_group_by: what ``group_by`` is where it is left out.
         num_targets: size of the targets where tasks are regressions, ``None`` where they are classifications.
 
     Args:
@@ -63,7 +63,7 @@ class EpisodicDataModule(LightningDataModule):
         rotations: ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of their own) or
             ``"per_class"`` (each class turned at random in each episode), for all splits or by split; where left out,
             as the data's protocol has it.
-        within_groups: draw all classes of an episode from one group of the source (alphabet, superclass); where left
+        group_by: draw all classes of an episode from one group of the source (alphabet, superclass); where left
             out, as the data's protocol has it.
         export_episodes: folder into which the episodes of each evaluation are written, as ``val.npz`` or ``test.npz``.
         episode_files: folder of such files, or the file of each split, to be served instead of drawing episodes; it
@@ -97,7 +97,7 @@ class EpisodicDataModule(LightningDataModule):
         task_shape: TaskShape | None = None,
         eval_task_shape: TaskShape | None = None,
         rotations: dict[str, Rotation] | Rotation | None = None,
-        within_groups: bool | None = None,
+        group_by: bool | None = None,
         export_episodes: str | None = None,
         episode_files: dict[str, str] | str | None = None,
         num_workers: int = 0,
@@ -137,14 +137,14 @@ class EpisodicDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.support_folder, self.query_folder = support, query
         self.default_rotations: dict[str, Rotation] = {}
-        self.group_by = False
+        self.default_group_by = False
         for split, rotation in (rotations if isinstance(rotations, dict) else {"train": rotations}).items():
             check_choice("rotations' split", split, SPLITS)
             check_choice("rotations", rotation or "none", ROTATIONS)
         self._rotations = (
             rotations if isinstance(rotations, dict) or rotations is None else dict.fromkeys(SPLITS, rotations)
         )
-        self._within_groups = within_groups
+        self._group_by = group_by
         self.samplers: dict[str, TaskSampler] = {}
         self.prediction_task: PredictionTask | None = None
 
@@ -155,9 +155,9 @@ class EpisodicDataModule(LightningDataModule):
         return {split: chosen.get(split, "none") for split in SPLITS}
 
     @property
-    def within_groups(self) -> bool:
+    def group_by(self) -> bool:
         """Whether all classes of an episode come from one group."""
-        return self.group_by if self._within_groups is None else self._within_groups
+        return self.default_group_by if self._group_by is None else self._group_by
 
     # ---- what a subclass says
 
@@ -207,7 +207,7 @@ class EpisodicDataModule(LightningDataModule):
             source,
             split,
             self.seed,
-            within_groups=self.within_groups,
+            within_groups=self.group_by,
             turn_classes=rotation == "per_class",
             transform=partial(apply_transforms, self.transform) if self.transform else None,
         )
@@ -273,7 +273,6 @@ class EpisodicDataModule(LightningDataModule):
                     "predict needs two folders: --data.support <label>/<image> with examples of every label, and "
                     "--data.query with the images to label."
                 )
-
             task = prediction_task(self.support_folder, self.query_folder, self.convert_image)
             if self.transform:
                 changed = (apply_transforms(self.transform, x) for x in (task.support_x, task.query_x))
@@ -302,27 +301,36 @@ class EpisodicDataModule(LightningDataModule):
         sampler = self.sampler(split)
         path = self._episode_file(split)
         exports = self.export_folder is not None and split != "train"
-        if path is None and not exports:
-            return sampler
         if not isinstance(sampler, EpisodeSampler):
-            raise UserError(
-                f"{type(self).__name__} generates its tasks, which have no samples to be told by index: leave out "
-                "export_episodes and episode_files; the same seed gives the same tasks."
-            )
+            self._check_generated(split)
+            return sampler
         if path is not None:
-            sampler = saved = SavedEpisodes(sampler, path)
-            size = EpisodeSize(**self.shape(split))
-            if type(self.task_shapes[split]) is FixedShape and saved.sizes() != {size}:
-                found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(saved.sizes())[:3])
-                raise UserError(
-                    f"'{path}' holds {found} episodes with {max(one.num_queries for one in saved.sizes()):g} queries "
-                    f"per class, but the data module is set to {size.num_ways}-way {size.num_shots}-shot with "
-                    f"{size.num_queries}: set eval_num_ways, eval_num_shots and eval_num_queries to what they are."
-                )
+            fixed = type(self.task_shapes[split]) is FixedShape
+            sampler = saved = SavedEpisodes(sampler, path, EpisodeSize(**self.shape(split)) if fixed else None)
             self.num_episodes[split] = saved.count
         if exports and (self.trainer is None or self.trainer.is_global_zero):
             save_episodes(Path(str(self.export_folder), f"{split}.npz"), sampler, self.num_episodes[split])
         return sampler
+
+    def _check_generated(self, split: str) -> None:
+        """Refuses what only episodes of samples have, where tasks are generated.
+
+        Raises:
+            UserError: with the arguments.
+        """
+        asked = {
+            "task_shape": type(self.task_shapes[split]) is not FixedShape,
+            "transform": bool(self.transform),
+            "rotations": self._rotations is not None,
+            "group_by": self._group_by is not None,
+            "export_episodes": self.export_folder is not None,
+            "episode_files": self.episode_files is not None,
+        }
+        if wrong := [name for name, given in asked.items() if given]:
+            raise UserError(
+                f"{type(self).__name__} generates its tasks, which have no samples or classes to choose from: leave "
+                f"out {', '.join(wrong)}; the same seed gives the same tasks."
+            )
 
     def _episode_file(self, split: str) -> Path | None:
         if isinstance(self.episode_files, dict):
@@ -390,7 +398,7 @@ class EpisodicDataModule(LightningDataModule):
             "episode_seed": self.seed,
             "augmentation": repr(self.augmentation) if self.augmentation is not None else "none",
             "rotations": self.rotations,
-            "within_groups": self.within_groups,
+            "within_groups": self.group_by,
             "transform": [str(one) for one in self.transform] or "none",
         }
 

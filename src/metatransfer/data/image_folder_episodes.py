@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice, check_file, check_positive, did_you_mean
+from metatransfer.data.division import SPLIT_NAMES, RandomDivision
 from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.images import (
     MEMORY_LIMIT,
@@ -27,9 +27,6 @@ from metatransfer.data.images import (
 from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
-from metatransfer.functional.random import random_permutations, stream_keys
-
-_FOLDER_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 class ImageFolderEpisodes(EpisodicDataModule):
@@ -83,12 +80,7 @@ class ImageFolderEpisodes(EpisodicDataModule):
         **episodes: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**episodes)
-        check_positive(val_fraction=val_fraction, test_fraction=test_fraction, memory_limit=memory_limit)
-        if val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"val_fraction + test_fraction must be below 1 to leave training classes, but are {val_fraction} + "
-                f"{test_fraction}."
-            )
+        check_positive(memory_limit=memory_limit)
         check_choice("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE)
         if isinstance(split_files, dict):
             for split in split_files:
@@ -96,8 +88,7 @@ class ImageFolderEpisodes(EpisodicDataModule):
         self.root = root
         self.look = ImageLook(image_size, channels)
         self.split_files = split_files
-        self.split_seed = split_seed
-        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.division = RandomDivision(split_seed, val_fraction, test_fraction)
         self.on_bad_sample = on_bad_sample
         self.cache_dir = cache_dir
         self.memory_limit = memory_limit
@@ -149,7 +140,7 @@ class ImageFolderEpisodes(EpisodicDataModule):
             return "by lists"
         if self._split_folders():
             return "by folders"
-        return f"classes at random, seed {self.split_seed}, {self.fractions['val']} val, {self.fractions['test']} test"
+        return str(self.division)
 
     def _classes(self, split: str) -> Mapping[str, Sequence[ImageFile]]:
         lists, folders = self._lists(), self._split_folders()
@@ -159,7 +150,7 @@ class ImageFolderEpisodes(EpisodicDataModule):
             if split not in folders:
                 raise UserError(
                     f"'{self.tree.root}' has the folders {', '.join(folders.values())}, but none for {split} "
-                    f"({' or '.join(_FOLDER_NAMES[split])}): add it, or give the one folder of classes to be divided."
+                    f"({' or '.join(SPLIT_NAMES[split])}): add it, or give the one folder of classes to be divided."
                 )
             names = {one: self.tree.folders(folder) for one, folder in folders.items()}
             check_class_names(names)
@@ -170,7 +161,7 @@ class ImageFolderEpisodes(EpisodicDataModule):
         """The folder of each split; empty where the classes come undivided."""
         top = self.tree.folders()
         found = {
-            split: name for split, names in _FOLDER_NAMES.items() for name in reversed(names) if name in top
+            split: name for split, names in SPLIT_NAMES.items() for name in reversed(names) if name in top
         }  # fmt: skip
         # a class may be called 'train': as a split it has company, and folders of classes inside
         return found if "train" in found and len(found) > 1 and self.tree.folders(found["train"]) else {}
@@ -183,21 +174,9 @@ class ImageFolderEpisodes(EpisodicDataModule):
         """
         names = self.tree.folders()
         check_class_names({self.tree.root: names})
-        needs = {"train": self.num_ways, "val": self.eval_num_ways, "test": self.eval_num_ways}
-        if len(names) < sum(needs.values()):
-            raise UserError(
-                f"'{self.tree.root}' has {len(names)} folders of classes, but three splits need "
-                f"{' + '.join(map(str, needs.values()))} = {sum(needs.values())} for {self.num_ways}-way training and "
-                f"{self.eval_num_ways}-way evaluation: add classes, or lower num_ways or eval_num_ways."
-            )
-        sizes = {one: max(needs[one], round(self.fractions[one] * len(names))) for one in ("val", "test")}
-        while len(names) - sum(sizes.values()) < needs["train"]:
-            sizes[max(sizes, key=lambda one: sizes[one] - needs[one])] -= 1
-        # streams of 64 bits, whose order is the same on every machine and in every version
-        order = random_permutations(stream_keys(np.array([self.split_seed])), len(names))[0]
-        test, val = sizes["test"], sizes["test"] + sizes["val"]
-        parts = {"test": order[:test], "val": order[test:val], "train": order[val:]}
-        return {split: sorted(names[index] for index in part) for split, part in parts.items()}
+        where, what = f"'{self.tree.root}'", "folders of classes"
+        divided = self.division(names, self.num_ways, self.eval_num_ways, where, what)
+        return {split: sorted(found) for split, found in divided.items()}
 
     # ---- lists
 

@@ -85,8 +85,7 @@ class EpisodeLoader:
         epoch, done = self.position()
         batches = [self.indices(epoch, batch) for batch in range(done, len(self))]
         if self.num_workers == 0:
-            for indices in batches:
-                yield self.episode_sampler.episodes(indices, self.device(), self.augmentation)
+            yield from self.episode_sampler.batches(batches, self.device(), self.augmentation)
             return
         served = _Batches(self.episode_sampler, batches, self.augmentation)
         # the samplers need no seed of a worker: everything follows from the indices

@@ -113,7 +113,7 @@ class OmniglotEpisodes(EpisodicDataModule):
         self.cache_dir = cache_dir
         self.skipped: dict[str, int] = {}
         self.default_rotations = dict.fromkeys(SPLITS, _PROTOCOLS[protocol][1])
-        self.group_by = protocol == "lake"
+        self.default_group_by = protocol == "lake"
         self._names: dict[str, list[str]] = {}
         self._tree_of: dict[str, ImageTree] = {}
 
@@ -160,7 +160,7 @@ class OmniglotEpisodes(EpisodicDataModule):
         """As of the base, with the split by its name, the rotations and the size of the images."""
         return super().protocol() | {
             "split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})",
-            "within_alphabet": self.within_groups,
+            "within_alphabet": self.group_by,
             "image_size": self.look.size,
         }
 

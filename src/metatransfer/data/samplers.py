@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -62,6 +62,13 @@ class EpisodeIndices(NamedTuple):
     unlabeled: NDArray[np.int64] | None = None
 
 
+_DRAWN_AT_ONCE = 256  # tasks; more gains nothing
+
+
+def _tasks(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
+    return EpisodeIndices(*(None if part is None else part[start:end] for part in drawn))  # type: ignore[arg-type]
+
+
 class TaskSampler(ABC):
     """Makes episodes by their index: drawn from labelled samples, or generated.
 
@@ -85,6 +92,22 @@ class TaskSampler(ABC):
         Returns:
             An :class:`~metatransfer.batches.Episode` of ``T`` tasks, or a list of ``T`` where these differ in size.
         """
+
+    def batches(
+        self, indices: Sequence[NDArray[np.int64]], device: torch.device, augmentation: Augmentation | None = None
+    ) -> Iterator[MetaBatch]:
+        """Meta-batches one after the other, each as :meth:`episodes` gives it.
+
+        Args:
+            indices: those of each meta-batch.
+            device: where the tensors are wanted.
+            augmentation: applied to every sample.
+
+        Yields:
+            A meta-batch.
+        """
+        for batch in indices:
+            yield self.episodes(batch, device, augmentation)
 
 
 class EpisodeSampler(TaskSampler):
@@ -215,6 +238,28 @@ class EpisodeSampler(TaskSampler):
         """Draws, reads, turns, augments and transforms, all tasks of one size in one batch."""
         served = [self._episode(drawn, device, augmentation) for drawn in self.draw(indices)]
         return served[0] if len(served) == 1 else served
+
+    def batches(
+        self, indices: Sequence[NDArray[np.int64]], device: torch.device, augmentation: Augmentation | None = None
+    ) -> Iterator[MetaBatch]:
+        """Draws the episodes of several meta-batches at once: numpy's calls cost more than what they draw.
+
+        Yields:
+            A meta-batch.
+        """
+        waiting: list[NDArray[np.int64]] = []
+        for place, batch in enumerate(indices):
+            waiting.append(batch)
+            if place + 1 < len(indices) and sum(map(len, waiting)) + len(batch) <= _DRAWN_AT_ONCE:
+                continue
+            drawn = self.draw(np.concatenate(waiting))
+            if len(drawn) > 1:  # of different sizes
+                yield from super().batches(waiting, device, augmentation)
+            else:
+                ends = np.cumsum([len(one) for one in waiting])
+                for one, end in zip(waiting, ends, strict=True):
+                    yield self._episode(_tasks(drawn[0], end - len(one), end), device, augmentation)
+            waiting = []
 
     def _episode(self, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None) -> AnyEpisode:
         support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device, augmentation)

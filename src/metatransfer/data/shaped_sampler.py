@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.data.samplers import SPLITS, EpisodeIndices, EpisodeSampler, Stream
+from metatransfer.batches import MetaBatch
+from metatransfer.data.augment import Augmentation
+from metatransfer.data.samplers import SPLITS, EpisodeIndices, EpisodeSampler, Stream, TaskSampler
 from metatransfer.data.shapes import EpisodeSize, TaskShape
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
@@ -80,6 +83,12 @@ class ShapedSampler(EpisodeSampler):
         if len(drawn) != 1:
             raise UserError("these episodes differ in size, so they do not fit into one array: ask draw(indices).")
         return drawn[0]
+
+    def batches(
+        self, indices: Sequence[NDArray[np.int64]], device: torch.device, augmentation: Augmentation | None = None
+    ) -> Iterator[MetaBatch]:
+        """One by one: tasks are drawn one by one in any case."""
+        return TaskSampler.batches(self, indices, device, augmentation)
 
     def _pool(self, key: NDArray[np.uint64]) -> NDArray[np.int64] | None:
         """The classes of one group; ``None`` for all."""

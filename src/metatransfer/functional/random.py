@@ -87,17 +87,16 @@ def random_subsets(keys: Words, population: int | Integers, size: int, *, start:
     Returns:
         ``(N, size)`` distinct integers in ``0 .. population - 1``, every ordered subset equally likely.
     """
-    words = random_words(keys, size, start=start)
-    chosen = np.empty((keys.shape[0], size), dtype=np.int64)
+    words = random_words(keys, size, start=start).T >> np.uint64(32)
     first = np.broadcast_to(np.asarray(population, dtype=np.int64), keys.shape) - size
-    for step in range(size):
-        top = first + step
-        # the high half times the bound, shifted, maps to 0 .. top with a bias below 2**-32 * population
-        draw = ((words[:, step] >> np.uint64(32)) * (top + 1).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-        taken = (chosen[:, :step] == draw[:, None]).any(1)
-        chosen[:, step] = np.where(taken, top, draw)
+    top = first + np.arange(size, dtype=np.int64)[:, None]
+    # the high half times the bound, shifted, maps to 0 .. top with a bias below 2**-32 * population
+    chosen = (words * (top + 1).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+    for step in range(1, size):  # streams side by side in a row: each step is three calls over all of them
+        taken = (chosen[:step] == chosen[step]).any(0)
+        np.copyto(chosen[step], top[step], where=taken)
     order = random_permutations(keys, size, start=start + size)
-    return np.take_along_axis(chosen, order, axis=1)
+    return np.take_along_axis(chosen.T, order, axis=1)
 
 
 def random_permutations(keys: Words, size: int, *, start: int = 0) -> Integers:

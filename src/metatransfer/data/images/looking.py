@@ -63,9 +63,9 @@ class ImageLook:
         """
         target = (self.size, self.size)
         if self.rule == "resize":
-            image = _in_mode(image, self.channels).resize(target, Image.Resampling.BILINEAR)
+            image = in_mode(image, self.channels).resize(target, Image.Resampling.BILINEAR)
         else:
-            image = _in_mode(ImageOps.exif_transpose(image), self.channels)
+            image = in_mode(ImageOps.exif_transpose(image), self.channels)
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
             image = image.resize(target, Image.Resampling.BILINEAR, (left, top, left + side, top + side))
@@ -84,7 +84,16 @@ class ImageLook:
         return torch.from_numpy(self(image)).to(torch.float32).div_(255)
 
 
-def _in_mode(image: Image.Image, channels: int) -> Image.Image:
+def in_mode(image: Image.Image, channels: int) -> Image.Image:
+    """An image of any mode as grey or RGB: 16 bits become 8, and what is transparent becomes white.
+
+    Args:
+        image: as opened.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        An image of mode ``"L"`` or ``"RGB"``.
+    """
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         return image

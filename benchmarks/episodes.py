@@ -1,0 +1,355 @@
+"""How fast episodes are served, beside learn2learn, torchmeta's way of collating, and easyfsl.
+
+    python benchmarks/episodes.py ROOT            ROOT holds omniglot-py
+
+Work: meta-batches of 32 tasks, 5-way 1-shot with 15 queries per class, of the 1028 training characters of Omniglot, ready as
+float tensors (32, S, 1, 28, 28) in [0, 1]. Every system has the same images in memory, the peers as float tensors already,
+and no worker process. First each peer's task is compared with what ours reads for the same samples; then all take turns, and
+medians over the rounds are reported. Needs learn2learn (tools/build_learn2learn.py) and easyfsl.
+
+Then: JPEG folders against the bare decoding rate of the cores, the time and memory from the start to the first batch, and the
+time per task against the number of classes. All figures go to results/episodes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
+from torch.utils.data._utils.collate import default_collate
+
+from metatransfer import ImageFolderEpisodes, OmniglotEpisodes, TensorSource
+from metatransfer.callbacks.report import machine
+from metatransfer.data import EpisodeSampler
+from metatransfer.data.images.looking import decode
+from metatransfer.data.loaders import EpisodeLoader
+
+WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class InMemory(Dataset):
+    """What a peer is given: float images and their labels."""
+
+    def __init__(self, images: Tensor, labels: list[int]) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], self.labels[index]
+
+    def get_labels(self) -> list[int]:
+        return self.labels
+
+
+# ---- ours
+
+
+def ours(root: str) -> tuple[Callable[[], Batch], TensorSource]:
+    data = OmniglotEpisodes(
+        root, rotations="none", num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES, tasks_per_batch=TASKS,
+        train_episodes=TASKS * 100_000,
+    )  # fmt: skip
+    batches = iter(data.train_dataloader())
+    return lambda: next(batches), data.samplers["train"].source
+
+
+# ---- the peers
+
+
+def stacked(tasks: list[Batch]) -> Batch:
+    return tuple(torch.stack(part) for part in zip(*tasks, strict=True))  # type: ignore[return-value]
+
+
+def with_learn2learn(data: InMemory) -> tuple[Callable[[], Batch], Callable[[], tuple[list[int], Tensor, Tensor]]]:
+    """Its fused sampler and the usual split of a task by position, as in its own examples."""
+    import learn2learn as l2l
+
+    labels: dict[int, list[int]] = {}
+    for index, label in enumerate(data.labels):
+        labels.setdefault(label, []).append(index)
+    meta = l2l.data.MetaDataset(data, labels_to_indices=labels)
+    transforms = l2l.data.transforms
+    tasks = l2l.data.Taskset(
+        meta,
+        [
+            transforms.FusedNWaysKShots(meta, n=WAYS, k=SHOTS + QUERIES),
+            transforms.LoadData(meta),
+            transforms.RemapLabels(meta),
+            transforms.ConsecutiveLabels(meta),
+        ],
+    )
+    support = np.zeros(WAYS * (SHOTS + QUERIES), dtype=bool)
+    support[np.arange(WAYS) * (SHOTS + QUERIES)] = True
+    chosen, others = torch.from_numpy(support), torch.from_numpy(~support)
+
+    def one() -> Batch:
+        x, y = tasks.sample()
+        return x[chosen], y[chosen], x[others], y[others]
+
+    def check() -> tuple[list[int], Tensor, Tensor]:
+        description = tasks.sample_task_description()
+        return [part.index for part in description], *tasks.get_task(description)
+
+    return lambda: stacked([one() for _ in range(TASKS)]), check
+
+
+def with_easyfsl(data: InMemory) -> tuple[Callable[[], Batch], Callable[[], tuple[list[int], Tensor, Tensor]]]:
+    from easyfsl.samplers import TaskSampler
+
+    # it passes an argument that torch's Sampler no longer takes
+    with mock.patch.object(Sampler, "__init__", lambda self, data_source=None: None):
+        sampler = TaskSampler(data, WAYS, SHOTS, QUERIES, 10**9)  # type: ignore[arg-type]
+    tasks = iter(DataLoader(data, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn))  # type: ignore[arg-type]
+
+    def check() -> tuple[list[int], Tensor, Tensor]:
+        indices = next(iter(sampler))
+        support, support_y, query, query_y, _ = sampler.episodic_collate_fn([data[index] for index in indices])
+        order = np.arange(len(indices)).reshape(WAYS, -1)
+        places = [*order[:, :SHOTS].flatten(), *order[:, SHOTS:].flatten()]
+        return [indices[place] for place in places], torch.cat([support, query]), torch.cat([support_y, query_y])
+
+    return lambda: stacked([next(tasks)[:4] for _ in range(TASKS)]), check
+
+
+def as_torchmeta(data: InMemory) -> tuple[Callable[[], Batch], Callable[[], tuple[list[int], Tensor, Tensor]]]:
+    """Torchmeta 1.8 does not install any more; this is its path for a batch: a task is a concatenation of one data set for
+    each class, divided at random in each class, read item by item and collated task by task, then over tasks."""
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(data.labels):
+        members.setdefault(label, []).append(index)
+    classes = [Subset(data, indices) for indices in members.values()]
+
+    def task() -> tuple[Subset, Subset, ConcatDataset]:
+        chosen = random.sample(range(len(classes)), WAYS)
+        whole = ConcatDataset([classes[label] for label in chosen])
+        support, query, start = [], [], 0
+        for label in chosen:
+            order = np.random.permutation(len(classes[label]))
+            support += [start + int(place) for place in order[:SHOTS]]
+            query += [start + int(place) for place in order[SHOTS : SHOTS + QUERIES]]
+            start += len(classes[label])
+        return Subset(whole, support), Subset(whole, query), whole
+
+    def one() -> Batch:
+        support, query, _ = task()
+        (x, y), (query_x, query_y) = (default_collate([part[i] for i in range(len(part))]) for part in (support, query))
+        names = y.unique()
+        return x, torch.searchsorted(names, y), query_x, torch.searchsorted(names, query_y)
+
+    def check() -> tuple[list[int], Tensor, Tensor]:
+        support, query, whole = task()
+        places = [*support.indices, *query.indices]
+        ends = [0, *whole.cumulative_sizes]
+        owner = [next(k for k in range(WAYS) if place < ends[k + 1]) for place in places]
+        indices = [whole.datasets[k].indices[place - ends[k]] for k, place in zip(owner, places, strict=True)]
+        x = torch.stack([whole[place][0] for place in places])
+        return indices, x, torch.tensor(owner)
+
+    return lambda: default_stack([one() for _ in range(TASKS)]), check
+
+
+def default_stack(tasks: list[Batch]) -> Batch:
+    return tuple(default_collate(part) for part in map(list, zip(*tasks, strict=True)))  # type: ignore[return-value]
+
+
+# ---- comparison
+
+
+def verify(name: str, check: Callable[[], tuple[list[int], Tensor, Tensor]], source: TensorSource) -> None:
+    """A peer's task has the pixels that ours reads for the same samples, and labels that tell the same classes apart.
+
+    Raises:
+        SystemExit: it has not.
+    """
+    for _ in range(20):
+        indices, x, y = check()
+        same = source.read(torch.tensor(indices), torch.device("cpu")).equal(x)
+        truth = torch.from_numpy(source.labels[indices])
+        if not same or not torch.equal(y[:, None] == y, truth[:, None] == truth):
+            raise SystemExit(f"{name}: a task is not what ours is for the same samples")
+
+
+def serve(root: str, rounds: int) -> dict[str, object]:
+    nothing, source = ours(root)
+    data = InMemory(source.read(torch.arange(len(source)), torch.device("cpu")), source.labels.tolist())
+    systems: dict[str, tuple[Callable[[], Batch], int]] = {"metatransfer": (nothing, 40)}
+    for name, make in (("learn2learn", with_learn2learn), ("torchmeta's way", as_torchmeta), ("easyfsl", with_easyfsl)):
+        batch, check = make(data)
+        verify(name, check, source)
+        systems[name] = (batch, 2)
+    found: dict[str, object] = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        rates: dict[str, list[float]] = {name: [] for name in systems}
+        for _ in range(rounds + 1):
+            for name, (batch, count) in systems.items():
+                start = time.perf_counter()
+                for _ in range(count):
+                    support_x, _, query_x, _ = batch()
+                    assert support_x.shape == (TASKS, WAYS * SHOTS, 1, 28, 28)
+                    assert query_x.shape == (TASKS, WAYS * QUERIES, 1, 28, 28)
+                    assert query_x.dtype == torch.float32
+                rates[name].append(count * TASKS / (time.perf_counter() - start))
+        medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
+        ratios = {name: medians["metatransfer"] / value for name, value in medians.items()}
+        found[f"{threads} threads"] = {
+            name: {"tasks_per_second": round(medians[name], 1), "ours_is_times": round(ratios[name], 1)} for name in medians
+        }
+        print(f"{threads} threads: " + ", ".join(f"{n} {v:,.0f} tasks/s ({ratios[n]:.1f})" for n, v in medians.items()))
+    return found
+
+
+# ---- JPEG folders
+
+
+def photographs(root: Path, classes: int = 15, each: int = 24) -> None:
+    """Pictures of 500x375 pixels with the spectrum of natural ones, saved as cameras do."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:375, :251]
+    amplitude = 1 / np.hypot(np.minimum(y, 375 - y), x + 1)
+    for kind in range(classes):
+        folder = root / f"class {kind}"
+        folder.mkdir(parents=True)
+        for number in range(each):
+            noise = generator.normal(size=(3, *amplitude.shape)) + 1j * generator.normal(size=(3, *amplitude.shape))
+            waves = np.fft.irfft2(noise * amplitude, s=(375, 500))
+            waves = 127 + 60 * waves / waves.std()
+            Image.fromarray(waves.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(folder / f"{number}.jpg", quality=90)
+
+
+def _decoded(argument: tuple) -> int:
+    file, look = argument
+    return int(decode(file, look).size)
+
+
+def jpegs(rounds: int, workers: int = 2) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        photographs(Path(folder) / "photos")
+        data = ImageFolderEpisodes(
+            str(Path(folder) / "photos"), memory_limit=1, cache_dir=f"{folder}/cache", num_workers=workers, num_ways=5,
+            num_shots=1, num_queries=15, tasks_per_batch=2, train_episodes=40,
+        )  # fmt: skip
+        data.setup("fit")
+        source = data.samplers["train"].source
+        batches = list(data.samplers["train"].draw(np.arange(40)))
+        images = [int(index) for drawn in batches for part in (drawn.support, drawn.query) for index in part.flatten()]
+        work = [(source.file(index), data.look) for index in images]
+        ratios, bare, served = [], [], []
+        torch.set_num_threads(1)
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            for _ in range(rounds):
+                start = time.perf_counter()
+                pool.map(_decoded, work, chunksize=80)
+                bare.append(len(work) / (time.perf_counter() - start))
+                start = time.perf_counter()
+                count = sum(batch.support_x[:, :, 0, 0, 0].numel() + batch.query_x[:, :, 0, 0, 0].numel() for batch in data.train_dataloader())
+                served.append(count / (time.perf_counter() - start))
+                ratios.append(served[-1] / bare[-1])
+        print(f"JPEG: {statistics.median(served):.0f} of {statistics.median(bare):.0f} images/s: {statistics.median(ratios):.2f}")
+        return {
+            "bare_images_per_second": round(statistics.median(bare), 1),
+            "served_images_per_second": round(statistics.median(served), 1),
+            "ratio": round(statistics.median(ratios), 3),
+            "workers": workers,
+        }
+
+
+# ---- start and memory
+
+
+def first_batch(root: str) -> None:
+    """In a process of its own: seconds and memory from the imports to the first meta-batch of full Omniglot."""
+    before = _resident()
+    start = time.perf_counter()
+    data = OmniglotEpisodes(root, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES, tasks_per_batch=TASKS)
+    data.setup("fit")
+    next(iter(data.train_dataloader()))
+    seconds = time.perf_counter() - start
+    held = sum(sampler.source.base.data.nbytes for sampler in data.samplers.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "megabytes_above_the_tensors": (peak - before - held) / 2**20, "tensors": held / 2**20}))
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def start(root: str, rounds: int) -> dict[str, float]:
+    found = []
+    for _ in range(rounds + 1):  # the first one warms the cache
+        command = [sys.executable, __file__, root, "--first-batch"]
+        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+    medians = {name: round(statistics.median(one[name] for one in found[1:]), 2) for name in found[0]}
+    print(f"first batch: {medians}")
+    return medians
+
+
+# ---- growth
+
+
+def growth(rounds: int) -> dict[str, float]:
+    """Microseconds per task against the number of classes."""
+    found: dict[str, list[float]] = {}
+    torch.set_num_threads(2)
+    loaders: dict[str, Iterator] = {}
+    for classes in (100, 1000, 5000, 20_000):
+        images = torch.randint(0, 256, (classes * 20, 1, 28, 28), dtype=torch.uint8)
+        source = TensorSource(images, np.arange(classes).repeat(20), [str(i) for i in range(classes)], "noise")
+        sampler = EpisodeSampler(source, "train", 0, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES)
+        loaders[str(classes)] = iter(EpisodeLoader(sampler, episodes=TASKS * 100_000, tasks_per_batch=TASKS))
+    for _ in range(rounds + 1):
+        for classes, batches in loaders.items():
+            begin = time.perf_counter()
+            for _ in range(20):
+                next(batches)
+            found.setdefault(classes, []).append((time.perf_counter() - begin) / 20 / TASKS * 1e6)
+    medians = {classes: round(statistics.median(values[1:]), 1) for classes, values in found.items()}
+    print("microseconds per task by number of classes: " + str(medians))
+    return medians
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--first-batch", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.first_batch:
+        first_batch(arguments.root)
+        return
+    print(f"load {os.getloadavg()[0]:.1f}")
+    results = {
+        "machine": machine(torch.device("cpu")) | {"torch": str(torch.__version__), "load_at_start": os.getloadavg()[0]},
+        "start": start(arguments.root, arguments.rounds),
+        "serving": serve(arguments.root, arguments.rounds),
+        "growth_microseconds_per_task": growth(arguments.rounds),
+        "jpeg": jpegs(arguments.rounds),
+    }
+    path = Path(__file__).resolve().parent / "results" / "episodes.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"written to results/{path.name}")
+
+
+if __name__ == "__main__":
+    main()
