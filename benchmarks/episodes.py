@@ -2,13 +2,14 @@
 
     python benchmarks/episodes.py ROOT            ROOT holds omniglot-py
 
-Work: meta-batches of 32 tasks, 5-way 1-shot with 15 queries per class, of the 1028 training characters of Omniglot, ready as
-float tensors (32, S, 1, 28, 28) in [0, 1]. Every system has the same images in memory, the peers as float tensors already,
-and no worker process. First each peer's task is compared with what ours reads for the same samples; then all take turns, and
-medians over the rounds are reported. Needs learn2learn (tools/build_learn2learn.py) and easyfsl.
+Work: meta-batches of 32 tasks, 5-way 1-shot with 15 queries per class, of the 1028 training characters of Omniglot,
+ready as float tensors (32, S, 1, 28, 28) in [0, 1], by one process. Ours is the data module on the PNG files. Each peer
+is given the same PNG files, as its users do, and also, which is the most favourable that it can get, all images in
+memory as float tensors. First each peer's task is compared with what ours reads for the same samples; then all take
+turns, and medians over the rounds are reported. Needs learn2learn (tools/build_learn2learn.py) and easyfsl.
 
-Then: JPEG folders against the bare decoding rate of the cores, the time and memory from the start to the first batch, and the
-time per task against the number of classes. All figures go to results/episodes.json.
+Then: JPEG folders against the bare decoding rate of the cores, the time and memory from the start to the first batch,
+and the time per task against the number of classes. All figures go to results/episodes.json.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import argparse
 import json
 import multiprocessing
 import os
+import platform
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -38,15 +41,32 @@ from torch.utils.data._utils.collate import default_collate
 from metatransfer import ImageFolderEpisodes, OmniglotEpisodes, TensorSource
 from metatransfer.callbacks.report import machine
 from metatransfer.data import EpisodeSampler
-from metatransfer.data.images.looking import decode
+from metatransfer.data.images.looking import ImageLook, decode
 from metatransfer.data.loaders import EpisodeLoader
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+class FromFiles(Dataset):
+    """What a user of the peers has who gives them the folder: a picture is opened and resized whenever it is drawn."""
+
+    def __init__(self, files: list[Path], labels: list[int], look: ImageLook) -> None:
+        self.files, self.labels, self.look = files, labels, look
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.look.sample(Image.open(self.files[index])), self.labels[index]
+
+    def get_labels(self) -> list[int]:
+        """What easyfsl asks for."""
+        return self.labels
+
+
 class InMemory(Dataset):
-    """What a peer is given: float images and their labels."""
+    """The best that a peer can be given: float images and their labels."""
 
     def __init__(self, images: Tensor, labels: list[int]) -> None:
         self.images, self.labels = images, labels
@@ -58,6 +78,7 @@ class InMemory(Dataset):
         return self.images[index], self.labels[index]
 
     def get_labels(self) -> list[int]:
+        """What easyfsl asks for."""
         return self.labels
 
 
@@ -117,7 +138,7 @@ def with_easyfsl(data: InMemory) -> tuple[Callable[[], Batch], Callable[[], tupl
     from easyfsl.samplers import TaskSampler
 
     # it passes an argument that torch's Sampler no longer takes
-    with mock.patch.object(Sampler, "__init__", lambda self, data_source=None: None):
+    with mock.patch.object(Sampler, "__init__", return_value=None):
         sampler = TaskSampler(data, WAYS, SHOTS, QUERIES, 10**9)  # type: ignore[arg-type]
     tasks = iter(DataLoader(data, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn))  # type: ignore[arg-type]
 
@@ -131,45 +152,97 @@ def with_easyfsl(data: InMemory) -> tuple[Callable[[], Batch], Callable[[], tupl
     return lambda: stacked([next(tasks)[:4] for _ in range(TASKS)]), check
 
 
+class OfClass(Dataset):
+    """Torchmeta's data set of one class: its label goes through the task's numbering whenever a sample is read."""
+
+    def __init__(self, data: Dataset, members: list[int], label: int) -> None:
+        self.data, self.members, self.label = data, members, label
+        self.number: Callable[[int], int] = int
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.data[self.members[index]][0], self.number(self.label)
+
+
+class Categorical:
+    """Torchmeta's: classes are numbered in the order in which they are first read, by a random permutation."""
+
+    def __init__(self) -> None:
+        self.labels, self.classes = torch.randperm(WAYS).tolist(), {}
+
+    def __call__(self, label: int) -> int:
+        """The number of a class."""
+        if label not in self.classes:
+            self.classes[label] = self.labels[len(self.classes)]
+        return self.classes[label]
+
+
+class Combinations(Dataset):
+    """Torchmeta's CombinationMetaDataset with its ClassSplitter: a tuple of classes gives a task in two parts."""
+
+    def __init__(self, data: Dataset, members: dict[int, list[int]]) -> None:
+        self.data, self.members = data, members
+        self.shuffler = np.random.RandomState(0)
+
+    def __getitem__(self, chosen: tuple[int, ...]) -> dict[str, Subset]:
+        classes = [OfClass(self.data, self.members[label], label) for label in chosen]
+        whole, number, start = ConcatDataset(classes), Categorical(), 0
+        parts: dict[str, list[int]] = {"support": [], "query": []}
+        for label, one in zip(chosen, classes, strict=True):
+            one.number = number
+            order = np.random.RandomState((hash(chosen) + label) % 2**32).permutation(len(one))
+            taken = 0
+            for name, count in (("support", SHOTS), ("query", QUERIES)):
+                places = order[taken : taken + count]
+                self.shuffler.shuffle(places)
+                parts[name].extend(places + start)
+                taken += count
+            start += len(one)
+        return {name: Subset(whole, places) for name, places in parts.items()}
+
+
 def as_torchmeta(data: InMemory) -> tuple[Callable[[], Batch], Callable[[], tuple[list[int], Tensor, Tensor]]]:
-    """Torchmeta 1.8 does not install any more; this is its path for a batch: a task is a concatenation of one data set for
-    each class, divided at random in each class, read item by item and collated task by task, then over tasks."""
+    """Torchmeta 1.8 wants a torch before 1.10; this is the path of a batch through its BatchMetaDataLoader.
+
+    A task is a concatenation of one data set for each class, divided at random in each class, read item by item and
+    collated part by part, then over tasks.
+    """
     members: dict[int, list[int]] = {}
     for index, label in enumerate(data.labels):
         members.setdefault(label, []).append(index)
-    classes = [Subset(data, indices) for indices in members.values()]
+    tasks = Combinations(data, members)
 
-    def task() -> tuple[Subset, Subset, ConcatDataset]:
-        chosen = random.sample(range(len(classes)), WAYS)
-        whole = ConcatDataset([classes[label] for label in chosen])
-        support, query, start = [], [], 0
-        for label in chosen:
-            order = np.random.permutation(len(classes[label]))
-            support += [start + int(place) for place in order[:SHOTS]]
-            query += [start + int(place) for place in order[SHOTS : SHOTS + QUERIES]]
-            start += len(classes[label])
-        return Subset(whole, support), Subset(whole, query), whole
+    def chosen() -> Iterator[tuple[int, ...]]:
+        while True:
+            yield tuple(random.sample(range(len(members)), WAYS))
 
-    def one() -> Batch:
-        support, query, _ = task()
-        (x, y), (query_x, query_y) = (default_collate([part[i] for i in range(len(part))]) for part in (support, query))
-        names = y.unique()
-        return x, torch.searchsorted(names, y), query_x, torch.searchsorted(names, query_y)
+    def collate(batch: list[dict[str, Subset]]) -> dict[str, list[Tensor]]:
+        read = [
+            {name: default_collate([part[index] for index in range(len(part))]) for name, part in task.items()}
+            for task in batch
+        ]
+        return default_collate(read)
+
+    batches = iter(DataLoader(tasks, TASKS, sampler=chosen(), collate_fn=collate))  # type: ignore[arg-type]
+
+    def batch() -> Batch:
+        served = next(batches)
+        return (*served["support"], *served["query"])
 
     def check() -> tuple[list[int], Tensor, Tensor]:
-        support, query, whole = task()
-        places = [*support.indices, *query.indices]
-        ends = [0, *whole.cumulative_sizes]
-        owner = [next(k for k in range(WAYS) if place < ends[k + 1]) for place in places]
-        indices = [whole.datasets[k].indices[place - ends[k]] for k, place in zip(owner, places, strict=True)]
-        x = torch.stack([whole[place][0] for place in places])
-        return indices, x, torch.tensor(owner)
+        task = tasks[next(chosen())]
+        indices = []
+        for part in task.values():
+            for place in part.indices:
+                owner = int(np.searchsorted(part.dataset.cumulative_sizes, place, side="right"))
+                first = part.dataset.cumulative_sizes[owner] - len(part.dataset.datasets[owner])
+                indices.append(part.dataset.datasets[owner].members[place - first])
+        read = [part[index] for part in task.values() for index in range(len(part))]
+        return indices, *default_collate(read)
 
-    return lambda: default_stack([one() for _ in range(TASKS)]), check
-
-
-def default_stack(tasks: list[Batch]) -> Batch:
-    return tuple(default_collate(part) for part in map(list, zip(*tasks, strict=True)))  # type: ignore[return-value]
+    return batch, check
 
 
 # ---- comparison
@@ -187,18 +260,24 @@ def verify(name: str, check: Callable[[], tuple[list[int], Tensor, Tensor]], sou
         truth = torch.from_numpy(source.labels[indices])
         if not same or not torch.equal(y[:, None] == y, truth[:, None] == truth):
             raise SystemExit(f"{name}: a task is not what ours is for the same samples")
+        if x.dtype != torch.float32 or not 0 <= x.min() <= x.max() <= 1:
+            raise SystemExit(f"{name}: its samples are {x.dtype} in {x.min()} .. {x.max()}, ours float32 in 0 .. 1")
 
 
 def serve(root: str, rounds: int) -> dict[str, object]:
     nothing, source = ours(root)
     data = InMemory(source.read(torch.arange(len(source)), torch.device("cpu")), source.labels.tolist())
+    folders = [f"omniglot-py/images_*/{name}/*.png" for name in source.class_names]
+    files = [file for folder in folders for file in sorted(Path(root).glob(folder))]
+    opened = FromFiles(files, data.labels, OmniglotEpisodes(root).look)
     systems: dict[str, tuple[Callable[[], Batch], int]] = {"metatransfer": (nothing, 40)}
     for name, make in (("learn2learn", with_learn2learn), ("torchmeta's way", as_torchmeta), ("easyfsl", with_easyfsl)):
-        batch, check = make(data)
-        verify(name, check, source)
-        systems[name] = (batch, 2)
+        for given, where, count in ((data, "in memory", 2), (opened, "from files", 1)):
+            batch, check = make(given)  # type: ignore[arg-type]
+            verify(name, check, source)
+            systems[f"{name}, {where}"] = (batch, count)
     found: dict[str, object] = {}
-    for threads in (1, 2):
+    for threads in (1, 2):  # two wait for each other in every call: where other processes run, that costs milliseconds
         torch.set_num_threads(threads)
         rates: dict[str, list[float]] = {name: [] for name in systems}
         for _ in range(rounds + 1):
@@ -212,8 +291,9 @@ def serve(root: str, rounds: int) -> dict[str, object]:
                 rates[name].append(count * TASKS / (time.perf_counter() - start))
         medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
         ratios = {name: medians["metatransfer"] / value for name, value in medians.items()}
-        found[f"{threads} threads"] = {
-            name: {"tasks_per_second": round(medians[name], 1), "ours_is_times": round(ratios[name], 1)} for name in medians
+        found[f"{threads} threads"] = {"load": round(os.getloadavg()[0], 2)} | {
+            name: {"tasks_per_second": round(value, 1), "ours_is_times": round(ratios[name], 1)}
+            for name, value in medians.items()
         }
         print(f"{threads} threads: " + ", ".join(f"{n} {v:,.0f} tasks/s ({ratios[n]:.1f})" for n, v in medians.items()))
     return found
@@ -234,7 +314,8 @@ def photographs(root: Path, classes: int = 15, each: int = 24) -> None:
             noise = generator.normal(size=(3, *amplitude.shape)) + 1j * generator.normal(size=(3, *amplitude.shape))
             waves = np.fft.irfft2(noise * amplitude, s=(375, 500))
             waves = 127 + 60 * waves / waves.std()
-            Image.fromarray(waves.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(folder / f"{number}.jpg", quality=90)
+            picture = Image.fromarray(waves.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+            picture.save(folder / f"{number}.jpg", quality=90)
 
 
 def _decoded(argument: tuple) -> int:
@@ -262,16 +343,13 @@ def jpegs(rounds: int, workers: int = 2) -> dict[str, float]:
                 pool.map(_decoded, work, chunksize=80)
                 bare.append(len(work) / (time.perf_counter() - start))
                 start = time.perf_counter()
-                count = sum(batch.support_x[:, :, 0, 0, 0].numel() + batch.query_x[:, :, 0, 0, 0].numel() for batch in data.train_dataloader())
+                count = sum(batch.support_y.numel() + batch.query_y.numel() for batch in data.train_dataloader())
                 served.append(count / (time.perf_counter() - start))
                 ratios.append(served[-1] / bare[-1])
-        print(f"JPEG: {statistics.median(served):.0f} of {statistics.median(bare):.0f} images/s: {statistics.median(ratios):.2f}")
-        return {
-            "bare_images_per_second": round(statistics.median(bare), 1),
-            "served_images_per_second": round(statistics.median(served), 1),
-            "ratio": round(statistics.median(ratios), 3),
-            "workers": workers,
-        }
+        found = {"bare_images_per_second": bare, "served_images_per_second": served, "ratio": ratios}
+        medians = {name: round(statistics.median(values), 3) for name, values in found.items()}
+        print(f"JPEG: {medians}")
+        return medians | {"workers": workers}
 
 
 # ---- start and memory
@@ -286,8 +364,10 @@ def first_batch(root: str) -> None:
     next(iter(data.train_dataloader()))
     seconds = time.perf_counter() - start
     held = sum(sampler.source.base.data.nbytes for sampler in data.samplers.values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "megabytes_above_the_tensors": (peak - before - held) / 2**20, "tensors": held / 2**20}))
+    # not ru_maxrss, which starts at what the parent had
+    peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text()).group(1))  # type: ignore[union-attr]
+    above = (peak - before - held) / 2**20
+    print(json.dumps({"seconds": seconds, "megabytes_above_the_tensors": above, "megabytes_of_tensors": held / 2**20}))
 
 
 def _resident() -> int:
@@ -298,7 +378,8 @@ def start(root: str, rounds: int) -> dict[str, float]:
     found = []
     for _ in range(rounds + 1):  # the first one warms the cache
         command = [sys.executable, __file__, root, "--first-batch"]
-        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+        run = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(run.stdout.splitlines()[-1]))
     medians = {name: round(statistics.median(one[name] for one in found[1:]), 2) for name in found[0]}
     print(f"first batch: {medians}")
     return medians
@@ -308,9 +389,9 @@ def start(root: str, rounds: int) -> dict[str, float]:
 
 
 def growth(rounds: int) -> dict[str, float]:
-    """Microseconds per task against the number of classes."""
+    """Microseconds per task against the number of classes, on one thread."""
     found: dict[str, list[float]] = {}
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     loaders: dict[str, Iterator] = {}
     for classes in (100, 1000, 5000, 20_000):
         images = torch.randint(0, 256, (classes * 20, 1, 28, 28), dtype=torch.uint8)
@@ -339,7 +420,9 @@ def main() -> None:
         return
     print(f"load {os.getloadavg()[0]:.1f}")
     results = {
-        "machine": machine(torch.device("cpu")) | {"torch": str(torch.__version__), "load_at_start": os.getloadavg()[0]},
+        "machine": machine(torch.device("cpu"))
+        | {name: version(name) for name in ("torch", "numpy", "pillow", "learn2learn", "easyfsl")}
+        | {"python": platform.python_version(), "load": round(os.getloadavg()[0], 2)},
         "start": start(arguments.root, arguments.rounds),
         "serving": serve(arguments.root, arguments.rounds),
         "growth_microseconds_per_task": growth(arguments.rounds),

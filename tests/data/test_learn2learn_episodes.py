@@ -347,9 +347,26 @@ def test_own_tasks_keep_random_transforms_reproducible(l2l):
     tasks = task_set(l2l, kind=Noisy, count=4)
     data = Learn2LearnEpisodes(train=tasks, own_tasks=True, **SHAPE)
     data.open("train")
-    assert data.episode("train", 1).query_x.equal(data.episode("train", 1).query_x)
+    once = data.episode("train", 1).query_x
+    for draw in (random.random, np.random.random, torch.rand):  # what others draw in between changes nothing
+        draw(*[1] if draw is torch.rand else [])
+        assert data.episode("train", 1).query_x.equal(once)
     assert data.episode("train", 5).query_x[0, 0].shape == (5,)
     assert not tasks.sampled_descriptions
+
+
+def test_own_tasks_have_their_labels_drawn_anew(l2l):
+    """All classes are in every task, so that only the labels can differ."""
+    tasks = task_set(l2l, ways=4)
+    blobs = tasks.dataset.dataset
+    data = Learn2LearnEpisodes(train=tasks, own_tasks=True, **SHAPE | {"num_ways": 4})
+    data.open("train")
+    first = set()
+    for index in range(20):
+        episode = data.episode("train", index)
+        x = episode.support_x[0, episode.support_y[0].tolist().index(0)]
+        first |= {blobs.labels[place] for place in range(len(blobs)) if blobs[place][0].equal(x)}
+    assert first == {"a", "b", "c", "d"}
 
 
 def test_own_tasks_that_were_drawn_before_stay(l2l):

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from types import ModuleType
 from typing import Any
 
@@ -28,11 +29,11 @@ from metatransfer.functional.random import random_permutations, stream_keys
 BENCHMARKS = ("omniglot", "mini-imagenet", "tiered-imagenet", "fc100", "cifarfs")
 # what learn2learn 0.2.0 looks for in its root before it downloads
 _FILES = {
-    "omniglot": "omniglot-py/images_background.zip and omniglot-py/images_evaluation.zip, as torchvision checks them",
+    "omniglot": "omniglot-py/images_background.zip and images_evaluation.zip (torchvision checks their MD5)",
     "mini-imagenet": "mini-imagenet-cache-train.pkl, and -validation.pkl and -test.pkl likewise",
-    "tiered-imagenet": "tiered-imagenet with the files <split>_images_png.pkl and <split>_labels.pkl",
+    "tiered-imagenet": "the folder tiered-imagenet with <train, val, test>_images_png.pkl and _labels.pkl",
     "fc100": "FC100_train.pickle, FC100_val.pickle and FC100_test.pickle",
-    "cifarfs": "cifarfs with the folder processed",
+    "cifarfs": "the folder cifarfs/processed with train, val and test, each of <class>/<image>",
 }
 
 
@@ -410,7 +411,8 @@ def _benchmark(name: str, root: str, seed: int, **sizes: int) -> dict[str, Any]:
             tasksets = get_tasksets(name, root=root, data_augmentation="normalize", **sizes)
     except Exception as error:  # each of its loaders fails in a way of its own
         raise UserError(
-            f"learn2learn cannot load its benchmark '{name}' from '{root}' ({type(error).__name__}: {error}): put "
+            f"learn2learn cannot load its benchmark '{name}' from '{root}' ({type(error).__name__}: "
+            f"{shorten(str(error), 120)}): put "
             f"{_FILES[name]} there."
         ) from error
     return dict(zip(SPLITS, tasksets, strict=True))

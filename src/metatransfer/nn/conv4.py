@@ -35,6 +35,19 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     raise UserError(f"norm must be 'batch', 'group' or 'none', but is {norm!r}.")
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Images in the memory format that convolutions, pooling and BatchNorm are fastest in on a CPU; they pass it on.
+
+    Args:
+        x: ``(N, C, H, W)``.
+
+    Returns:
+        The same values; ``torch.channels_last`` also where there is one channel, which torch takes for either format.
+    """
+    rows = x.movedim(1, -1)
+    return rows.flatten(1).unflatten(1, rows.shape[1:]).movedim(-1, 1)
+
+
 class Conv4(Backbone):
     """Conv-4: four blocks of 3x3 convolution, normalisation, ReLU and 2x2 max-pooling, then flattened.
 
@@ -70,8 +83,9 @@ class Conv4(Backbone):
             blocks += [
                 nn.Conv2d(in_channels if block == 0 else hidden_channels, hidden_channels, 3, padding=1),
                 norm_layer(norm, hidden_channels),
-                nn.ReLU(),
+                # the maximum of what ReLU leaves is what ReLU leaves of the maximum: a quarter of the work
                 nn.MaxPool2d(2),
+                nn.ReLU(),
             ]
             if dropout:
                 blocks.append(nn.Dropout2d(dropout))
@@ -81,5 +95,5 @@ class Conv4(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, image_size, image_size)`` to ``(N, out_features)``."""
-        features: Tensor = self.layers(x)
+        features: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
         return features

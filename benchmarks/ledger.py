@@ -1,0 +1,133 @@
+"""The reproduction ledger: every measured number beside the published one.
+
+    python benchmarks/ledger.py                       writes LEDGER.md anew from results/*.json and published.yaml
+    python benchmarks/ledger.py add NAME RESULTS      takes a run's results.json in, then does the same
+
+RESULTS is what ``lightning test`` wrote. NAME is the row's name, such as ``omniglot-protonet-5w1s``; the published
+number that it is held against stands under that name in published.yaml, with its source and, where ours misses it, why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parent
+HEAD = """# Reproduction ledger
+
+Made by `python benchmarks/ledger.py` from the files in `results/` (each is the `results.json` of a run) and from
+`published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes. *Train* is the time
+until the tested checkpoint was saved, *test* that of the test, both with baselines, on the machine that the row names.
+
+"""
+COLUMNS = ("row", "method", "data and protocol", "published", "ours", "baselines", "train", "test", "machine")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", nargs="?", choices=["add"])
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("results", nargs="?", type=Path)
+    arguments = parser.parse_args()
+    if arguments.action == "add":
+        if arguments.results is None:
+            parser.error("add needs NAME and RESULTS, the results.json of a test")
+        add(arguments.name, arguments.results)
+    text = ledger()
+    (FOLDER / "LEDGER.md").write_text(text, encoding="utf-8")
+    print(f"{FOLDER.name}/LEDGER.md: {text.count(chr(10) + '| ') - 2} rows")
+
+
+def add(name: str, path: Path) -> None:
+    """Copies a run's results, without the paths of the machine that it ran on.
+
+    Raises:
+        SystemExit: not the results of a test, or a row without a published number.
+    """
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if results.get("stage") != "test":
+        raise SystemExit(f"'{path}' is of a {results.get('stage')}, but the ledger holds tests: run lightning test.")
+    if name not in published():
+        raise SystemExit(f"published.yaml has no '{name}': write down the published number and its source first.")
+    for local in ("checkpoint", "file"):
+        results.pop(local, None)
+    (FOLDER / "results" / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def published() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def ledger() -> str:
+    """The whole text.
+
+    Raises:
+        SystemExit: a row whose results are missing.
+    """
+    rows, notes = [], []
+    for name, paper in published().items():
+        path = FOLDER / "results" / f"{name}.json"
+        if not path.exists():
+            raise SystemExit(f"published.yaml has '{name}', but results/{name}.json is missing: run it, or remove it.")
+        results = json.loads(path.read_text(encoding="utf-8"))
+        rows.append(row(name, paper, results))
+        notes.append(f"- **{name}**: `{paper['command']}`. Published: {paper['source']}. {paper['note']}")
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |", *rows]
+    return HEAD + "\n".join(lines) + "\n\n## Notes\n\n" + "\n".join(notes) + "\n"
+
+
+def row(name: str, paper: dict[str, str], results: dict) -> str:
+    card, metric = results["trained_under"], paper.get("metric", "accuracy")
+    baselines = [f"{label} {number(numbers, metric)}" for label, numbers in results["baselines"].items()]
+    machine = results["machine"]
+    where = machine.get("accelerator") or f"{machine['processor']}, {machine['threads']} threads"
+    cells = (
+        name,
+        card["method"]["name"],
+        protocol(results),
+        str(paper["published"]),
+        f"**{number(results['metrics'], metric)}**",
+        "; ".join(baselines),
+        duration(results["trained_seconds"]),
+        duration(results["seconds"]),
+        where,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def protocol(results: dict) -> str:
+    data, method = results["protocol"]["data"], results["protocol"]["method"]
+    shape = data["eval_episode"]
+    shots = f"{shape['num_shots']}-shot"
+    ways = f"{shape['num_ways']}-way {shots}" if "num_ways" in shape else shots
+    parts = [
+        data["data"],
+        data.get("split", ""),
+        f"{ways}, {shape['num_queries']} queries, {results['episodes']} episodes",
+        f"rotations {data['rotations']['test']}" if "rotations" in data else "",
+        f"BatchNorm {method['batch_norm']}" if "batch_norm" in method else "",
+        f"seed {results['protocol'].get('seed')}",
+    ]
+    if changed := results.get("protocol_differences"):
+        parts.append("tested unlike trained: " + ", ".join(changed))
+    return "; ".join(part for part in parts if part)
+
+
+def number(numbers: dict, metric: str) -> str:
+    found = numbers[metric]
+    scale, digits = (100, 2) if metric == "accuracy" else (1, 3)
+    return f"{scale * found['value']:.{digits}f} ± {scale * found['ci95']:.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    main()
