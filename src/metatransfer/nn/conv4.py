@@ -45,7 +45,7 @@ def channels_last(x: Tensor) -> Tensor:
         The same values; ``torch.channels_last`` also where there is one channel, which torch takes for either format.
     """
     rows = x.movedim(1, -1)
-    return rows.flatten(1).unflatten(1, rows.shape[1:]).movedim(-1, 1)
+    return rows.flatten(1).view(rows.shape).movedim(-1, 1)
 
 
 class Conv4(Backbone):
