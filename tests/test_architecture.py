@@ -34,7 +34,7 @@ FREE = {"cli", "__main__", "__init__"}  # the top
 OPTIONAL = {
     "pyarrow": "table_episodes.py",
     "learn2learn": "learn2learn_episodes.py",
-    "safetensors": "array_episodes.py",
+    "safetensors": "array_files.py",
 }
 REQUIRED = {
     "torch",
