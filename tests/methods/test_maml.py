@@ -161,3 +161,48 @@ def test_a_module_frozen_for_inference_adapts_as_before():
     module.freeze()
     again = module.adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
     torch.testing.assert_close(again, expected)
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_a_diverging_inner_loop_is_reported_before_the_weights_are_spoiled(batching):
+    batch = episode(tasks=3)
+    module = MAMLModule(MLP((1, 28, 28), (8,)), num_outputs=3, inner_steps=3, inner_lr=0.1, batching=batching).train()
+    batch.support_x[1] *= 1e30
+    before = [value.clone() for value in module.parameters()]
+    with pytest.raises(UserError, match=r"after inner step \d of 3 in task 1 of the meta-batch, at inner_lr=0.1"):
+        module.training_loss(batch)
+    assert all(torch.equal(one, two) for one, two in zip(before, module.parameters(), strict=True))
+    assert all(value.grad is None for value in module.parameters())
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": True}, {"batching": "vmap"}, {"batching": "vmap", "chunk_size": 2}])
+def test_ways_of_computing_change_no_gradient(options):
+    batch = double(episode(tasks=3))
+    found = []
+    for chosen in ({}, options):
+        torch.manual_seed(0)
+        module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=3, inner_lr=0.1, **chosen).double()
+        module.train().training_loss(batch)[0].backward()
+        found.append(torch.cat([value.grad.flatten() for value in module.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_the_curve_is_what_fewer_steps_give():
+    batch = episode(tasks=3)
+    module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=3).eval()
+    curve = module.adaptation_curve(batch)
+    assert curve.shape == (4, 3)
+    for steps in range(4):
+        module.inner_steps = steps
+        outputs = module(batch)
+        torch.testing.assert_close(curve[steps], (outputs.argmax(-1) == batch.query_y).float().mean(1))
+
+
+def test_inner_gradients_are_clipped():
+    batch = double(episode(tasks=2))
+    module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_lr=1.0, max_inner_norm=0.01).double().eval()
+    start = module.adapted_parameters()
+    moved = module.fit_tasks(batch.support_x, batch.support_y).params
+    for task in range(2):
+        norm = torch.cat([(moved[name][task] - value).flatten() for name, value in start.items()]).norm()
+        assert norm.item() == pytest.approx(0.01, rel=1e-6)

@@ -1,6 +1,8 @@
 """Pure functions on tensors: no Lightning, no state."""
 
-from metatransfer.functional.inner_loop import Batching, Params, UpdateRule, inner_loop, over_tasks, sgd
+from metatransfer.functional.batch_norm import batch_norm
+from metatransfer.functional.batching import Batching, check_batching, choose_batching, mean_over_parts, over_tasks
+from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence, inner_loop
 from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores, is_regression
 from metatransfer.functional.prototypes import (
     class_prototypes,
@@ -16,20 +18,32 @@ from metatransfer.functional.random import (
     stream_keys,
 )
 from metatransfer.functional.stateless import BatchNormPolicy, batch_norm_layers, stateless
+from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, adam, clip_norm, momentum, sgd
 
 __all__ = [
     "BatchNormPolicy",
     "Batching",
     "Params",
+    "PlainRule",
     "UpdateRule",
+    "adam",
+    "adapt_tasks",
+    "all_finite",
+    "batch_norm",
     "batch_norm_layers",
+    "check_batching",
+    "choose_batching",
     "class_prototypes",
+    "clip_norm",
     "cosine_scores",
     "episode_loss",
     "episode_losses",
     "episode_scores",
+    "first_divergence",
     "inner_loop",
     "is_regression",
+    "mean_over_parts",
+    "momentum",
     "nearest_neighbor",
     "over_tasks",
     "random_permutations",

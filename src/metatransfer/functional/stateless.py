@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metatransfer.errors import UserError
+from metatransfer.functional.batch_norm import batch_norm
 
 BatchNormPolicy = Literal["transductive", "support", "running"]
 """Which statistics BatchNorm uses, in the inner loop and on the queries.
@@ -67,6 +68,7 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
         for name, buffer in layer._buffers.items()
         if buffer is not None and layer not in steered
     }
+    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
     layer_norms = [layer for layer in module.modules() if isinstance(layer, nn.LayerNorm)] if composite else []
 
     def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
@@ -75,12 +77,25 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
         }
         replaced |= {layer: _instance_norm(layer, composite) for layer in instance_norms}
         replaced |= {layer: _layer_norm(layer) for layer in layer_norms}
-        with _forwards(replaced):
+        with _forwards(replaced), _differentiable_layers(recurrent and x.is_cuda):
             copies = {path: layer._buffers[name].clone() for path, (layer, name) in others.items()}
             outputs: Tensor = functional_call(module, {**copies, **params}, (x,))
         return outputs
 
     return forward
+
+
+@contextmanager
+def _differentiable_layers(without_cudnn: bool) -> Iterator[None]:
+    """Switches off what has no second derivative: cuDNN's recurrent layers, and the fused attention of eval mode."""
+    # the fused attention asks whether anything requires a gradient, and under vmap the answer is always no
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.backends.cudnn.flags(enabled=False) if without_cudnn else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
@@ -127,6 +142,8 @@ def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | N
             return _affine(layer, (wide - mean) * (var + layer.eps).rsqrt()).to(x.dtype)
         if composite:
             return _affine(layer, F.batch_norm(wide, None, None, None, None, True, 0.0, layer.eps)).to(x.dtype)
+        if layer.affine and x.device.type == "cpu" and x.dtype == layer.weight.dtype and x.dtype.itemsize >= 4:
+            return batch_norm(x, layer.weight, layer.bias, layer.eps)
         return F.batch_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
 
     return forward

@@ -1,0 +1,135 @@
+"""What one inner step does with its gradients: gradient descent, momentum, Adam, all differentiable, none with state.
+
+A rule owns no parameter: rates that are learned are tensors that the method hands in, and what a rule remembers from
+step to step (momentum) is passed in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+State = Any
+"""Tensors in any nesting (dictionaries, tuples, lists)."""
+
+PlainRule = Callable[[Params, Params, int], Params]
+"""``rule(params, gradients, step) -> params``: a differentiable function that remembers nothing; steps count from 0."""
+
+Rate = float | Tensor | Mapping[str, Tensor]
+Rates = Rate | Sequence[Rate]
+"""One rate, or a tensor for each parameter name, or a sequence of those, one for each step (the last one stays)."""
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """An update that remembers something from step to step.
+
+    Attributes:
+        start: ``start(params) -> state``, before the first step.
+        update: ``update(params, gradients, state, step) -> (params, state)``, differentiable.
+    """
+
+    start: Callable[[Params], State]
+    update: Callable[[Params, Params, State, int], tuple[Params, State]]
+
+
+def as_rule(rule: UpdateRule | PlainRule) -> UpdateRule:
+    """A plain function as a rule with an empty state; a rule as it is."""
+    if isinstance(rule, UpdateRule):
+        return rule
+
+    def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
+        return rule(params, gradients, step), state
+
+    return UpdateRule(start=lambda params: (), update=update)
+
+
+def rate_of(rates: Rates, name: str, step: int) -> float | Tensor:
+    """The rate of one parameter at one step."""
+    if isinstance(rates, Sequence):
+        rates = rates[min(step, len(rates) - 1)]
+    return rates[name] if isinstance(rates, Mapping) else rates
+
+
+def sgd(lr: Rates) -> PlainRule:
+    r"""Plain gradient descent :math:`\theta \leftarrow \theta - \alpha \nabla\mathcal L(\theta)`.
+
+    Args:
+        lr: the rate :math:`\alpha`: a number, a tensor, a tensor for each parameter name that broadcasts against it
+            (Meta-SGD), or a sequence of those, one for each step (MAML++).
+    """
+
+    def update(params: Params, gradients: Params, step: int) -> Params:
+        return {name: value - rate_of(lr, name, step) * gradients[name] for name, value in params.items()}
+
+    return update
+
+
+def momentum(lr: Rates, decay: Rates = 0.9) -> UpdateRule:
+    r"""Gradient descent with momentum.
+
+    .. math:: v \leftarrow \mu v + \nabla\mathcal L,\qquad \theta \leftarrow \theta - \alpha v
+
+    Args:
+        lr: the rate :math:`\alpha`, as in :func:`sgd`.
+        decay: :math:`\mu`, in any form that a rate may have; a learned one makes a learned optimiser.
+    """
+
+    def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
+        velocity = {name: rate_of(decay, name, step) * state[name] + gradients[name] for name in params}
+        moved = {name: value - rate_of(lr, name, step) * velocity[name] for name, value in params.items()}
+        return moved, velocity
+
+    return UpdateRule(start=_zeros, update=update)
+
+
+def adam(lr: Rates, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> UpdateRule:
+    r"""Adam (Kingma, Ba 2015, 1412.6980), differentiable; Reptile's inner rule with :math:`\beta_1=0`.
+
+    .. math:: m \leftarrow \beta_1 m + (1-\beta_1) g,\quad v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
+              \theta \leftarrow \theta - \alpha\,\frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)}+\epsilon}
+
+    A gradient that is exactly 0 has the derivative 0, where the square root has none.
+
+    Args:
+        lr: the rate :math:`\alpha`, as in :func:`sgd`.
+        betas: :math:`\beta_1,\beta_2`.
+        eps: :math:`\epsilon`.
+    """
+    first, second = betas
+
+    def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
+        means, squares, moved = {}, {}, {}
+        for name, value in params.items():
+            gradient = gradients[name]
+            means[name] = first * state[0][name] + (1 - first) * gradient
+            squares[name] = second * state[1][name] + (1 - second) * gradient.square()
+            variance = squares[name] / (1 - second ** (step + 1))
+            zero = variance == 0
+            root = torch.where(zero, 1.0, variance).sqrt().masked_fill(zero, 0.0)
+            moved[name] = value - rate_of(lr, name, step) * (means[name] / (1 - first ** (step + 1))) / (root + eps)
+        return moved, (means, squares)
+
+    return UpdateRule(start=lambda params: (_zeros(params), _zeros(params)), update=update)
+
+
+def _zeros(params: Params) -> Params:
+    return {name: torch.zeros_like(value) for name, value in params.items()}
+
+
+def clip_norm(gradients: Params, bound: float) -> Params:
+    r"""Scales the gradients of one task so that their joint norm is at most ``bound``, differentiably.
+
+    Args:
+        gradients: by name.
+        bound: the largest norm :math:`\lVert g\rVert_2` over all of them.
+    """
+    square = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
+    # the root has no derivative at 0, and none is needed there: nothing is clipped
+    scale = torch.where(square > bound**2, bound * square.clamp(min=bound**2).rsqrt(), 1.0)
+    return {name: scale * gradient for name, gradient in gradients.items()}
