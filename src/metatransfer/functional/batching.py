@@ -18,12 +18,13 @@ Result = TypeVar("Result")
 
 
 def choose_batching(network: nn.Module, x: Tensor) -> Batching:
-    """Which way through the tasks is faster, by measurement.
+    """Which way through the tasks is faster.
 
     A loop wins for convolutions on a CPU: one task keeps it busy, and weights that differ between tasks make a grouped
     convolution, which is slower than as many plain ones. vmap wins where starting operations costs more than doing
-    them: small fully connected networks, and accelerators (``benchmarks/inner_loop.py`` has the figures). Recurrent
-    layers cannot be mapped and are looped over everywhere.
+    them: small fully connected networks, and accelerators. Measured on two CPU cores: a sinusoid network of 25 tasks is
+    several times as fast by vmap, Conv4 of 32 tasks half as fast; on accelerators it was not measured. Recurrent layers
+    cannot be mapped and are looped over everywhere.
 
     Args:
         network: the network that adapts.

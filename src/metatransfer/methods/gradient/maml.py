@@ -59,8 +59,8 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
         batching: ``"loop"`` over tasks, ``"vmap"`` all at once, or ``"auto"``: what was measured to be faster, see
             :func:`metatransfer.functional.choose_batching`.
         chunk_size: with vmap, tasks at a time; all where left out.
-        checkpoint: recompute the inner steps in the backward pass instead of keeping them: memory hardly grows with
-            their number, time does.
+        checkpoint: recompute the inner steps in the backward pass instead of keeping them: slower, but of each step
+            only the parameters are kept.
         max_inner_norm: largest norm of the gradients of a task in an inner step; no limit where left out.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
