@@ -37,8 +37,10 @@ def test_command_line_wins_over_the_checkpoint(cli, monkeypatch):
     checkpoint = best_checkpoint(run)
     assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["inner_steps"] == 3
     used = []
-    adapt = MAMLModule._adapt
-    monkeypatch.setattr(MAMLModule, "_adapt", lambda self, x, y, steps: used.append(steps) or adapt(self, x, y, steps))
+    predict = MAMLModule.predict_tasks
+    monkeypatch.setattr(
+        MAMLModule, "predict_tasks", lambda self, state, x: used.append(state.steps) or predict(self, state, x)
+    )
     tested = cli("test", MAML, "--ckpt_path", checkpoint, "--model.inner_steps", 10)
     assert max(used) == 10
     answer = results(tested)

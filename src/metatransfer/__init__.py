@@ -32,14 +32,26 @@ from metatransfer.data import (
     TorchvisionTransforms,
 )
 from metatransfer.errors import UserError
-from metatransfer.methods import EpisodicModule, MAMLModule, MethodModule, Predictor, ProtoNetModule
+from metatransfer.methods import (
+    ANILModule,
+    BOILModule,
+    EpisodicModule,
+    FOMAMLModule,
+    MAMLModule,
+    MetaSGDModule,
+    MethodModule,
+    Predictor,
+    ProtoNetModule,
+)
 from metatransfer.metrics import EpisodeMean, EpisodeMetrics
 from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LinearHead, ResNet12
 
 __all__ = [
     "MLP",
+    "ANILModule",
     "ArrayEpisodes",
     "Augmentation",
+    "BOILModule",
     "Backbone",
     "BestCheckpoint",
     "CIFARFewShotEpisodes",
@@ -52,6 +64,7 @@ __all__ = [
     "EpisodeMetrics",
     "EpisodicDataModule",
     "EpisodicModule",
+    "FOMAMLModule",
     "FixedShape",
     "GlyphEpisodes",
     "Head",
@@ -61,6 +74,7 @@ __all__ = [
     "LinearHead",
     "MAMLModule",
     "MetaDatasetShape",
+    "MetaSGDModule",
     "MethodModule",
     "OmniglotEpisodes",
     "PredictionTask",

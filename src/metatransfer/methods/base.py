@@ -118,6 +118,7 @@ class MethodModule(LightningModule, ABC):
         """What the method's numbers are to be compared with, on the same batches."""
         return {}
 
+    @torch.inference_mode(False)  # an evaluation asks for it, and weights made there can take part in no gradient
     def untrained_twin(self) -> Self | None:
         """A copy with freshly initialised weights, the same ones every time; the module itself is left as it is.
 
