@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from contract import WAYS, episode, methods, small
-from metatransfer import EpisodicModule, MethodModule, UserError
+from metatransfer import EpisodicModule, MethodModule, SemiSupervisedEpisode, UserError
 
 EPISODIC = methods(EpisodicModule)
 EVERY = methods(MethodModule)
@@ -124,6 +124,18 @@ def test_tasks_of_uneven_size_are_averaged(kind, stage):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
     else:
         assert module.metrics["val"].compute()["episodes"] == 3
+
+
+@by_name(EPISODIC)
+def test_unlabeled_samples_may_come_along(kind):
+    """A method that does not know them trains and answers as without them."""
+    module, plain = small(kind).double(), episode().map(lambda t: t.double() if t.is_floating_point() else t)
+    more = SemiSupervisedEpisode(*plain, plain.query_x)
+    losses = [module.train().shared_step(batch, "train").detach() for batch in (plain, more)]
+    torch.testing.assert_close(losses[0], losses[1])
+    module.eval()
+    with torch.no_grad():
+        assert module(plain).equal(module(more))
 
 
 @by_name(EPISODIC)

@@ -236,7 +236,7 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
         finite: list[Tensor] = []
 
         def part_loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            part = Episode(*tensors)
+            part = type(episode)(*tensors)  # one with unlabeled samples has a tensor more
             states = self._run(part.support_x, part.support_y, self.learns_from_all_steps)
             finite.append(all_finite(states[-1].params))
             return self.outer_loss(states, part)
