@@ -152,7 +152,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
     (["fit", "--config", MAML, "--model.inner_lr", "null"], ["model.inner_lr is null, but needs a value"]),
     (["fit", "--config", MAML, "--data.num_shots", "null"], ["data.num_shots is null, but needs a value"]),
-    (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of MAMLModule", "ProtoNetModule"]),
+    (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of ", "ProtoNetModule"]),
     (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
     (["fit", "--config", MAML, "--data", "metatransfer.GlyphEpisods"], ["module metatransfer has no class 'GlyphEpisods'. Did you mean GlyphEpisodes?"]),
     (["fit", "--config", MAML, "--data.augmentation.degrees", "5"], ["'degrees' belongs to a class that is not named: give it first, such as --data.augmentation RandomAffine."]),
