@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,10 +16,10 @@ from metatransfer.data.array_files import ArrayFile, open_arrays
 from metatransfer.data.division import (
     SPLIT_NAMES,
     RandomDivision,
+    check_disjoint,
     classes_of_splits,
     group_of_classes,
     natural_order,
-    numbered,
     split_of,
 )
 from metatransfer.data.episodic import EpisodicDataModule
@@ -109,7 +108,8 @@ class ArrayEpisodes(EpisodicDataModule):
         self.on_bad_sample = on_bad_sample
         self.skipped: dict[str, int] = {}
         self._given: ArrayFile | None = None
-        self._content: _Content | None = None
+        self._parts: dict[str, _Part] | None = None
+        self._division = ""
 
     @classmethod
     def from_arrays(
@@ -118,7 +118,7 @@ class ArrayEpisodes(EpisodicDataModule):
         y: ArrayLike | Tensor | Sequence[str],
         *,
         split: Sequence[str] | NDArray[np.str_] | None = None,
-        groups: ArrayLike | Tensor | Sequence[str] | None = None,
+        groups: ArrayLike | Sequence[str] | None = None,
         name: str = "arrays",
         **options: Any,  # noqa: ANN401
     ) -> Self:
@@ -130,7 +130,7 @@ class ArrayEpisodes(EpisodicDataModule):
             split: ``(N,)`` ``"train"``, ``"val"`` or ``"test"``; without it classes are divided at random.
             groups: ``(N,)`` group of each sample, the same for all samples of a class.
             name: how to call them in messages.
-            **options: arguments of the class, such as ``num_ways`` and ``group_by``; none that name files.
+            **options: arguments of the class, such as ``num_ways`` and ``group_by``; none that name files or arrays.
 
         Returns:
             The data module.
@@ -138,23 +138,13 @@ class ArrayEpisodes(EpisodicDataModule):
         Raises:
             UserError: an option that only files have.
         """
-        for option in ("path", "labels_path"):
+        for option in ("path", "labels_path", "x", "y", "split", "groups"):
             if option in options:
                 raise UserError(f"from_arrays takes no {option}: leave it out, or use {cls.__name__}(path=...).")
-        data = cls(path=name, **options)
         given = {"x": x, "y": y, "split": split, "groups": groups}
+        data = cls(path=name, **options)
         data._given = ArrayFile(name, {key: _keep(value) for key, value in given.items() if value is not None})
         return data
-
-    def setup(self, stage: str | None = None) -> None:
-        """As of the base; what is read for several splits is read once.
-
-        Args:
-            stage: see :meth:`EpisodicDataModule.setup`.
-        """
-        super().setup(stage)
-        if self._content is not None:
-            self._content.forget_samples()  # the splits hold copies of their own
 
     def source(self, split: str) -> TensorSource:
         """The samples of a split.
@@ -168,332 +158,233 @@ class ArrayEpisodes(EpisodicDataModule):
         Raises:
             UserError: no such split, samples or labels that cannot be used, or ``group_by`` without groups.
         """
-        content = self._opened()
-        classes = self._classes(content)
-        if split not in classes:
-            raise UserError(f"{content.where} has no samples for {split}, only for {', '.join(classes)}: add some.")
-        members = np.isin(content.labels, classes[split])
-        if content.splits is not None:
-            members &= content.splits == split
-        name, samples, offset = content.samples(split)
-        rows = np.flatnonzero(members) - offset
-        good = _finite(samples, rows)
-        if not good.all() and self.on_bad_sample == "error":
-            more = f", {(~good).sum()} here" if (~good).sum() > 1 else ""
+        if self._parts is None:
+            self._parts = self._read()
+        if split not in self._parts:
+            raise UserError(f"{self._where} has no samples for {split}, only for {', '.join(self._parts)}: add some.")
+        part = self._parts[split]
+        bad = part.members[~_finite(part.samples, part.members)]
+        if len(bad) and self.on_bad_sample == "error":
+            more = f", {len(bad)} here" if len(bad) > 1 else ""
             raise UserError(
-                f"{content.where}: sample {rows[~good][0]} of '{name}' holds NaN, infinity or more than float32 can: "
-                f"mend it, or set on_bad_sample=skip to leave out and count what cannot be used{more}."
+                f"{self._where}: sample {bad[0]} of '{part.name}' holds NaN or infinity: mend it, or set "
+                f"on_bad_sample=skip to leave out and count what cannot be used{more}."
             )
-        self.skipped[split] = int((~good).sum())
-        rows = rows[good]
-        if not len(rows):
-            raise UserError(f"{content.where}: no sample of {split} is left, all hold NaN or infinity: mend them.")
-        labels, names = numbered(content.labels[rows + offset])
-        group_of = group_of_classes(content.labels, content.groups(), content.where) if self.group_by else None
-        groups = [group_of[one] for one in names] if group_of is not None else None
-        data = _arranged(_gathered(samples, rows), self.channels_last, f"{content.where}: '{name}'")
-        return TensorSource(data, labels, names, f"{content.where} {split}", groups)
+        self.skipped[split] = len(bad)
+        members = np.setdiff1d(part.members, bad)
+        if not len(members):
+            raise UserError(f"{self._where}: all samples of {split} hold NaN or infinity: mend them.")
+        names = natural_order(part.labels[members])
+        position = {name: index for index, name in enumerate(names)}
+        groups = None
+        if self.group_by:
+            if part.groups is None:
+                raise UserError(
+                    f"{self._where}: group_by needs the groups of the samples, but there is no array "
+                    f"'{self.names['groups']}': add it, or leave group_by out."
+                )
+            found = group_of_classes(part.labels, part.groups, self._where)
+            groups = [found[name] for name in names]
+        labels = np.array([position[name] for name in part.labels[members].tolist()])
+        return TensorSource(self._samples(part, members), labels, names, f"{self._where} {split}", groups)
 
     def convert_image(self, image: Image.Image) -> Tensor:
-        """An image as the training images look: ``(C, H, H)`` in [0, 1], where samples are square uint8 images.
+        """An image file as the samples look, where these are images: cut out in the centre and scaled to their size.
 
         Args:
             image: as opened.
 
         Returns:
-            The sample.
+            ``(C, H, H)`` float32 in [0, 1].
+
+        Raises:
+            UserError: the samples are no square images of one or three channels in bytes.
         """
-        _, samples, _ = self._opened().samples("train")
-        one = _arranged(torch.empty(1, *samples.shape[1:], dtype=torch.uint8), self.channels_last, self.path)
-        channels, *sides = one.shape[1:]
-        if samples.dtype != np.uint8 or len(sides) != 2 or sides[0] != sides[1] or channels not in (1, 3):
-            return super().convert_image(image)
-        return ImageLook(sides[0], channels).sample(image)
+        if self._parts is None:
+            self._parts = self._read()
+        part = next(iter(self._parts.values()))
+        shape = tuple(self._samples(part, part.members[:1]).shape[1:])
+        if part.samples.dtype != np.uint8 or len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+            raise UserError(
+                f"{self._where}: samples of {part.samples.dtype} and shape {shape} are no square images in bytes, so "
+                "image files cannot be made to look like them."
+            )
+        return ImageLook(shape[1], channels=shape[0]).sample(image)
 
     def protocol(self) -> dict[str, Any]:
         """As of the base, with the way the classes were divided."""
-        return super().protocol() | {"split": self._opened().division or str(self.division)}
+        return super().protocol() | {"split": self._division or "as the file has it"}
 
-    def _opened(self) -> _Content:
-        if self._content is None:
-            file = self._given if self._given is not None else open_arrays(self.path, self.labels_path)
-            self._content = _Content(file, self.names)
-        return self._content
+    # ---- reading
 
-    def _classes(self, content: _Content) -> dict[str, list[str]]:
-        if content.splits is not None:
-            return classes_of_splits(content.labels, content.splits, content.where)
-        return self.division(natural_order(content.labels), self.num_ways, self.eval_num_ways, content.where)
+    @property
+    def _where(self) -> str:
+        return self._given.name if self._given is not None else f"'{self.path}'"
+
+    def _read(self) -> dict[str, _Part]:
+        """The samples and labels of every split.
+
+        Raises:
+            UserError: arrays that are missing or do not fit each other.
+        """
+        arrays = self._given or open_arrays(self.path, self.labels_path)
+        by_name = {split: pair for split in SPLITS if (pair := self._pair(arrays, split)) is not None}
+        if "train" in by_name:
+            parts = {split: self._part(arrays, *pair, split) for split, pair in by_name.items()}
+            self._division = "by the names of the arrays"
+            check_disjoint({split: natural_order(part.labels) for split, part in parts.items()}, self._where)
+            return parts
+        pair = self._pair(arrays, None)
+        if pair is None:
+            raise UserError(
+                f"{self._where} has no samples and labels called {' or '.join(_SAMPLES)} and {' or '.join(_LABELS)}, "
+                f"only {', '.join(arrays) or 'nothing'}: name them by x and y."
+            )
+        whole = self._part(arrays, *pair, None)
+        splits = self._splits(arrays, whole)
+        return {
+            split: whole._replace(members=np.flatnonzero(splits == split))
+            for split in SPLITS
+            if (splits == split).any()
+        }
+
+    def _splits(self, arrays: ArrayFile, whole: _Part) -> NDArray[np.str_]:
+        name = str(self.names["split"])
+        if name in arrays:
+            words = arrays[name].astype(np.str_)
+            self._check_length(name, words, whole)
+            found = {word: split_of(word) for word in np.unique(words).tolist()}
+            for word, split in found.items():
+                if split is None:
+                    raise UserError(f"{self._where}: '{name}' holds '{word}', but must hold train, val and test.")
+            splits = np.array([found[word] for word in words.tolist()], dtype=np.str_)
+            classes_of_splits(whole.labels, splits, self._where)
+            self._division = f"by the array '{name}'"
+            return splits
+        names = natural_order(whole.labels)
+        division = self.division(names, self.num_ways, self.eval_num_ways, self._where)
+        split_of_class = {one: split for split, members in division.items() for one in members}
+        self._division = str(self.division)
+        return np.array([split_of_class[one] for one in whole.labels.tolist()])
+
+    def _pair(self, arrays: ArrayFile, split: str | None) -> tuple[str, str] | None:
+        """Names of samples and labels, of a split or of all.
+
+        Raises:
+            UserError: two arrays that may be meant, or only one of the pair.
+        """
+        found = []
+        for argument, known in (("x", _SAMPLES), ("y", _LABELS)):
+            given = self.names[argument]
+            words = [given] if given is not None else list(known)
+            if split is not None:
+                words = [
+                    f"{a}_{b}" for word in words for name in SPLIT_NAMES[split] for a, b in ((word, name), (name, word))
+                ]
+            there = [word for word in words if word in arrays]
+            if len(there) > 1:
+                raise UserError(f"{self._where} has both '{there[0]}' and '{there[1]}': say which by {argument}.")
+            if not there and given is not None and split is None:
+                raise UserError(
+                    f"{self._where} has no array '{given}' ({argument}), only {', '.join(arrays)}"
+                    f"{did_you_mean(given, arrays)}"
+                )
+            found.append(there[0] if there else None)
+        if found[0] is None and found[1] is None:
+            return None
+        if found[0] is None or found[1] is None:
+            if split is None:
+                return None
+            raise UserError(f"{self._where} has '{found[0] or found[1]}' without its partner: add samples and labels.")
+        return found[0], found[1]
+
+    def _part(self, arrays: ArrayFile, x_name: str, y_name: str, split: str | None) -> _Part:
+        samples, given = arrays[x_name], arrays[y_name]
+        if samples.ndim < 2:
+            raise UserError(f"{self._where}: '{x_name}' must be samples (N, *shape), but has shape {samples.shape}.")
+        if samples.dtype.kind not in "buif":
+            raise UserError(f"{self._where}: '{x_name}' holds {samples.dtype}, but samples must be real numbers.")
+        if given.ndim == 2 and 1 in given.shape:
+            given = given.reshape(-1)
+        if given.ndim != 1:
+            raise UserError(
+                f"{self._where}: '{y_name}' must hold one label for each sample, (N,), but has shape {given.shape}."
+            )
+        if given.dtype.kind == "f":
+            if not np.isfinite(given).all() or (given != np.floor(given)).any():
+                raise UserError(
+                    f"{self._where}: '{y_name}' holds fractions or NaN, but labels are whole numbers or texts."
+                )
+            given = given.astype(np.int64)
+        if given.dtype.kind == "c":
+            raise UserError(f"{self._where}: '{y_name}' holds {given.dtype}, but labels are whole numbers or texts.")
+        if not len(samples):
+            raise UserError(f"{self._where}: '{x_name}' is empty: add samples.")
+        labels = np.array([str(value) for value in given.tolist()], dtype=np.str_)
+        part = _Part(x_name, samples, labels, np.arange(len(samples)), None)
+        self._check_length(y_name, labels, part)
+        name = str(self.names["groups"])
+        name = next((one for one in (f"{name}_{split}", f"{split}_{name}", name) if one in arrays), "")
+        if not name:
+            return part
+        groups = np.array([str(value) for value in arrays[name].tolist()], dtype=np.str_)
+        self._check_length(name, groups, part)
+        return part._replace(groups=groups)
+
+    def _check_length(self, name: str, array: NDArray[Any], part: _Part) -> None:
+        if array.shape != (len(part.samples),):
+            raise UserError(
+                f"{self._where}: '{name}' must hold one value for each of the {len(part.samples)} samples of "
+                f"'{part.name}', but has shape {array.shape}."
+            )
+
+    def _samples(self, part: _Part, members: NDArray[np.int64]) -> Tensor:
+        samples = np.ascontiguousarray(part.samples[members])
+        x = torch.from_numpy(samples if samples.dtype == np.uint8 else samples.astype(np.float32))
+        sizes = x.shape[1:]
+        images = len(sizes) == 3 and sizes[-1] in (1, 3) and sizes[0] not in (1, 3)
+        if self.channels_last and len(sizes) != 3:
+            raise UserError(
+                f"{self._where}: channels_last is for images (N, H, W, C), but '{part.name}' has shape "
+                f"{part.samples.shape}: leave it out."
+            )
+        if self.channels_last or (self.channels_last is None and images):
+            return x.permute(0, 3, 1, 2).contiguous()
+        if self.channels_last is None and len(sizes) == 2 and x.dtype == torch.uint8:
+            return x.unsqueeze(1)
+        return x
+
+
+class _Part(NamedTuple):
+    """Arrays that belong together.
+
+    Attributes:
+        name: of the samples.
+        samples: ``(N, *shape)``.
+        labels: ``(N,)`` as text.
+        members: which samples are meant.
+        groups: ``(N,)`` as text, where there are any.
+    """
+
+    name: str
+    samples: NDArray[Any]
+    labels: NDArray[np.str_]
+    members: NDArray[np.int64]
+    groups: NDArray[np.str_] | None
 
 
 def _keep(value: Any) -> Callable[[], Any]:  # noqa: ANN401
     return lambda: value
 
 
-# ---- which array is what
-
-
-class _Names(NamedTuple):
-    """What the user calls the arrays."""
-
-    x: str | None
-    y: str | None
-    split: str
-    groups: str
-
-
-class _Content:
-    """The arrays of a file by their meaning; samples are read when asked for.
-
-    Args:
-        file: the arrays by name.
-        names: what the user calls them.
-
-    Attributes:
-        labels: ``(N,)`` of all samples, those of several parts one after the other.
-        splits: ``(N,)`` the split of each, where the file tells it.
-        division: how it tells it.
-
-    Raises:
-        UserError: an array is missing, or is not what its name says.
-    """
-
-    def __init__(self, file: ArrayFile, names: _Names) -> None:
-        self.file, self.names, self.where = file, names, file.name
-        if not len(file):
-            raise UserError(f"{self.where} holds no array: save samples and labels into it.")
-        pairs = _pairs(file, names)
-        self._x = {part: x for part, (x, _) in pairs.items()}
-        found = {part: _texts(file[y], f"{self.where}: the labels '{y}'") for part, (_, y) in pairs.items()}
-        self.labels = np.concatenate(list(found.values()))
-        starts = np.cumsum([0, *(len(part) for part in found.values())])
-        self._offsets = dict(zip(found, starts.tolist(), strict=False))
-        self._counts = {part: len(labels) for part, labels in found.items()}
-        self.division: str | None = None
-        self.splits: NDArray[np.str_] | None = None
-        if "all" not in pairs:
-            self.division = "by the names of the arrays"
-            self.splits = np.repeat(list(found), list(self._counts.values()))
-        elif names.split in file:
-            self.division = f"by the array '{names.split}'"
-            self.splits = _splits(self._per_sample(names.split), f"{self.where}: '{names.split}'")
-        elif names.split != "split":
-            raise UserError(f"{_missing(file, names.split, 'the splits')} Name it by split, or leave it out.")
-        self._read: dict[str, NDArray[Any]] = {}
-
-    def samples(self, split: str) -> tuple[str, NDArray[Any], int]:
-        """The array that a split lies in.
-
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
-
-        Returns:
-            Its name, itself, and the position of its first sample among all.
-
-        Raises:
-            UserError: it does not fit the labels, or holds no numbers.
-        """
-        part = "all" if "all" in self._x else split
-        if part not in self._x:
-            raise UserError(f"{self.where} has no samples for {split}, only for {', '.join(self._x)}: add some.")
-        name = self._x[part]
-        if name not in self._read:
-            self._read[name] = _checked(self.file[name], self._counts[part], f"{self.where}: '{name}'")
-        return name, self._read[name], self._offsets[part]
-
-    def forget_samples(self) -> None:
-        """Frees their memory, until they are asked for again."""
-        self._read = {}
-
-    def groups(self) -> NDArray[np.str_]:
-        """``(N,)`` the group of each sample.
-
-        Raises:
-            UserError: there are none.
-        """
-        parts = {
-            part: [self.names.groups] if part == "all" else [*_of_split(self.names.groups, part)] for part in self._x
-        }
-        found = [next((name for name in names if name in self.file), None) for names in parts.values()]
-        if None in found:
-            missing = list(parts.values())[found.index(None)][0]
-            raise UserError(f"{_missing(self.file, missing, 'the groups')} Name it by groups, or set group_by=false.")
-        if "all" in self._x:
-            return self._per_sample(self.names.groups)
-        groups = [_texts(self.file[str(name)], f"{self.where}: the groups '{name}'") for name in found]
-        for (part, count), name, one in zip(self._counts.items(), found, groups, strict=True):
-            if len(one) != count:
-                raise UserError(f"{self.where}: '{name}' has {len(one)} entries for {count} samples of {part}.")
-        return np.concatenate(groups)
-
-    def _per_sample(self, name: str) -> NDArray[np.str_]:
-        values = _texts(self.file[name], f"{self.where}: '{name}'")
-        if len(values) != len(self.labels):
-            raise UserError(
-                f"{self.where}: '{name}' has {len(values)} entries for {len(self.labels)} labels; they must be as many."
-            )
-        return values
-
-
-def _of_split(base: str, split: str) -> Iterator[str]:
-    for word in SPLIT_NAMES[split]:
-        yield f"{base}_{word}"
-        yield f"{word}_{base}"
-
-
-def _pairs(file: ArrayFile, names: _Names) -> dict[str, tuple[str, str]]:
-    """Names of samples and labels, by split or, where they come undivided, of ``"all"``.
-
-    Raises:
-        UserError: none, several that could be meant, or one without the other.
-    """
-    undivided = names.x is not None and names.x in file
-    parts: list[str | None] = [] if undivided else [*SPLITS]
-    found = {split: _pick(file, names.x, _SAMPLES, "x", split) for split in parts}
-    found = {split: name for split, name in found.items() if name is not None} or {
-        None: _pick(file, names.x, _SAMPLES, "x", None)
-    }
-    pairs = {}
-    for split, x in found.items():
-        y = _pick(file, names.y, _LABELS, "y", split)
-        for name, given, known, what, option in (
-            (x, names.x, _SAMPLES, "the samples", "x"),
-            (y, names.y, _LABELS, "the labels", "y"),
-        ):
-            if name is None:
-                wanted = given or known[0]
-                wanted = wanted if split is None else f"{wanted}_{split}"
-                raise UserError(f"{_missing(file, wanted, what)} Name it by {option}.")
-        pairs[split or "all"] = str(x), str(y)
-    return pairs
-
-
-def _pick(file: ArrayFile, given: str | None, known: Sequence[str], option: str, split: str | None) -> str | None:
-    bases = (given,) if given is not None else known
-    for choices in (bases[:1], bases[1:]):  # what it should be called goes before what it may be called
-        names = [name for base in choices for name in ((base,) if split is None else _of_split(base, split))]
-        found = [name for name in names if name in file]
-        if len(found) > 1:
-            raise UserError(
-                f"{file.name} has {' and '.join(repr(name) for name in found)}, which could both be meant: name the "
-                f"right one by {option}."
-            )
-        if found:
-            return found[0]
-    return None
-
-
-def _missing(file: ArrayFile, wanted: str, what: str) -> str:
-    shown = ", ".join([*file][:20]) + (", ..." if len(file) > 20 else "")
-    return f"{file.name} has no array '{wanted}' for {what}, only {shown}{did_you_mean(wanted, file)}"
-
-
-# ---- what is in an array
-
-
-def _texts(array: NDArray[Any], where: str) -> NDArray[np.str_]:
-    """Labels, groups or splits as texts: one for each sample.
-
-    Raises:
-        UserError: more than one for each, none at all, or numbers with fractions.
-    """
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        one_hot = array.ndim == 2 and array.dtype.kind in "biuf"
-        advice = "give the index of the class, such as y.argmax(1)" if one_hot else "give one for each sample"
-        raise UserError(f"{where} must have shape (N,), but has {array.shape}: {advice}.")
-    if not len(array):
-        raise UserError(f"{where} is empty, but must have one entry for each sample.")
-    if array.dtype.kind == "c":
-        raise UserError(f"{where} is complex, but must hold whole numbers or texts.")
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array) & (array == np.round(array)) & (abs(array) < 2**53)
-        if not whole.all():
-            index = int(np.flatnonzero(~whole)[0])
-            raise UserError(
-                f"{where} must hold whole numbers or texts, but entry {index} is {array[index]}: give the class of "
-                "each sample."
-            )
-        array = array.astype(np.int64)
-    if array.dtype.kind == "S":
-        try:
-            array = np.char.decode(array, "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where} holds bytes that are no UTF-8: save it as text.") from error
-    texts: NDArray[np.str_] = array.astype(np.str_)
-    empty = np.flatnonzero(np.char.str_len(texts) == 0)
-    if len(empty):
-        raise UserError(f"{where} is an empty text at entry {empty[0]}: give every sample one.")
-    return texts
-
-
-def _splits(words: NDArray[np.str_], where: str) -> NDArray[np.str_]:
-    unique, inverse = np.unique(words, return_inverse=True)
-    splits = [split_of(str(word)) for word in unique]
-    if None in splits:
-        word = str(unique[splits.index(None)])
-        raise UserError(
-            f"{where} must hold train, val or test, but entry {np.flatnonzero(words == word)[0]} is '{word}'"
-            f"{did_you_mean(word, SPLITS)}"
-        )
-    return np.array(splits, dtype=np.str_)[inverse]
-
-
-def _checked(array: NDArray[Any], count: int, where: str) -> NDArray[Any]:
-    """Samples that can be used.
-
-    Raises:
-        UserError: no numbers, no samples, or not as many as labels.
-    """
-    if array.dtype.kind not in "biuf":
-        kind = "complex" if array.dtype.kind == "c" else "texts"
-        advice = "give its real and imaginary parts as channels" if kind == "complex" else "encode it"
-        raise UserError(f"{where} is {kind}, but samples must be real numbers: {advice}.")
-    if array.ndim < 2 or not math.prod(array.shape[1:]):
-        advice = ": give samples of one number as (N, 1)" if array.ndim == 1 else ""
-        raise UserError(f"{where} must hold samples (N, *shape), but has shape {array.shape}{advice}.")
-    if len(array) != count:
-        raise UserError(f"{where} has {len(array)} samples, but there are {count} labels; they must be as many.")
-    return array
-
-
-def _chunks(samples: NDArray[Any], count: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // math.prod(samples.shape[1:]))
-    return (slice(start, start + step) for start in range(0, count, step))
-
-
-def _finite(samples: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the rows float32 can hold."""
-    good = np.ones(len(rows), dtype=np.bool_)
-    if samples.dtype.kind == "f":
-        largest = np.finfo(np.float32).max
-        for chunk in _chunks(samples, len(rows)):
-            values = samples[rows[chunk]].reshape(len(rows[chunk]), -1)
-            good[chunk] = (np.abs(values) <= largest).all(1)  # which NaN is not
-    return good
-
-
-def _gathered(samples: NDArray[Any], rows: NDArray[np.int64]) -> Tensor:
-    """A copy of some samples: uint8 as they are, others as float32."""
-    kind = np.uint8 if samples.dtype == np.uint8 else np.float32
-    gathered = np.empty((len(rows), *samples.shape[1:]), dtype=kind)
-    for chunk in _chunks(samples, len(rows)):
-        gathered[chunk] = samples[rows[chunk]]
-    return torch.from_numpy(gathered)
-
-
-def _arranged(data: Tensor, channels_last: bool | None, where: str) -> Tensor:
-    """Images with their channels first.
-
-    Raises:
-        UserError: ``channels_last`` for samples that are no images.
-    """
-    shape = tuple(data.shape[1:])
-    if channels_last and len(shape) != 3:
-        raise UserError(f"{where}: channels_last=true needs samples (H, W, C), but they are {shape}: leave it out.")
-    if channels_last is None:
-        if data.dtype == torch.uint8 and len(shape) == 2:
-            return data.unsqueeze(1)
-        channels_last = len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3)
-    return data.permute(0, 3, 1, 2).contiguous() if channels_last else data
+def _finite(samples: NDArray[Any], members: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the samples hold numbers only, as float32 has them."""
+    if samples.dtype.kind != "f":
+        return np.ones(len(members), dtype=bool)
+    each = max(1, _CHUNK // max(1, samples[0].size))
+    with np.errstate(over="ignore"):
+        found = [
+            np.isfinite(samples[members[start : start + each]].astype(np.float32)).reshape(-1, samples[0].size).all(1)
+            for start in range(0, len(members), each)
+        ]
+    return np.concatenate(found) if found else np.ones(0, dtype=bool)

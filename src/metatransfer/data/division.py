@@ -165,18 +165,3 @@ def classes_of_splits(labels: NDArray[np.str_], splits: NDArray[np.str_], where:
     found = {split: natural_order(labels[splits == split]) for split in SPLITS if (splits == split).any()}
     check_disjoint(found, where)
     return found
-
-
-def numbered(labels: NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels as numbers.
-
-    Args:
-        labels: ``(N,)`` class of each sample.
-
-    Returns:
-        ``(N,)`` index of each sample's class, and the classes as :func:`natural_order` has them.
-    """
-    names = natural_order(labels)
-    unique, inverse = np.unique(labels, return_inverse=True)
-    position = {name: index for index, name in enumerate(names)}
-    return np.array([position[str(name)] for name in unique], dtype=np.int64)[inverse], names
