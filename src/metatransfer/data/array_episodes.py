@@ -146,6 +146,15 @@ class ArrayEpisodes(EpisodicDataModule):
         data._given = ArrayFile(name, {key: _keep(value) for key, value in given.items() if value is not None})
         return data
 
+    def setup(self, stage: str | None = None) -> None:
+        """As of the base; the splits hold copies, so the arrays of the file are let go.
+
+        Args:
+            stage: see :meth:`EpisodicDataModule.setup`.
+        """
+        super().setup(stage)
+        self._parts = None
+
     def source(self, split: str) -> TensorSource:
         """The samples of a split.
 

@@ -128,7 +128,11 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return "Python objects, which could run code" if "allow_pickle" in text else text.rstrip(".")[:120]
+    return (
+        "it is none, or holds Python objects, which could run code"
+        if "allow_pickle" in text
+        else text.rstrip(".")[:120]
+    )
 
 
 def _numpy(file: Path) -> Any:  # noqa: ANN401

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatransfer.checks import check_file
-from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler
-from metatransfer.data.shaped_sampler import merged
+from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, merged
 from metatransfer.data.shapes import EpisodeSize
 from metatransfer.errors import UserError
 
@@ -176,23 +175,6 @@ class SavedEpisodes(EpisodeSampler):
             One with all tasks, or one for each where these differ in size.
         """
         return merged([self._indices(int(index)) for index in indices])
-
-    def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
-        """Episodes that happen to be of one size.
-
-        Args:
-            indices: ``(T,)`` in ``0 .. count - 1``.
-
-        Returns:
-            All of them.
-
-        Raises:
-            UserError: they differ in size.
-        """
-        drawn = self.draw(indices)
-        if len(drawn) != 1:
-            raise UserError("these episodes differ in size, so they do not fit into one array: ask draw(indices).")
-        return drawn[0]
 
     def _indices(self, task: int) -> EpisodeIndices:
         parts = {name: self._part(name, task)[None] if name in self._arrays else None for name in _RAGGED}

@@ -69,6 +69,22 @@ def _tasks(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
     return EpisodeIndices(*(None if part is None else part[start:end] for part in drawn))  # type: ignore[arg-type]
 
 
+def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
+    """Single tasks as one batch where they are all of one size, else as they came.
+
+    Args:
+        tasks: each with ``T = 1``.
+
+    Returns:
+        A list of one, or ``tasks``.
+    """
+    shapes = {tuple(None if part is None else part.shape for part in task) for task in tasks}
+    if len(shapes) != 1:
+        return tasks
+    parts = zip(*tasks, strict=True)
+    return [EpisodeIndices(*(None if part[0] is None else np.concatenate(part) for part in parts))]  # type: ignore[arg-type]
+
+
 class TaskSampler(ABC):
     """Makes episodes by their index: drawn from labelled samples, or generated.
 
@@ -191,6 +207,23 @@ class EpisodeSampler(TaskSampler):
         classes: NDArray[np.int64] = order[offsets[group][:, None] + random_subsets(keys, sizes[group], self.num_ways)]
         return classes
 
+    def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
+        """Episodes by their index, all in one.
+
+        Args:
+            indices: ``(T,)`` from 0 on.
+
+        Returns:
+            The same episodes in whatever order, batch or process they are asked for.
+
+        Raises:
+            UserError: they differ in size.
+        """
+        drawn = self.draw(indices)
+        if len(drawn) != 1:
+            raise UserError("these episodes differ in size, so they do not fit into one array: ask draw(indices).")
+        return drawn[0]
+
     def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
         """Episodes by their index.
 
@@ -199,17 +232,6 @@ class EpisodeSampler(TaskSampler):
 
         Returns:
             One with all ``T`` tasks; a subclass whose tasks differ in size gives one for each.
-        """
-        return [self(indices)]
-
-    def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
-        """Episodes by their index.
-
-        Args:
-            indices: ``(T,)`` from 0 on.
-
-        Returns:
-            The same episodes in whatever order, batch or process they are asked for.
         """
         source, ways, shots = self.source, self.num_ways, self.num_shots
         per_class = shots + self.num_queries
@@ -225,7 +247,7 @@ class EpisodeSampler(TaskSampler):
         if self.turn_classes:
             words = random_words(stream_keys(keys.view(np.int64), Stream.TURNS), ways)
             turns = (words >> np.uint64(62)).astype(np.int64)
-        return EpisodeIndices(support, support_y, query, query_y, classes, keys, turns)
+        return [EpisodeIndices(support, support_y, query, query_y, classes, keys, turns)]
 
     @property
     def in_memory(self) -> bool:  # type: ignore[override]
@@ -236,8 +258,7 @@ class EpisodeSampler(TaskSampler):
         self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
     ) -> MetaBatch:
         """Draws, reads, turns, augments and transforms, all tasks of one size in one batch."""
-        served = [self._episode(drawn, device, augmentation) for drawn in self.draw(indices)]
-        return served[0] if len(served) == 1 else served
+        return self._serve(self.draw(indices), device, augmentation)
 
     def batches(
         self, indices: Sequence[NDArray[np.int64]], device: torch.device, augmentation: Augmentation | None = None
@@ -252,14 +273,16 @@ class EpisodeSampler(TaskSampler):
             waiting.append(batch)
             if place + 1 < len(indices) and sum(map(len, waiting)) + len(batch) <= _DRAWN_AT_ONCE:
                 continue
-            drawn = self.draw(np.concatenate(waiting))
-            if len(drawn) > 1:  # of different sizes
-                yield from super().batches(waiting, device, augmentation)
-            else:
-                ends = np.cumsum([len(one) for one in waiting])
-                for one, end in zip(waiting, ends, strict=True):
-                    yield self._episode(_tasks(drawn[0], end - len(one), end), device, augmentation)
+            drawn, start = self.draw(np.concatenate(waiting)), 0
+            for end in np.cumsum([len(one) for one in waiting]).tolist():
+                part = [_tasks(drawn[0], start, end)] if len(drawn) == 1 else merged(drawn[start:end])
+                yield self._serve(part, device, augmentation)
+                start = end
             waiting = []
+
+    def _serve(self, drawn: list[EpisodeIndices], device: torch.device, augmentation: Augmentation | None) -> MetaBatch:
+        served = [self._episode(one, device, augmentation) for one in drawn]
+        return served[0] if len(served) == 1 else served
 
     def _episode(self, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None) -> AnyEpisode:
         support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device, augmentation)

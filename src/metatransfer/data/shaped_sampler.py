@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.batches import MetaBatch
-from metatransfer.data.augment import Augmentation
-from metatransfer.data.samplers import SPLITS, EpisodeIndices, EpisodeSampler, Stream, TaskSampler
+from metatransfer.data.samplers import SPLITS, EpisodeIndices, EpisodeSampler, Stream, merged
 from metatransfer.data.shapes import EpisodeSize, TaskShape
 from metatransfer.data.sources import Source
-from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
 
 
@@ -66,29 +62,6 @@ class ShapedSampler(EpisodeSampler):
         """Draws task by task."""
         keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
         return merged([self._task(keys[task : task + 1]) for task in range(len(keys))])
-
-    def __call__(self, indices: NDArray[np.int64]) -> EpisodeIndices:
-        """Episodes that happen to be of one size.
-
-        Args:
-            indices: ``(T,)`` from 0 on.
-
-        Returns:
-            All of them.
-
-        Raises:
-            UserError: they differ in size.
-        """
-        drawn = self.draw(indices)
-        if len(drawn) != 1:
-            raise UserError("these episodes differ in size, so they do not fit into one array: ask draw(indices).")
-        return drawn[0]
-
-    def batches(
-        self, indices: Sequence[NDArray[np.int64]], device: torch.device, augmentation: Augmentation | None = None
-    ) -> Iterator[MetaBatch]:
-        """One by one: tasks are drawn one by one in any case."""
-        return TaskSampler.batches(self, indices, device, augmentation)
 
     def _pool(self, key: NDArray[np.uint64]) -> NDArray[np.int64] | None:
         """The classes of one group; ``None`` for all."""
@@ -147,19 +120,3 @@ def _shuffled_part(
     labels = np.repeat(np.arange(len(count)), count)
     order = random_permutations(key, len(chosen))
     return chosen[order], labels[order]
-
-
-def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
-    """Single tasks as one batch where they are all of one size, else as they came.
-
-    Args:
-        tasks: each with ``T = 1``.
-
-    Returns:
-        A list of one, or ``tasks``.
-    """
-    shapes = {tuple(None if part is None else part.shape for part in task) for task in tasks}
-    if len(shapes) != 1:
-        return tasks
-    parts = zip(*tasks, strict=True)
-    return [EpisodeIndices(*(None if part[0] is None else np.concatenate(part) for part in parts))]  # type: ignore[arg-type]
