@@ -103,14 +103,29 @@ class _Known(torch.autograd.Function):
     """A loss whose gradients were taken before."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *leaves: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *leaves: Tensor) -> Tensor:  # noqa: ANN401
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return (None, None, *(gradient * scale for gradient in ctx.gradients))
+        return (None, None, *(None if gradient is None else gradient * scale for gradient in ctx.gradients))
+
+
+def known_gradients(loss: Tensor, gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> Tensor:
+    """A loss whose gradients are given instead of computed.
+
+    Args:
+        loss: a scalar, the value.
+        gradients: of the loss by each leaf; ``None`` where it does not depend on it.
+        leaves: what it is to be differentiated by.
+
+    Returns:
+        The loss, which can be differentiated once.
+    """
+    known: Tensor = _Known.apply(loss, list(gradients), *leaves)
+    return known
 
 
 def mean_over_parts(
@@ -135,13 +150,14 @@ def mean_over_parts(
     if chunk_size is None or chunk_size >= tasks or not torch.is_grad_enabled() or scaled or not leaves:
         return function(*batched)
     loss, outputs = torch.zeros((), device=batched[0].device), []
-    gradients = [torch.zeros_like(leaf) for leaf in leaves]
+    gradients: list[Tensor | None] = [None] * len(leaves)
     for part in unstacked(batched, chunk_size):
         own, found = function(*part)
         own = own * (len(part[0]) / tasks)
-        for total, gradient in zip(gradients, torch.autograd.grad(own, leaves, allow_unused=True), strict=True):
+        for index, gradient in enumerate(torch.autograd.grad(own, leaves, allow_unused=True)):
             if gradient is not None:
-                total += gradient
+                total = gradients[index]
+                gradients[index] = gradient if total is None else total.add_(gradient)
         loss = loss + own.detach()
         outputs.append(found.detach())
-    return _Known.apply(loss, gradients, *leaves), torch.cat(outputs)
+    return known_gradients(loss, gradients, leaves), torch.cat(outputs)

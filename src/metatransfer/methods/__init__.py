@@ -5,8 +5,13 @@ from metatransfer.methods.gradient import (
     ANILModule,
     BOILModule,
     FOMAMLModule,
+    InnerLoopModule,
+    LearnedOptimizerModule,
     MAMLModule,
+    MAMLPlusPlusModule,
     MetaSGDModule,
+    ProtoMAMLModule,
+    ReptileModule,
 )
 from metatransfer.methods.metric import ProtoNetModule
 from metatransfer.methods.predictor import Predictor
@@ -16,9 +21,14 @@ __all__ = [
     "BOILModule",
     "EpisodicModule",
     "FOMAMLModule",
+    "InnerLoopModule",
+    "LearnedOptimizerModule",
     "MAMLModule",
+    "MAMLPlusPlusModule",
     "MetaSGDModule",
     "MethodModule",
     "Predictor",
+    "ProtoMAMLModule",
     "ProtoNetModule",
+    "ReptileModule",
 ]

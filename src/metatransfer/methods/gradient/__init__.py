@@ -1,15 +1,25 @@
 """Gradient-based meta-learning."""
 
 from metatransfer.methods.gradient.anil import ANILModule
+from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.methods.gradient.boil import BOILModule
 from metatransfer.methods.gradient.fomaml import FOMAMLModule
+from metatransfer.methods.gradient.learned_optimizer import LearnedOptimizerModule
 from metatransfer.methods.gradient.maml import MAMLModule
+from metatransfer.methods.gradient.maml_plus_plus import MAMLPlusPlusModule
 from metatransfer.methods.gradient.meta_sgd import MetaSGDModule
+from metatransfer.methods.gradient.proto_maml import ProtoMAMLModule
+from metatransfer.methods.gradient.reptile import ReptileModule
 
 __all__ = [
     "ANILModule",
     "BOILModule",
     "FOMAMLModule",
+    "InnerLoopModule",
+    "LearnedOptimizerModule",
     "MAMLModule",
+    "MAMLPlusPlusModule",
     "MetaSGDModule",
+    "ProtoMAMLModule",
+    "ReptileModule",
 ]

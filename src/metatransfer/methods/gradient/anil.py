@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from metatransfer.functional.batching import over_tasks
 from metatransfer.functional.stateless import Forward, stateless
 from metatransfer.functional.update_rules import Params
-from metatransfer.methods.gradient.maml import AdaptedTasks, MAMLModule
+from metatransfer.methods.gradient.base import AdaptedTasks
+from metatransfer.methods.gradient.maml import MAMLModule
 
 
 class ANILModule(MAMLModule):
@@ -52,8 +53,10 @@ class ANILModule(MAMLModule):
         features = self.features(torch.cat([state.support_x, query_x], dim=1), shots)
         return super().predict_tasks(state._replace(support_x=features[:, :shots]), features[:, shots:])
 
-    def _run(self, support_x: Tensor, support_y: Tensor, trajectory: bool) -> list[AdaptedTasks]:
-        states = super()._run(self.features(support_x), support_y, trajectory)
+    def _run(
+        self, support_x: Tensor, support_y: Tensor, trajectory: bool, rows: Tensor | None = None
+    ) -> list[AdaptedTasks]:
+        states = super()._run(self.features(support_x), support_y, trajectory, rows)
         return [state._replace(support_x=support_x) for state in states]
 
     def _forward(self, x: Tensor) -> Forward:

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
 
-from metatransfer.batches import Episode
-from metatransfer.checks import check_choice, check_positive
+from metatransfer.checks import check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching, check_batching, choose_batching, mean_over_parts, over_tasks
-from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence
-from metatransfer.functional.losses import episode_loss, episode_scores, mask_absent_classes
-from metatransfer.functional.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
-from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, sgd
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.functional.batching import Batching
+from metatransfer.functional.stateless import BatchNormPolicy
+from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.nn import Backbone, Head, LinearHead
 
 
-class AdaptedTasks(NamedTuple):
-    """What is left of ``T`` tasks after some steps of the inner loop.
-
-    Attributes:
-        params: adapted parameters by name, each ``(T, *shape)``.
-        support_x: ``(T, S, *shape)``; under ``batch_norm="support"`` the queries are normalised by its statistics.
-        steps: how many steps were taken.
-    """
-
-    params: Params
-    support_x: Tensor
-    steps: int
-
-
-class MAMLModule(EpisodicModule[AdaptedTasks]):
+class MAMLModule(InnerLoopModule):
     r"""MAML (Finn, Abbeel, Levine 2017, 1703.03400): an initialisation from which a few gradient steps learn a task.
 
     .. math:: \theta_i = \theta - \alpha\nabla_\theta \mathcal L_{S_i}(\theta), \qquad
@@ -67,12 +48,10 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
 
     Raises:
         UserError: an argument out of its range, or ``num_outputs`` missing.
-
-    Attributes:
-        learns_from_all_steps: the outer loss looks at the tasks after each inner step, not after the last alone.
     """
 
-    learns_from_all_steps: bool = False
+    backbone: Backbone
+    head: Head
 
     def __init__(
         self,
@@ -92,213 +71,15 @@ class MAMLModule(EpisodicModule[AdaptedTasks]):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
         if num_outputs is None:
             raise UserError(
                 f"{type(self).__name__} needs num_outputs: the number of ways of its episodes, or the size of a "
                 "regression target."
             )
-        check_positive(num_outputs=num_outputs, inner_lr=inner_lr, train_inner_lr=train_inner_lr, chunk_size=chunk_size)
-        check_positive(max_inner_norm=max_inner_norm)
-        if inner_steps < 0 or (train_inner_steps or 0) < 0:
-            raise UserError(
-                f"inner_steps must be 0 or more, but are {inner_steps} and {train_inner_steps} in training."
-            )
-        check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
-        check_choice("batching", batching, ("auto", "loop", "vmap"))
-        self.backbone = backbone
-        self.head = head(backbone.out_features, num_outputs)
+        check_positive(num_outputs=num_outputs)
+        network = {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}
+        super().__init__(
+            network, inner_steps, inner_lr, train_inner_steps, train_inner_lr, first_order, batch_norm, batching,
+            chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
+        )  # fmt: skip
         self.num_outputs = num_outputs
-        self.inner_steps, self.inner_lr = inner_steps, inner_lr
-        self.train_inner_steps = inner_steps if train_inner_steps is None else train_inner_steps
-        self.train_inner_lr = inner_lr if train_inner_lr is None else train_inner_lr
-        self.first_order = first_order
-        self.batch_norm = batch_norm
-        self.batching, self.chunk_size = batching, chunk_size
-        self.checkpoint, self.max_inner_norm = checkpoint, max_inner_norm
-        network = nn.Sequential()
-        network.add_module("backbone", self.backbone)
-        network.add_module("head", self.head)
-        # in a list, so that the state_dict names each parameter once
-        self._network = [network]
-        self.transductive = batch_norm == "transductive" and bool(batch_norm_layers(network))
-        check_batching(network, batching)
-        stateless(network, running=batch_norm == "running")  # refuses what the policy cannot do, now
-
-    # ---- what the other members of the family change
-
-    @property
-    def network(self) -> nn.Module:
-        """Backbone and head in one."""
-        return self._network[0]
-
-    def adapted_parameters(self) -> Params:
-        """What the inner loop starts from: all parameters that are not frozen, by their names in :attr:`network`.
-
-        A module frozen as a whole, Lightning's idiom for inference, adapts as it did before.
-        """
-        every: Params = dict(self.network.named_parameters())
-        return {name: value for name, value in every.items() if value.requires_grad} or every
-
-    def update_rule(self) -> UpdateRule | PlainRule:
-        """What an inner step does with its gradients."""
-        return sgd(self.train_inner_lr if self.training else self.inner_lr)
-
-    def task_parameters(self, support_x: Tensor, support_y: Tensor) -> Params:
-        """What adapts and starts differently in every task, each ``(T, *shape)``; by default nothing.
-
-        Args:
-            support_x: ``(T, S, *shape)``.
-            support_y: ``(T, S)`` or ``(T, S, D)``.
-        """
-        return {}
-
-    def parameters_at(self, step: int) -> Params:
-        """What does not adapt but differs from step to step; by default nothing.
-
-        Args:
-            step: inner steps taken so far; queries are answered with those of the last.
-        """
-        return {}
-
-    def takes_constants(self) -> bool:
-        """Whether inner gradients count as constants now (first order)."""
-        return self.first_order
-
-    # ---- the method
-
-    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> AdaptedTasks:
-        """Runs the inner loop of every task."""
-        return self.adapt_through(support_x, support_y)[-1]
-
-    def adapt_through(self, support_x: Tensor, support_y: Tensor, trajectory: bool = False) -> list[AdaptedTasks]:
-        """Runs the inner loop of every task.
-
-        Args:
-            support_x: ``(T, S, *shape)``.
-            support_y: ``(T, S)`` or ``(T, S, D)``.
-            trajectory: return the tasks before and after each step, instead of after the last alone.
-
-        Returns:
-            The adapted tasks, the last of them last.
-        """
-        self._collect_statistics(support_x)
-        return self._run(support_x, support_y, trajectory)
-
-    def _run(self, support_x: Tensor, support_y: Tensor, trajectory: bool) -> list[AdaptedTasks]:
-        steps = self.train_inner_steps if self.training else self.inner_steps
-        found = adapt_tasks(
-            self._forward(support_x), self.adapted_parameters(), support_x, support_y,
-            steps=steps, update=self.update_rule(), task_params=self.task_parameters(support_x, support_y),
-            first_order=self.takes_constants(), clip=self.max_inner_norm, fixed_at=self.parameters_at,
-            checkpoint=self.checkpoint, trajectory=trajectory,
-            batching=self._batching(support_x), chunk_size=self.chunk_size,
-        )  # fmt: skip
-        first = steps + 1 - len(found)
-        return [AdaptedTasks(params, support_x, first + index) for index, params in enumerate(found)]
-
-    def predict_tasks(self, state: AdaptedTasks, query_x: Tensor) -> Tensor:
-        """Outputs of the adapted networks."""
-        forward, fixed = self._forward(query_x), self.parameters_at(state.steps)
-        by_support = self.batch_norm == "support"
-
-        def predict(params: Params, support_x: Tensor, x: Tensor) -> Tensor:
-            if not by_support:
-                return forward({**fixed, **params}, x)
-            shots = len(support_x)
-            return forward({**fixed, **params}, torch.cat([support_x, x]), shots)[shots:]
-
-        return over_tasks(
-            predict, state.params, state.support_x, query_x,
-            batching=self._batching(query_x), chunk_size=self.chunk_size,
-        )  # fmt: skip
-
-    def outer_loss(self, states: list[AdaptedTasks], episode: Episode) -> tuple[Tensor, Tensor]:
-        """What the outer loop minimises, a mean over tasks: by default the query loss after the last step.
-
-        Args:
-            states: the tasks after the last inner step; where :attr:`learns_from_all_steps`, before and after each.
-            episode: the tasks.
-
-        Returns:
-            The loss, and the outputs for the queries.
-        """
-        outputs = mask_absent_classes(self.predict_tasks(states[-1], episode.query_x), episode.support_y)
-        return episode_loss(outputs, episode.query_y), outputs
-
-    def training_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """The outer loss; refuses tasks whose inner loop diverged, before the weights learn from them.
-
-        Tasks that are worked off one after the other (or chunk by chunk) are differentiated one after the other too,
-        so that memory holds the graph of one at a time.
-        """
-        self._collect_statistics(episode.support_x)
-        finite: list[Tensor] = []
-
-        def part_loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            part = type(episode)(*tensors)  # one with unlabeled samples has a tensor more
-            states = self._run(part.support_x, part.support_y, self.learns_from_all_steps)
-            finite.append(all_finite(states[-1].params))
-            return self.outer_loss(states, part)
-
-        size = 1 if self._batching(episode.support_x) == "loop" else self.chunk_size
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        loss, outputs = mean_over_parts(part_loss, *episode, chunk_size=size, leaves=trainable)
-        if not torch.stack(finite).all():  # the only time that anything waits for the device
-            self._report_divergence(episode)
-        return loss, outputs
-
-    def _report_divergence(self, episode: Episode) -> None:
-        with torch.no_grad():  # once more, to find out where
-            trajectory = self._run(episode.support_x, episode.support_y, True)
-        steps = trajectory[-1].steps
-        step, task, name = first_divergence([tasks.params for tasks in trajectory]) or (steps - 1, 0, "one")
-        rate = self.train_inner_lr if self.training else self.inner_lr
-        if step < 0:
-            raise UserError(
-                f"parameter {name} holds NaN or infinity before the first inner step: the weights are spoiled."
-            )
-        raise UserError(
-            f"the inner loop diverged: parameter {name} is NaN or infinite after inner step {step + 1} of "
-            f"{steps} in task {task} of the meta-batch, at inner_lr={rate:g}; lower inner_lr, take fewer steps, "
-            "set max_inner_norm, or look at that task's samples. The weights were not updated."
-        )
-
-    def adaptation_curve(self, episode: Episode) -> Tensor:
-        """The query score before adaptation and after each inner step.
-
-        Args:
-            episode: ``T`` tasks.
-
-        Returns:
-            ``(inner_steps + 1, T)``, or as many as there are steps in training.
-        """
-        states = self.adapt_through(episode.support_x, episode.support_y, trajectory=True)
-        scores = [episode_scores(self.predict_tasks(state, episode.query_x), episode.query_y) for state in states]
-        return torch.stack(scores)
-
-    def _forward(self, x: Tensor) -> Forward:
-        running = self.batch_norm == "running" and not self.training
-        return stateless(self.network, running=running)
-
-    def _batching(self, x: Tensor) -> Batching:
-        return choose_batching(self.network, x) if self.batching == "auto" else self.batching
-
-    @torch.no_grad()
-    def _collect_statistics(self, support_x: Tensor) -> None:
-        if self.batch_norm != "running" or not self.training:
-            return
-        # one plain pass over all support sets; inside the inner loop no buffer may change
-        self.network(support_x.flatten(0, 1))
-
-    def protocol(self) -> dict[str, Any]:
-        """As of the base, with steps, rates, order and BatchNorm policy."""
-        return super().protocol() | {
-            "inner_steps": self.inner_steps,
-            "inner_lr": self.inner_lr,
-            "train_inner_steps": self.train_inner_steps,
-            "train_inner_lr": self.train_inner_lr,
-            "first_order": self.first_order,
-            "max_inner_norm": self.max_inner_norm,
-            "batch_norm": self.batch_norm if batch_norm_layers(self.network) else "none",
-        }

@@ -12,7 +12,7 @@ from metatransfer.functional.batching import Batching
 from metatransfer.functional.stateless import BatchNormPolicy
 from metatransfer.functional.update_rules import PlainRule, UpdateRule, sgd
 from metatransfer.methods.gradient.maml import MAMLModule
-from metatransfer.nn import Backbone, Head, LearnedRates, LinearHead
+from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
 
 
 class MetaSGDModule(MAMLModule):
@@ -64,7 +64,7 @@ class MetaSGDModule(MAMLModule):
             backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, first_order, batch_norm,
             batching, chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
-        self.rates = LearnedRates({name: value.shape for name, value in self.adapted_parameters().items()}, inner_lr)
+        self.rates = LearnedTensors({name: value.shape for name, value in self.adapted_parameters().items()}, inner_lr)
 
     def update_rule(self) -> UpdateRule | PlainRule:
         """Gradient descent at the learned rates."""

@@ -1,4 +1,4 @@
-"""Numbers of an update rule that are learned: one tensor for each parameter that it moves."""
+"""What is learned about parameters besides their values: rates, how fast a momentum fades, values for each step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from metatransfer.errors import UserError
 
 
-class LearnedRates(nn.Module):
-    """A learned tensor for each name: rates, their logarithms, or how fast a momentum fades.
+class LearnedTensors(nn.Module):
+    """A learned tensor for each parameter name.
 
     Args:
         shapes: of the tensors, by the name of the parameter that they belong to.
