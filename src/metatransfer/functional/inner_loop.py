@@ -222,6 +222,9 @@ def adapt_tasks(
         start = params
         if step_of.stacked:
             start = {name: value.expand(len(batch.x), *value.shape) for name, value in params.items()}
+        elif batch.own:
+            # what the task starts from may have been computed with params, but an inner step changes either by itself
+            start = {name: value.view_as(value) for name, value in params.items()}
         current = {**start, **batch.own}
         state = step_of.start(current)
         seen = [current]

@@ -1,0 +1,106 @@
+"""Reptile: its outer step against torch.optim.Adam run task by task."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_maml import double, sinusoids
+
+from contract import episode
+from metatransfer import MLP, Conv4, ReptileModule, UserError
+
+
+def adapted_by_torch(module, x, y, loss):
+    network = copy.deepcopy(module.network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=module.inner_lr, betas=(0.0, 0.999))
+    for _ in range(module.train_inner_steps):
+        optimizer.zero_grad()
+        loss(network(x), y).backward()
+        optimizer.step()
+    return [value.detach() for value in network.parameters()]
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_step_of_plain_descent_goes_to_the_mean_of_the_adapted_weights(batching, regression):
+    torch.manual_seed(0)
+    if regression:
+        module, batch, loss = ReptileModule(MLP((1,), (8,)), 1, batching=batching), sinusoids(3, 5, 0), F.mse_loss
+    else:
+        module, batch = ReptileModule(Conv4(hidden_channels=4), 3, batching=batching), episode(tasks=3)
+        loss = F.cross_entropy
+    module.inner_batch_size = None
+    module, batch = module.double().train(), double(batch)
+    x, y = (torch.cat(pair, 1) for pair in ((batch[0], batch[2]), (batch[1], batch[3])))
+    found = [adapted_by_torch(module, *task, loss) for task in zip(x, y, strict=True)]
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    before = [value.detach().clone() for value in module.parameters()]
+    module.training_loss(batch)[0].backward()
+    optimizer.step()
+    for index, value in enumerate(module.parameters()):
+        mean = torch.stack([weights[index] for weights in found]).mean(0)
+        torch.testing.assert_close(value.detach(), (before[index] + mean) / 2, rtol=1e-9, atol=1e-10)
+
+
+def test_the_loss_that_is_shown_is_that_of_the_queries_after_adaptation():
+    module, batch = ReptileModule(Conv4(hidden_channels=4), 3, inner_batch_size=None).double().train(), episode()
+    batch = double(batch)
+    x, y = (torch.cat(pair, 1) for pair in ((batch[0], batch[2]), (batch[1], batch[3])))
+    outputs = module.predict_tasks(module.fit_tasks(x, y), batch.query_x)
+    shown, scores = module.training_loss(batch)
+    torch.testing.assert_close(scores, outputs.detach())
+    assert shown.item() == pytest.approx(F.cross_entropy(outputs.flatten(0, 1), batch.query_y.flatten()).item())
+
+
+def test_mini_batches_are_shuffled_passes_over_the_task():
+    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=6, inner_batch_size=5)
+    rows = module._draw_rows(4, 15)
+    assert rows.shape == (4, 6, 5)
+    for task in rows:
+        for passed in task.view(2, 15):
+            assert sorted(passed.tolist()) == list(range(15))
+    assert not torch.equal(rows[0], rows[1])
+    assert module._draw_rows(4, 5) is None  # the whole task
+    uneven = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=3, inner_batch_size=4)._draw_rows(2, 6)
+    assert uneven.shape == (2, 3, 4)
+    assert sorted(uneven[0].flatten()[:6].tolist()) == list(range(6))
+
+
+def test_a_step_learns_from_its_mini_batch_alone():
+    """With one step of one sample, the other samples of the task move nothing."""
+    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=1, inner_batch_size=1).double().train()
+    batch = double(sinusoids(1, 5, 0))
+    samples = batch.support_y.shape[1] + batch.query_y.shape[1]
+    torch.manual_seed(3)
+    chosen = int(module._draw_rows(1, samples)[0, 0, 0])
+    found = []
+    for noise in (0.0, 5.0):
+        y = torch.cat([batch.support_y, batch.query_y], 1)
+        y[:, [row for row in range(samples) if row != chosen]] += noise
+        torch.manual_seed(3)
+        module.zero_grad()
+        module.training_loss(batch._replace(support_y=y[:, :5], query_y=y[:, 5:]))[0].backward()
+        found.append([value.grad.clone() for value in module.parameters()])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_what_is_frozen_stays():
+    module = ReptileModule(Conv4(hidden_channels=4), 3).train()
+    module.backbone.layers[0].weight.requires_grad_(False)
+    module.training_loss(episode())[0].backward()
+    assert module.backbone.layers[0].weight.grad is None
+    assert module.head.linear.weight.grad.abs().max() > 0
+
+
+def test_a_diverging_inner_loop_is_named():
+    module, batch = ReptileModule(MLP((1,), (8,)), 1, inner_lr=1e38).train(), sinusoids(2, 5, 0)
+    with pytest.raises(UserError, match=r"the inner loop diverged: .* in task [01] of the meta-batch"):
+        module.training_loss(batch)
+
+
+def test_wrong_arguments():
+    with pytest.raises(UserError, match="inner_batch_size must be a number above 0"):
+        ReptileModule(MLP((1,), (8,)), 1, inner_batch_size=0)
