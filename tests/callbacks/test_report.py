@@ -10,10 +10,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT, best_checkpoint, results
-from metatransfer import BestCheckpoint, Conv4, EpisodeMean, GlyphEpisodes, ProtoNetModule, Report
+from metatransfer import (
+    MLP,
+    BestCheckpoint,
+    Conv4,
+    Episode,
+    EpisodeMean,
+    GlyphEpisodes,
+    MAMLModule,
+    ProtoNetModule,
+    Report,
+    SinusoidEpisodes,
+)
 from metatransfer.callbacks import drawing
+from metatransfer.callbacks.figures import _regression_figure
 from metatransfer.callbacks.report import print_report
 from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.losses import episode_scores
@@ -177,3 +190,38 @@ def test_a_monitored_loss_is_minimised_without_saying_so(cli):
 
 def test_untrained_weights_are_not_called_selected(cli):
     assert "selection" not in results(cli("test", PROTONET))["protocol"]
+
+
+@pytest.mark.parametrize(("steps", "names"), [(10, ["before adaptation", "after 1 step", "after 10 steps"]),
+                                              (1, ["before adaptation", "after 1 step"]), (0, ["method"])])  # fmt: skip
+def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeypatch):
+    """The curves are the method's answers on a grid over the queries, under the right names."""
+    module = MAMLModule(MLP((1,), (8,)), num_outputs=1, inner_steps=steps, inner_lr=0.01).eval()
+    data = SinusoidEpisodes()
+    data.setup("test")
+    episode = Episode(*(torch.cat(parts) for parts in zip(*(data.episode("test", i) for i in range(5)), strict=True)))
+    drawn = {}
+
+    def look(support_x, support_y, query_x, query_y, grid, curves):
+        drawn.update(grid=grid, curves=curves, query_x=query_x)
+        return draw(support_x, support_y, query_x, query_y, grid, curves)
+
+    draw = drawing.regression_figure
+    monkeypatch.setattr(drawing, "regression_figure", look)
+    with torch.no_grad():
+        pixels = drawing.to_pixels(_regression_figure(module, episode))
+        asked = episode.map(lambda tensor: tensor[:3])._replace(query_x=drawn["grid"].unsqueeze(-1))
+        expected = module.adaptation_outputs(asked)
+    assert pixels.std() > 10, "an empty picture"
+    assert list(drawn["curves"]) == names
+    for name, step in zip(names, (0, 1, steps) if steps else (0,), strict=False):
+        torch.testing.assert_close(drawn["curves"][name], expected[step].squeeze(-1))
+    assert torch.equal(drawn["grid"].amin(1), drawn["query_x"].amin(1))
+    assert torch.allclose(drawn["grid"].amax(1), drawn["query_x"].amax(1))
+
+
+def test_a_regression_run_draws_its_tasks_to_tensorboard_and_png(cli):
+    run = cli("fit", ROOT / "configs" / "sinusoid" / "maml.yaml")
+    assert np.asarray(Image.open(run / "figures" / "val_episode.png")).std() > 10
+    events = EventAccumulator(str(run)).Reload()
+    assert "val_episode" in events.Tags()["images"]

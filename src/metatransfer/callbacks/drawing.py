@@ -113,6 +113,41 @@ def adaptation_figure(scores: Tensor, name: str) -> Figure:
     return figure
 
 
+def regression_figure(
+    support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, grid: Tensor, curves: dict[str, Tensor]
+) -> Figure:
+    """Tasks of one variable side by side: the true curve, the points to learn from, and what the method makes of them.
+
+    Args:
+        support_x: ``(T, S)``.
+        support_y: ``(T, S)``.
+        query_x: ``(T, Q)``, whose targets are drawn as the true curve.
+        query_y: ``(T, Q)``.
+        grid: ``(T, G)``, where the method was asked.
+        curves: its answers ``(T, G)`` by what they are called; the last one is drawn boldest.
+
+    Returns:
+        The figure.
+    """
+    tasks = len(support_x)
+    figure = Figure(figsize=(3.6 * tasks, 3.4), layout="constrained")
+    axes = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
+    styles = [{"linestyle": ":", "color": "#757575"}, {"linestyle": "--", "color": "#42a5f5"}]
+    for task, axis in enumerate(axes):
+        order = query_x[task].argsort()
+        axis.plot(query_x[task][order], query_y[task][order], color="#c62828", linewidth=1.5, label="true")
+        for index, (label, values) in enumerate(curves.items()):
+            last = index == len(curves) - 1
+            style = {"linestyle": "-", "color": "#0d47a1", "linewidth": 2} if last else styles[min(index, 1)]
+            axis.plot(grid[task], values[task], label=label, **style)
+        axis.plot(support_x[task], support_y[task], "^", color="#6a1b9a", markersize=8, label="support", zorder=5)
+        axis.set_xlabel("x")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("y")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves) + 2, fontsize=9)
+    return figure
+
+
 def to_pixels(figure: Figure) -> np.ndarray:
     """``(H, W, 3)`` uint8 of a figure.
 

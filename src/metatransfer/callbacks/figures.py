@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from metatransfer.batches import AnyEpisode
 from metatransfer.callbacks.report import Report
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder
 from metatransfer.functional.losses import is_regression
+from metatransfer.methods.base import EpisodicModule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class EpisodeFigures(Callback):
     """Draws, at the end of every evaluation, what the method sees and how far it has come.
 
-    ``figures/<stage>_episode.png``: a task with predictions and mistakes; ``adaptation.png``: the score before and
-    after each inner step, for methods that have them; ``learning_curve.png``: validation against the baselines.
-    TensorBoard gets the same.
+    ``figures/<stage>_episode.png``: a task of images with predictions and mistakes, or, for regression in one
+    variable, some tasks with the true curve and the method's before adaptation, after 1 and after all inner steps;
+    ``adaptation.png``: the score before and after each inner step, for methods that have them; ``learning_curve.png``:
+    validation against the baselines. TensorBoard gets the same.
     """
 
     def __init__(self) -> None:
@@ -83,6 +89,8 @@ class EpisodeFigures(Callback):
             figures[f"{stage}_episode"] = drawing.episode_figure(
                 shown.support_x, shown.support_y, shown.query_x, shown.query_y, predicted
             )
+        elif regression and episode.support_x.shape[2:] == episode.support_y.shape[2:] == (1,):
+            figures[f"{stage}_episode"] = _regression_figure(cast(EpisodicModule[Any], module), episode)
         name = "mse" if regression else "accuracy"
         adaptation_curve = getattr(module, "adaptation_curve", None)
         if callable(adaptation_curve):
@@ -112,3 +120,28 @@ class EpisodeFigures(Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+
+
+def _regression_figure(module: EpisodicModule[Any], episode: AnyEpisode, tasks: int = 3, points: int = 200) -> Figure:
+    """The first tasks of one variable, through the method."""
+    from metatransfer.callbacks import drawing
+
+    def plain(tensor: Tensor) -> Tensor:
+        return tensor.squeeze(-1).float().cpu()
+
+    few = episode.map(lambda tensor: tensor[:tasks])
+    low, high = few.query_x.amin(1, keepdim=True), few.query_x.amax(1, keepdim=True)
+    grid = low + (high - low) * torch.linspace(0, 1, points, device=low.device).view(1, -1, 1)
+    asked = few._replace(query_x=grid)
+    through = getattr(module, "adaptation_outputs", None)
+    outputs = through(asked) if callable(through) else [module(asked)]
+    last = len(outputs) - 1
+    names = {0: "before adaptation"} | {
+        step: f"after {step} step{'s' * (step > 1)}" for step in sorted({1, last}) if step
+    }
+    curves = {name: outputs[step] for step, name in names.items() if step <= last} if last else {"method": outputs[0]}
+    shown = few.map(plain)
+    return drawing.regression_figure(
+        shown.support_x, shown.support_y, shown.query_x, shown.query_y, plain(grid),
+        {name: plain(values) for name, values in curves.items()},
+    )  # fmt: skip

@@ -284,9 +284,19 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         Returns:
             ``(inner_steps + 1, T)``, or as many as there are steps in training.
         """
+        return torch.stack([episode_scores(outputs, episode.query_y) for outputs in self.adaptation_outputs(episode)])
+
+    def adaptation_outputs(self, episode: Episode) -> list[Tensor]:
+        """The answers before adaptation and after each inner step.
+
+        Args:
+            episode: ``T`` tasks.
+
+        Returns:
+            Each ``(T, Q, C)`` or ``(T, Q, D)``.
+        """
         states = self.adapt_through(episode.support_x, episode.support_y, trajectory=True)
-        scores = [episode_scores(self.predict_tasks(state, episode.query_x), episode.query_y) for state in states]
-        return torch.stack(scores)
+        return [self.predict_tasks(state, episode.query_x) for state in states]
 
     def _forward(self, x: Tensor) -> Forward:
         running = self.batch_norm == "running" and not self.training
