@@ -86,8 +86,8 @@ def ours(case: Case, steps: int) -> Gradients:
         return case.loss(outputs.flatten(0, 1), query_y.flatten(0, 1)), outputs
 
     leaves = list(params.values())
-    part = 1 if batching == "loop" else None
-    loss, _ = mean_over_parts(outer_loss, *case.batch, chunk_size=part, leaves=leaves)
+    part = None if batching == "vmap" else 1
+    loss, _ = mean_over_parts(outer_loss, *case.batch, chunk_size=part, leaves=leaves, threads=batching == "threads")
     return list(torch.autograd.grad(loss, leaves))
 
 

@@ -1,7 +1,14 @@
 """Pure functions on tensors: no Lightning, no state."""
 
 from metatransfer.functional.batch_norm import batch_norm
-from metatransfer.functional.batching import Batching, check_batching, choose_batching, mean_over_parts, over_tasks
+from metatransfer.functional.batching import (
+    Batching,
+    check_batching,
+    choose_batching,
+    known_gradients,
+    mean_over_parts,
+    over_tasks,
+)
 from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence, inner_loop
 from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores, is_regression
 from metatransfer.functional.prototypes import (
@@ -18,6 +25,7 @@ from metatransfer.functional.random import (
     stream_keys,
 )
 from metatransfer.functional.stateless import BatchNormPolicy, batch_norm_layers, stateless
+from metatransfer.functional.threads import in_threads
 from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, adam, clip_norm, momentum, sgd
 
 __all__ = [
@@ -40,8 +48,10 @@ __all__ = [
     "episode_losses",
     "episode_scores",
     "first_divergence",
+    "in_threads",
     "inner_loop",
     "is_regression",
+    "known_gradients",
     "mean_over_parts",
     "momentum",
     "nearest_neighbor",

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint as recompute
 
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching, joined, unstacked
+from metatransfer.functional.batching import Batching, by_shares, joined, unstacked
 from metatransfer.functional.losses import episode_loss
 from metatransfer.functional.update_rules import Params, PlainRule, State, UpdateRule, as_rule, clip_norm
 
@@ -202,7 +202,8 @@ def adapt_tasks(
         checkpoint: keep only the parameters of each step and recompute the rest in the backward pass: memory hardly
             grows with the steps, for one more forward and backward pass of each.
         trajectory: return the parameters of every step instead of the last alone.
-        batching: ``"loop"``: one task after the other. ``"vmap"``: all at once (dropout draws anew for every task).
+        batching: ``"loop"``: one task after the other. ``"threads"``: as a loop, or, inside ``torch.no_grad``, side by
+            side. ``"vmap"``: all at once (dropout draws anew for every task).
         chunk_size: with ``"vmap"``, tasks at a time.
 
     Returns:
@@ -245,7 +246,7 @@ def adapt_tasks(
             support_x = support_x.to(next(iter({**params, **own}.values())).dtype)
         tasks = _Tasks(support_x, support_y, own, {} if rows is None else {"rows": rows})
         size = (chunk_size or len(support_x)) if step_of.stacked else None
-        parts = [adapt(part) for part in unstacked(tasks, size)]
+        parts = by_shares(lambda share: [adapt(part) for part in share], unstacked(tasks, size), batching)
         if len(parts) == 1 and step_of.stacked:
             return parts[0]
         return joined(parts, torch.cat if step_of.stacked else torch.stack)

@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metatransfer.errors import UserError
 from metatransfer.functional.batch_norm import batch_norm
+from metatransfer.functional.threads import replica_of
 
 BatchNormPolicy = Literal["transductive", "support", "running"]
 """Which statistics BatchNorm uses, in the inner loop and on the queries.
@@ -52,13 +53,25 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
     Raises:
         UserError: ``running`` is asked of a layer that keeps no running averages.
     """
-    batch_norms = batch_norm_layers(module)
-    for name, layer in batch_norms.items():
+    for name, layer in batch_norm_layers(module).items():
         if running and layer.running_mean is None:
             raise UserError(
                 f"batch_norm='running' needs running averages, but layer '{name}' was built with "
                 "track_running_stats=False: build it with them, or choose 'transductive' or 'support'."
             )
+    plain = _steered(module, running, composite)
+
+    def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+        own = replica_of(module)
+        # a function is steered through its layers, which no two threads can do at once to the same
+        steered = plain if own is module else _steered(own, running, composite)
+        return steered(params, x, statistics_rows)
+
+    return forward
+
+
+def _steered(module: nn.Module, running: bool, composite: bool) -> Forward:
+    batch_norms = batch_norm_layers(module)
     instance_norms = [layer for layer in module.modules() if isinstance(layer, _InstanceNorm)]
     steered = {*batch_norms.values(), *instance_norms}
     # other layers (spectral_norm) may write to their buffers: to copies

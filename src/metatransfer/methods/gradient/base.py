@@ -89,7 +89,7 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
                 f"inner_steps must be 0 or more, but are {inner_steps} and {train_inner_steps} in training."
             )
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
-        check_choice("batching", batching, ("auto", "loop", "vmap"))
+        check_choice("batching", batching, ("auto", "loop", "threads", "vmap"))
         self.inner_steps, self.inner_lr = inner_steps, inner_lr
         self.train_inner_steps = inner_steps if train_inner_steps is None else train_inner_steps
         self.train_inner_lr = inner_lr if train_inner_lr is None else train_inner_lr
@@ -230,9 +230,12 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
             finite.append(all_finite(states[-1].params))
             return self.outer_loss(states, part)
 
-        size = 1 if self._batching(episode.support_x) == "loop" else self.chunk_size
+        batching = self._batching(episode.support_x)
+        size = self.chunk_size if batching == "vmap" else 1
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        loss, outputs = mean_over_parts(part_loss, *episode, chunk_size=size, leaves=trainable)
+        loss, outputs = mean_over_parts(
+            part_loss, *episode, chunk_size=size, leaves=trainable, threads=batching == "threads"
+        )
         if not torch.stack(finite).all():  # the only time that anything waits for the device
             self._report_divergence(episode.support_x, episode.support_y)
         return loss, outputs

@@ -37,7 +37,8 @@ class MAMLModule(InnerLoopModule):
             in the paper), ``"support"`` (of the support set, for its queries too) or ``"running"`` (in evaluation
             running averages, which training collects of the support sets under the unadapted parameters; training
             itself normalises by batch).
-        batching: ``"loop"`` over tasks, ``"vmap"`` all at once, or ``"auto"``: what was measured to be faster, see
+        batching: ``"loop"`` over tasks, ``"threads"`` as many at once as there are threads, ``"vmap"`` all as one
+            larger operation, or ``"auto"``: what was measured to be faster, see
             :func:`metatransfer.functional.choose_batching`.
         chunk_size: with vmap, tasks at a time; all where left out.
         checkpoint: recompute the inner steps in the backward pass instead of keeping them: slower, but of each step
