@@ -34,7 +34,6 @@ FREE = {"cli", "__main__", "__init__"}  # the top
 OPTIONAL = {
     "pyarrow": "table_episodes.py",
     "learn2learn": "learn2learn_episodes.py",
-    "safetensors": "array_files.py",
 }
 REQUIRED = {
     "torch",
@@ -47,6 +46,7 @@ REQUIRED = {
     "numpy",
     "PIL",
     "yaml",
+    "safetensors",
 }
 
 

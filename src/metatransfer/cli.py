@@ -34,6 +34,7 @@ from metatransfer.config_files import check_config, check_config_text
 from metatransfer.errors import UserError
 from metatransfer.linking import follow_data
 from metatransfer.messages import explain, explain_exception, import_class, refused_null
+from metatransfer.nn.weights import no_weight_files
 
 _KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # words, not paths, to Lightning
 
@@ -157,6 +158,13 @@ class MetaTransferCLI(LightningCLI):
             _check_nulls(settings.get(section), section)
         if settings.get("data"):
             follow_data(settings.model, settings.data)
+
+    def instantiate_classes(self) -> None:
+        """Builds everything; where a checkpoint brings the weights, the file that they started from may be gone."""
+        path = self.config[str(self.subcommand)].get("ckpt_path")
+        # the last checkpoint, asked for by a word, may turn out not to exist
+        with no_weight_files() if path and path not in _KEPT_CHECKPOINTS else contextlib.nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Adds the callbacks that every run has, unless the user turned them off or brings their own.

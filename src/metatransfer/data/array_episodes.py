@@ -42,7 +42,7 @@ class ArrayEpisodes(EpisodicDataModule):
     ``.npz``                     arrays by name, as ``numpy.savez`` writes them
     ``.npy``                     the samples, with the labels in a file of their own (``labels_path``)
     ``.pt``, ``.pth``            a dictionary of tensors, or the pair (samples, labels)
-    ``.safetensors``             tensors by name; needs the package safetensors
+    ``.safetensors``             tensors by name
     ============================ ==============================================================================
 
     Nothing in them is run: Python objects are refused. Samples are called ``x`` (or ``X``, ``data``, ``images``) and

@@ -194,12 +194,9 @@ def _safetensors(file: Path) -> dict[str, Callable[[], Any]]:
     """The tensors of a safetensors file.
 
     Raises:
-        UserError: damaged, or the package is missing.
+        UserError: it is damaged.
     """
-    try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise UserError(f"'{file}' needs the package safetensors: pip install safetensors.") from error
+    from safetensors import safe_open  # needed by few
 
     def read(name: str) -> Callable[[], Any]:
         def reading() -> Any:  # noqa: ANN401

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from metatransfer.methods.predictor import (
 )
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.metrics import EpisodeMetrics
+from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 
 State = TypeVar("State")
 Baseline = Callable[[Episode], Tensor]
@@ -60,6 +62,7 @@ class MethodModule(LightningModule, ABC):
         self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
     ) -> None:
         super().__init__()
+        self._announced: dict[str, WeightsReport] = {}
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         if _given_hyperparameters.get() is not None:  # from the command line, as plain data already
@@ -136,6 +139,19 @@ class MethodModule(LightningModule, ABC):
                 owner.to("cpu").reset_parameters()  # type: ignore[operator]
         return twin.to(self.device).eval()
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
+        """As Lightning's; files of weights that the training started from are not asked for."""
+        with no_weight_files():
+            return super().load_from_checkpoint(*args, **kwargs)
+
+    def setup(self, stage: str) -> None:
+        """Lists what of a file of weights the networks start from, once."""
+        for name, report in weights_reports(self).items():
+            if self._announced.get(name) is not report:
+                self._announced[name] = report
+                rank_zero_info(f"{name}: {report}")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the protocol card, and the state of the random numbers where one process owns them all."""
         checkpoint["protocol"] = protocol_card(self)
@@ -152,6 +168,8 @@ class MethodModule(LightningModule, ABC):
         """
         check_state_dict(self.state_dict(), checkpoint["state_dict"], type(self).__name__)
         self.trained_protocol = checkpoint.get("protocol")
+        for name in weights_reports(self):
+            del self.get_submodule(name).weights_report  # what the weights are now started from says the card
         self._rng_state = checkpoint.get("rng_state")
 
     def on_train_start(self) -> None:
@@ -313,7 +331,8 @@ class EpisodicModule(MethodModule, Generic[State]):
             metrics.reset()
 
     def setup(self, stage: str) -> None:
-        """Looks at the episodes anew: they may be another data module's."""
+        """As of the base; looks at the episodes anew: they may be another data module's."""
+        super().setup(stage)
         self._checked.clear()
         self._source = None
         for name in [name for name in self.metrics if "/" in name]:

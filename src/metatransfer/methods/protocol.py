@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from metatransfer.nn.weights import weights_reports
+
 _OF_TRAINING = (
     "method.train_",
     "data.train.",
@@ -29,8 +31,9 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
         module: attached to a Trainer or not.
 
     Returns:
-        ``method`` (what the module says of itself), ``data`` (what the data module says), ``selection`` (by which
-        metric the checkpoint is chosen), ``seed``, ``precision``, ``devices`` and ``versions``.
+        ``method`` (what the module says of itself), ``initial_weights`` (files that training started from), ``data``
+        (what the data module says), ``selection`` (by which metric the checkpoint is chosen), ``seed``, ``precision``,
+        ``devices`` and ``versions``.
     """
     from metatransfer import __version__  # the package imports this file
 
@@ -44,6 +47,11 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+    started = {name: report.card() for name, report in weights_reports(module).items()}
+    # weights that came with a checkpoint started from what its card says
+    started = started or (getattr(module, "trained_protocol", None) or {}).get("initial_weights", {})
+    if started:
+        card["initial_weights"] = started
     trainer = module._trainer
     if trainer is None:
         return card

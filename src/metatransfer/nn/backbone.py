@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -11,21 +12,25 @@ from torch import Tensor, nn
 
 from metatransfer.arguments import remember_arguments
 from metatransfer.errors import UserError
+from metatransfer.nn.weights import WeightsReport, load_weights, weight_files_are_read
 
 
 class Backbone(nn.Module, ABC):
     """A network that maps samples ``(N, *shape)`` to features ``(N, out_features)``.
 
     Subclass it, set ``out_features`` in the constructor, and write ``forward``. Every subclass that is imported can be
-    named in a YAML file (``backbone: MyBackbone``).
+    named in a YAML file (``backbone: MyBackbone``). One that can start from weights of another run has an argument
+    ``weights: str | None = None`` and ends its constructor by ``self.load_weights(weights)``.
 
     Attributes:
         out_features: size of the feature vector.
         in_shape: shape of one sample without the batch axis, ``None`` where any goes; checked before training starts.
+        weights_report: what became of the weights of the file that the network started from, ``None`` without one.
     """
 
     out_features: int
     in_shape: Sequence[int] | None = None
+    weights_report: WeightsReport | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """Notes the arguments, so that checkpoints can name them."""
@@ -43,6 +48,23 @@ class Backbone(nn.Module, ABC):
         Returns:
             ``(N, out_features)``.
         """
+
+    def load_weights(self, path: str | Path | None) -> WeightsReport | None:
+        """Takes over the weights of a file that fit this network, see :func:`metatransfer.nn.load_weights`.
+
+        Where a method is built again from its checkpoint, nothing is read: the checkpoint has all weights, and the file
+        may be gone.
+
+        Args:
+            path: the file; without one nothing happens.
+
+        Returns:
+            What was kept, dropped and is new; also kept as ``weights_report``.
+        """
+        if path is None or not weight_files_are_read():
+            return None
+        self.weights_report = load_weights(self, path)
+        return self.weights_report
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Refuses samples that the network was not built for.

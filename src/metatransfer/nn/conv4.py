@@ -60,6 +60,8 @@ class Conv4(Backbone):
         hidden_channels: filters of every block (64 in the papers on Omniglot, 32 in MAML on mini-ImageNet).
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
+        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
+            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
 
     Raises:
         UserError: images too small for four poolings, or an unknown ``norm``.
@@ -72,6 +74,7 @@ class Conv4(Backbone):
         hidden_channels: int = 64,
         norm: Norm = "batch",
         dropout: float = 0.0,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         in_channels = 1 if in_channels is None else in_channels
@@ -92,6 +95,7 @@ class Conv4(Backbone):
         self.layers = nn.Sequential(*blocks, nn.Flatten())
         self.in_shape = (in_channels, image_size, image_size)
         self.out_features = probe_out_features(self.layers, self.in_shape, "Conv4")
+        self.load_weights(weights)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, image_size, image_size)`` to ``(N, out_features)``."""

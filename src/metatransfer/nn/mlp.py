@@ -25,6 +25,8 @@ class MLP(Backbone):
         hidden: widths of the layers; the last one is ``out_features``.
         norm: batch normalisation before each ReLU.
         dropout: probability of dropping a feature after each ReLU.
+        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
+            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
 
     Raises:
         UserError: no layer, or a width or size below 1.
@@ -36,6 +38,7 @@ class MLP(Backbone):
         hidden: Sequence[int] = (40, 40),
         norm: bool = False,
         dropout: float = 0.0,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         in_shape = (1,) if in_shape is None else in_shape
@@ -54,6 +57,7 @@ class MLP(Backbone):
         self.layers = nn.Sequential(*layers)
         self.in_shape = tuple(in_shape)
         self.out_features = hidden[-1]
+        self.load_weights(weights)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *in_shape)`` to ``(N, hidden[-1])``."""

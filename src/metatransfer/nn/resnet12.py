@@ -46,6 +46,8 @@ class ResNet12(Backbone):
         widths: channels of the four blocks.
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
+        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
+            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
 
     Raises:
         UserError: not four widths, or an unknown ``norm``.
@@ -57,6 +59,7 @@ class ResNet12(Backbone):
         widths: Sequence[int] = (64, 160, 320, 640),
         norm: Norm = "batch",
         dropout: float = 0.1,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         in_channels = 3 if in_channels is None else in_channels
@@ -68,6 +71,7 @@ class ResNet12(Backbone):
         self.blocks = nn.Sequential(*(_Block(a, b, norm, dropout) for a, b in pairwise(channels)))
         self.in_channels = in_channels
         self.out_features = widths[-1]
+        self.load_weights(weights)
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Takes any images of at least 16x16 with the right channels.

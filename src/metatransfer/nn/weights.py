@@ -1,0 +1,208 @@
+"""Weights of one network put into another, with every name accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metatransfer.checks import check_file
+from metatransfer.errors import UserError
+
+_PREFIX = "backbone."  # what a method's checkpoint calls its network
+_unread: ContextVar[bool] = ContextVar("_unread", default=False)
+
+
+class WeightsReport(NamedTuple):
+    """What became of the weights in a file.
+
+    Attributes:
+        file: its name, without the folder.
+        sha256: of its content.
+        kept: tensors that are in the network now.
+        dropped: tensors of the file that are not, each with the reason.
+        new: tensors of the network that the file has not, or not in their shape; they stay as they were.
+    """
+
+    file: str
+    sha256: str
+    kept: tuple[str, ...]
+    dropped: dict[str, str]
+    new: tuple[str, ...]
+
+    def card(self) -> dict[str, Any]:
+        """What of it a protocol card holds: file, checksum and counts."""
+        counts = {"kept": len(self.kept), "dropped": len(self.dropped), "new": len(self.new)}
+        return {"file": self.file, "sha256": self.sha256, **counts}
+
+    def __str__(self) -> str:
+        lines = {
+            "kept": self.kept,
+            "dropped": [f"{name} ({reason})" for name, reason in self.dropped.items()],
+            "new": self.new,
+        }
+        title = ", ".join(f"{len(names)} {word}" for word, names in lines.items())
+        listed = "".join(f"\n  {word}: {', '.join(names)}" for word, names in lines.items() if names)
+        return f"weights of '{self.file}' (sha256 {self.sha256[:12]}): {title}{listed}"
+
+
+@contextmanager
+def no_weight_files() -> Iterator[None]:
+    """For a while networks are built without reading files of weights, since a checkpoint is about to fill them."""
+    token = _unread.set(True)
+    try:
+        yield
+    finally:
+        _unread.reset(token)
+
+
+def weight_files_are_read() -> bool:
+    """Whether networks that are built now take their weights from files."""
+    return not _unread.get()
+
+
+def weights_reports(module: nn.Module) -> dict[str, WeightsReport]:
+    """The reports of all networks inside a module that took weights from a file.
+
+    Args:
+        module: a method.
+
+    Returns:
+        Reports by the networks' names.
+    """
+    found = {name: getattr(part, "weights_report", None) for name, part in module.named_modules()}
+    return {name: report for name, report in found.items() if isinstance(report, WeightsReport)}
+
+
+def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
+    """Copies the weights of a file that fit a network into it, by name and shape.
+
+    Args:
+        network: changed in place.
+        path: a Lightning checkpoint, whose names start with ``backbone.`` (all others are of heads, metrics and the
+            like, and are passed over), a file of a ``state_dict``, or ``.safetensors``, with or without that prefix.
+
+    Returns:
+        What was kept, dropped and is new.
+
+    Raises:
+        UserError: no such file, nothing that can be read safely, values that are not finite, or weights of another
+            architecture: less than half of the network's parameters are among them.
+    """
+    file = check_file(path, "weights file")
+    own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    given = _of_the_network(read_weights(file), own)
+    dropped = {name: reason for name, value in given.items() if (reason := _reason(value, own.get(name)))}
+    kept = {name: value for name, value in given.items() if name not in dropped}
+    _check_architecture(network, given, dropped, str(path))
+    for name, value in kept.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"weights file '{path}': '{name}' holds NaN or infinity: take one of a run that converged.")
+    network.load_state_dict(kept, strict=False)
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return WeightsReport(file.name, digest, tuple(kept), dropped, tuple(name for name in own if name not in kept))
+
+
+def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: dict[str, str], path: str) -> None:
+    own = network.state_dict()
+    parameters = [name for name, _ in network.named_parameters()]
+    fitting = sum(name in given and name not in dropped for name in parameters)
+    if fitting and 2 * fitting >= len(parameters):
+        return
+    example = next((f"{name}: {why}" for name, why in dropped.items() if name in own), None)
+    example = example or f"the file has {_few(given)}, the network {_few(own)}"
+    raise UserError(
+        f"weights file '{path}' is of another architecture: {fitting} of the {len(parameters)} parameters of this "
+        f"{type(network).__name__} are in it ({example}); build the network with the arguments that the weights were "
+        "trained with."
+    )
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, a state_dict or a safetensors file by their names, on the CPU.
+
+    Args:
+        file: which must exist.
+
+    Returns:
+        All of them, whatever they are of.
+
+    Raises:
+        UserError: an empty or damaged file, one with Python objects, or one without named tensors.
+    """
+    if file.stat().st_size == 0:
+        raise UserError(f"weights file '{file}' is empty: save or copy it again.")
+    content: Any = _safetensors(file) if file.suffix.lower() == ".safetensors" else _torch(file)
+    inner: Any = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    named = inner.items() if isinstance(inner, Mapping) else ()
+    tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        found = f"has only {_few(content)}" if isinstance(content, Mapping) else f"is a {type(content).__name__}"
+        raise UserError(
+            f"weights file '{file}' must hold tensors by name, a state_dict or a Lightning checkpoint, but {found}: "
+            "save network.state_dict()."
+        )
+    return tensors
+
+
+def _torch(file: Path) -> Any:  # noqa: ANN401
+    """The content of a torch file.
+
+    Raises:
+        UserError: it is none, or holds more than plain values.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises whatever its reader does
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise UserError(
+                f"weights file '{file}' holds Python objects, which could run code: save network.state_dict() alone."
+            ) from error
+        raise UserError(
+            f"weights file '{file}' cannot be read as a torch checkpoint (damaged, or another kind of file): give a "
+            ".ckpt, .pt or .pth that torch.save wrote, or a .safetensors."
+        ) from error
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    """The content of a safetensors file.
+
+    Raises:
+        UserError: it is none.
+    """
+    from safetensors.torch import load_file  # needed by few
+
+    try:
+        return load_file(file)
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:120]
+        raise UserError(f"weights file '{file}' cannot be read as safetensors ({reason}): save it again.") from error
+
+
+def _of_the_network(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What lies under ``backbone.``, unless the names fit the network better as they are."""
+    inner = {name.removeprefix(_PREFIX): value for name, value in given.items() if name.startswith(_PREFIX)}
+    return inner if inner and len(inner.keys() & own.keys()) >= len(given.keys() & own.keys()) else given
+
+
+def _reason(value: Tensor, own: Tensor | None) -> str | None:
+    """Why a tensor cannot be taken over, ``None`` where it can."""
+    if own is None:
+        return "not in the network"
+    if value.shape != own.shape:
+        return f"shape {tuple(value.shape)} in the file, {tuple(own.shape)} in the network"
+    if value.is_floating_point() != own.is_floating_point() or value.is_complex() != own.is_complex():
+        return f"{value.dtype} in the file, {own.dtype} in the network"
+    return None
+
+
+def _few(names: Mapping[Any, Any]) -> str:
+    shown = [str(name) for name in names][:3]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "") or "nothing"
