@@ -225,3 +225,13 @@ def test_a_regression_run_draws_its_tasks_to_tensorboard_and_png(cli):
     assert np.asarray(Image.open(run / "figures" / "val_episode.png")).std() > 10
     events = EventAccumulator(str(run)).Reload()
     assert "val_episode" in events.Tags()["images"]
+
+
+def test_a_validation_that_is_not_a_number_leaves_a_gap_in_the_curve(cli):
+    """The inner loop of an evaluation may diverge; training goes on, and so do the pictures."""
+    run = cli(
+        "fit", ROOT / "configs" / "sinusoid" / "maml.yaml", "--trainer.max_epochs=3", "--model.inner_lr=1e30",
+        "--model.train_inner_lr=0.01",
+    )  # fmt: skip
+    assert results(run)["metrics"]["mse"]["value"] is None
+    assert (run / "figures" / "learning_curve.png").exists()

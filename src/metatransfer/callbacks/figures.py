@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -100,7 +101,8 @@ class EpisodeFigures(Callback):
         if len(points) > 1 and report is not None:
             figures["learning_curve"] = drawing.learning_curve_figure(
                 [step for step, _ in points],
-                [number["value"] for _, number in points],
+                # what is not a number leaves a gap
+                [math.nan if number["value"] is None else number["value"] for _, number in points],
                 [number.get("ci95") or 0.0 for _, number in points],
                 {label: float(numbers[name]["value"] or 0.0) for label, numbers in report.measured.items()},
                 name,

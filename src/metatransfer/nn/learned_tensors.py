@@ -39,4 +39,5 @@ class LearnedTensors(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         """The tensors by name."""
-        return {name: self.get_parameter(key) for name, key in self.keys.items()}
+        # by attribute: functional_call may have put other tensors in their place
+        return {name: getattr(self, key) for name, key in self.keys.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,10 +11,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metatransfer.batches import Episode
+from metatransfer.batches import Episode, SemiSupervisedEpisode
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching, check_batching, choose_batching, mean_over_parts, over_tasks
+from metatransfer.functional.batching import (
+    Batching,
+    check_batching,
+    choose_batching,
+    known_gradients,
+    mean_over_parts,
+    over_tasks,
+)
+from metatransfer.functional.compiled import CompiledLoss
 from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence
 from metatransfer.functional.losses import episode_loss, episode_scores, mask_absent_classes
 from metatransfer.functional.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
@@ -56,6 +65,7 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         batching: how the tasks of a meta-batch are worked off.
         chunk_size: with vmap, tasks at a time.
         checkpoint: recompute the inner steps in the backward pass instead of keeping them.
+        compile: trace and compile the training step.
         max_inner_norm: largest norm of the gradients of a task in an inner step.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
@@ -77,6 +87,7 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         batching: Literal["auto"] | Batching,
         chunk_size: int | None,
         checkpoint: bool,
+        compile: bool,
         max_inner_norm: float | None,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
@@ -88,6 +99,10 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
             raise UserError(
                 f"inner_steps must be 0 or more, but are {inner_steps} and {train_inner_steps} in training."
             )
+        if compile and checkpoint:
+            raise UserError(
+                "compile and checkpoint do not go together: a compiled step keeps what it likes; choose one."
+            )
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
         check_choice("batching", batching, ("auto", "loop", "threads", "vmap"))
         self.inner_steps, self.inner_lr = inner_steps, inner_lr
@@ -97,6 +112,8 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         self.batch_norm = batch_norm
         self.batching, self.chunk_size = batching, chunk_size
         self.checkpoint, self.max_inner_norm = checkpoint, max_inner_norm
+        self.compile_step = compile  # torch's modules have a method compile
+        self._compiled: CompiledLoss | None = None
         self._reached = False
         sequence = nn.Sequential()
         for name, module in network.items():
@@ -225,20 +242,55 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         finite: list[Tensor] = []
 
         def part_loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            part = type(episode)(*tensors)  # one with unlabeled samples has a tensor more
-            states = self._run(part.support_x, part.support_y, self.learns_from_all_steps())
-            finite.append(all_finite(states[-1].params))
-            return self.outer_loss(states, part)
+            loss, outputs, fine = self._part_loss(type(episode)(*tensors))
+            finite.append(fine)
+            return loss, outputs
 
+        def compiled_part_loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            (loss, outputs, fine), gradients = self._compiled_part_loss(type(episode), trainable, *tensors)
+            finite.append(fine)
+            return known_gradients(loss, gradients, list(trainable.values())), outputs
+
+        trainable: Params = {name: value for name, value in self.named_parameters() if value.requires_grad}
         batching = self._batching(episode.support_x)
-        size = self.chunk_size if batching == "vmap" else 1
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         loss, outputs = mean_over_parts(
-            part_loss, *episode, chunk_size=size, leaves=trainable, threads=batching == "threads"
+            compiled_part_loss if self.compile_step else part_loss,
+            *episode,
+            chunk_size=self.chunk_size if batching == "vmap" else 1,
+            leaves=list(trainable.values()),
+            threads=batching == "threads" and not self.compile_step,
         )
         if not torch.stack(finite).all():  # the only time that anything waits for the device
             self._report_divergence(episode.support_x, episode.support_y)
         return loss, outputs
+
+    def compile_key(self) -> Hashable:
+        """All numbers and choices of a training step that may change while it is trained: another key, another trace.
+
+        With ``compile``, what Python computes in the hooks of this class is computed once for each key.
+        """
+        return self.training, self.takes_constants(), self.learns_from_all_steps()
+
+    def _compiled_part_loss(
+        self, kind: type[Episode], trainable: Params, *tensors: Tensor
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        if self._compiled is None:
+            self._compiled = CompiledLoss(self._part_loss_of)
+        autocast = torch.is_autocast_enabled(self.device.type), torch.get_autocast_dtype(self.device.type)
+        return self._compiled(trainable, *tensors, key=(kind, self.compile_key(), autocast))
+
+    def _part_loss_of(self, params: Params, *tensors: Tensor) -> tuple[Tensor, ...]:
+        kind = SemiSupervisedEpisode if len(tensors) == len(SemiSupervisedEpisode._fields) else Episode
+        whole = _PartLoss(self)
+        found: tuple[Tensor, ...] = functional_call(
+            whole, {f"module.{name}": value for name, value in params.items()}, (kind(*tensors),)
+        )
+        return found
+
+    def _part_loss(self, part: Episode) -> tuple[Tensor, Tensor, Tensor]:
+        """Outer loss and outputs of some tasks, and whether their inner loops stayed finite."""
+        states = self._run(part.support_x, part.support_y, self.learns_from_all_steps())
+        return *self.outer_loss(states, part), all_finite(states[-1].params)
 
     def _report_divergence(self, support_x: Tensor, support_y: Tensor, rows: Tensor | None = None) -> None:
         with torch.no_grad():  # once more, to find out where
@@ -326,3 +378,15 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
             "max_inner_norm": self.max_inner_norm,
             "batch_norm": self.batch_norm if batch_norm_layers(self.network) else "none",
         }
+
+
+class _PartLoss(nn.Module):
+    """Lets ``functional_call`` give a whole method other parameters."""
+
+    def __init__(self, module: InnerLoopModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, part: Episode) -> tuple[Tensor, Tensor, Tensor]:
+        """The part loss under the parameters of the call."""
+        return self.module._part_loss(part)

@@ -39,6 +39,7 @@ class LearnedOptimizerModule(MAMLModule):
         batching: as in :class:`MAMLModule`.
         chunk_size: as in :class:`MAMLModule`.
         checkpoint: as in :class:`MAMLModule`.
+        compile: as in :class:`MAMLModule`.
         max_inner_norm: as in :class:`MAMLModule`.
         optimizer: makes the outer optimiser, of weights and inner optimiser.
         lr_scheduler: makes its scheduler.
@@ -61,13 +62,14 @@ class LearnedOptimizerModule(MAMLModule):
         batching: Literal["auto"] | Batching = "auto",
         chunk_size: int | None = None,
         checkpoint: bool = False,
+        compile: bool = False,
         max_inner_norm: float | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
             backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, first_order, batch_norm,
-            batching, chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
+            batching, chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
         if not 0 < momentum < 1:
             raise UserError(f"momentum must be above 0 and below 1 to be learned, but is {momentum}.")

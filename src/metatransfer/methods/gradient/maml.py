@@ -43,6 +43,9 @@ class MAMLModule(InnerLoopModule):
         chunk_size: with vmap, tasks at a time; all where left out.
         checkpoint: recompute the inner steps in the backward pass instead of keeping them: slower, but of each step
             only the parameters are kept.
+        compile: compile the training step, inner loop and outer gradient in one, for the size of its meta-batches. It
+            takes 8 to 20 seconds at the start and makes small fully connected networks about five times as fast;
+            convolutions on a CPU gain nothing. Outputs of layers are not available to hooks.
         max_inner_norm: largest norm of the gradients of a task in an inner step; no limit where left out.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
@@ -68,6 +71,7 @@ class MAMLModule(InnerLoopModule):
         batching: Literal["auto"] | Batching = "auto",
         chunk_size: int | None = None,
         checkpoint: bool = False,
+        compile: bool = False,
         max_inner_norm: float | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -81,6 +85,6 @@ class MAMLModule(InnerLoopModule):
         network = {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}
         super().__init__(
             network, inner_steps, inner_lr, train_inner_steps, train_inner_lr, first_order, batch_norm, batching,
-            chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
+            chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
         self.num_outputs = num_outputs

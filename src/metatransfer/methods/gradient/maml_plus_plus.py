@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,7 @@ class MAMLPlusPlusModule(MAMLModule):
         batching: as in :class:`MAMLModule`.
         chunk_size: as in :class:`MAMLModule`.
         checkpoint: as in :class:`MAMLModule`.
+        compile: as in :class:`MAMLModule`.
         max_inner_norm: as in :class:`MAMLModule`.
         optimizer: makes the outer optimiser, of weights and rates.
         lr_scheduler: makes its scheduler.
@@ -73,13 +74,14 @@ class MAMLPlusPlusModule(MAMLModule):
         batching: Literal["auto"] | Batching = "auto",
         chunk_size: int | None = None,
         checkpoint: bool = False,
+        compile: bool = False,
         max_inner_norm: float | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
             backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, False, batch_norm, batching,
-            chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
+            chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
         steps = self.train_inner_steps
         if steps < 1:
@@ -139,6 +141,10 @@ class MAMLPlusPlusModule(MAMLModule):
             own, outputs = super().outer_loss([state], episode)
             loss = loss + weight * own
         return loss, outputs
+
+    def compile_key(self) -> Hashable:
+        """As of MAML, with the weights of the steps."""
+        return super().compile_key(), tuple(self.step_weights())
 
     def protocol(self) -> dict[str, Any]:
         """As of MAML; the rate is where the learned ones started."""

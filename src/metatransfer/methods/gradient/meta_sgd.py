@@ -35,6 +35,7 @@ class MetaSGDModule(MAMLModule):
         batching: as in :class:`MAMLModule`.
         chunk_size: as in :class:`MAMLModule`.
         checkpoint: as in :class:`MAMLModule`.
+        compile: as in :class:`MAMLModule`.
         max_inner_norm: as in :class:`MAMLModule`.
         optimizer: makes the outer optimiser, of weights and rates.
         lr_scheduler: makes its scheduler.
@@ -56,13 +57,14 @@ class MetaSGDModule(MAMLModule):
         batching: Literal["auto"] | Batching = "auto",
         chunk_size: int | None = None,
         checkpoint: bool = False,
+        compile: bool = False,
         max_inner_norm: float | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
             backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, first_order, batch_norm,
-            batching, chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
+            batching, chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
         self.rates = LearnedTensors({name: value.shape for name, value in self.adapted_parameters().items()}, inner_lr)
 

@@ -71,7 +71,7 @@ class ProtoMAMLModule(InnerLoopModule):
     ) -> None:
         super().__init__(
             {"backbone": backbone}, inner_steps, inner_lr, train_inner_steps, train_inner_lr, first_order, batch_norm,
-            batching, chunk_size, checkpoint, max_inner_norm, optimizer, lr_scheduler,
+            batching, chunk_size, checkpoint, False, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
 
     def task_parameters(self, support_x: Tensor, support_y: Tensor) -> Params:

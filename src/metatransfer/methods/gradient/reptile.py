@@ -72,7 +72,7 @@ class ReptileModule(MAMLModule):
     ) -> None:
         super().__init__(
             backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, True, batch_norm, batching,
-            chunk_size, False, max_inner_norm, optimizer, lr_scheduler,
+            chunk_size, False, False, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
         check_positive(inner_batch_size=inner_batch_size)
         self.inner_batch_size = inner_batch_size
