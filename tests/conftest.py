@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from contract import wraps_episodes
 from metatransfer.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,8 @@ SMALL_DATA = [
     "--data.num_queries=2",
     "--data.eval_num_queries=2",
 ]
+# six batches of an epoch, as the episodes above make
+SMALL_BATCHES = ["--data.batch_size=4", "--trainer.limit_train_batches=6"]
 SMALL_RUN = ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1"]
 
 
@@ -43,11 +46,18 @@ def cli(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(command, config, *arguments, small=True):
-        extra = [*SHRINK, *(SMALL_DATA if small else []), *(SMALL_RUN if small else [])]
+        extra = [*SHRINK, *(small_data(config) if small else []), *(SMALL_RUN if small else [])]
         main([command, "--config", str(config), *extra, *map(str, arguments)])
         return latest_run(tmp_path)
 
     return run
+
+
+def small_data(config):
+    """Few episodes, wherever the configuration has them."""
+    if not wraps_episodes(Path(config)):
+        return SMALL_DATA
+    return [argument.replace("--data.", "--data.episodes.") for argument in SMALL_DATA] + SMALL_BATCHES
 
 
 def latest_run(root):

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.cli import instantiate_module
 
 import metatransfer
-from metatransfer import Episode
+from metatransfer import ClassBatches, Episode, GlyphEpisodes, LabelledBatch
 from metatransfer.messages import subclasses
 from metatransfer.methods.base import EpisodicModule, MethodModule
 
@@ -25,6 +25,11 @@ EVERY_CONFIG = sorted((ROOT / "configs").rglob("*.yaml"))
 def needs_files(path):
     """Whether a YAML's data lies in a folder of the user's."""
     return "root" in yaml.safe_load(path.read_text())["data"]["init_args"]
+
+
+def wraps_episodes(path):
+    """Whether a YAML's data are labelled batches around an episodic data module."""
+    return "episodes" in yaml.safe_load(path.read_text()).get("data", {}).get("init_args", {})
 
 
 CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path)]
@@ -49,6 +54,8 @@ def small(kind, **changes):
     arguments["backbone"] = {"class_path": "Conv4", "init_args": {"hidden_channels": 4}}
     if "num_outputs" in kind.__init__.__annotations__:
         arguments["num_outputs"] = WAYS
+    if "num_classes" in kind.__init__.__annotations__:
+        arguments["num_classes"] = WAYS
     return instantiate_module(kind, arguments | changes)
 
 
@@ -59,6 +66,24 @@ def episode(tasks=2, shots=2, queries=4, seed=0):
     return Episode(draw(shots), labels(shots), draw(queries), labels(queries))
 
 
+def training_batch(kind, **arguments):
+    """What a method learns from: an episode, or the same samples with their labels."""
+    batch = episode(**arguments)
+    if kind.learns_from is Episode:
+        return batch
+    return LabelledBatch(torch.cat([batch.support_x, batch.query_x], 1).flatten(0, 1), labels_of(batch))
+
+
+def labels_of(batch):
+    return torch.cat([batch.support_y, batch.query_y], 1).flatten()
+
+
+def glyphs_for(kind, tasks_per_batch, **episodes):
+    """Glyphs as a method learns from them, an epoch short; as many labelled samples in a batch as tasks."""
+    data = GlyphEpisodes(tasks_per_batch=tasks_per_batch, **episodes)
+    return data if kind.learns_from is Episode else ClassBatches(data, batch_size=tasks_per_batch)
+
+
 __all__ = [
     "CONFIGS",
     "EVERY_CONFIG",
@@ -67,7 +92,10 @@ __all__ = [
     "EpisodicModule",
     "config_of",
     "episode",
+    "glyphs_for",
     "metatransfer",
     "methods",
     "small",
+    "training_batch",
+    "wraps_episodes",
 ]

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from conftest import best_checkpoint, results
-from contract import CONFIGS, EVERY_CONFIG, ROOT, methods
+from contract import CONFIGS, EVERY_CONFIG, ROOT, methods, wraps_episodes
 from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule, SinusoidEpisodes
 from metatransfer.callbacks.checkpoint import card_path
 from metatransfer.cli import main
@@ -91,7 +91,8 @@ def test_fit_validate_test_predict(cli, config, tmp_path):
     data = GlyphEpisodes(num_queries=3)
     data.setup("test")
     write_folder(tmp_path, data.episode("test", 0))
-    folders = ["--data.support", tmp_path / "support", "--data.query", tmp_path / "query"]
+    where = "--data.episodes" if wraps_episodes(config) else "--data"
+    folders = [f"{where}.support", tmp_path / "support", f"{where}.query", tmp_path / "query"]
     predicted = cli("predict", saved, "--ckpt_path", checkpoint, *folders, small=False)
     rows = (predicted / "predictions.csv").read_text().splitlines()
     assert rows[0] == "file,label," + ",".join(f"p(letter-{i})" for i in range(5))

@@ -9,8 +9,8 @@ import re
 import pytest
 import torch
 
-from contract import WAYS, episode, methods, small
-from metatransfer import EpisodicModule, MethodModule, SemiSupervisedEpisode, UserError
+from contract import WAYS, episode, methods, small, training_batch
+from metatransfer import Episode, EpisodicModule, MethodModule, SemiSupervisedEpisode, UserError
 
 EPISODIC = methods(EpisodicModule)
 EVERY = methods(MethodModule)
@@ -107,6 +107,8 @@ def test_tasks_of_a_meta_batch_do_not_touch_each_other(kind):
 @pytest.mark.parametrize("stage", ["train", "val"])
 def test_tasks_of_uneven_size_are_averaged(kind, stage):
     """A list of tasks trains on the mean of their losses, and counts each task once."""
+    if stage == "train" and kind.learns_from is not Episode:
+        pytest.skip("learns from labelled batches")
     module = small(kind).double().train(stage == "train")
     batch = [
         episode(tasks=1, shots=shots, queries=queries, seed=shots).map(
@@ -134,10 +136,10 @@ def test_unlabeled_samples_may_come_along(kind):
     module, plain = small(kind).double(), episode().map(lambda t: t.double() if t.is_floating_point() else t)
     more = SemiSupervisedEpisode(*plain, plain.query_x)
     losses = []
-    for batch in (plain, more):
+    for batch in (plain, more) if kind.learns_from is Episode else ():
         torch.manual_seed(0)  # some draw mini-batches
         losses.append(module.train().shared_step(batch, "train").detach())
-    torch.testing.assert_close(losses[0], losses[1])
+    assert not losses or torch.allclose(*losses)
     module.eval()
     with torch.no_grad():
         assert module(plain).equal(module(more))
@@ -203,9 +205,10 @@ def test_adapt_refuses_in_one_sentence(kind):
 @by_name(EPISODIC)
 def test_every_trainable_parameter_gets_a_finite_gradient(kind):
     module = small(kind).train()
-    loss, outputs = module.training_loss(episode())
+    batch = training_batch(kind)
+    loss, outputs = module.training_loss(batch)
     loss.backward()
-    assert outputs.shape == (2, WAYS * 4, WAYS)
+    assert outputs.shape == (*(batch.query_y if kind.learns_from is Episode else batch.y).shape, WAYS)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -216,9 +219,10 @@ def test_every_trainable_parameter_gets_a_finite_gradient(kind):
 @by_name(EPISODIC)
 def test_training_on_one_meta_batch_learns_it(kind):
     """A method that runs but does not learn fails here."""
-    module, batch = small(kind).train(), episode(queries=3)
-    batch = batch._replace(query_x=batch.support_x.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
-    batch = batch._replace(query_y=batch.support_y.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
+    module, batch = small(kind).train(), training_batch(kind, queries=3)
+    if kind.learns_from is Episode:
+        batch = batch._replace(query_x=batch.support_x.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
+        batch = batch._replace(query_y=batch.support_y.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     losses = []
     for _ in range(30):
@@ -228,6 +232,21 @@ def test_training_on_one_meta_batch_learns_it(kind):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@by_name(EPISODIC)
+def test_training_batches_of_the_other_kind_are_refused(kind):
+    module, samples = small(kind), training_batch(next(k for k in EPISODIC if k.learns_from is not Episode))
+    if kind.learns_from is Episode:
+        for batch in (samples, list(samples)):
+            with pytest.raises(UserError, match=f"{kind.__name__} learns from episodes, but .* labelled batches"):
+                module.shared_step(batch, "train")
+    else:
+        for batch in (episode(), [episode(), episode()]):
+            with pytest.raises(UserError, match=f"{kind.__name__} learns from labelled batches .* serves episodes"):
+                module.shared_step(batch, "train")
+    with pytest.raises(UserError, match=f"{kind.__name__} is tested on episodes"):
+        module.shared_step(samples, "val")
 
 
 @by_name(EVERY)

@@ -15,7 +15,7 @@ import torch
 from torch.multiprocessing import spawn
 
 from conftest import ROOT, SHRINK, SMALL_DATA, latest_run, results
-from contract import CONFIGS, methods, small
+from contract import CONFIGS, glyphs_for, methods, small
 from metatransfer import Conv4, EpisodeMean, EpisodicModule, GlyphEpisodes, MAMLModule
 
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
@@ -179,13 +179,13 @@ class Gradients(pl.Callback):
 
 def train_one_step(kind, tasks, trainer_arguments):
     pl.seed_everything(3)
+    data = glyphs_for(kind, tasks, num_ways=3, num_shots=2, num_queries=3, train_episodes=4, val_episodes=5, seed=1)
     # 64-bit and no running statistics in the way: what differs is only who does which task
-    module = small(kind, **({"batch_norm": "support"} if "batch_norm" in kind.__init__.__annotations__ else {}))
+    settings = {"batch_norm": "support", "num_classes": getattr(data, "num_classes", None)}
+    module = small(kind, **{name: value for name, value in settings.items() if name in kind.__init__.__annotations__})
     module = module.double()
-    module.backbone = GroupNormConv.like(module.backbone) if not hasattr(module, "head") else module.backbone
-    data = GlyphEpisodes(
-        num_ways=3, num_shots=2, num_queries=3, tasks_per_batch=tasks, train_episodes=4, val_episodes=5, seed=1
-    )
+    if "batch_norm" not in kind.__init__.__annotations__:
+        module.backbone = GroupNormConv.like(module.backbone)
     gradients = Gradients()
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -7,12 +7,13 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-from metatransfer.batches import Episode, Predictions, PredictionTask, SemiSupervisedEpisode
+from metatransfer.batches import Episode, LabelledBatch, Predictions, PredictionTask, SemiSupervisedEpisode
 from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, Report
 from metatransfer.data import (
     ArrayEpisodes,
     Augmentation,
     CIFARFewShotEpisodes,
+    ClassBatches,
     CrossDomainEpisodes,
     EpisodicDataModule,
     FixedShape,
@@ -44,12 +45,13 @@ from metatransfer.methods import (
     MetaSGDModule,
     MethodModule,
     Predictor,
+    PretrainModule,
     ProtoMAMLModule,
     ProtoNetModule,
     ReptileModule,
 )
 from metatransfer.metrics import EpisodeMean, EpisodeMetrics
-from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LinearHead, ResNet12
+from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LinearHead, ResNet12, WeightsReport
 
 __all__ = [
     "MLP",
@@ -60,6 +62,7 @@ __all__ = [
     "Backbone",
     "BestCheckpoint",
     "CIFARFewShotEpisodes",
+    "ClassBatches",
     "Conv4",
     "CosineHead",
     "CrossDomainEpisodes",
@@ -76,6 +79,7 @@ __all__ = [
     "ImageFolderEpisodes",
     "ImbalancedShots",
     "InnerLoopModule",
+    "LabelledBatch",
     "Learn2LearnEpisodes",
     "LearnedOptimizerModule",
     "LinearHead",
@@ -88,6 +92,7 @@ __all__ = [
     "PredictionTask",
     "Predictions",
     "Predictor",
+    "PretrainModule",
     "ProtoMAMLModule",
     "ProtoNetModule",
     "RandomAffine",
@@ -103,5 +108,6 @@ __all__ = [
     "TensorSource",
     "TorchvisionTransforms",
     "UserError",
+    "WeightsReport",
     "__version__",
 ]

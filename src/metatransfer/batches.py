@@ -91,6 +91,18 @@ def episodes_of(batch: MetaBatch) -> list[Episode]:
     return [batch] if isinstance(batch, AnyEpisode) else list(batch)  # type: ignore[list-item, arg-type]
 
 
+class LabelledBatch(NamedTuple):
+    """Samples with the labels of all classes of a split, for methods that learn from samples rather than from tasks.
+
+    Attributes:
+        x: ``(N, *shape)`` float.
+        y: ``(N,)`` int64 labels in ``0 .. C - 1``, each class having the same label all the time.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
 class PredictionTask(NamedTuple):
     """One task without query labels, as ``lightning predict`` serves it.
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metatransfer.batches import AnyEpisode
+from metatransfer.batches import AnyEpisode, LabelledBatch
 from metatransfer.errors import UserError
 
 
@@ -157,6 +157,65 @@ def check_episode(episode: AnyEpisode, *, num_outputs: int | None = None, where:
         raise UserError(
             f"{where} needs int64 labels in support_y and query_y, or float targets in both; got "
             f"{episode.support_y.dtype} and {episode.query_y.dtype}."
+        )
+
+
+def check_batch_kind(batch: object, kind: type, method: str) -> None:
+    """Refuses labelled batches where a method takes episodes, and the other way round.
+
+    Args:
+        batch: what a loader served; a pair of tensors ``(x, y)`` is a labelled batch too.
+        kind: ``Episode`` or ``LabelledBatch``.
+        method: who takes it, e.g. ``"MAMLModule learns from"``.
+
+    Raises:
+        UserError: with what to do to the data module.
+    """
+    parts = batch if isinstance(batch, list | tuple) else ()
+    pair = len(parts) == 2 and all(isinstance(part, Tensor) for part in parts)
+    if kind is LabelledBatch and not pair:
+        raise UserError(
+            f"{method} labelled batches of all training classes, but the data module serves "
+            f"{_served(batch)}: wrap it, data: {{class_path: ClassBatches, init_args: {{episodes: ...}}}}."
+        )
+    tasks = [batch] if isinstance(batch, AnyEpisode) else parts
+    if kind is not LabelledBatch and not (tasks and all(isinstance(task, AnyEpisode) for task in tasks)):
+        served = "labelled batches" if pair else _served(batch)
+        raise UserError(
+            f"{method} episodes, but the data module serves {served}: give it an episodic data module, such "
+            "as the one inside ClassBatches."
+        )
+
+
+def _served(batch: object) -> str:
+    first = batch[0] if isinstance(batch, list | tuple) and not isinstance(batch, AnyEpisode) and batch else batch
+    return "episodes" if isinstance(first, AnyEpisode) else f"a {type(batch).__name__}"
+
+
+def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
+    """Refuses a batch whose samples and labels do not fit each other or the output layer.
+
+    Args:
+        batch: what a data module served.
+        num_classes: size of the output layer.
+
+    Raises:
+        UserError: with the offending shapes or labels.
+    """
+    shapes = tuple(batch.x.shape), tuple(batch.y.shape)
+    if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+        raise UserError(
+            f"the training batch must hold samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
+            f"{shapes[1]}."
+        )
+    check_float_samples(batch.x, "the training batch's x")
+    if batch.y.dtype != torch.int64:
+        raise UserError(f"the training batch must have int64 labels, but has {batch.y.dtype}: it needs classes.")
+    low, high = int(batch.y.min()), int(batch.y.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"the training batch has labels from {low} to {high}, but the method was built with num_classes="
+            f"{num_classes} and takes 0 to {num_classes - 1}: set num_classes to the number of training classes."
         )
 
 

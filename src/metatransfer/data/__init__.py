@@ -3,6 +3,7 @@
 from metatransfer.data.array_episodes import ArrayEpisodes
 from metatransfer.data.augment import Augmentation, RandomAffine, TorchvisionTransforms
 from metatransfer.data.cifar_few_shot_episodes import CIFARFewShotEpisodes
+from metatransfer.data.class_batches import ClassBatches
 from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
 from metatransfer.data.episode_files import SavedEpisodes, save_episodes
 from metatransfer.data.episodic import EpisodicDataModule
@@ -29,6 +30,7 @@ __all__ = [
     "ArrayEpisodes",
     "Augmentation",
     "CIFARFewShotEpisodes",
+    "ClassBatches",
     "CrossDomainEpisodes",
     "EpisodeIndices",
     "EpisodeSampler",

@@ -18,7 +18,7 @@ from metatransfer.checks import check_choice, check_folder, check_positive, chec
 from metatransfer.data.augment import Augmentation, apply_transforms, check_deterministic
 from metatransfer.data.episode_files import SavedEpisodes, save_episodes
 from metatransfer.data.folders import prediction_task
-from metatransfer.data.loaders import EpisodeLoader, TaskLoader
+from metatransfer.data.loaders import EpisodeLoader, TaskLoader, training_position
 from metatransfer.data.samplers import SPLITS, EpisodeSampler, TaskSampler
 from metatransfer.data.shaped_sampler import ShapedSampler
 from metatransfer.data.shapes import EpisodeSize, FixedShape, TaskShape
@@ -417,17 +417,8 @@ class EpisodicDataModule(LightningDataModule):
             drop_last=split == "train",
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            position=self._position if split == "train" else lambda: (0, 0),
+            position=partial(training_position, trainer) if split == "train" else lambda: (0, 0),
             device=lambda: trainer.strategy.root_device if trainer else torch.device("cpu"),
             augmentation=self.augmentation if split == "train" else None,
             num_workers=self.num_workers,
         )
-
-    def _position(self) -> tuple[int, int]:
-        """Where training stands: the Trainer's own count survives interruption at any point of a batch."""
-        if self.trainer is None:
-            return 0, 0
-        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return 0, 0  # the same episodes in every epoch, as asked for
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return self.trainer.current_epoch, progress.ready

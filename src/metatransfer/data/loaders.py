@@ -7,12 +7,27 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from metatransfer.batches import MetaBatch, PredictionTask
 from metatransfer.data.augment import Augmentation
 from metatransfer.data.samplers import TaskSampler
+
+
+def training_position(trainer: Trainer | None) -> tuple[int, int]:
+    """Where training stands: the Trainer's own count survives interruption at any point of a batch.
+
+    Args:
+        trainer: the run, ``None`` outside of one.
+
+    Returns:
+        The epoch, and the batches done in it.
+    """
+    if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]
+        return 0, 0  # the same batches in every epoch, as asked for
+    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class EpisodeLoader:

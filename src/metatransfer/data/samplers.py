@@ -36,6 +36,7 @@ class Stream(IntEnum):
     TURNS = 4
     SHAPE = 5
     UNLABELED = 6
+    CLASS_BATCHES = 7
 
 
 class EpisodeIndices(NamedTuple):

@@ -15,6 +15,7 @@ from metatransfer.methods.gradient import (
 )
 from metatransfer.methods.metric import ProtoNetModule
 from metatransfer.methods.predictor import Predictor
+from metatransfer.methods.supervised import PretrainModule
 
 __all__ = [
     "ANILModule",
@@ -28,6 +29,7 @@ __all__ = [
     "MetaSGDModule",
     "MethodModule",
     "Predictor",
+    "PretrainModule",
     "ProtoMAMLModule",
     "ProtoNetModule",
     "ReptileModule",

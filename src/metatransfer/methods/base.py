@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
 from metatransfer.batches import Episode, MetaBatch, Predictions, PredictionTask, episodes_of
-from metatransfer.checks import check_episode, check_state_dict, check_support
+from metatransfer.checks import check_batch_kind, check_episode, check_state_dict, check_support
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores, is_regression, mask_absent_classes
 from metatransfer.functional.prototypes import nearest_neighbor
@@ -193,6 +193,7 @@ class EpisodicModule(MethodModule, Generic[State]):
             methods that take any number of ways.
         transductive: the answer for one query depends on the other queries.
         order_sensitive: the answer depends on the order of the support set (sequence models).
+        learns_from: kind of the training batches, ``Episode`` or ``LabelledBatch``; evaluation is on episodes always.
 
     Args:
         optimizer: see :class:`MethodModule`.
@@ -202,6 +203,7 @@ class EpisodicModule(MethodModule, Generic[State]):
     num_outputs: int | None = None
     transductive: bool = False
     order_sensitive: ClassVar[bool] = False
+    learns_from: ClassVar[type] = Episode
 
     def __init__(
         self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
@@ -276,6 +278,9 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     def shared_step(self, batch: MetaBatch, stage: str) -> Tensor:
         """Loss of a meta-batch, averaged over its tasks; those that differ in size come one by one."""
+        check_batch_kind(
+            batch, Episode, f"{type(self).__name__} {'learns from' if stage == 'train' else 'is tested on'}"
+        )
         episodes = episodes_of(batch)
         self._check_once(episodes, stage)
         if stage == "train":

@@ -16,6 +16,7 @@ _OF_TRAINING = (
     "method.train_",
     "data.train.",
     "data.train_episode",
+    "data.train_batches",
     "data.tasks_per_batch",
     "data.augmentation",
     "data.episodes.train",

@@ -1,0 +1,131 @@
+"""Supervised pretraining, tested on episodes by the nearest class mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from metatransfer.batches import LabelledBatch
+from metatransfer.checks import check_batch_kind, check_choice, check_labelled_batch, check_positive
+from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_loss, episode_scores
+from metatransfer.functional.prototypes import class_prototypes, cosine_scores, squared_euclidean_scores
+from metatransfer.functional.stateless import batch_norm_layers
+from metatransfer.methods.base import EpisodicModule
+from metatransfer.nn import Backbone, Head, LinearHead
+
+Distance = Literal["cosine", "euclidean"]
+
+
+class PretrainModule(EpisodicModule[Tensor]):
+    r"""A classifier of all training classes, whose features label new tasks by the nearest class mean.
+
+    Classifier-Baseline of Meta-Baseline (Chen et al. 2021, 2003.04390); with ``distance="euclidean"`` the plain form of
+    SimpleShot (Wang et al. 2019, 1911.04623); with ``head=CosineHead`` trained as Baseline++ (Chen et al. 2019,
+    1904.04232), which fine-tunes a head in the test instead. Training minimises the cross-entropy of a head on labelled
+    batches, as :class:`~metatransfer.ClassBatches` serves them; in evaluation the head plays no part:
+
+    .. math:: c_k = \frac1{|S_k|}\sum_{i\in S_k} f(x_i), \qquad
+              z_k = s\cos(f(x), c_k) \quad\text{or}\quad z_k = -\lVert f(x) - c_k\rVert^2.
+
+    Its checkpoint is one to start other methods from: ``--model.backbone.weights <checkpoint>``.
+
+    Args:
+        backbone: the features ``f``.
+        num_classes: number of training classes; on the command line taken from the data.
+        head: makes the output layer of the training from ``(in_features, num_classes)``.
+        distance: of the evaluation, ``"cosine"`` or ``"euclidean"`` (squared).
+        scale: factor ``s`` of the cosine: it changes the probabilities, not the answers.
+        optimizer: makes the optimiser; the papers use SGD at 0.1 with momentum 0.9.
+        lr_scheduler: makes its scheduler.
+
+    Raises:
+        UserError: ``num_classes`` missing, an unknown distance, or a number that is not above 0.
+    """
+
+    learns_from: ClassVar[type] = LabelledBatch
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        distance: Distance = "cosine",
+        scale: float = 10.0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        if num_classes is None:
+            raise UserError(
+                "PretrainModule needs num_classes, the number of training classes: on the command line it follows data "
+                "that is wrapped, data: {class_path: ClassBatches, init_args: {episodes: ...}}."
+            )
+        check_positive(num_classes=num_classes, scale=scale)
+        check_choice("distance", distance, ("cosine", "euclidean"))
+        self.backbone = backbone
+        self.head = head(backbone.out_features, num_classes)
+        self.num_classes = num_classes
+        self.distance = distance
+        self.scale = scale
+
+    # ---- training, on samples
+
+    def shared_step(self, batch: Any, stage: str) -> Tensor:  # noqa: ANN401
+        """The loss of a labelled batch in training, of episodes in evaluation."""
+        if stage != "train":
+            return super().shared_step(batch, stage)
+        if stage not in self._checked:  # looking at labels waits for the device
+            check_batch_kind(batch, LabelledBatch, f"{type(self).__name__} learns from")
+            check_labelled_batch(LabelledBatch(*batch), self.num_classes)
+            self.check_samples(tuple(batch[0].shape[1:]))
+            self._checked.add(stage)
+        batch = LabelledBatch(*batch)
+        loss, outputs = self.training_loss(batch)
+        score = episode_scores(outputs.detach().unsqueeze(0), batch.y.unsqueeze(0)).mean()
+        self.log_dict({"train/loss": loss, "train/accuracy": score}, prog_bar=True, batch_size=len(batch.y))
+        return loss
+
+    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Mean cross-entropy over all training classes.
+
+        Args:
+            batch: ``N`` samples.
+
+        Returns:
+            The loss, and the logits ``(N, num_classes)``.
+        """
+        outputs = self.head(self.backbone(batch.x))
+        return episode_loss(outputs, batch.y), outputs
+
+    # ---- evaluation, on episodes
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
+        return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+
+    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Tensor:
+        """The class means ``(T, W, E)``."""
+        return class_prototypes(self.embed(support_x), support_y, int(support_y.max()) + 1)
+
+    def predict_tasks(self, state: Tensor, query_x: Tensor) -> Tensor:
+        """Scores of the queries against the class means."""
+        queries = self.embed(query_x)
+        with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
+            wide = torch.promote_types(queries.dtype, torch.float32)
+            if self.distance == "cosine":
+                return self.scale * cosine_scores(queries.to(wide), state.to(wide))
+            return squared_euclidean_scores(queries.to(wide), state.to(wide))
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with the distance, and how many classes were trained on."""
+        return super().protocol() | {
+            "distance": self.distance,
+            "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",
+            "train_classes": self.num_classes,
+            "train_head": type(self.head).__name__,
+        }
