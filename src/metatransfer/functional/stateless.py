@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol
@@ -147,6 +148,12 @@ def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | N
                 return _affine(layer, (x - _per_channel(mean, x)) * _per_channel((var + layer.eps).rsqrt(), x))
             return F.batch_norm(
                 x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps
+            )
+        values = (rows or len(x)) * math.prod(x.shape[2:])
+        if values < 2:
+            raise UserError(
+                f"BatchNorm with batch statistics needs 2 values or more for each of its {x.shape[1]} channels, but a "
+                f"task gave it {values}: serve more samples per task, choose batch_norm='running' or another norm."
             )
         # the native layer with float32 parameters keeps the statistics of a half-precision batch in float32
         wide = x.float() if x.dtype.itemsize < 4 else x
