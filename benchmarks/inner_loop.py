@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metatransfer import MLP, Conv4
-from metatransfer.functional import adapt_tasks, choose_batching, mean_over_parts, over_tasks, sgd, stateless
+from metatransfer.functional import Params, adapt_tasks, choose_batching, mean_over_parts, over_tasks, sgd, stateless
+from metatransfer.functional.compiled import CompiledLoss
 
 Gradients = list[Tensor]
+COMPILED: dict[tuple[int, int], CompiledLoss] = {}
 
 
 class Case(NamedTuple):
@@ -89,6 +91,25 @@ def ours(case: Case, steps: int) -> Gradients:
     part = None if batching == "vmap" else 1
     loss, _ = mean_over_parts(outer_loss, *case.batch, chunk_size=part, leaves=leaves, threads=batching == "threads")
     return list(torch.autograd.grad(loss, leaves))
+
+
+def compiled(case: Case, steps: int) -> Gradients:
+    """This package, as ``MAMLModule(compile=True)`` calls it."""
+    if (id(case.network), steps) not in COMPILED:
+        forward, batching = stateless(case.network), choose_batching(case.network, case.batch[0])
+
+        def outer_loss(params: Params, *batch: Tensor) -> tuple[Tensor, ...]:
+            support_x, support_y, query_x, query_y = batch
+            [adapted] = adapt_tasks(
+                forward, params, support_x, support_y, steps=steps, update=sgd(case.lr), loss=case.loss,
+                batching=batching,
+            )  # fmt: skip
+            outputs = over_tasks(forward, adapted, query_x, batching=batching)
+            return (case.loss(outputs.flatten(0, 1), query_y.flatten(0, 1)),)
+
+        COMPILED[id(case.network), steps] = CompiledLoss(outer_loss)
+    found = COMPILED[id(case.network), steps](dict(case.network.named_parameters()), *case.batch)[1]
+    return [gradient for gradient in found if gradient is not None]
 
 
 def plain_autograd(case: Case, steps: int) -> Gradients:
@@ -156,6 +177,7 @@ def torchopt(case: Case, steps: int) -> Gradients:
 
 CONTENDERS = {
     "metatransfer": ours,
+    "metatransfer, compiled": compiled,
     "plain autograd": plain_autograd,
     "learn2learn": learn2learn,
     "higher": higher,
@@ -170,6 +192,8 @@ def agreement(make: Callable[..., Case], steps: int) -> dict[str, float]:
     for name, contender in CONTENDERS.items():
         torch.manual_seed(0)
         case = make(tasks=3)
+        if name == "metatransfer, compiled" and case.name != "sinusoid":
+            continue
         case.network.double()
         case = case._replace(
             plain=same(case.plain.double(), case.network),
@@ -228,14 +252,20 @@ def compare(make: Callable[..., Case], runs: int) -> list[dict[str, object]]:
         errors = agreement(make, steps)
         torch.manual_seed(0)
         case = make()
-        times = seconds(case, steps, runs, list(CONTENDERS))
+        # compiling convolutions takes minutes and gains nothing on a CPU
+        names = [name for name in CONTENDERS if case.name == "sinusoid" or name != "metatransfer, compiled"]
+        started = time.perf_counter()
+        if case.name == "sinusoid":
+            compiled(case, steps)
+        compilation = time.perf_counter() - started
+        times = seconds(case, steps, runs, names)
         best = {name: min(values) for name, values in times.items()}
         middle = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
         fastest = min(PEERS, key=lambda name: best[name])
         print(f"{case.name}, {len(case.batch[0])} tasks, {steps} inner steps; {runs} alternating runs")
-        for name in CONTENDERS:
+        for name in names:
             print(
-                f"  {name:15s} best {best[name] * 1e3:9.2f} ms  median {middle[name] * 1e3:9.2f} ms  "
+                f"  {name:22s} best {best[name] * 1e3:9.2f} ms  median {middle[name] * 1e3:9.2f} ms  "
                 f"gradient within {errors[name]:.1e}"
             )
         row: dict[str, object] = {
@@ -245,9 +275,16 @@ def compare(make: Callable[..., Case], runs: int) -> list[dict[str, object]]:
             "ratio_median": min(middle[name] for name in PEERS) / middle["metatransfer"],
         }  # fmt: skip
         print(f"  ratio to {fastest}: {row['ratio_best']:.2f} (best), {row['ratio_median']:.2f} (median)")
+        if case.name == "sinusoid":
+            ratio = best[fastest] / best["metatransfer, compiled"]
+            row |= {"compilation_s": compilation, "ratio_compiled": ratio}
+            print(f"  compiled in {compilation:.0f} s: {ratio:.2f} times as fast as {fastest}")
         if case.name == "omniglot":
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # the counter sees its own thread
             with FlopCounterMode(display=False) as counter:
                 ours(case, steps)
+            torch.set_num_threads(threads)
             rate, peak = counter.get_total_flops() / best["metatransfer"] / 1e9, convolution_peak()
             row |= {"gflops_per_s": rate, "convolution_peak_gflops_per_s": peak}
             print(f"  {rate:.0f} GFLOP/s, {rate / peak:.0%} of the convolution peak, {peak:.0f} GFLOP/s")
