@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_networks import NETWORKS, TASKS, WAYS, build, conv, tasks, trainable
+from engine_networks import NETWORKS, RECURRENT, TASKS, WAYS, build, conv, tasks, trainable
 from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -98,6 +98,16 @@ def test_second_order_gradient_equals_plain_autograd(name, steps, engine):
     assert relative_error(gradients(loss, params), gradients(expected_loss, params)) < 1e-10
 
 
+@pytest.mark.parametrize("engine", ["loop", "tasks-loop", "tasks-loop-checkpoint"])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_equal_plain_autograd_in_a_loop(name, steps, engine):
+    net, data = build(name), tasks(name)
+    params = trainable(net)
+    expected = gradients(reference(net, data, steps), params)
+    assert relative_error(gradients(ours(net, data, steps, **ENGINES[engine]), params), expected) < 1e-10
+
+
 @pytest.mark.parametrize("engine", ["tasks-loop", "tasks-vmap", "tasks-vmap-checkpoint"])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in {"batch_norm_relu_maxpool", "resnet12"}])
@@ -116,10 +126,11 @@ def test_second_order_gradient_equals_finite_differences(name, steps, engine):
         moved = {key: (value + step * d).detach() for (key, value), d in zip(params.items(), direction, strict=True)}
         return float(ours(net, data, steps, start=moved, **ENGINES[engine]).detach())
 
-    step = 1e-4  # fourth-order formula: truncation far below 1e-10, rounding about 1e-12
-    measured = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+    # of eighth order: rounding is 1e-16 / step, truncation step^8 times the ninth derivative
+    step, weights = 1e-4, (4 / 5, -1 / 5, 4 / 105, -1 / 280)
+    measured = sum(w * (at(k * step) - at(-k * step)) for k, w in enumerate(weights, start=1)) / step
     expected = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
-    assert measured == pytest.approx(expected, rel=1e-6)
+    assert measured == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
