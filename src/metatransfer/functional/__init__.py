@@ -15,6 +15,7 @@ from metatransfer.functional.prototypes import (
     class_prototypes,
     cosine_scores,
     nearest_neighbor,
+    prototype_scores,
     squared_euclidean_scores,
 )
 from metatransfer.functional.random import (
@@ -56,6 +57,7 @@ __all__ = [
     "momentum",
     "nearest_neighbor",
     "over_tasks",
+    "prototype_scores",
     "random_permutations",
     "random_subsets",
     "random_uniforms",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Distance = Literal["cosine", "euclidean"]
 
 
 def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tensor:
@@ -55,6 +59,26 @@ def cosine_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
         ``(T, Q, W)``; 0 where a vector is 0.
     """
     return F.normalize(queries, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+
+
+def prototype_scores(queries: Tensor, prototypes: Tensor, distance: Distance, scale: float | Tensor = 1.0) -> Tensor:
+    r"""Logits by distance: :math:`-\lVert q-c_k\rVert^2` or :math:`s\cos(q,c_k)`, in float32 under autocast.
+
+    Args:
+        queries: ``(T, Q, E)``.
+        prototypes: ``(T, W, E)``.
+        distance: ``"euclidean"`` (squared) or ``"cosine"``.
+        scale: factor :math:`s` of the cosine.
+
+    Returns:
+        ``(T, Q, W)``.
+    """
+    with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        queries, prototypes = queries.to(wide), prototypes.to(wide)
+        if distance == "cosine":
+            return (scale.to(wide) if isinstance(scale, Tensor) else scale) * cosine_scores(queries, prototypes)
+        return squared_euclidean_scores(queries, prototypes)
 
 
 def nearest_neighbor(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
-from metatransfer.functional.prototypes import class_prototypes, cosine_scores, squared_euclidean_scores
+from metatransfer.functional.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.stateless import batch_norm_layers
 from metatransfer.methods.base import EpisodicModule
 from metatransfer.nn import Backbone
-
-Distance = Literal["euclidean", "cosine"]
 
 
 class ProtoNetModule(EpisodicModule[Tensor]):
@@ -66,11 +64,8 @@ class ProtoNetModule(EpisodicModule[Tensor]):
 
     def score(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
-        with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
-            wide = torch.promote_types(queries.dtype, torch.float32)
-            if self.distance == "cosine":
-                return self.scale.to(wide) * cosine_scores(queries.to(wide), prototypes.to(wide))
-            return squared_euclidean_scores(queries.to(wide), prototypes.to(wide))
+        scale = self.scale if self.distance == "cosine" else 1.0
+        return prototype_scores(queries, prototypes, self.distance, scale)
 
     def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Tensor:
         """The prototypes ``(T, W, E)``."""

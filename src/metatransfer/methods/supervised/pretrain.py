@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,12 +13,10 @@ from metatransfer.batches import LabelledBatch
 from metatransfer.checks import check_batch_kind, check_choice, check_labelled_batch, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores
-from metatransfer.functional.prototypes import class_prototypes, cosine_scores, squared_euclidean_scores
+from metatransfer.functional.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.stateless import batch_norm_layers
 from metatransfer.methods.base import EpisodicModule
 from metatransfer.nn import Backbone, Head, LinearHead
-
-Distance = Literal["cosine", "euclidean"]
 
 
 class PretrainModule(EpisodicModule[Tensor]):
@@ -114,12 +112,7 @@ class PretrainModule(EpisodicModule[Tensor]):
 
     def predict_tasks(self, state: Tensor, query_x: Tensor) -> Tensor:
         """Scores of the queries against the class means."""
-        queries = self.embed(query_x)
-        with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
-            wide = torch.promote_types(queries.dtype, torch.float32)
-            if self.distance == "cosine":
-                return self.scale * cosine_scores(queries.to(wide), state.to(wide))
-            return squared_euclidean_scores(queries.to(wide), state.to(wide))
+        return prototype_scores(self.embed(query_x), state, self.distance, self.scale)
 
     def protocol(self) -> dict[str, Any]:
         """As of the base, with the distance, and how many classes were trained on."""
