@@ -20,7 +20,7 @@ from metatransfer.cli import main
 from metatransfer.data import load_glyphs
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/quickstart.md", "README.md")
+PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md")
 EXAMPLES = ROOT / "docs" / "examples"
 
 
@@ -100,7 +100,7 @@ def test_the_added_method_is_the_formula_of_the_paper(workplace):
 
 
 def test_python_blocks_run(workplace):
-    """All blocks of both pages, in order, in one namespace; what a reader would bring is put there first."""
+    """All blocks of these pages, in order, in one namespace; what a reader would bring is put there first."""
     glyphs = load_glyphs()
     for split, scripts in glyphs.splits.items():
         chosen = [index for index, script in enumerate(glyphs.scripts) if script in scripts][:6]
@@ -113,7 +113,8 @@ def test_python_blocks_run(workplace):
         assert found, page
         for number, block in enumerate(found):
             exec(compile(block, f"{page}, python block {number}", "exec"), namespace)
-    # the README's classes, which it only defines
+    # classes that the pages only define
+    assert namespace["HalvingMAML"](namespace["Conv4"](hidden_channels=4), 5, inner_steps=2).num_outputs == 5
     data = namespace["ShapesEpisodes"]()
     data.setup("fit")
     module = namespace["NearestMean"](namespace["Conv4"](hidden_channels=4))
