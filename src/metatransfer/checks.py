@@ -140,6 +140,8 @@ def check_episode(episode: AnyEpisode, *, num_outputs: int | None = None, where:
         raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
     if len({shape[0] for shape in shapes.values()}) != 1:
         raise UserError(f"{where} must have the same number of tasks T in all its tensors; got {shapes}.")
+    if shapes["support_x"][0] == 0:
+        raise UserError(f"{where} has no task: its leading axis must be 1 or more; got {shapes}.")
     for part in ("support", "query"):
         if shapes[f"{part}_x"][1] != shapes[f"{part}_y"][1]:
             raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")

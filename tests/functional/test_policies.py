@@ -268,10 +268,8 @@ def test_whole_number_inputs(steps, way):
 
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_row_of_padding_does_not_adapt(steps, way, request):
-    if way not in LOOPS:
-        lost = "torch.func.vmap over F.embedding keeps padding_idx for the first task alone"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=lost))
+def test_the_row_of_padding_does_not_adapt(steps, way):
+    """torch.func.vmap over F.embedding keeps padding_idx for the first task alone."""
     module, batch = made(Tokens(padding=0), inner_steps=steps, **EVERY_WAY[way]).train(), episode((5,), classes=11)
     assert_same(module, module.training_loss(batch)[0], explicit(module.network, batch, steps))
 
@@ -291,3 +289,58 @@ def test_parameters_that_only_some_tasks_reach(steps, way):
     assert sizes["backbone.idle.weight"] == 0
     module.training_loss(batch)[0].backward()
     assert module.backbone.idle.weight.grad is None
+
+
+class Sign(Backbone):
+    """Looks at its input in Python, which cannot be mapped."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out_features = nn.Linear(8, 4), 4
+
+    def forward(self, x):
+        return self.layer(x) if x.mean() > 0 else self.layer(-x)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_what_cannot_be_mapped_is_answered_in_a_sentence(steps):
+    module, batch = made(Sign(), inner_steps=steps, batching="vmap").train(), episode((8,))
+    with pytest.raises(UserError, match=r"cannot be mapped over tasks \(.*\): choose batching='loop'"):
+        module.training_loss(batch)
+
+
+def test_a_query_that_is_not_a_number_stops_before_the_weights_are_spoiled():
+    module, batch = made(Tied(), inner_steps=1).train(), episode((8,))
+    batch.query_x[1, 0] = torch.nan
+    with pytest.raises(UserError, match="the outer loss is NaN or infinite though every inner loop stayed finite"):
+        module.training_loss(batch)
+
+
+def test_running_statistics_of_a_single_sample_are_refused():
+    module = made(Normed(), inner_steps=1, batch_norm="running").train()
+    batch = episode((8,)).map(lambda tensor: tensor[:1, :1])
+    with pytest.raises(UserError, match="collects statistics of all support samples of a meta-batch, and 1 is too few"):
+        module.training_loss(batch)
+
+
+class Normed(Backbone):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.out_features = nn.Linear(8, 4), nn.BatchNorm1d(4), 4
+
+    def forward(self, x):
+        return self.norm(self.layer(x))
+
+
+def test_samples_of_another_precision_are_taken_as_the_weights_are():
+    module, batch = MAMLModule(Normed(), WAYS, inner_steps=1), episode((8,))
+    assert batch.query_x.dtype == torch.float64
+    assert module.train().training_loss(batch)[0].dtype == torch.float32
+    assert module.eval()(batch).dtype == torch.float32
+
+
+def test_an_embedding_that_renormalises_itself_is_refused():
+    backbone = Tokens()
+    next(layer for layer in backbone.modules() if isinstance(layer, nn.Embedding)).max_norm = 1.0
+    with pytest.raises(UserError, match=r"max_norm=1\.0, which changes its weights"):
+        made(backbone, inner_steps=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -18,6 +19,8 @@ from metatransfer.functional.threads import in_threads, thread_count
 Batching = Literal["loop", "threads", "vmap"]
 """One task after the other; as many at once as there are threads; all at once as one larger operation."""
 Result = TypeVar("Result")
+RECURRENT = (nn.RNNBase, nn.LSTMCell)
+"""Layers that vmap has no rule for."""
 
 
 def choose_batching(network: nn.Module, x: Tensor) -> Batching:
@@ -36,7 +39,7 @@ def choose_batching(network: nn.Module, x: Tensor) -> Batching:
         x: its input, for the device.
     """
     layers = list(network.modules())
-    if any(isinstance(layer, nn.RNNBase) for layer in layers):
+    if any(isinstance(layer, RECURRENT) for layer in layers):
         return "loop"
     convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in layers)
     if not convolves or x.device.type != "cpu":
@@ -56,11 +59,30 @@ def check_batching(network: nn.Module, batching: str) -> None:
         UserError: recurrent layers under vmap.
     """
     for name, layer in network.named_modules():
-        if batching == "vmap" and isinstance(layer, nn.RNNBase):
+        if batching == "vmap" and isinstance(layer, RECURRENT):
             raise UserError(
                 f"batching='vmap' cannot map the recurrent layer '{name}' ({type(layer).__name__}) over tasks: choose "
                 "'loop' or 'auto'."
             )
+
+
+@contextmanager
+def explains_vmap() -> Iterator[None]:
+    """Turns torch's words on what vmap cannot do into a sentence.
+
+    Raises:
+        UserError: the network does something that cannot be mapped over tasks.
+        RuntimeError: anything else, as it came.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        if "vmap" not in reason and "batching rule" not in reason:
+            raise
+        raise UserError(
+            f"this network cannot be mapped over tasks ({reason[:160].rstrip('.')}): choose batching='loop'."
+        ) from error
 
 
 def over_tasks(
@@ -82,7 +104,8 @@ def over_tasks(
         What ``function`` returns, with a leading task axis.
     """
     if batching == "vmap":
-        return vmap(function, randomness="different", chunk_size=chunk_size)(*batched)
+        with explains_vmap():
+            return vmap(function, randomness="different", chunk_size=chunk_size)(*batched)
     tasks = unstacked(batched)
     return joined(by_shares(lambda share: [function(*task) for task in share], tasks, batching), torch.stack)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint as recompute
 
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching, by_shares, joined, unstacked
+from metatransfer.functional.batching import Batching, by_shares, explains_vmap, joined, unstacked
 from metatransfer.functional.losses import episode_loss
 from metatransfer.functional.update_rules import Params, PlainRule, State, UpdateRule, as_rule, clip_norm
 
@@ -151,7 +151,8 @@ class _Step:
             return self.loss(self.forward({**fixed, **current}, x), y)
 
         with torch.enable_grad(), _inner_pass(x.device):
-            total = self._mapped(support_loss)(point, x, y).sum()
+            with explains_vmap() if self.stacked else nullcontext():
+                total = self._mapped(support_loss)(point, x, y).sum()
             if not total.requires_grad:
                 raise UserError(
                     f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) reaches "

@@ -52,13 +52,20 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
         rest is taken from ``module``.
 
     Raises:
-        UserError: ``running`` is asked of a layer that keeps no running averages.
+        UserError: ``running`` is asked of a layer that keeps no running averages, or a layer changes its weights while
+            it is used.
     """
     for name, layer in batch_norm_layers(module).items():
         if running and layer.running_mean is None:
             raise UserError(
                 f"batch_norm='running' needs running averages, but layer '{name}' was built with "
                 "track_running_stats=False: build it with them, or choose 'transductive' or 'support'."
+            )
+    for name, embedding in module.named_modules():
+        if isinstance(embedding, nn.Embedding | nn.EmbeddingBag) and embedding.max_norm is not None:
+            raise UserError(
+                f"layer '{name}' was built with max_norm={embedding.max_norm}, which changes its weights whenever they "
+                "are looked up, so that tasks would touch each other: build it without."
             )
     plain = _steered(module, running, composite)
 
@@ -84,6 +91,7 @@ def _steered(module: nn.Module, running: bool, composite: bool) -> Forward:
     }
     recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
     layer_norms = [layer for layer in module.modules() if isinstance(layer, nn.LayerNorm)] if composite else []
+    padded = [layer for layer in module.modules() if isinstance(layer, nn.Embedding) and layer.padding_idx is not None]
 
     def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
         replaced: dict[nn.Module, Callable[[Tensor], Tensor]] = {
@@ -91,6 +99,7 @@ def _steered(module: nn.Module, running: bool, composite: bool) -> Forward:
         }
         replaced |= {layer: _instance_norm(layer, composite) for layer in instance_norms}
         replaced |= {layer: _layer_norm(layer) for layer in layer_norms}
+        replaced |= {layer: _padded_embedding(layer) for layer in padded}
         with _forwards(replaced), _differentiable_layers(recurrent and x.is_cuda):
             copies = {path: layer._buffers[name].clone() for path, (layer, name) in others.items()}
             outputs: Tensor = functional_call(module, {**copies, **params}, (x,))
@@ -189,5 +198,15 @@ def _layer_norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
             return normalized
         scaled = normalized * layer.weight
         return scaled if layer.bias is None else scaled + layer.bias
+
+    return forward
+
+
+def _padded_embedding(layer: nn.Embedding) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        # under vmap torch leaves the padding's gradient out for the first task alone
+        padding = (torch.arange(layer.num_embeddings, device=x.device) == (layer.padding_idx or 0)).unsqueeze(1)
+        weight = torch.where(padding, layer.weight.detach(), layer.weight)
+        return F.embedding(x, weight, None, None, 2.0, layer.scale_grad_by_freq)
 
     return forward

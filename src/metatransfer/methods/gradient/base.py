@@ -202,6 +202,8 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
     def predict_tasks(self, state: AdaptedTasks, query_x: Tensor) -> Tensor:
         """Outputs of the adapted networks."""
         forward, fixed = self._forward(query_x), self.parameters_at(max(state.steps - 1, 0))
+        if query_x.is_floating_point():  # as the inner loop takes the support set
+            query_x = query_x.to(next(iter(state.params.values())).dtype)
         by_support = self.batch_norm == "support"
 
         def predict(params: Params, support_x: Tensor, x: Tensor) -> Tensor:
@@ -290,13 +292,20 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
     def _part_loss(self, part: Episode) -> tuple[Tensor, Tensor, Tensor]:
         """Outer loss and outputs of some tasks, and whether their inner loops stayed finite."""
         states = self._run(part.support_x, part.support_y, self.learns_from_all_steps())
-        return *self.outer_loss(states, part), all_finite(states[-1].params)
+        loss, outputs = self.outer_loss(states, part)
+        return loss, outputs, all_finite(states[-1].params) & torch.isfinite(loss)
 
     def _report_divergence(self, support_x: Tensor, support_y: Tensor, rows: Tensor | None = None) -> None:
         with torch.no_grad():  # once more, to find out where
             trajectory = self._run(support_x, support_y, True, rows)
         steps = trajectory[-1].steps
-        step, task, name = first_divergence([tasks.params for tasks in trajectory]) or (steps - 1, 0, "one")
+        found = first_divergence([tasks.params for tasks in trajectory])
+        if found is None:
+            raise UserError(
+                "the outer loss is NaN or infinite though every inner loop stayed finite: look for NaN among the "
+                "queries, lower inner_lr, or set max_inner_norm. The weights were not updated."
+            )
+        step, task, name = found
         rate = self.train_inner_lr if self.training else self.inner_lr
         if step < 0:
             raise UserError(
@@ -365,7 +374,16 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         if self.batch_norm != "running" or not self.training:
             return
         # one plain pass over all support sets; inside the inner loop no buffer may change
-        functional_call(self.network, self.parameters_at(0), (support_x.flatten(0, 1),))
+        samples = support_x.flatten(0, 1)
+        try:
+            functional_call(self.network, self.parameters_at(0), (samples,))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"batch_norm='running' collects statistics of all support samples of a meta-batch, and {len(samples)} "
+                "is too few for it: serve more tasks or shots, or choose another norm."
+            ) from error
 
     def protocol(self) -> dict[str, Any]:
         """As of the base, with steps, rates, order and BatchNorm policy."""
