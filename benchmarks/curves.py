@@ -30,6 +30,7 @@ def memory(measured: dict) -> Figure:
     for (name, points), style in zip(measured["peak_mib"].items(), ("o-", "s--"), strict=True):
         axis.plot([int(steps) for steps in points], [value / 1024 for value in points.values()], style, label=name)
     axis.set(xlabel="inner steps", ylabel="peak above the start, GiB", ylim=(0, None))
+    axis.set_xticks([int(steps) for steps in measured["peak_mib"]["kept"]])
     tasks, queries = measured["tasks"], measured["queries_per_class"]
     axis.set_title(f"Conv4-64, {tasks} tasks at once, 5-way 1-shot, {queries} queries", fontsize=9)
     axis.grid(alpha=0.3)
