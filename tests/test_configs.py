@@ -81,7 +81,8 @@ def test_fit_validate_test_predict(cli, config, tmp_path):
         assert measured["protocol_differences"] == []
         for number in (measured["metrics"][score], measured["metrics"]["loss"], *baselines(measured, score)):
             assert number["value"] >= 0
-            assert number["ci95"] > 0
+            assert number["ci95"] >= 0  # six tasks may score alike
+        assert measured["metrics"]["loss"]["ci95"] > 0
     validated = results(again.parent / "version_1")["metrics"]
     assert validated[score] == pytest.approx(fitted["metrics"][score])
     assert validated["loss"]["value"] == pytest.approx(fitted["metrics"]["loss"]["value"], rel=1e-5)
