@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import time
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from metatransfer import Backbone, Conv4, Episode, MAMLModule, UserError
 from metatransfer.functional import adapt_tasks, choose_batching, in_threads, over_tasks, sgd, stateless
-from metatransfer.functional.threads import replica_of, thread_count
+from metatransfer.functional.threads import _pools, replica_of, thread_count
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +139,47 @@ def test_one_thread_is_a_loop():
         assert in_threads([lambda: 1, lambda: 2]) == [1, 2]
     finally:
         torch.set_num_threads(2)
+
+
+class Stubborn(Backbone):
+    """Cannot be copied, as networks with torch's old weight_norm cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out_features = nn.Conv2d(1, 4, 3), 4
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("only tensors created explicitly by the user support the deepcopy protocol")
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+def test_a_network_that_cannot_be_copied_is_looped_over():
+    module, batch = MAMLModule(Stubborn(), 3).double().train(), episode()
+    for one, two in zip(gradients(module, batch, "loop"), gradients(module, batch, "threads"), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-13)
+
+
+def test_when_one_task_fails_the_others_have_ended():
+    ended = []
+
+    def fails():
+        raise UserError("this task is wrong.")
+
+    def ends():
+        time.sleep(0.2)
+        ended.append(True)
+
+    with pytest.raises(UserError, match="this task is wrong"):
+        in_threads([fails, ends])
+    assert ended
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_makes_threads_of_its_own():
+    in_threads([lambda: 1, lambda: 2])
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        os._exit(0 if not _pools else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -19,6 +20,11 @@ MOST = 8  # more threads wait for the interpreter, which each small operation ta
 
 _local = threading.local()
 _pools: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_pools.clear)  # a child process has none of its parent's threads
+
+
+class _NoReplica(Exception):
+    """A network cannot be copied."""
 
 
 def thread_count(jobs: int) -> int:
@@ -31,7 +37,8 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
 
     The cores are divided among the threads (``torch.set_num_threads`` of the caller says how many there are). Jobs must
     not change what they share; networks called through :func:`metatransfer.functional.stateless` are safe. Jobs that
-    draw random numbers are run again one after the other, so that a seed gives the same numbers always.
+    draw random numbers are run again one after the other, so that a seed gives the same numbers always; so are those
+    whose network cannot be copied.
 
     Args:
         jobs: functions without arguments.
@@ -69,7 +76,12 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         # a thread that sets its number sets that of all threads to come, too
         stack.callback(torch.set_num_threads, cores)
         futures = [_pool(len(jobs)).submit(run, job) for job in jobs]
+        wait(futures)  # all of them, also where one failed: none may go on once the flags are back
+    try:
         results = [future.result() for future in futures]
+    except _NoReplica:
+        torch.set_rng_state(before)
+        return [job() for job in jobs]
     if torch.equal(before, torch.get_rng_state()):
         return results
     warnings.warn(
@@ -88,11 +100,18 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 
 def replica_of(module: nn.Module) -> nn.Module:
-    """The module, or inside :func:`in_threads` this thread's copy of it, which shares all parameters and buffers."""
+    """The module, or inside :func:`in_threads` this thread's copy of it, which shares all parameters and buffers.
+
+    Raises:
+        _NoReplica: the module cannot be copied; :func:`in_threads` catches it.
+    """
     replicas: dict[int, nn.Module] | None = getattr(_local, "replicas", None)
     if replicas is None:
         return module
     if id(module) not in replicas:
         shared = [*module.parameters(), *module.buffers()]
-        replicas[id(module)] = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+        try:
+            replicas[id(module)] = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+        except Exception as error:  # whatever a layer holds may refuse, such as the weight of torch's old weight_norm
+            raise _NoReplica from error
     return replicas[id(module)]
