@@ -81,7 +81,7 @@ def ours(case: Case, steps: int) -> Gradients:
     batching = choose_batching(case.network, case.batch[0])
 
     def outer_loss(support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> tuple[Tensor, Tensor]:
-        [adapted] = adapt_tasks(
+        [adapted], _ = adapt_tasks(
             forward, params, support_x, support_y, steps=steps, update=sgd(case.lr), loss=case.loss, batching=batching
         )
         outputs = over_tasks(forward, adapted, query_x, batching=batching)
@@ -100,7 +100,7 @@ def compiled(case: Case, steps: int) -> Gradients:
 
         def outer_loss(params: Params, *batch: Tensor) -> tuple[Tensor, ...]:
             support_x, support_y, query_x, query_y = batch
-            [adapted] = adapt_tasks(
+            [adapted], _ = adapt_tasks(
                 forward, params, support_x, support_y, steps=steps, update=sgd(case.lr), loss=case.loss,
                 batching=batching,
             )  # fmt: skip

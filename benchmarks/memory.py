@@ -33,7 +33,9 @@ def peak(steps: int, checkpoint: bool, tasks: int, queries: int) -> float:
     support_x, query_x = torch.rand(tasks, 5, 1, 28, 28), torch.rand(tasks, 5 * queries, 1, 28, 28)
     support_y, query_y = label.expand(tasks, -1), label.repeat(queries).expand(tasks, -1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    [adapted] = adapt_tasks(forward, params, support_x, support_y, steps=steps, update=sgd(0.01), checkpoint=checkpoint)
+    [adapted], _ = adapt_tasks(
+        forward, params, support_x, support_y, steps=steps, update=sgd(0.01), checkpoint=checkpoint
+    )
     # all tasks in one graph: what a loop that differentiates task by task never has
     loss = episode_loss(over_tasks(forward, adapted, query_x), query_y)
     torch.autograd.grad(loss, list(params.values()))

@@ -29,7 +29,7 @@ def test_auto_loops_over_convolutions_on_a_cpu_and_recurrent_layers():
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_layers_adapt_in_a_loop_and_are_refused_under_vmap(name):
     net, data = build(name), tasks(name)
-    [adapted] = adapt_tasks(stateless(net), trainable(net), *data[:2], steps=2, update=sgd(0.1))
+    [adapted], _ = adapt_tasks(stateless(net), trainable(net), *data[:2], steps=2, update=sgd(0.1))
     assert all(torch.isfinite(value).all() for value in adapted.values())
     check_batching(net, "auto")
     with pytest.raises(UserError, match=f"recurrent layer 'rnn' \\({name.upper()}\\) over tasks: choose 'loop'"):

@@ -232,7 +232,7 @@ def by_torch(steps, mode):
         one = lambda sx, sy, qx, qy: query(inner_loop(forward, params, sx, sy, **options), qx, qy)  # noqa: E731
         loss = over_tasks(one, *data, **spread).mean()
     else:
-        [adapted] = adapt_tasks(
+        [adapted], _ = adapt_tasks(
             forward, params, *data[:2], checkpoint="checkpoint" in mode, **options, **spread
         )  # fmt: skip
         loss = over_tasks(query, adapted, *data[2:], **spread).mean()

@@ -55,7 +55,7 @@ def ours(
 
     if engine == "one":
         return over_tasks(task, *data, **spread).mean()
-    [adapted] = adapt_tasks(forward, start, *data[:2], checkpoint=checkpoint, **options, **spread)
+    [adapted], _ = adapt_tasks(forward, start, *data[:2], checkpoint=checkpoint, **options, **spread)
     return over_tasks(lambda params, x, y: F.cross_entropy(forward(params, x), y), adapted, *data[2:], **spread).mean()
 
 
@@ -426,7 +426,7 @@ def test_rules_with_state_equal_the_rule_in_a_plain_loop(rule, batching, checkpo
     lr = torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
     make = momentum(lr, 0.9) if rule == "momentum" else adam(lr, eps=1e-3)
     options = {"steps": 3, "update": make, "batching": batching, "checkpoint": checkpoint}
-    [adapted] = adapt_tasks(forward, params, *data[:2], clip=0.5, **options)
+    [adapted], _ = adapt_tasks(forward, params, *data[:2], clip=0.5, **options)
     losses = over_tasks(lambda p, x, y: F.cross_entropy(forward(p, x), y), adapted, *data[2:], batching=batching)
     expected = []
     for sx, sy, qx, qy in zip(*data, strict=True):
@@ -449,10 +449,10 @@ def test_the_trajectory_is_what_fewer_steps_give(batching, checkpoint, different
     net, data = build("batch_norm"), tasks("batch_norm")
     options = {"update": sgd(LR), "batching": batching, "checkpoint": checkpoint}
     with torch.set_grad_enabled(differentiable):
-        seen = adapt_tasks(stateless(net), trainable(net), *data[:2], steps=3, trajectory=True, **options)
+        seen, _ = adapt_tasks(stateless(net), trainable(net), *data[:2], steps=3, trajectory=True, **options)
         assert len(seen) == 4
         for steps, params in enumerate(seen):
-            [alone] = adapt_tasks(stateless(net), trainable(net), *data[:2], steps=steps, **options)
+            [alone], _ = adapt_tasks(stateless(net), trainable(net), *data[:2], steps=steps, **options)
             for name, value in params.items():
                 torch.testing.assert_close(value, alone[name], rtol=1e-12, atol=1e-12)
                 assert value.requires_grad == differentiable
@@ -466,7 +466,7 @@ def test_parameters_fixed_at_each_step_and_starts_of_each_task_get_their_gradien
     heads = torch.randn(TASKS, WAYS, dtype=torch.float64, requires_grad=True)
     start = {name: value for name, value in trainable(net).items() if name not in {"1.weight", "8.bias"}}
     fixed = lambda step: {"1.weight": scales[step]}  # noqa: E731
-    [adapted] = adapt_tasks(
+    [adapted], _ = adapt_tasks(
         forward, start, *data[:2], steps=2, update=sgd(LR), task_params={"8.bias": heads}, fixed_at=fixed,
         batching=batching, checkpoint=checkpoint,
     )  # fmt: skip
@@ -488,7 +488,7 @@ def test_parameters_fixed_at_each_step_and_starts_of_each_task_get_their_gradien
 def test_rows_choose_the_samples_of_each_step(batching):
     net, data = build("layer_norm"), tasks("layer_norm")
     rows = torch.stack([torch.stack([torch.randperm(6)[:4] for _ in range(2)]) for _ in range(TASKS)])
-    [found] = adapt_tasks(
+    [found], _ = adapt_tasks(
         stateless(net), trainable(net), *data[:2], steps=2, update=sgd(LR), rows=rows, batching=batching
     )
     for task in range(TASKS):
@@ -531,7 +531,9 @@ def test_divergence_is_located():
     net, data = build("layer_norm"), tasks("layer_norm")
     start = trainable(net)
     data[0][1, 2] = 1e200
-    seen = adapt_tasks(stateless(net), start, *data[:2], steps=3, update=sgd(1e200), trajectory=True, batching="vmap")
+    seen, _ = adapt_tasks(
+        stateless(net), start, *data[:2], steps=3, update=sgd(1e200), trajectory=True, batching="vmap"
+    )
     assert not all_finite(seen[-1])
     step, task, name = first_divergence(seen)
     assert all(torch.isfinite(value).all() for value in seen[step].values())  # the state before that step

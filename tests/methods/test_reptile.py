@@ -71,7 +71,8 @@ def test_mini_batches_are_shuffled_passes_over_the_task():
 
 def test_a_step_learns_from_its_mini_batch_alone():
     """With one step of one sample, the other samples of the task move nothing."""
-    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=1, inner_batch_size=1).double().train()
+    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=1, inner_batch_size=1, keep_moments=False)
+    module = module.double().train()
     batch = double(sinusoids(1, 5, 0))
     samples = batch.support_y.shape[1] + batch.query_y.shape[1]
     torch.manual_seed(3)
@@ -85,6 +86,68 @@ def test_a_step_learns_from_its_mini_batch_alone():
         module.training_loss(batch._replace(support_y=y[:, :5], query_y=y[:, 5:]))[0].backward()
         found.append([value.grad.clone() for value in module.parameters()])
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_second_moments_go_on_from_task_to_task():
+    """Serially, with one optimiser of torch for all tasks: its moments and its steps are never set back."""
+    torch.manual_seed(0)
+    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=3, inner_batch_size=None, inner_lr=0.01)
+    module = module.double().train()
+    reference = copy.deepcopy(module.network)
+    inner = torch.optim.Adam(reference.parameters(), lr=0.01, betas=(0.0, 0.999))
+    outer = torch.optim.SGD(module.parameters(), lr=0.5)
+    for seed in range(4):
+        batch = double(sinusoids(1, 5, seed))
+        outer.zero_grad()
+        module.training_loss(batch)[0].backward()
+        outer.step()
+        start = [value.detach().clone() for value in reference.parameters()]
+        for _ in range(3):
+            inner.zero_grad()
+            F.mse_loss(
+                reference(torch.cat([batch.support_x[0], batch.query_x[0]])),
+                torch.cat([batch.support_y[0], batch.query_y[0]]),
+            ).backward()
+            inner.step()
+        with torch.no_grad():
+            for value, before in zip(reference.parameters(), start, strict=True):
+                value.copy_((value + before) / 2)
+        torch.testing.assert_close(list(module.network.parameters()), list(reference.parameters()), rtol=1e-9, atol=0)
+    assert module.moments.taken == 12
+    # evaluation goes on from there and leaves them as they are
+    kept = copy.deepcopy(module.moments.state_dict())
+    module.eval()
+    [tasks] = module.adapt_through(batch.support_x, batch.support_y)
+    fresh = copy.deepcopy(module)
+    fresh.moments = None
+    assert not torch.equal(fresh.adapt_through(batch.support_x, batch.support_y)[0].params["head.linear.bias"],
+                           tasks.params["head.linear.bias"])  # fmt: skip
+    assert all(torch.equal(value, kept[name]) for name, value in module.moments.state_dict().items())
+
+
+@pytest.mark.parametrize("batching", ["loop", "threads", "vmap"])
+def test_moments_of_a_meta_batch_are_averaged(batching):
+    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=2, inner_batch_size=None, batching=batching)
+    module, batch = module.double().train(), double(sinusoids(4, 5, 0))
+    alone = []
+    for task in range(4):
+        one = copy.deepcopy(module)
+        one.training_loss(type(batch)(*(tensor[task : task + 1] for tensor in batch)))
+        alone.append(one.moments())
+    module.training_loss(batch)
+    for name, value in module.moments().items():
+        torch.testing.assert_close(value, torch.stack([found[name] for found in alone]).mean(0), rtol=1e-9, atol=0)
+        assert value.abs().max() > 0
+
+
+def test_moments_are_in_the_checkpoint():
+    module = ReptileModule(Conv4(hidden_channels=4), 3).train()
+    module.training_loss(episode())
+    other = ReptileModule(Conv4(hidden_channels=4), 3)
+    other.load_state_dict(module.state_dict())
+    assert other.moments.taken == 5
+    assert all(torch.equal(value, module.moments()[name]) for name, value in other.moments().items())
+    assert ReptileModule(Conv4(hidden_channels=4), 3, keep_moments=False).moments is None
 
 
 def test_what_is_frozen_stays():

@@ -9,7 +9,7 @@ from metatransfer.functional.batching import (
     mean_over_parts,
     over_tasks,
 )
-from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence, inner_loop
+from metatransfer.functional.inner_loop import Adaptation, adapt_tasks, all_finite, first_divergence, inner_loop
 from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores, is_regression
 from metatransfer.functional.prototypes import (
     class_prototypes,
@@ -30,6 +30,7 @@ from metatransfer.functional.threads import in_threads
 from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, adam, clip_norm, momentum, sgd
 
 __all__ = [
+    "Adaptation",
     "BatchNormPolicy",
     "Batching",
     "Params",

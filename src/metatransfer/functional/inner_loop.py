@@ -164,6 +164,18 @@ class _Step:
         return dict(zip(point, found, strict=True))
 
 
+class Adaptation(NamedTuple):
+    """What the inner loop of ``T`` tasks led to.
+
+    Attributes:
+        steps: the parameters after the last step alone, or the start and those after each step; each ``(T, *shape)``.
+        state: what the update rule remembers after the last step, its tensors ``(T, *shape)``.
+    """
+
+    steps: list[Params]
+    state: State
+
+
 def adapt_tasks(
     forward: Network,
     params: Params,
@@ -182,7 +194,7 @@ def adapt_tasks(
     trajectory: bool = False,
     batching: Batching = "loop",
     chunk_size: int | None = None,
-) -> list[Params]:
+) -> Adaptation:
     r"""Adapts ``params`` to each of ``T`` tasks; the formula is that of :func:`inner_loop`.
 
     Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no graph to differentiate.
@@ -209,7 +221,7 @@ def adapt_tasks(
 
     Returns:
         The adapted parameters, each ``(T, *shape)``, as a list of one; with ``trajectory`` a list of ``steps + 1``, the
-        start first.
+        start first. Besides it the last state of the update rule.
 
     Raises:
         UserError: nothing to adapt, or nothing that adapts reaches the loss.
@@ -220,7 +232,7 @@ def adapt_tasks(
     second_order = differentiable and not first_order
     step_of = _Step(forward, loss, as_rule(update), clip, fixed_at, second_order, stacked=batching == "vmap")
 
-    def adapt(batch: _Tasks) -> list[Params]:
+    def adapt(batch: _Tasks) -> Adaptation:
         start = params
         if step_of.stacked:
             start = {name: value.expand(len(batch.x), *value.shape) for name, value in params.items()}
@@ -237,7 +249,7 @@ def adapt_tasks(
             else:
                 current, state = step_of(*arguments)
             seen = [*seen, current] if trajectory else [current]
-        return seen
+        return Adaptation(seen, state)
 
     with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         params, own, support_x, support_y = pytree.tree_map(_ordinary, (params, own, support_x, support_y))

@@ -88,7 +88,13 @@ def momentum(lr: Rates, decay: Rates = 0.9) -> UpdateRule:
     return UpdateRule(start=_zeros, update=update)
 
 
-def adam(lr: Rates, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> UpdateRule:
+def adam(
+    lr: Rates,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    squares: Params | None = None,
+    taken: float | Tensor = 0,
+) -> UpdateRule:
     r"""Adam (Kingma, Ba 2015, 1412.6980), differentiable; Reptile's inner rule with :math:`\beta_1=0`.
 
     .. math:: m \leftarrow \beta_1 m + (1-\beta_1) g,\quad v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
@@ -100,22 +106,28 @@ def adam(lr: Rates, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
         lr: the rate :math:`\alpha`, as in :func:`sgd`.
         betas: :math:`\beta_1,\beta_2`.
         eps: :math:`\epsilon`.
+        squares: second moments :math:`v` to start from, by name; zeros where left out.
+        taken: in how many steps they came about.
     """
     first, second = betas
 
     def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
-        means, squares, moved = {}, {}, {}
+        means, seconds, moved = {}, {}, {}
         for name, value in params.items():
             gradient = gradients[name]
             means[name] = first * state[0][name] + (1 - first) * gradient
-            squares[name] = second * state[1][name] + (1 - second) * gradient.square()
-            variance = squares[name] / (1 - second ** (step + 1))
+            seconds[name] = second * state[1][name] + (1 - second) * gradient.square()
+            variance = seconds[name] / (1 - second ** (taken + step + 1))
             zero = variance == 0
             root = torch.where(zero, 1.0, variance).sqrt().masked_fill(zero, 0.0)
             moved[name] = value - rate_of(lr, name, step) * (means[name] / (1 - first ** (step + 1))) / (root + eps)
-        return moved, (means, squares)
+        return moved, (means, seconds)
 
-    return UpdateRule(start=lambda params: (_zeros(params), _zeros(params)), update=update)
+    def start(params: Params) -> State:
+        zeros = _zeros(params)
+        return zeros, zeros if squares is None else {name: squares[name] for name in params}
+
+    return UpdateRule(start=start, update=update)
 
 
 def _zeros(params: Params) -> Params:

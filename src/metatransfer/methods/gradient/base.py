@@ -26,7 +26,7 @@ from metatransfer.functional.compiled import CompiledLoss
 from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence
 from metatransfer.functional.losses import episode_loss, episode_scores, mask_absent_classes
 from metatransfer.functional.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
-from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, sgd
+from metatransfer.functional.update_rules import Params, PlainRule, State, UpdateRule, sgd
 from metatransfer.methods.base import EpisodicModule
 
 
@@ -37,11 +37,13 @@ class AdaptedTasks(NamedTuple):
         params: adapted parameters by name, each ``(T, *shape)``.
         support_x: ``(T, S, *shape)``; under ``batch_norm="support"`` the queries are normalised by its statistics.
         steps: how many steps were taken.
+        memory: what the update rule remembers after the last step.
     """
 
     params: Params
     support_x: Tensor
     steps: int
+    memory: State = ()
 
 
 class InnerLoopModule(EpisodicModule[AdaptedTasks]):
@@ -189,7 +191,7 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         self, support_x: Tensor, support_y: Tensor, trajectory: bool, rows: Tensor | None = None
     ) -> list[AdaptedTasks]:
         steps = self.train_inner_steps if self.training else self.inner_steps
-        found = adapt_tasks(
+        found, memory = adapt_tasks(
             self._forward(support_x), self.adapted_parameters(), support_x, support_y,
             steps=steps, update=self.update_rule(), task_params=self.task_parameters(support_x, support_y),
             first_order=self.takes_constants(), clip=self.max_inner_norm, fixed_at=self.parameters_at, rows=rows,
@@ -197,7 +199,8 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
             batching=self._batching(support_x), chunk_size=self.chunk_size,
         )  # fmt: skip
         first = steps + 1 - len(found)
-        return [AdaptedTasks(params, support_x, first + index) for index, params in enumerate(found)]
+        tasks = [AdaptedTasks(params, support_x, first + index) for index, params in enumerate(found)]
+        return [*tasks[:-1], tasks[-1]._replace(memory=memory)]
 
     def predict_tasks(self, state: AdaptedTasks, query_x: Tensor) -> Tensor:
         """Outputs of the adapted networks."""

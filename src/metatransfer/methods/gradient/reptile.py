@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_positive
 from metatransfer.functional.batching import Batching, known_gradients
 from metatransfer.functional.inner_loop import all_finite
 from metatransfer.functional.stateless import BatchNormPolicy
-from metatransfer.functional.update_rules import PlainRule, UpdateRule, adam
+from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, adam
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.nn import Backbone, Head, LinearHead
 
@@ -32,8 +32,9 @@ class ReptileModule(MAMLModule):
     outer step :math:`\epsilon`, which the paper lowers from 1 to 0 (``SGD`` at ``lr: 1``, ``LinearLR`` from 1 to 0).
     The loss that is shown is that of the queries after adaptation.
 
-    The paper keeps Adam's second moments from task to task; here each task starts afresh. In evaluation a step takes
-    the whole support set.
+    Adam's second moments are kept from task to task, as in the authors' code: each task starts from those that the
+    training tasks before it left, averaged over the meta-batch, and evaluation starts from the last ones. They are
+    buffers and part of the checkpoint. In evaluation a step takes the whole support set.
 
     Args:
         backbone: features.
@@ -42,7 +43,10 @@ class ReptileModule(MAMLModule):
         inner_steps: gradient steps on a support set in evaluation; the paper takes 50.
         inner_lr: their rate.
         train_inner_steps: steps in training; the paper takes 5 to 12. Those of evaluation where left out.
+        train_inner_lr: rate in training, where it differs from ``inner_lr``.
         inner_batch_size: samples of an inner step in training, drawn at random; all of the task where left out.
+        keep_moments: start each task from the second moments that earlier ones left; otherwise every task starts
+            afresh, with first steps that all have the length ``inner_lr`` in each weight.
         batch_norm: as in :class:`MAMLModule`.
         batching: as in :class:`MAMLModule`.
         chunk_size: as in :class:`MAMLModule`.
@@ -62,7 +66,9 @@ class ReptileModule(MAMLModule):
         inner_steps: int = 50,
         inner_lr: float = 0.001,
         train_inner_steps: int | None = 5,
+        train_inner_lr: float | None = None,
         inner_batch_size: int | None = 10,
+        keep_moments: bool = True,
         batch_norm: BatchNormPolicy = "transductive",
         batching: Literal["auto"] | Batching = "auto",
         chunk_size: int | None = None,
@@ -71,15 +77,17 @@ class ReptileModule(MAMLModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, True, batch_norm, batching,
-            chunk_size, False, False, max_inner_norm, optimizer, lr_scheduler,
+            backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, train_inner_lr, True, batch_norm,
+            batching, chunk_size, False, False, max_inner_norm, optimizer, lr_scheduler,
         )  # fmt: skip
         check_positive(inner_batch_size=inner_batch_size)
-        self.inner_batch_size = inner_batch_size
+        self.inner_batch_size, self.keep_moments = inner_batch_size, keep_moments
+        self.moments = _Moments(dict(self.network.named_parameters())) if keep_moments else None
 
     def update_rule(self) -> UpdateRule | PlainRule:
         """Adam without momentum."""
-        return adam(self.train_inner_lr if self.training else self.inner_lr, betas=(0.0, 0.999))
+        kept = {} if self.moments is None else {"squares": self.moments(), "taken": self.moments.taken}
+        return adam(self.train_inner_lr if self.training else self.inner_lr, betas=(0.0, 0.999), **kept)
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """The query loss after adaptation, whose gradient is declared to be where the tasks lead away from."""
@@ -94,6 +102,8 @@ class ReptileModule(MAMLModule):
                 self._report_divergence(x, y, rows)
             loss, outputs = self.outer_loss([state], episode)
             away = [value - state.params[name].mean(0) for name, value in start.items()]
+            if self.moments is not None:
+                self.moments.keep(state.memory[1], state.steps)
         return known_gradients(loss, away, list(start.values())), outputs
 
     def _draw_rows(self, tasks: int, samples: int) -> Tensor | None:
@@ -106,5 +116,30 @@ class ReptileModule(MAMLModule):
         return order[:, : self.train_inner_steps * size].reshape(tasks, -1, size)
 
     def protocol(self) -> dict[str, Any]:
-        """As of MAML, with the size of a mini-batch."""
-        return super().protocol() | {"inner_batch_size": self.inner_batch_size, "inner_optimizer": "Adam, beta1=0"}
+        """As of MAML, with the size of a mini-batch and the inner optimiser."""
+        return super().protocol() | {
+            "inner_batch_size": self.inner_batch_size,
+            "inner_optimizer": "Adam, beta1=0, second moments " + ("kept" if self.keep_moments else "afresh"),
+        }
+
+
+class _Moments(nn.Module):
+    """Second moments of gradients, by parameter name, and in how many steps they came about."""
+
+    taken: Tensor
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        self.register_buffer("taken", torch.zeros((), dtype=torch.float64))
+        self._keys = {name: name.replace(".", "/") for name in params}
+        for name, key in self._keys.items():
+            self.register_buffer(key, torch.zeros_like(params[name]))
+
+    def forward(self) -> Params:
+        return {name: getattr(self, key) for name, key in self._keys.items()}
+
+    def keep(self, found: Params, steps: int) -> None:
+        """Averages what each task's ``steps`` steps left, ``(T, *shape)``."""
+        for name, value in found.items():
+            getattr(self, self._keys[name]).copy_(value.mean(0))
+        self.taken += steps
