@@ -91,16 +91,47 @@ def episodes_of(batch: MetaBatch) -> list[Episode]:
     return [batch] if isinstance(batch, AnyEpisode) else list(batch)  # type: ignore[list-item, arg-type]
 
 
+class Tokens(NamedTuple):
+    """Texts as numbers of their tokens, padded to the length of the longest of a batch.
+
+    Attributes:
+        ids: ``(N, L)`` int64 numbers of tokens.
+        mask: ``(N, L)`` int64, 1 for a token and 0 for padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+
+Inputs: TypeAlias = Tensor | Tokens
+"""Samples as a network takes them: ``(N, *shape)`` float, or texts."""
+
+
 class LabelledBatch(NamedTuple):
     """Samples with the labels of all classes of a split, for methods that learn from samples rather than from tasks.
 
     Attributes:
-        x: ``(N, *shape)`` float.
-        y: ``(N,)`` int64 labels in ``0 .. C - 1``, each class having the same label all the time.
+        x: ``(N, *shape)`` float; texts as :class:`Tokens`.
+        y: ``(N,)`` int64 labels in ``0 .. C - 1``, each class having the same label all the time; in training also
+            ``(N, C)`` float, mixtures of labels (mixup, cutmix).
+        number: ``(N,)`` int64 number of each sample in its split, for reports; where the data module says so.
     """
 
-    x: Tensor
+    x: Inputs
     y: Tensor
+    number: Tensor | None = None
+
+
+class UnlabelledBatch(NamedTuple):
+    """Samples to be labelled, as ``lightning predict`` serves them to a classifier.
+
+    Attributes:
+        x: as in :class:`LabelledBatch`.
+        files: the ``N`` names under which the answers are written.
+    """
+
+    x: Inputs
+    files: tuple[str, ...]
 
 
 class PredictionTask(NamedTuple):

@@ -204,13 +204,15 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
     Raises:
         UserError: with the offending shapes or labels.
     """
-    shapes = tuple(batch.x.shape), tuple(batch.y.shape)
+    x = batch.x if isinstance(batch.x, Tensor) else batch.x.ids
+    shapes = tuple(x.shape), tuple(batch.y.shape)
     if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
         raise UserError(
             f"the training batch must hold samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
             f"{shapes[1]}."
         )
-    check_float_samples(batch.x, "the training batch's x")
+    if isinstance(batch.x, Tensor):
+        check_float_samples(batch.x, "the training batch's x")
     if batch.y.dtype != torch.int64:
         raise UserError(f"the training batch must have int64 labels, but has {batch.y.dtype}: it needs classes.")
     low, high = int(batch.y.min()), int(batch.y.max())

@@ -10,6 +10,7 @@ from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
+from metatransfer.data.labelled import LabelledDataModule, Split
 from metatransfer.data.learn2learn_episodes import Learn2LearnEpisodes
 from metatransfer.data.omniglot_episodes import OmniglotEpisodes
 from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, TaskSampler
@@ -41,6 +42,7 @@ __all__ = [
     "Glyphs",
     "ImageFolderEpisodes",
     "ImbalancedShots",
+    "LabelledDataModule",
     "Learn2LearnEpisodes",
     "MetaDatasetShape",
     "OmniglotEpisodes",
@@ -51,6 +53,7 @@ __all__ = [
     "ShapedSampler",
     "SinusoidEpisodes",
     "Source",
+    "Split",
     "TableEpisodes",
     "TaskSampler",
     "TaskShape",

@@ -93,7 +93,7 @@ class ClassBatches(LightningDataModule):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, for networks that are to be built for it."""
         first = self.sampler().episodes(np.array([0]), torch.device("cpu"))
-        return tuple(first.x.shape[1:])
+        return tuple(first.x.shape[1:])  # type: ignore[union-attr]  # no texts here
 
     def prepare_data(self) -> None:
         """Lets the data module inside download what it may."""

@@ -37,6 +37,8 @@ class Stream(IntEnum):
     SHAPE = 5
     UNLABELED = 6
     CLASS_BATCHES = 7
+    DIVISION = 8
+    FEW_LABELS = 9
 
 
 class EpisodeIndices(NamedTuple):
