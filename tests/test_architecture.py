@@ -15,7 +15,7 @@ from metatransfer import MethodModule
 
 SOURCE = ROOT / "src" / "metatransfer"
 FILES = sorted(SOURCE.rglob("*.py"))
-GROUND = {"errors", "arguments", "batches", "checks"}
+GROUND = {"errors", "arguments", "batches", "checks", "model_folders"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "functional": GROUND,
@@ -32,8 +32,12 @@ MAY_IMPORT = {
 FREE = {"cli", "__main__", "__init__"}  # the top
 # an optional dependency is imported only in the one file that it serves
 OPTIONAL = {
-    "pyarrow": "table_episodes.py",
-    "learn2learn": "learn2learn_episodes.py",
+    "pyarrow": {"table_episodes.py", "text_files.py"},
+    "learn2learn": {"learn2learn_episodes.py"},
+    "tokenizers": {"text_tokenizers.py"},
+    "transformers": {"huggingface_encoder.py"},
+    "timm": {"timm_backbone.py"},
+    "huggingface_hub": {"timm_backbone.py"},
 }
 REQUIRED = {
     "torch",
@@ -47,6 +51,8 @@ REQUIRED = {
     "PIL",
     "yaml",
     "safetensors",
+    "sklearn",
+    "scipy",
 }
 
 
@@ -82,7 +88,7 @@ def test_imports_follow_the_plan(path):
             assert room(name) in MAY_IMPORT[here], f"{path.relative_to(ROOT)} imports {name}"
         else:
             top = name.split(".")[0]
-            known = top in REQUIRED or top in sys.stdlib_module_names or OPTIONAL.get(top) == path.name
+            known = top in REQUIRED or top in sys.stdlib_module_names or path.name in OPTIONAL.get(top, ())
             assert known, f"{path.relative_to(ROOT)} imports {name}"
 
 

@@ -162,23 +162,28 @@ def check_episode(episode: AnyEpisode, *, num_outputs: int | None = None, where:
         )
 
 
-def check_batch_kind(batch: object, kind: type, method: str) -> None:
+def check_batch_kind(
+    batch: object,
+    kind: type,
+    method: str,
+    remedy: str = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}",
+) -> None:
     """Refuses labelled batches where a method takes episodes, and the other way round.
 
     Args:
         batch: what a loader served; a pair of tensors ``(x, y)`` is a labelled batch too.
         kind: ``Episode`` or ``LabelledBatch``.
         method: who takes it, e.g. ``"MAMLModule learns from"``.
+        remedy: what to do where labelled batches were expected.
 
     Raises:
         UserError: with what to do to the data module.
     """
     parts = batch if isinstance(batch, list | tuple) else ()
-    pair = len(parts) == 2 and all(isinstance(part, Tensor) for part in parts)
+    pair = isinstance(batch, LabelledBatch) or (len(parts) == 2 and all(isinstance(part, Tensor) for part in parts))
     if kind is LabelledBatch and not pair:
         raise UserError(
-            f"{method} labelled batches of all training classes, but the data module serves "
-            f"{_served(batch)}: wrap it, data: {{class_path: ClassBatches, init_args: {{episodes: ...}}}}."
+            f"{method} labelled batches of all training classes, but the data module serves {_served(batch)}: {remedy}."
         )
     tasks = [batch] if isinstance(batch, AnyEpisode) else parts
     if kind is not LabelledBatch and not (tasks and all(isinstance(task, AnyEpisode) for task in tasks)):

@@ -27,7 +27,15 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.utilities import rank_zero_only
 
 import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
-from metatransfer.callbacks import BestCheckpoint, EpisodeFigures, FinishBatch, PredictionWriter, Report, StartChecks
+from metatransfer.callbacks import (
+    BestCheckpoint,
+    ClassifierFigures,
+    EpisodeFigures,
+    FinishBatch,
+    PredictionWriter,
+    Report,
+    StartChecks,
+)
 from metatransfer.callbacks.run_folder import run_folder
 from metatransfer.checks import check_file, check_positive, check_seed, check_writable
 from metatransfer.config_files import check_config, check_config_text
@@ -176,7 +184,7 @@ class MetaTransferCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        wanted = [FinishBatch, Report, EpisodeFigures, PredictionWriter]
+        wanted = [FinishBatch, Report, EpisodeFigures, ClassifierFigures, PredictionWriter]
         extra = [kind() for kind in wanted if not any(isinstance(callback, kind) for callback in given)]
         if not any(isinstance(callback, StartChecks) for callback in given):
             given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for

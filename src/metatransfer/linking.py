@@ -33,6 +33,8 @@ def follow_data(model: Namespace, data: Namespace) -> None:
     network = backbone.get("init_args") if isinstance(backbone, Namespace) else None
     if not isinstance(network, Namespace):
         return
+    if "vocabulary_size" in network and network.vocabulary_size is None and _has(data, "vocabulary_size"):
+        network.vocabulary_size = ask().vocabulary_size
     wanted = [name for name in ("in_channels", "image_size", "in_shape") if name in network and network[name] is None]
     if not wanted or not _has(data, "sample_shape"):
         return

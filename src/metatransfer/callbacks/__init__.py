@@ -1,10 +1,21 @@
 """Lightning callbacks: checkpoints with their protocol, the report, pictures, predictions."""
 
 from metatransfer.callbacks.checkpoint import BestCheckpoint
+from metatransfer.callbacks.classifier_figures import ClassifierFigures
 from metatransfer.callbacks.figures import EpisodeFigures
 from metatransfer.callbacks.interrupt import FinishBatch
 from metatransfer.callbacks.predictions import PredictionWriter
 from metatransfer.callbacks.report import Report
 from metatransfer.callbacks.start_checks import StartChecks
+from metatransfer.callbacks.transfer_gain import TransferGain
 
-__all__ = ["BestCheckpoint", "EpisodeFigures", "FinishBatch", "PredictionWriter", "Report", "StartChecks"]
+__all__ = [
+    "BestCheckpoint",
+    "ClassifierFigures",
+    "EpisodeFigures",
+    "FinishBatch",
+    "PredictionWriter",
+    "Report",
+    "StartChecks",
+    "TransferGain",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -107,21 +108,28 @@ class EpisodeFigures(Callback):
                 {label: float(numbers[name]["value"] or 0.0) for label, numbers in report.measured.items()},
                 name,
             )
-        self._publish(trainer, figures)
+        publish_figures(trainer, figures)
 
-    def _publish(self, trainer: Trainer, figures: dict[str, Any]) -> None:
-        from PIL import Image
 
-        from metatransfer.callbacks import drawing
+def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
+    """Writes figures into the run's folder and to TensorBoard.
 
-        folder = run_folder(trainer) / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            pixels = drawing.to_pixels(figure)
-            Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+    Args:
+        trainer: the run.
+        figures: by name.
+    """
+    from PIL import Image
+
+    from metatransfer.callbacks import drawing
+
+    folder = run_folder(trainer) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        pixels = drawing.to_pixels(figure)
+        Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
 
 
 def _regression_figure(module: EpisodicModule[Any], episode: AnyEpisode, tasks: int = 3, points: int = 200) -> Figure:

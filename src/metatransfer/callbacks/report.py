@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
-from metatransfer.batches import MetaBatch, episodes_of
+from metatransfer.batches import Episode, LabelledBatch, MetaBatch, episodes_of
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, short_path, write_atomically
 from metatransfer.callbacks.table import print_report
 from metatransfer.functional.losses import episode_scores, is_regression
@@ -101,15 +102,15 @@ class Report(Callback):
     def _testing(trainer: Trainer) -> bool:
         return trainer.state.fn == TrainerFn.TESTING
 
-    def _measure(self, batch: MetaBatch, source: int = 0) -> None:
+    def _measure(self, batch: MetaBatch | LabelledBatch, source: int = 0) -> None:
         for baseline, means in self._running.values():
             # the mean over all episodes, and over those of one of several test sources
             concerned = [mean for place, mean in enumerate(means.values()) if place in (0, source + 1)]
-            for episode in episodes_of(batch):
-                scores = episode_scores(baseline(episode), episode.query_y)
+            for part in _parts_of(batch):
+                scores, targets = _scores(baseline(part), part)
                 for mean in concerned:
                     mean.update(scores)
-                self._score_name = "mse" if is_regression(episode.query_y) else "accuracy"
+                self._score_name = "mse" if is_regression(targets) else "accuracy"
 
     def _finish(self) -> None:
         for name, (_, means) in self._running.items():
@@ -197,14 +198,15 @@ class Report(Callback):
             return
         stage = STAGES[trainer.state.fn]  # type: ignore[index]
         numbers = dict(numbers)
-        measured = numbers.pop("episodes", {}).get("value")
+        counted = {name: numbers.pop(name, {}).get("value") for name in ("episodes", "samples")}
         numbers = {name: value for name, value in numbers.items() if not name.endswith("/episodes")}
         trained = getattr(module, "trained_protocol", None)
         if stage != "fit" and not trained:
             card.pop("selection", None)  # weights that nothing has chosen
         results: dict[str, Any] = {
             "stage": stage,
-            "episodes": int(measured) if measured is not None else None,
+            "episodes": None if counted["episodes"] is None else int(counted["episodes"]),
+            "samples": None if counted["samples"] is None else int(counted["samples"]),
             "metrics": numbers,
             "baselines": self.measured,
             "protocol": card,
@@ -224,6 +226,17 @@ class Report(Callback):
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder)
+
+
+def _parts_of(batch: Any) -> list[Any]:  # noqa: ANN401
+    return [batch] if isinstance(batch, LabelledBatch) else episodes_of(batch)
+
+
+def _scores(outputs: Tensor, part: Episode | LabelledBatch) -> tuple[Tensor, Tensor]:
+    """Scores of the tasks of an episode, or of single samples, and what they are scored against."""
+    if isinstance(part, LabelledBatch):
+        return episode_scores(outputs.unsqueeze(1), part.y.unsqueeze(1)), part.y
+    return episode_scores(outputs, part.query_y), part.query_y
 
 
 def machine(device: torch.device) -> dict[str, Any]:

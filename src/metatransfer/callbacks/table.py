@@ -24,7 +24,7 @@ def with_interval(name: str, number: dict[str, float | None]) -> str:
     value, half_width = number["value"], number.get("ci95")
     if value is None:
         return "not a number"
-    percent = name.rpartition("/")[2] in ("accuracy", "calibration_error")
+    percent = name.rpartition("/")[2] in ("accuracy", "calibration_error", "macro_f1")
     scale, unit, digits = (100.0, " %", 2) if percent else (1.0, "", 4)
     interval = f" ± {scale * half_width:.{digits}f}" if half_width is not None else ""
     return f"{scale * value:.{digits}f}{interval}{unit}"
@@ -37,6 +37,13 @@ def _episode_line(shape: dict[str, Any]) -> str:
     if "num_ways" not in shape:
         return f"{shape['num_shots']} shots, {shape['num_queries']} queries"
     return f"{shape['num_ways']}-way {shape['num_shots']}-shot, {shape['num_queries']} queries per class"
+
+
+def _samples_line(samples: int, split: str, data: dict[str, Any]) -> str:
+    seen = data.get("train_batches", {})
+    labels = seen.get("labels_per_class")
+    learned = f"{labels} labels per class" if labels else f"{seen.get('samples', 'its')} samples"
+    return f"{samples} {split}, {data.get('classes', 'its')} classes, trained on {learned}"
 
 
 def _protocol_line(card: dict[str, Any]) -> str:
@@ -65,16 +72,22 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     table = Table(title=f"{method['name']} on {data.get('data', 'its data')}: {stage}", show_header=False, min_width=60)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    unit = "samples" if results.get("samples") is not None else "episodes"
+    if results.get("samples") is not None:
+        table.add_row("samples", _samples_line(results["samples"], split, data))
     if "eval_episode" in data:
         table.add_row("episodes", f"{results['episodes'] or 'no'} {split}, {_episode_line(data['eval_episode'])}")
     for name, source in data.get("test", {}).items() if stage == "test" else ():
         table.add_row(f"test on {name}", f"{source['data']}, {_episode_line(source['eval_episode'])}")
     for name, number in results["metrics"].items():
-        note = "  (chosen on these episodes)" if stage == "fit" and name == results["selected"] else ""
+        note = f"  (chosen on these {unit})" if stage == "fit" and name == results["selected"] else ""
         table.add_row(name.replace("_", " "), with_interval(name, number) + note)
     for baseline, numbers in results["baselines"].items():
         for name, number in numbers.items():
-            table.add_row(f"{baseline}", f"{with_interval(name, number)}  ({name}, same episodes)")
+            table.add_row(
+                f"{baseline}",
+                f"{with_interval(name, number)}  ({name}, same {unit})",
+            )
     table.add_row("protocol", _protocol_line(results.get("trained_under", card)))
     skipped = {name: count for name, count in results.get("skipped", {}).items() if count}
     if skipped:

@@ -1,14 +1,18 @@
 """Sources (where samples come from), samplers (which samples) and data modules (how they are served)."""
 
+from metatransfer.data.array_data import ArrayDataModule
 from metatransfer.data.array_episodes import ArrayEpisodes
 from metatransfer.data.augment import Augmentation, RandomAffine, TorchvisionTransforms
 from metatransfer.data.cifar_few_shot_episodes import CIFARFewShotEpisodes
 from metatransfer.data.class_batches import ClassBatches
 from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
+from metatransfer.data.digits_data import DigitsDataModule
 from metatransfer.data.episode_files import SavedEpisodes, save_episodes
 from metatransfer.data.episodic import EpisodicDataModule
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
+from metatransfer.data.image_csv_data import ImageCSVDataModule
+from metatransfer.data.image_folder_data import ImageFolderDataModule
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
 from metatransfer.data.labelled import LabelledDataModule, Split
 from metatransfer.data.learn2learn_episodes import Learn2LearnEpisodes
@@ -26,13 +30,16 @@ from metatransfer.data.shapes import (
 from metatransfer.data.sinusoid_episodes import SinusoidEpisodes
 from metatransfer.data.sources import RotatedClasses, Source, TensorSource
 from metatransfer.data.table_episodes import TableEpisodes
+from metatransfer.data.text_data import TextDataModule
 
 __all__ = [
+    "ArrayDataModule",
     "ArrayEpisodes",
     "Augmentation",
     "CIFARFewShotEpisodes",
     "ClassBatches",
     "CrossDomainEpisodes",
+    "DigitsDataModule",
     "EpisodeIndices",
     "EpisodeSampler",
     "EpisodeSize",
@@ -40,6 +47,8 @@ __all__ = [
     "FixedShape",
     "GlyphEpisodes",
     "Glyphs",
+    "ImageCSVDataModule",
+    "ImageFolderDataModule",
     "ImageFolderEpisodes",
     "ImbalancedShots",
     "LabelledDataModule",
@@ -58,6 +67,7 @@ __all__ = [
     "TaskSampler",
     "TaskShape",
     "TensorSource",
+    "TextDataModule",
     "TorchvisionTransforms",
     "glyph_from_image",
     "load_glyphs",

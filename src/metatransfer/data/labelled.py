@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metatransfer.batches import Inputs, LabelledBatch, UnlabelledBatch
-from metatransfer.checks import check_choice, check_positive, check_seed
+from metatransfer.checks import check_choice, check_positive, check_seed, did_you_mean
 from metatransfer.data.augment import Augmentation, apply_transforms, check_deterministic
 from metatransfer.data.loaders import EpisodeLoader, training_position
 from metatransfer.data.samplers import SPLITS, Stream, TaskSampler
@@ -130,7 +132,9 @@ class LabelledDataModule(LightningDataModule, ABC):
         self.augmentation, self.mix = augmentation, mix
         self.transform = list(transform or ())
         self.num_workers = num_workers
+        self._parts: dict[str, Source] | None = None
         self._splits: dict[str, Split] | None = None
+        self._to_label: tuple[Source, tuple[str, ...]] | None = None
 
     # ---- what a subclass says
 
@@ -168,7 +172,8 @@ class LabelledDataModule(LightningDataModule, ABC):
     def splits(self) -> dict[str, Split]:
         """The splits, divided when first asked for."""
         if self._splits is None:
-            self._splits = self._divided(dict(self.parts()))
+            self._parts = self._parts or dict(self.parts())
+            self._splits = self._divided(self._parts)
         return self._splits
 
     def split(self, name: str) -> Split:
@@ -189,6 +194,38 @@ class LabelledDataModule(LightningDataModule, ABC):
                 f"{', '.join(self.splits)}; add it, or give all samples undivided."
             )
         return self.splits[name]
+
+    def content_key(self, split: str) -> str:
+        """Names the samples of a split as a network sees them: equal for equal samples, order and transform.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            Hexadecimal digits.
+        """
+        chosen = self.split(split)
+        digest = hashlib.sha256(chosen.source.fingerprint().encode())
+        digest.update(chosen.indices.astype("<i8").tobytes())
+        for part in self.transform:
+            digest.update(repr(part).encode())
+            for name, value in part.state_dict().items():
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def reseeded(self, seed: int) -> Self:
+        """The same data under another seed: another division, other labels, another order.
+
+        Args:
+            seed: which.
+
+        Returns:
+            A copy that shares the samples.
+        """
+        self._parts = self._parts or dict(self.parts())
+        twin = copy.copy(self)
+        twin.seed, twin._splits, twin.trainer = seed, None, None
+        return twin
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -211,11 +248,13 @@ class LabelledDataModule(LightningDataModule, ABC):
         return tuple(first.x.shape[1:]) if isinstance(first.x, Tensor) else ()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the splits that a stage needs.
+        """Opens what a stage needs.
 
         Args:
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all splits.
         """
+        if stage == "predict":
+            self._to_label = self.unlabelled()
         for name in _STAGE_SPLITS.get(stage, ()):
             if name in self.splits or stage is not None:
                 self.split(name)
@@ -306,7 +345,7 @@ class LabelledDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> UnlabelledLoader:
         """What is to be labelled, in batches."""
-        source, names = self.unlabelled()
+        source, names = self._to_label or self.unlabelled()
         transform = partial(apply_transforms, self.transform) if self.transform else None
         return UnlabelledLoader(source, names, self.eval_batch_size, transform)
 
@@ -421,6 +460,8 @@ class LabelledSampler(TaskSampler):
         epoch = int(indices[0]) // len(self)
         numbers = self.order(epoch)[indices - epoch * len(self)]
         x = self.split.read(numbers, device)
+        if not isinstance(x, Tensor):
+            self._check_texts(augmentation)
         y = torch.from_numpy(self.split.labels[numbers]).to(device, non_blocking=True)
         if isinstance(x, Tensor):
             if augmentation is not None:
@@ -432,12 +473,32 @@ class LabelledSampler(TaskSampler):
         return LabelledBatch(x, y, torch.from_numpy(numbers).to(device, non_blocking=True))
 
     def _mixed(self, x: Tensor, y: Tensor, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The batch through ``mix``, whose random numbers follow from the place of the batch."""
+        """The batch through ``mix``, whose random numbers follow from the place of the batch.
+
+        Raises:
+            UserError: it fails.
+        """
         seed = int(random_words(self._key(indices[:1], 3), 1)[0, 0] >> np.uint64(1))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            mixed: tuple[Tensor, Tensor] = self.mix(x, nn.functional.one_hot(y, self.num_classes).to(x.dtype))  # type: ignore[misc]
+            try:
+                mixed: tuple[Tensor, Tensor] = self.mix(x, nn.functional.one_hot(y, self.num_classes).to(x.dtype))  # type: ignore[misc]
+            except Exception as error:  # whatever torchvision, or a user's own, raises
+                raise UserError(
+                    f"mix, {self.mix}, fails on samples of shape {tuple(x.shape)} ({error}): MixUp and CutMix need "
+                    "images (N, C, H, W); leave it out."
+                ) from error
         return mixed
+
+    def _check_texts(self, augmentation: Augmentation | None) -> None:
+        """Refuses changes that would silently not happen.
+
+        Raises:
+            UserError: an augmentation, a transform or a mix.
+        """
+        for name, given in (("augmentation", augmentation), ("transform", self.transform), ("mix", self.mix)):
+            if given is not None:
+                raise UserError(f"{name} changes samples of numbers, but these are texts: leave it out.")
 
 
 class UnlabelledLoader:
@@ -471,21 +532,26 @@ def _check_classes(parts: Mapping[str, Source], first: str) -> None:
     """Refuses what no classifier can learn.
 
     Raises:
-        UserError: one class only, or classes that the training does not have.
+        UserError: no samples, one class only, or classes that the training does not have.
     """
     base = parts[first]
+    for name, source in parts.items():
+        if not len(source):
+            raise UserError(f"{source.name} has no samples: add some, or leave {name} out.")
     if len(base.class_names) < 2:
         raise UserError(
             f"{base.name} has one class only ('{base.class_names[0]}'): a classifier needs two or more; check the "
             "column or the folders of the labels."
         )
+    known = set(base.class_names)
     for name, source in parts.items():
-        unseen = [one for one in source.class_names if one not in set(base.class_names)]
+        unseen = [one for one in source.class_names if one not in known]
         if unseen:
+            count = f"{len(unseen)} classes" if len(unseen) > 1 else "a class"
             raise UserError(
-                f"{source.name} has {len(unseen)} classes that the training has no sample of ('{unseen[0]}'): a "
-                "classifier cannot know them; add training samples, or take them out of "
-                f"{name}."
+                f"{source.name} has {count} that the training has no sample of ('{unseen[0]}'): a classifier cannot "
+                f"know {'them' if len(unseen) > 1 else 'it'}; add training samples, or take "
+                f"{'them' if len(unseen) > 1 else 'it'} out of {name}{did_you_mean(unseen[0], known)}"
             )
 
 

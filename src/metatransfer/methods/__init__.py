@@ -1,6 +1,19 @@
 """Methods as LightningModules: the bases, and one folder per family."""
 
 from metatransfer.methods.base import EpisodicModule, MethodModule
+from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.features import FrozenFeaturesModule
+from metatransfer.methods.finetune import (
+    L2SP,
+    FineTuneModule,
+    FineTunePolicy,
+    Full,
+    GradualUnfreezing,
+    HeadOnly,
+    LastLayers,
+    LayerwiseLRDecay,
+    LayerwiseTransfer,
+)
 from metatransfer.methods.gradient import (
     ANILModule,
     BOILModule,
@@ -18,11 +31,22 @@ from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.supervised import PretrainModule
 
 __all__ = [
+    "L2SP",
     "ANILModule",
     "BOILModule",
+    "ClassifierModule",
     "EpisodicModule",
     "FOMAMLModule",
+    "FineTuneModule",
+    "FineTunePolicy",
+    "FrozenFeaturesModule",
+    "Full",
+    "GradualUnfreezing",
+    "HeadOnly",
     "InnerLoopModule",
+    "LastLayers",
+    "LayerwiseLRDecay",
+    "LayerwiseTransfer",
     "LearnedOptimizerModule",
     "MAMLModule",
     "MAMLPlusPlusModule",

@@ -34,6 +34,7 @@ from metatransfer.methods.predictor import (
 )
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.metrics import EpisodeMetrics
+from metatransfer.nn.image_backbone import ImageBackbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 
 State = TypeVar("State")
@@ -130,7 +131,10 @@ class MethodModule(LightningModule, ABC):
         """
         # a copy must not take the Trainer, with data and loggers, along
         twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
-        owners = [submodule for submodule in twin.modules() if submodule._parameters]
+        # a network of another library draws all its weights at once
+        wholes = [part for part in twin.modules() if isinstance(part, ImageBackbone)]
+        inside = {id(part) for whole in wholes for part in whole.modules()}
+        owners = [part for part in twin.modules() if part._parameters and id(part) not in inside] + wholes
         if not all(callable(getattr(owner, "reset_parameters", None)) for owner in owners):
             return None
         with torch.random.fork_rng(devices=[]):

@@ -61,7 +61,8 @@ class Conv4(Backbone):
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
         weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
-            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
+            ``.safetensors``, or ``"glyphs"``: pretrained on Glyphs' training scripts, with the default arguments; see
+            :func:`metatransfer.nn.load_weights`.
 
     Raises:
         UserError: images too small for four poolings, or an unknown ``norm``.

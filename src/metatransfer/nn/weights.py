@@ -62,6 +62,10 @@ def no_weight_files() -> Iterator[None]:
         _unread.reset(token)
 
 
+SHIPPED = {"glyphs": Path(__file__).parent / "pretrained" / "conv4_glyphs.safetensors"}
+"""Weights that come with the package, by the word for them: see ``configs/glyphs/pretrain.yaml``."""
+
+
 def weight_files_are_read() -> bool:
     """Whether networks that are built now take their weights from files."""
     return not _unread.get()
@@ -86,7 +90,8 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
     Args:
         network: changed in place.
         path: a Lightning checkpoint, whose names start with ``backbone.`` (all others are of heads, metrics and the
-            like, and are passed over), a file of a ``state_dict``, or ``.safetensors``, with or without that prefix.
+            like, and are passed over), a file of a ``state_dict``, or ``.safetensors``, with or without that prefix; or
+            ``"glyphs"``, weights that the package ships, of ``Conv4`` with its own arguments.
 
     Returns:
         What was kept, dropped and is new.
@@ -95,7 +100,7 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
         UserError: no such file, nothing that can be read safely, values that are not finite, or weights of another
             architecture: less than half of the network's parameters are among them.
     """
-    file = check_file(path, "weights file")
+    file = SHIPPED.get(str(path)) or check_file(path, "weights file")
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     given = _of_the_network(read_weights(file), own)
     dropped = {name: reason for name, value in given.items() if (reason := _reason(value, own.get(name)))}
@@ -104,7 +109,9 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
     for name, value in kept.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"weights file '{path}': '{name}' holds NaN or infinity: take one of a run that converged.")
-    network.load_state_dict(kept, strict=False)
+    whole = network.state_dict()  # some networks ask for the version that torch notes in it
+    whole.update(kept)
+    network.load_state_dict(whole)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return WeightsReport(file.name, digest, tuple(kept), dropped, tuple(name for name in own if name not in kept))

@@ -1,0 +1,133 @@
+"""Pictures of what a classifier gets right and wrong."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+_LABELLED = 30  # classes up to which names and numbers can be read
+
+
+def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
+    """How often each class (row) is taken for each other (column), as a part of the row.
+
+    Args:
+        confusion: ``(C, C)`` counts.
+        names: of the classes.
+
+    Returns:
+        The figure; with many classes without names and numbers.
+    """
+    counts = confusion.cpu().numpy()
+    parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    few = len(names) <= _LABELLED
+    side = min(12.0, max(4.0, 0.45 * len(names) + 1.5)) if few else 8.0
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label="part of the row", shrink=0.8)
+    axis.set(xlabel="answer", ylabel="class")
+    if few:
+        ticks = range(len(names))
+        short = [textwrap.shorten(name, 22, placeholder="…") for name in names]
+        axis.set_xticks(ticks, short, rotation=45 if max(map(len, short)) > 2 else 0, ha="right")
+        axis.set_yticks(ticks, short)
+        if max(map(len, short)) <= 2:
+            axis.set_xticks(ticks, short, ha="center")
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if parts[row, column] > 0.5 else "black"
+                axis.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+    return figure
+
+
+def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: float) -> Figure:
+    """How often answers of a confidence are right, and how many there are.
+
+    Args:
+        count: ``(bins,)`` answers in each interval of the confidence.
+        right: right ones among them.
+        confidence: sum of their confidences.
+        error: the calibration error, for the title.
+
+    Returns:
+        The figure.
+    """
+    number, good, sure = (part.cpu().numpy() for part in (count, right, confidence))
+    filled = number > 0
+    figure = Figure(figsize=(5.0, 5.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], "--", color="#6d4c41", label="perfectly calibrated")
+    upper.plot(sure[filled] / number[filled], good[filled] / number[filled], "o-", color="#1565c0", label="this method")
+    upper.set(ylabel="part of right answers", ylim=(0, 1.02), title=f"calibration error {100 * error:.1f} %")
+    upper.legend(loc="lower right", fontsize=8)
+    upper.grid(alpha=0.3)
+    edges = np.linspace(0, 1, len(number) + 1)
+    lower.bar(edges[:-1], number, width=np.diff(edges), align="edge", color="#1565c0", alpha=0.6, edgecolor="white")
+    lower.set(xlabel="confidence", ylabel="answers", xlim=(0, 1))
+    lower.grid(alpha=0.3)
+    return figure
+
+
+def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) -> Figure:
+    """The most confident mistakes: pictures side by side, or sentences one below the other.
+
+    Args:
+        samples: sentences, or pictures ``(C, H, W)`` in [0, 1].
+        captions: what each was taken for.
+
+    Returns:
+        The figure.
+    """
+    if samples and isinstance(samples[0], str):
+        figure = Figure(figsize=(9.0, 0.62 * len(samples) + 0.3), layout="constrained")
+        axis = figure.subplots()
+        axis.axis("off")
+        axis.set(xlim=(0, 1), ylim=(len(samples), 0))
+        for row, (sample, caption) in enumerate(zip(samples, captions, strict=True)):
+            text = textwrap.shorten(str(sample), 110, placeholder=" …").replace("$", r"\$")
+            axis.text(0, row + 0.35, text, fontsize=9)
+            axis.text(0.02, row + 0.72, caption.replace("$", r"\$"), fontsize=8, color="#c62828")
+        return figure
+    columns = min(6, max(1, len(samples)))
+    rows = -(-len(samples) // columns) or 1
+    figure = Figure(figsize=(1.8 * columns, 2.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, sample, caption in zip(axes, samples, captions, strict=False):
+        pixels = sample.permute(1, 2, 0).clamp(0, 1).cpu().numpy()  # type: ignore[union-attr]
+        axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+        axis.set_title(textwrap.fill(caption, 24), fontsize=7, color="#c62828")
+    return figure
+
+
+def gain_figure(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Scores of several ways to train, seed by seed, with the mean of each.
+
+    Args:
+        scores: by what was trained, one for each seed, in percent.
+        title: of the figure.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(1.2 + 1.5 * len(scores), 4.0), layout="constrained")
+    axis = figure.subplots()
+    values = np.array(list(scores.values()))
+    places = np.arange(len(scores))
+    for seed in range(values.shape[1]):
+        axis.plot(places, values[:, seed], "o-", color="#90a4ae", markersize=4, linewidth=0.8)
+    axis.plot(
+        places, values.mean(1), "_", color="#c62828", markersize=34, markeredgewidth=2.5, label="mean of the seeds"
+    )
+    axis.set_xticks(places, [textwrap.fill(name, 16) for name in scores])
+    axis.set(ylabel="accuracy, %", title=textwrap.fill(title, 44), xlim=(-0.5, len(scores) - 0.5))
+    axis.title.set_fontsize(9)
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize=8)
+    return figure

@@ -1,0 +1,242 @@
+"""What transfer is worth: the method against its twin that starts from scratch, over several seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from rich.console import Console
+
+from metatransfer.callbacks.figures import publish_figures
+from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.checks import check_choice, check_positive
+from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_scores
+from metatransfer.methods.finetune import FineTuneModule
+
+TRANSFER, SCRATCH = "transfer", "from scratch"
+
+
+class Interval(NamedTuple):
+    """A mean over seeds.
+
+    Attributes:
+        values: one for each seed.
+        mean: of them.
+        ci95: half-width of its 95% interval by Student's t; ``None`` for one seed.
+    """
+
+    values: list[float]
+    mean: float
+    ci95: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Mean and interval of values."""
+        from scipy.stats import t  # a second to import, which other runs need not pay
+
+        number = len(values)
+        mean = sum(values) / number
+        if number < 2:
+            return cls(list(values), mean, None)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (number - 1))
+        return cls(list(values), mean, float(t.ppf(0.975, number - 1)) * spread / math.sqrt(number))
+
+    def __str__(self) -> str:
+        interval = f" ± {100 * self.ci95:.2f}" if self.ci95 is not None else ""
+        return f"{100 * self.mean:.2f}{interval}"
+
+
+class TransferGain(Callback):
+    r"""After a fit of :class:`FineTuneModule`, says what the transfer was worth, as a number with an interval.
+
+    For each of several seeds the method is trained again, and with the same budget a twin of the same architecture that
+    starts from random weights and trains all of them; both see the same samples and are tested with their last weights,
+    which nothing has selected. A seed draws the few labels, the order, the head and the twin's weights. The gain is the
+    mean difference of the accuracies; the interval is Student's over the seeds. Beside them stand the baselines that
+    learn from the same samples. It prints one table and writes ``transfer_gain.json`` and a picture.
+
+    Args:
+        seeds: how many, from 0 on.
+        split: ``"test"`` or ``"val"``, on which all are compared.
+
+    Raises:
+        UserError: a number below 1, or another split.
+    """
+
+    def __init__(self, seeds: int = 5, split: Literal["val", "test"] = "test") -> None:
+        check_positive(seeds=seeds)
+        check_choice("split", split, ("val", "test"))
+        self.seeds, self.split = seeds, split
+        self._start: tuple[FineTuneModule, LightningDataModule] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keeps the method as it is before training.
+
+        Raises:
+            UserError: another method, or several processes.
+        """
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, FineTuneModule):
+            raise UserError(
+                f"TransferGain compares a FineTuneModule with its twin from scratch, not a {type(pl_module).__name__}: "
+                "leave the callback out."
+            )
+        if trainer.world_size > 1:
+            raise UserError("TransferGain trains in one process: leave it out here, or set trainer.devices=1.")
+        agree_on_run_folder(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        pl_module.from_scratch(0)  # refuses now what it cannot do after the fit
+        self._start = pl_module.restarted(0), data
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Trains over the seeds and reports."""
+        if self._start is None or trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
+            return
+        module, data = self._start
+        self._start = None
+        plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+        settings = {
+            "max_epochs": trainer.max_epochs,
+            "max_steps": trainer.max_steps,
+            "accelerator": "gpu" if pl_module.device.type == "cuda" else pl_module.device.type,
+            "precision": trainer.precision,
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "limit_train_batches": trainer.limit_train_batches,
+            "limit_test_batches": trainer.limit_test_batches,
+            "limit_val_batches": trainer.limit_val_batches if plateau or self.split == "val" else 0,
+        }
+        scores = measure_gain(module, data, seeds=range(self.seeds), split=self.split, settings=settings)
+        self._publish(trainer, scores)
+
+    def _publish(self, trainer: Trainer, scores: dict[str, list[float]]) -> None:
+        from metatransfer.callbacks.classifier_drawing import gain_figure
+
+        found = {name: Interval.of(values) for name, values in scores.items()}
+        gain = gain_of(scores)
+        sentence = verdict(gain)
+        content = {
+            "split": self.split,
+            "seeds": self.seeds,
+            "epochs": trainer.current_epoch,
+            "weights": "the last ones, unselected",
+            "interval": "95 %, Student's t over the seeds",
+            "accuracy": {name: interval._asdict() for name, interval in found.items()},
+            "gain": gain._asdict(),
+            "verdict": sentence,
+        }
+        path = run_folder(trainer) / "transfer_gain.json"
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        percent = {name: [100 * value for value in values] for name, values in scores.items()}
+        publish_figures(trainer, {"transfer_gain": gain_figure(percent, sentence)})
+        console = Console(width=160)
+        for name, interval in found.items():
+            console.print(f"{name}: {interval} % ({self.split} accuracy, {self.seeds} seeds)", highlight=False)
+        console.print(sentence, highlight=False)
+
+
+def gain_of(scores: dict[str, list[float]]) -> Interval:
+    """The gain of transfer, seed by seed.
+
+    Args:
+        scores: from :func:`measure_gain`.
+
+    Returns:
+        Its mean and interval.
+    """
+    return Interval.of([one - other for one, other in zip(scores[TRANSFER], scores[SCRATCH], strict=True)])
+
+
+def verdict(gain: Interval) -> str:
+    """The gain in words.
+
+    Args:
+        gain: of the accuracies, seed by seed.
+
+    Returns:
+        One sentence.
+    """
+    text = f"{100 * abs(gain.mean):.2f}" + (f" ± {100 * gain.ci95:.2f}" if gain.ci95 is not None else "")
+    number = len(gain.values)
+    if gain.ci95 is None:
+        return f"Transfer {'gains' if gain.mean >= 0 else 'loses'} {text} points of accuracy, in one seed only."
+    if abs(gain.mean) <= gain.ci95:
+        sign = "" if gain.mean >= 0 else "-"
+        return f"Transfer makes no difference that {number} seeds could tell: {sign}{text} points of accuracy."
+    if gain.mean > 0:
+        return f"Transfer gains {text} points of accuracy over training from scratch ({number} seeds)."
+    return f"Transfer HURTS: it loses {text} points of accuracy against training from scratch ({number} seeds)."
+
+
+def measure_gain(
+    module: FineTuneModule,
+    data: LightningDataModule,
+    *,
+    seeds: Sequence[int],
+    split: Literal["val", "test"] = "test",
+    settings: dict[str, Any],
+) -> dict[str, list[float]]:
+    """Trains a method and its twin from scratch over several seeds.
+
+    Args:
+        module: as it is before training; left as it is.
+        data: with ``reseeded(seed)`` it draws other labels for every seed, else all seeds see the same.
+        seeds: of labels, order, head and the twin's weights.
+        split: on which they are compared.
+        settings: arguments of the Trainer: the budget.
+
+    Returns:
+        Accuracies by what was trained, one for each seed; also those of the baselines.
+    """
+    scores: dict[str, list[float]] = {TRANSFER: [], SCRATCH: []}
+    with torch.random.fork_rng(devices=[]), _quiet():
+        for seed in seeds:
+            reseeded = data.reseeded(seed) if hasattr(data, "reseeded") else data
+            for name in (TRANSFER, SCRATCH):
+                seed_everything(seed, verbose=False)
+                learner = module.restarted(seed) if name == TRANSFER else module.from_scratch(seed)
+                trainer = Trainer(
+                    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                    num_sanity_val_steps=0, devices=1, **settings,
+                )  # fmt: skip
+                trainer.fit(learner, datamodule=reseeded)
+                evaluate = trainer.test if split == "test" else trainer.validate
+                numbers = evaluate(learner, datamodule=reseeded, verbose=False)[0]
+                scores[name].append(float(numbers[f"{split}/accuracy"]))
+            for name, value in _baselines(learner, trainer, split).items():
+                scores.setdefault(name, []).append(value)
+    return scores
+
+
+def _baselines(module: FineTuneModule, trainer: Trainer, split: str) -> dict[str, float]:
+    loader = getattr(trainer.datamodule, f"{split}_dataloader")()  # type: ignore[attr-defined]
+    found = {}
+    for name, baseline in module.baselines().items():
+        right = [episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1)) for batch in loader]
+        found[name] = float(torch.cat(right).mean())
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No talk of Trainers that the user did not start."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

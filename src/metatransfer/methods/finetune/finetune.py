@@ -1,0 +1,322 @@
+"""Fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from metatransfer.batches import Inputs, LabelledBatch
+from metatransfer.checks import check_choice
+from metatransfer.errors import UserError
+from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.finetune.policies import FineTunePolicy, Full, reinitialise
+from metatransfer.nn import Backbone, Head, LinearHead
+from metatransfer.nn.layers import Layer, layers_of
+
+ClassWeight = Literal["none", "balanced"]
+Interval = Literal["epoch", "step"]
+
+
+class FineTuneModule(ClassifierModule):
+    r"""Trains a new head on a network that knows something already, and the network with it as far as a policy lets it.
+
+    .. math:: \min_{w, h}\ \frac1N\sum_i \mathcal L\bigl(h(f_w(x_i)), y_i\bigr) + \Omega(w, h)
+
+    The policy says layer by layer what trains from which epoch on, at which rate, and the penalty :math:`\Omega`;
+    several are combined. All parameters are in the optimiser from the first step, so that every scheduler goes on over
+    a change; frozen layers have no gradient, and their BatchNorm and dropout are in evaluation mode. Biases and
+    other parameters of one dimension are kept from weight decay.
+
+    Args:
+        backbone: the network :math:`f_w`; its own argument ``weights`` says what it knows.
+        num_classes: number of classes; on the command line taken from the data.
+        head: makes the output layer :math:`h` from ``(in_features, num_classes)``.
+        policy: what trains, when and how; everything from the start where left out.
+        label_smoothing: probability that is taken from the label and spread over all classes.
+        class_weight: ``"balanced"`` weighs the loss of each class by :math:`N/(C n_c)`, its rarity in training.
+        warmup_fraction: part of the run's steps over which the rates rise from 0, to fall to 0 over the rest,
+            linearly, as BERT is fine-tuned (Devlin et al. 2019, 1810.04805); in the place of ``lr_scheduler``.
+        optimizer: makes the optimiser from groups of parameters.
+        lr_scheduler: makes its scheduler.
+        lr_interval: whether the scheduler is stepped every ``"epoch"`` or every ``"step"``.
+
+    Raises:
+        UserError: an argument out of its range, two schedulers, or a policy that does not fit the network.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        policy: FineTunePolicy | list[FineTunePolicy] | None = None,
+        label_smoothing: float = 0.0,
+        class_weight: ClassWeight = "none",
+        warmup_fraction: float | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Interval = "epoch",
+    ) -> None:
+        super().__init__(num_classes, optimizer, lr_scheduler)
+        for name, value in (("label_smoothing", label_smoothing), ("warmup_fraction", warmup_fraction)):
+            if value is not None and not 0 <= value < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, but is {value}.")
+        check_choice("class_weight", class_weight, get_args(ClassWeight))
+        check_choice("lr_interval", lr_interval, get_args(Interval))
+        if warmup_fraction is not None and lr_scheduler is not None:
+            raise UserError("warmup_fraction and lr_scheduler both set the learning rates: leave one of them out.")
+        self.backbone = backbone
+        self.head = head(backbone.out_features, self.num_classes)
+        self.label_smoothing, self.class_weight = label_smoothing, class_weight
+        self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
+        given = policy if isinstance(policy, list) else [policy or Full()]
+        self.policies = nn.ModuleList(given or [Full()])
+        self.register_buffer("class_weights", None, persistent=False)
+        # in a list, and so no second name of the same modules
+        head_layer = Layer(
+            "head", (self.head,), {f"head.{name}": value for name, value in self.head.named_parameters()}
+        )
+        self.layers = [*layers_of(backbone), head_layer]
+        self._never = {
+            (layer.name, name)
+            for layer in self.layers
+            for name, value in layer.parameters.items()
+            if not value.requires_grad
+        }
+        self._frozen: list[Layer] = []
+        self._phase: tuple[bool, ...] = ()
+        for one in self._policies():
+            one.prepare(self.layers)
+        self.enter_epoch(0)
+
+    def _policies(self) -> list[FineTunePolicy]:
+        return list(self.policies)  # type: ignore[arg-type]
+
+    # ---- what trains
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Freezes and unfreezes what the policies say of an epoch; asked twice, nothing changes.
+
+        Args:
+            epoch: its number, from 0.
+
+        Raises:
+            UserError: nothing is left to train.
+        """
+        phase = tuple(self._trains(place, epoch) for place in range(len(self.layers)))
+        if phase == self._phase:
+            return
+        if not any(trains and self._own(layer) for layer, trains in zip(self.layers, phase, strict=True)):
+            raise UserError(
+                f"the policy {self._policy_text()} freezes everything in epoch {epoch}: nothing would be learned; let "
+                "at least the head train."
+            )
+        self._phase = phase
+        self._frozen = [layer for layer, trains in zip(self.layers, phase, strict=True) if not trains]
+        for layer, trains in zip(self.layers, phase, strict=True):
+            for value in self._own(layer):
+                value.requires_grad_(trains)
+                value.grad = value.grad if trains else None
+        self.train(self.training)
+
+    def _own(self, layer: Layer) -> list[nn.Parameter]:
+        """What of a layer the policies may train: not what was frozen before."""
+        return [value for name, value in layer.parameters.items() if (layer.name, name) not in self._never]
+
+    def _trains(self, place: int, epoch: int) -> bool:
+        return all(policy.trains(place, self.layers, epoch) for policy in self._policies())
+
+    def train(self, mode: bool = True) -> Self:
+        """As of torch, but what is frozen stays in evaluation mode: no dropout there, and no batch statistics."""
+        super().train(mode)
+        for layer in getattr(self, "_frozen", ()):
+            for module in layer.modules:
+                module.eval()
+        return self
+
+    def on_train_start(self) -> None:
+        """As of the base; a run that resumes in the middle of an epoch starts here."""
+        super().on_train_start()
+        self._change(self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Freezes and unfreezes."""
+        self._change(self.current_epoch)
+
+    def _change(self, epoch: int) -> None:
+        before = self._phase
+        self.enter_epoch(epoch)
+        strategy = self.trainer.strategy
+        if self._phase != before and isinstance(strategy, DDPStrategy):
+            # torch's wrapper averages the gradients of what could be trained when it was made
+            strategy.model = strategy.lightning_module
+            strategy.configure_ddp()
+
+    # ---- how it trains
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Logits ``(N, C)`` of samples."""
+        outputs: Tensor = self.head(self.backbone(x))
+        return outputs
+
+    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy, weighted and smoothed as asked, and the penalties of the policies.
+
+        Args:
+            batch: ``N`` samples, their labels ``(N,)`` or mixtures of labels ``(N, C)``.
+
+        Returns:
+            The loss, and the logits.
+        """
+        outputs = self(batch.x)
+        precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        loss = F.cross_entropy(precise, batch.y, self.class_weights, label_smoothing=self.label_smoothing)
+        penalties = [found for policy in self._policies() if (found := policy.penalty(self.layers)) is not None]
+        for penalty in penalties:
+            loss = loss + penalty
+        return loss, outputs
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All parameters, two groups for a layer: with and without weight decay.
+
+        Returns:
+            ``params``, ``name``, ``lr_scale`` and ``decays`` of each.
+        """
+        groups = []
+        for place, layer in enumerate(self.layers):
+            scale = 1.0
+            for policy in self._policies():
+                scale *= policy.lr_scale(place, self.layers)
+            decays = all(policy.decays(place, self.layers) for policy in self._policies())
+            for wanted, name in ((True, layer.name), (False, f"{layer.name}, without decay")):
+                chosen = [value for value in self._own(layer) if (decays and value.dim() > 1) == wanted]
+                if chosen:
+                    groups.append({"params": chosen, "name": name, "lr_scale": scale, "decays": wanted})
+        return groups
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Builds the optimiser over the groups, and the scheduler, which keeps the proportions of their rates."""
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group["lr_scale"]
+            if not group["decays"] and "weight_decay" in group:
+                group["weight_decay"] = 0.0
+        if self.warmup_fraction is not None:
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": self._warmup(optimizer), "interval": "step"},
+            }
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        _keep_proportions(scheduler, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
+
+    def _warmup(self, optimizer: Optimizer) -> LambdaLR:
+        """Linear rise and fall over the whole run.
+
+        Raises:
+            UserError: a run whose length is not known.
+        """
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError("warmup_fraction needs a run with an end: set trainer.max_epochs or trainer.max_steps.")
+        rise = max(1, round(float(self.warmup_fraction or 0) * total))
+        return LambdaLR(
+            optimizer, lambda step: min((step + 1) / rise, max(0.0, (total - step) / max(1.0, total - rise)))
+        )
+
+    def setup(self, stage: str) -> None:
+        """As of the base; weighs the classes by what the training has of them."""
+        super().setup(stage)
+        counts = getattr(getattr(self._trainer, "datamodule", None), "class_counts", None)
+        if stage == "fit" and self.class_weight == "balanced" and counts is not None:
+            found = torch.as_tensor(counts, dtype=torch.float32)
+            self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
+
+    # ---- what it is compared with
+
+    def restarted(self, seed: int) -> Self:
+        """A copy whose head is drawn anew; called before training, it is the method under another seed.
+
+        Args:
+            seed: of the head.
+
+        Returns:
+            The copy; the module itself is left as it is.
+        """
+        twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            reinitialise(twin.layers[-1])
+        return twin
+
+    def from_scratch(self, seed: int) -> Self:
+        """The twin that nothing is transferred to: random weights, of which all train, whatever the policy.
+
+        Args:
+            seed: of the weights.
+
+        Returns:
+            The twin; the module itself is left as it is.
+
+        Raises:
+            UserError: a layer of the backbone does not say how it is initialised.
+        """
+        twin = self.restarted(seed)
+        twin.policies = nn.ModuleList([Full()])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            whole = getattr(twin.backbone, "reset_parameters", None)
+            if callable(whole):
+                whole()
+            for layer in [] if callable(whole) else twin.layers[:-1]:
+                try:
+                    reinitialise(layer)
+                except UserError as error:
+                    raise UserError(
+                        f"the twin from scratch cannot be made: {type(self.backbone).__name__}'s {error}"
+                    ) from error
+        twin.enter_epoch(0)
+        return twin
+
+    def _policy_text(self) -> str:
+        return " + ".join(policy.protocol() for policy in self._policies())
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with the policy and all that shapes the loss."""
+        return super().protocol() | {
+            "train_policy": self._policy_text(),
+            "train_label_smoothing": self.label_smoothing,
+            "train_class_weight": self.class_weight,
+            "train_warmup_fraction": self.warmup_fraction,
+        }
+
+
+def _keep_proportions(scheduler: LRScheduler, optimizer: Optimizer) -> None:
+    """Schedulers that set rates of their own, the same ones for all groups, learn their proportions."""
+    if isinstance(scheduler, OneCycleLR):
+        for group in optimizer.param_groups:
+            for key in ("initial_lr", "max_lr", "min_lr", "lr"):
+                group[key] = group[key] * group["lr_scale"]
+    elif isinstance(scheduler, CyclicLR):
+        scales = [group["lr_scale"] for group in optimizer.param_groups]
+        scheduler.base_lrs = [rate * scale for rate, scale in zip(scheduler.base_lrs, scales, strict=True)]
+        scheduler.max_lrs = [rate * scale for rate, scale in zip(scheduler.max_lrs, scales, strict=True)]
+        for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+            group["lr"] = group["initial_lr"] = rate

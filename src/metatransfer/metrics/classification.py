@@ -1,0 +1,134 @@
+"""All numbers of one evaluation of a classifier."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
+
+
+class Answers(NamedTuple):
+    """What a classifier answered, sample by sample.
+
+    Attributes:
+        number: ``(N,)`` int64 number of the sample in its split.
+        target: ``(N,)`` int64 its class.
+        prediction: ``(N,)`` int64 the most probable class.
+        confidence: ``(N,)`` the probability of that class.
+        loss: ``(N,)`` cross-entropy of the sample.
+    """
+
+    number: Tensor
+    target: Tensor
+    prediction: Tensor
+    confidence: Tensor
+    loss: Tensor
+
+
+class _Collected(Metric):
+    """Keeps all answers, those of other processes too."""
+
+    full_state_update = False
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
+        super().__init__(**kwargs)
+        for name in Answers._fields:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, answers: Answers) -> None:
+        for name, values in answers._asdict().items():
+            getattr(self, name).append(values)
+
+    def compute(self) -> Answers:
+        parts = [getattr(self, name) for name in Answers._fields]
+        found = [torch.cat(part) if isinstance(part, list) else part for part in parts]
+        order = found[0].argsort()  # that of the split, whatever process answered
+        return Answers(*(part[order] for part in found))
+
+
+class ClassifierMetrics(nn.Module):
+    r"""Accuracy, macro-F1, loss and calibration error of a classifier over a split, and the answers themselves.
+
+    The intervals are :math:`1.96\,s/\sqrt N` over the :math:`N` samples. Macro-F1 is the mean over the classes that
+    occur in labels or answers; the calibration error is that of Guo et al. 2017 (1706.04599) with 15 bins.
+
+    Args:
+        num_classes: size of the output layer.
+    """
+
+    score_name = "accuracy"
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.collected = _Collected()
+        self._count = 0
+
+    def update(self, outputs: Tensor, targets: Tensor, number: Tensor | None = None) -> None:
+        """Adds samples.
+
+        Args:
+            outputs: ``(N, C)`` logits.
+            targets: ``(N,)`` int64.
+            number: ``(N,)`` int64 numbers of the samples in their split; counted where left out.
+        """
+        outputs = outputs.detach().float()
+        if number is None:
+            number = torch.arange(self._count, self._count + len(targets), device=targets.device)
+        self._count += len(targets)
+        confidence, prediction = outputs.softmax(-1).max(-1)
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+        self.collected.update(Answers(number, targets, prediction, confidence, losses))
+
+    def answers(self) -> Answers:
+        """All answers in the order of the split, synchronised between processes."""
+        found: Answers = self.collected.compute()
+        return found
+
+    def compute(self) -> dict[str, Tensor]:
+        """The numbers by name; ``<name>_ci95`` is the half-width of an interval."""
+        found = self.answers()
+        numbers = {"samples": torch.tensor(float(len(found.target)))}
+        for name, values in (("accuracy", (found.prediction == found.target).double()), ("loss", found.loss.double())):
+            numbers[name] = values.mean().float()
+            spread = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
+            numbers[f"{name}_ci95"] = (1.96 * spread).float()
+        numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
+        numbers["calibration_error"] = _calibration_error(found)
+        return numbers
+
+    def confusion(self) -> Tensor:
+        """``(C, C)`` int64: how many samples of each class (row) were taken for which (column)."""
+        found = self.answers()
+        return multiclass_confusion_matrix(found.prediction, found.target, self.num_classes)
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.collected.reset()
+        self._count = 0
+
+
+def _calibration_error(found: Answers) -> Tensor:
+    count, right, confidence = reliability(found)
+    return (right - confidence).abs().sum() / count.sum()
+
+
+def reliability(found: Answers, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    """How often answers of a confidence are right.
+
+    Args:
+        found: the answers.
+        bins: equal intervals of the confidence, from 0 to 1.
+
+    Returns:
+        For each interval ``(bins,)``: the number of answers, that of right ones, and the sum of their confidences.
+    """
+    place = (found.confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    right = (found.prediction == found.target).float()
+    parts = (torch.ones_like(right), right, found.confidence.float())
+    count, right, confidence = (torch.zeros(bins, device=right.device).index_add_(0, place, part) for part in parts)
+    return count, right, confidence

@@ -1,0 +1,144 @@
+"""Folders of pretrained models on this machine, by path, by the name of a package, or from the local cache.
+
+Nothing here asks the network: a model that is not on the machine is the user's to fetch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from metatransfer.checks import did_you_mean
+from metatransfer.errors import UserError
+
+_PACKAGE = "package:"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
+    """The folder that a reference means.
+
+    Args:
+        reference: a folder; ``package:NAME``, the folder inside of an installed Python package, by the name under which
+            it is installed or imported (``package:NAME/folder`` where it has several); or a Hugging Face name that was
+            fetched before, ``owner/name``.
+        files: what the folder must hold.
+        what: what is looked for, to be named: ``"tokenizer"``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is none, or a file is missing in it; with what to fetch and where to put it.
+    """
+    path = Path(reference).expanduser()
+    if reference.startswith(_PACKAGE):
+        return _in_package(reference, files, what)
+    if path.is_dir():
+        missing = [name for name in files if not (path / name).is_file()]
+        if missing:
+            raise UserError(
+                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: fetch it into the folder."
+            )
+        return path
+    if path.exists():
+        raise UserError(
+            f"{what} '{reference}' is a file, but must be the folder that holds {' and '.join(files)}: give the folder."
+        )
+    snapshots = [folder for folder in _cached(reference) if all((folder / name).is_file() for name in files)]
+    if snapshots:
+        return snapshots[0]
+    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    near = did_you_mean(path.name, siblings)
+    raise UserError(
+        f"{what} '{reference}' is neither a folder nor a model in the local cache '{_cache()}', and nothing is fetched "
+        f"from the network: fetch its {' and '.join(files)} into a folder and give the path, or name an installed "
+        f"package that brings them, package:NAME{near}"
+    )
+
+
+def _cache() -> Path:
+    """Where Hugging Face's own tools keep what they fetched."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(name):
+            return Path(os.environ[name]).expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HOME") or base).expanduser() / "hub"
+
+
+def _cached(reference: str) -> Iterator[Path]:
+    """The snapshots of a model in the cache, the one that its main branch stood at first.
+
+    Yields:
+        A folder.
+    """
+    if not _HUB_NAME.fullmatch(reference):
+        return
+    folder = _cache() / f"models--{reference.replace('/', '--')}"
+    main = folder / "refs" / "main"
+    if main.is_file():
+        yield folder / "snapshots" / main.read_text().strip()
+    if (folder / "snapshots").is_dir():
+        yield from sorted((folder / "snapshots").iterdir())
+
+
+def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
+    """The one folder below a package's that holds the files.
+
+    Raises:
+        UserError: no such package, no such folder in it, or several.
+    """
+    name, _, below = reference.removeprefix(_PACKAGE).strip().partition("/")
+    roots = _package_folders(name)
+    if not roots:
+        raise UserError(
+            f"{what} '{reference}': no package '{name}' is installed in this Python: install it, or give the folder "
+            f"that holds {' and '.join(files)}."
+        )
+    found = sorted({hit.parent for root in roots for hit in (root / below).rglob(files[0])})
+    found = [folder for folder in found if all((folder / file).is_file() for file in files)]
+    # the model's own folder may have others inside, of its parts
+    outer = [folder for folder in found if not any(other in folder.parents for other in found)]
+    if len(outer) == 1:
+        return outer[0]
+    if outer:
+        inner = sorted(
+            {folder.relative_to(root).as_posix() for root in roots for folder in outer if _is_in(folder, root)}
+        )
+        raise UserError(
+            f"{what} '{reference}': package '{name}' has several folders with {' and '.join(files)} "
+            f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): say which, {_PACKAGE}{name}/{inner[0]}."
+        )
+    raise UserError(
+        f"{what} '{reference}': package '{name}' is installed, but holds no folder with {' and '.join(files)}: name "
+        "another package, or give a folder."
+    )
+
+
+def _is_in(folder: Path, root: Path) -> bool:
+    return folder == root or root in folder.parents
+
+
+def _package_folders(name: str) -> list[Path]:
+    """Where a package lies, by the name of its import or of its distribution; nothing of it is imported."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        return []
+    names = [name, re.sub(r"[-.]+", "_", name)]
+    try:
+        for file in importlib.metadata.files(name) or ():
+            if len(file.parts) > 1 and file.parts[0].isidentifier():
+                names.append(file.parts[0])
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    for one in dict.fromkeys(names):
+        try:
+            spec = importlib.util.find_spec(one) if one.isidentifier() else None
+        except ValueError:  # a module that some program made up
+            spec = None
+        if spec is not None and spec.submodule_search_locations:
+            return [Path(folder) for folder in spec.submodule_search_locations]
+    return []
