@@ -22,9 +22,18 @@ ROOT = Path(__file__).resolve().parents[1]
 EVERY_CONFIG = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
+def data_of(path):
+    return yaml.safe_load(path.read_text())["data"]
+
+
 def needs_files(path):
-    """Whether a YAML's data lies in a folder of the user's."""
-    return "root" in yaml.safe_load(path.read_text())["data"]["init_args"]
+    """Whether a YAML's data lies in a folder or a file of the user's."""
+    return bool({"root", "train"} & set(data_of(path)["init_args"]))
+
+
+def serves_samples(path):
+    """Whether a YAML's data are labelled samples, for classifiers."""
+    return data_of(path)["class_path"].endswith("DataModule")
 
 
 def wraps_episodes(path):
@@ -32,7 +41,8 @@ def wraps_episodes(path):
     return "episodes" in yaml.safe_load(path.read_text()).get("data", {}).get("init_args", {})
 
 
-CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path)]
+CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and not serves_samples(path)]
+SAMPLE_CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and serves_samples(path)]
 WAYS = 3
 
 
@@ -43,15 +53,17 @@ def methods(base=MethodModule):
 def config_of(kind):
     """The YAML whose model is this method, by the file stem of its module as HOUSE.md has it."""
     stem = kind.__module__.rpartition(".")[2]
-    path = ROOT / "configs" / f"{stem}.yaml"
-    assert path.exists(), f"{kind.__name__} has no configs/{stem}.yaml"
+    found = [ROOT / "configs" / f"{stem}.yaml", *sorted((ROOT / "configs").glob(f"*/{stem}.yaml"))]
+    path = next((path for path in found if path.exists()), None)
+    assert path, f"{kind.__name__} has no configs/{stem}.yaml"
     return path
 
 
 def small(kind, **changes):
     """The method of its YAML with a small backbone for 28x28 images."""
     arguments = copy.deepcopy(yaml.safe_load(config_of(kind).read_text())["model"]["init_args"])
-    arguments["backbone"] = {"class_path": "Conv4", "init_args": {"hidden_channels": 4}}
+    if "backbone" in kind.__init__.__annotations__:
+        arguments["backbone"] = {"class_path": "Conv4", "init_args": {"hidden_channels": 4}}
     if "num_outputs" in kind.__init__.__annotations__:
         arguments["num_outputs"] = WAYS
     if "num_classes" in kind.__init__.__annotations__:
@@ -88,6 +100,7 @@ __all__ = [
     "CONFIGS",
     "EVERY_CONFIG",
     "ROOT",
+    "SAMPLE_CONFIGS",
     "WAYS",
     "EpisodicModule",
     "config_of",

@@ -111,7 +111,7 @@ def test_pure_rooms_know_no_lightning():
 def test_a_method_is_one_file_and_one_yaml_of_the_same_stem():
     for kind in methods(MethodModule):
         stem = kind.__module__.rpartition(".")[2]
-        assert (ROOT / "configs" / f"{stem}.yaml").exists(), kind.__name__
+        assert list((ROOT / "configs").rglob(f"{stem}.yaml")), kind.__name__
 
 
 def test_no_unsafe_loading():

@@ -76,6 +76,7 @@ from metatransfer.methods import (
     ProtoMAMLModule,
     ProtoNetModule,
     ReptileModule,
+    TfidfSVMModule,
 )
 from metatransfer.metrics import ClassifierMetrics, EpisodeMean, EpisodeMetrics
 from metatransfer.nn import (
@@ -172,6 +173,7 @@ __all__ = [
     "TaskShape",
     "TensorSource",
     "TextDataModule",
+    "TfidfSVMModule",
     "TimmBackbone",
     "TokenAverage",
     "Tokens",

@@ -180,7 +180,9 @@ def check_batch_kind(
         UserError: with what to do to the data module.
     """
     parts = batch if isinstance(batch, list | tuple) else ()
-    pair = isinstance(batch, LabelledBatch) or (len(parts) == 2 and all(isinstance(part, Tensor) for part in parts))
+    pair = isinstance(batch, LabelledBatch) or (
+        len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts[:2])
+    )
     if kind is LabelledBatch and not pair:
         raise UserError(
             f"{method} labelled batches of all training classes, but the data module serves {_served(batch)}: {remedy}."

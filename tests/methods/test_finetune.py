@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing import spawn
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CyclicLR,
@@ -352,6 +354,54 @@ def test_resumed_from_any_phase_it_goes_on_bit_equal(step, tmp_path):
     resumed = fit(tmp_path / "resumed", "one-cycle", resume=found)
     for (name, one), two in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
+
+
+# ---- several processes
+
+
+def fit_in(processes, path):
+    """Three phases, 18 samples in a step, all processes together."""
+    pl.seed_everything(0, verbose=False)
+    method = module(
+        [GradualUnfreezing([1, 2]), LayerwiseLRDecay(0.7)],
+        backbone=network(norm="group"),  # no statistics of a process's own part
+        optimizer=partial(torch.optim.SGD, lr=0.5, momentum=0.9),
+    ).double()
+    run = trainer(
+        path.parent, max_epochs=4, devices=processes, strategy="ddp" if processes > 1 else "auto", precision="64-true",
+        limit_val_batches=0, num_sanity_val_steps=0, enable_checkpointing=False,
+    )  # fmt: skip
+    run.fit(method, datamodule=Blobs(batch_size=18 // processes))
+    torch.save(method.state_dict(), path.with_name(f"{path.name}-{run.global_rank}.pt"))
+
+
+def worker(rank, port, path):
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2", "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    fit_in(2, path)
+    torch.distributed.destroy_process_group()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_two_processes_go_through_the_phases_as_one_does(tmp_path):
+    """torch's wrapper averages only what could be trained when it was made: it is made anew at every phase."""
+    fit_in(1, tmp_path / "one")
+    expected = torch.load(tmp_path / "one-0.pt", weights_only=True)
+    spawn(worker, args=(free_port(), tmp_path / "two"), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"two-{rank}.pt", weights_only=True)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11)
+    start = module([GradualUnfreezing([1, 2])], backbone=network(norm="group")).double().state_dict()
+    assert all(not torch.equal(expected[name], value) for name, value in start.items() if value.dim() > 1)
 
 
 # ---- wrong input

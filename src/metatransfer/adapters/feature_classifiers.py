@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metatransfer.arguments import plain_arguments, remember_arguments
-from metatransfer.checks import check_choice, check_positive
+from metatransfer.checks import check_choice, check_not_negative, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.prototypes import Distance, class_prototypes, prototype_scores
 
@@ -81,8 +82,58 @@ class FeatureClassifier(torch.nn.Module, ABC):
             raise UserError(
                 f"{type(self).__name__} has learned nothing yet: fit it first, or give --ckpt_path of a fit."
             )
+        if x.dim() != 2 or not x.is_floating_point():
+            raise UserError(f"features must be floats of shape (N, E), but are {x.dtype} of shape {tuple(x.shape)}.")
         self.learned = {name: value.to(x.device) for name, value in self.learned.items()}
-        return self.scores(x)
+        with torch.autocast(x.device.type, enabled=False):  # what was learned was learned in float32
+            return self.scores(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+    def check_labelled(
+        self, train: Labelled, num_classes: int, val: Labelled | None = None
+    ) -> tuple[Labelled, Labelled | None]:
+        """Refuses what cannot be learned from; :meth:`fit` begins with it.
+
+        Args:
+            train: what to learn from.
+            num_classes: number of classes.
+            val: what to choose by.
+
+        Returns:
+            Both, their features in float32 or wider.
+
+        Raises:
+            UserError: no samples, shapes or labels that do not fit, features that are not finite, or a class without
+                training samples.
+        """
+        name, checked = type(self).__name__, []
+        for where, part in (("training", train), ("validation", val)):
+            if part is None:
+                continue
+            x, y = part
+            if x.dim() != 2 or not x.is_floating_point() or y.dtype != torch.int64 or y.shape != x.shape[:1]:
+                raise UserError(
+                    f"{name} needs {where} features (N, E) of floats and labels (N,) of int64, but got {x.dtype} of "
+                    f"shape {tuple(x.shape)} and {y.dtype} of shape {tuple(y.shape)}."
+                )
+            if not x.numel():
+                raise UserError(f"{name} needs {where} features, but got none: shape {tuple(x.shape)}.")
+            if x.shape[1] != train.x.shape[1]:
+                raise UserError(
+                    f"{name} got {train.x.shape[1]} training features of a sample, but {x.shape[1]} of validation: "
+                    "take both from the same network."
+                )
+            if int(y.min()) < 0 or int(y.max()) >= num_classes:
+                raise UserError(
+                    f"{name} got {where} labels from {int(y.min())} to {int(y.max())}, but num_classes={num_classes} "
+                    f"takes 0 to {num_classes - 1}."
+                )
+            if not torch.isfinite(x).all():
+                raise UserError(f"{name} got {where} features that are NaN or infinite: look at samples and weights.")
+            checked.append(Labelled(x.to(torch.promote_types(x.dtype, torch.float32)), y))
+        missing = (torch.bincount(train.y, minlength=num_classes) == 0).nonzero().flatten().tolist()
+        if missing:
+            raise UserError(f"{name} got no training sample of class {missing[0]}: every class needs one.")
+        return checked[0], checked[1] if val is not None else None
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class ``(N,)`` of features ``(N, E)``."""
@@ -115,13 +166,14 @@ class NearestClassMean(FeatureClassifier):
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
         """The class means."""
+        train, _ = self.check_labelled(train, num_classes)
         means = class_prototypes(train.x.unsqueeze(0), train.y.unsqueeze(0), num_classes)
         self.learned = {"means": means.squeeze(0)}
         return self
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores against the means."""
-        means = self.learned["means"].to(x.dtype)
+        means = _fitting(self.learned["means"], x)
         return prototype_scores(x.unsqueeze(0), means.unsqueeze(0), self.distance, self.scale).squeeze(0)
 
 
@@ -142,20 +194,20 @@ class NearestNeighbors(FeatureClassifier):
         super().__init__()
         check_positive(k=k, temperature=temperature)
         self.k, self.temperature = k, temperature
-        self._classes = 0
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
         """Keeps the training samples, at unit length."""
-        votes = F.one_hot(train.y, num_classes).to(train.x.dtype)
-        self.learned = {"x": F.normalize(train.x, dim=-1), "votes": votes}
+        train, _ = self.check_labelled(train, num_classes)
+        self.learned = {"x": F.normalize(train.x, dim=-1), "y": train.y, "classes": torch.tensor(num_classes)}
         return self
 
     def scores(self, x: Tensor) -> Tensor:
         """Logarithms of the parts of the votes."""
-        known, votes = self.learned["x"].to(x.dtype), self.learned["votes"].to(x.dtype)
+        known, y = _fitting(self.learned["x"], x), self.learned["y"]
         cosine, nearest = (F.normalize(x, dim=-1) @ known.T).topk(min(self.k, len(known)))
         weight = (cosine / self.temperature).softmax(-1)
-        shares = (weight.unsqueeze(-1) * votes[nearest]).sum(1)
+        votes = F.one_hot(y[nearest], int(self.learned["classes"]))
+        shares = (weight.unsqueeze(-1) * votes).sum(1)
         return shares.clamp(min=torch.finfo(x.dtype).eps).log()
 
 
@@ -181,20 +233,20 @@ class LinearSVM(FeatureClassifier):
         """Trains the machines."""
         from sklearn.svm import LinearSVC  # a second that other runs need not pay
 
+        train, _ = self.check_labelled(train, num_classes)
         mean, deviation = _moments(train.x)
-        machine = LinearSVC(C=self.C, random_state=0)
+        machine = LinearSVC(C=self.C, dual="auto", random_state=0)
         machine.fit(((train.x - mean) / deviation).cpu().double().numpy(), train.y.cpu().numpy())
         weight = torch.as_tensor(machine.coef_, dtype=train.x.dtype, device=train.x.device)
         bias = torch.as_tensor(machine.intercept_, dtype=train.x.dtype, device=train.x.device)
         if len(weight) == 1:  # two classes share one machine
             weight, bias = torch.cat([-weight, weight]), torch.cat([-bias, bias])
-        weight = weight / deviation
-        self.learned = {"weight": weight, "bias": bias - weight @ mean}
+        self.learned = {"weight": weight, "bias": bias, "mean": mean, "deviation": deviation}
         return self
 
     def scores(self, x: Tensor) -> Tensor:
         """The margins."""
-        return F.linear(x, self.learned["weight"].to(x.dtype), self.learned["bias"].to(x.dtype))
+        return _linear(self.learned, x)
 
 
 class LinearProbe(FeatureClassifier):
@@ -210,11 +262,15 @@ class LinearProbe(FeatureClassifier):
         highest: largest rate.
         epochs: passes over the training features.
         batch_size: features of a step.
-        weight_decay: of all heads.
+        weight_decay: of all heads, their biases left out.
         seed: of the order.
 
+    Attributes:
+        rates: the learning rates.
+        found: accuracy on the validation features by learning rate, after a fit.
+
     Raises:
-        UserError: a number that is not above 0, or ``lowest`` above ``highest``.
+        UserError: a number that is not above 0, or ``lowest`` and ``highest`` that do not fit ``learning_rates``.
     """
 
     def __init__(
@@ -230,9 +286,16 @@ class LinearProbe(FeatureClassifier):
         super().__init__()
         check_positive(learning_rates=learning_rates, lowest=lowest, highest=highest, epochs=epochs)
         check_positive(batch_size=batch_size)
+        check_not_negative(weight_decay=weight_decay)
         if lowest > highest:
             raise UserError(f"lowest must not be above highest, but they are {lowest} and {highest}.")
-        self.rates = torch.logspace(math.log10(lowest), math.log10(highest), learning_rates).tolist()
+        if learning_rates == 1 and lowest != highest:
+            raise UserError(
+                f"learning_rates=1 leaves open which rate from lowest={lowest} to highest={highest} is meant: set both "
+                "to it."
+            )
+        steps = [place / max(1, learning_rates - 1) for place in range(learning_rates)]
+        self.rates = [lowest ** (1 - step) * highest**step for step in steps]
         self.epochs, self.batch_size, self.weight_decay, self.seed = epochs, batch_size, weight_decay, seed
         self.found: dict[float, float] = {}
 
@@ -240,28 +303,42 @@ class LinearProbe(FeatureClassifier):
         """Trains all heads and keeps the one that is best on ``val``.
 
         Raises:
-            UserError: nothing to choose by.
+            UserError: nothing to choose by, or no rate that does not diverge.
         """
         if val is None and len(self.rates) > 1:
             raise UserError("LinearProbe chooses its learning rate on validation features: give some, or one rate.")
+        train, val = self.check_labelled(train, num_classes, val)
         mean, deviation = _moments(train.x)
         weight, bias = self._trained((train.x - mean) / deviation, train.y, num_classes)
-        best = 0
-        if val is not None:
-            outputs = torch.einsum("ne,rce->rnc", (val.x - mean) / deviation, weight) + bias.unsqueeze(1)
-            right = (outputs.argmax(-1) == val.y).double().mean(1)
-            losses = torch.stack([F.cross_entropy(one, val.y) for one in outputs]).double().nan_to_num(nan=torch.inf)
-            self.found = dict(zip(self.rates, right.tolist(), strict=True))
+        self.found, best, highest = {}, None, (-math.inf, -math.inf)
+        for place, rate in enumerate(self.rates):
+            head = {"weight": weight[place], "bias": bias[place], "mean": mean, "deviation": deviation}
+            outputs = _linear(head, (val or train).x)
+            if not all(torch.isfinite(part).all() for part in (outputs, *head.values())):
+                continue  # it diverged
+            if val is None:
+                best = place
+                break
+            right = float((outputs.argmax(-1) == val.y).double().mean())
+            self.found[rate] = right
             # of equal accuracies the one with the least loss
-            best = min(range(len(self.rates)), key=lambda place: (-float(right[place]), float(losses[place])))
-        chosen = weight[best] / deviation
+            score = right, -float(F.cross_entropy(outputs, val.y))
+            if best is None or score > highest:
+                best, highest = place, score
+        if best is None:
+            raise UserError(
+                f"LinearProbe diverges at all of its learning rates, the least {self.rates[0]:g}: lower it."
+            )
         self.learned = {
-            "weight": chosen,
-            "bias": bias[best] - chosen @ mean,
-            "learning_rate": torch.tensor(self.rates[best]),
+            "weight": weight[best].clone(),
+            "bias": bias[best].clone(),
+            "mean": mean,
+            "deviation": deviation,
+            "learning_rate": torch.tensor(self.rates[best], dtype=torch.float64),
         }
         return self
 
+    @torch.no_grad()
     def _trained(self, x: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Weights ``(R, C, E)`` and biases ``(R, C)`` of all heads."""
         heads, samples = len(self.rates), len(x)
@@ -289,7 +366,28 @@ class LinearProbe(FeatureClassifier):
 
     def scores(self, x: Tensor) -> Tensor:
         """The logits of the chosen head."""
-        return F.linear(x, self.learned["weight"].to(x.dtype), self.learned["bias"].to(x.dtype))
+        return _linear(self.learned, x)
+
+
+def _fitting(known: Tensor, x: Tensor) -> Tensor:
+    """What was learned, as wide as the features.
+
+    Raises:
+        UserError: features of another size.
+    """
+    if x.shape[1] != known.shape[1]:
+        raise UserError(
+            f"the classifier was fitted to features of size {known.shape[1]}, but gets {x.shape[1]}: give it those of "
+            "the same network, or fit it anew."
+        )
+    return known.to(x.dtype)
+
+
+def _linear(head: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Outputs of a linear layer on standardised features: folded into the layer, a large mean would cost digits."""
+    weight = _fitting(head["weight"], x)
+    mean, deviation, bias = (head[name].to(x.dtype) for name in ("mean", "deviation", "bias"))
+    return F.linear((x - mean) / deviation, weight, bias)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Methods as LightningModules: the bases, and one folder per family."""
 
 from metatransfer.methods.base import EpisodicModule, MethodModule
+from metatransfer.methods.classical import TfidfSVMModule
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.features import FrozenFeaturesModule
 from metatransfer.methods.finetune import (
@@ -57,4 +58,5 @@ __all__ = [
     "ProtoMAMLModule",
     "ProtoNetModule",
     "ReptileModule",
+    "TfidfSVMModule",
 ]

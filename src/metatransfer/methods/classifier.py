@@ -15,6 +15,7 @@ from metatransfer.checks import check_batch_kind, check_labelled_batch, check_po
 from metatransfer.errors import UserError
 from metatransfer.methods.base import Baseline, MethodModule
 from metatransfer.metrics import ClassifierMetrics
+from metatransfer.nn import Backbone
 
 _REMEDY = "give it a data module of labelled samples, such as ImageFolderDataModule"
 _NEIGHBOUR_LIMIT = 2**26  # numbers of all training samples: beyond, looking for neighbours costs more than it tells
@@ -81,22 +82,34 @@ class ClassifierModule(MethodModule):
         """
 
     def check_samples(self, x: Inputs) -> None:
-        """Refuses samples that the network was not built for; by default asks ``self.backbone``.
+        """Refuses samples that are not finite or that the network was not built for; asks ``self.backbone``.
 
         Args:
             x: a batch.
+
+        Raises:
+            UserError: texts for a network that takes none, NaN, or what the network refuses.
         """
-        check = getattr(getattr(self, "backbone", None), "check_input", None)
-        if check is not None and isinstance(x, Tensor):
+        backbone = getattr(self, "backbone", None)
+        if not isinstance(x, Tensor):
+            shaped = isinstance(backbone, Backbone) and type(backbone).check_input is not Backbone.check_input
+            if shaped or getattr(backbone, "in_shape", None) is not None:
+                raise UserError(
+                    f"{type(backbone).__name__} takes tensors, but the data module serves texts: give it a network "
+                    "that reads texts, such as TokenAverage or HuggingFaceEncoder."
+                )
+            return
+        if not torch.isfinite(x).all():
+            raise UserError("the data holds samples that are NaN or infinite: clean the data.")
+        check = getattr(backbone, "check_input", None)
+        if check is not None:
             check(tuple(x.shape[1:]))
 
     def shared_step(self, batch: Any, stage: str) -> Tensor:  # noqa: ANN401
         """The loss of a labelled batch; logs the training's and collects the answers of an evaluation."""
         if stage not in self._checked:  # looking at labels waits for the device
             check_batch_kind(batch, LabelledBatch, f"{type(self).__name__} learns from", _REMEDY)
-            self.check_samples(batch[0])
-            if batch[1].dim() == 1:
-                check_labelled_batch(LabelledBatch(*batch), self.num_classes)
+            self._check_batch(LabelledBatch(*batch), stage)
             self._checked.add(stage)
         batch = LabelledBatch(*batch)
         if stage == "train":
@@ -105,10 +118,44 @@ class ClassifierModule(MethodModule):
             score = (outputs.detach().argmax(-1) == target).float().mean()
             self.log_dict({"train/loss": loss, "train/accuracy": score}, prog_bar=True, batch_size=len(target))
             return loss
-        outputs = self(batch.x)
+        outputs = self.outputs(batch, stage)
         metrics: ClassifierMetrics = self.metrics[stage]  # type: ignore[assignment]
         metrics.update(outputs, batch.y, batch.number)
         return F.cross_entropy(outputs.float(), batch.y)
+
+    def _check_batch(self, batch: LabelledBatch, stage: str) -> None:
+        """Looks at the first batch of a stage.
+
+        Raises:
+            UserError: samples or labels that the method was not built for, or samples that are not finite.
+        """
+        self.check_samples(batch.x)
+        mixed = stage == "train" and batch.y.is_floating_point()
+        if not mixed:
+            check_labelled_batch(batch, self.num_classes)
+        elif batch.y.shape[1:] != (self.num_classes,):
+            raise UserError(
+                f"mixtures of labels must have shape (N, {self.num_classes}), one part for each class, but the "
+                f"training batch has {tuple(batch.y.shape)}."
+            )
+
+    def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:
+        """Logits of an evaluation's batch; by default by its samples alone.
+
+        Args:
+            batch: ``N`` samples.
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            ``(N, C)``.
+        """
+        found: Tensor = self(batch.x)
+        return found
+
+    def on_train_start(self) -> None:
+        """As of the base; what the sanity check answered is no result."""
+        super().on_train_start()
+        self.metrics["val"].reset()  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/accuracy`` and the others with their intervals."""
@@ -176,12 +223,25 @@ class ClassifierModule(MethodModule):
         self.class_names = known
 
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
-        """Labels samples."""
+        """Labels samples.
+
+        Raises:
+            UserError: no samples to label, or one that the network gives no numbers for.
+        """
+        if not isinstance(batch, UnlabelledBatch):
+            raise UserError(
+                f"{type(self).__name__} labels an UnlabelledBatch, but the data module serves a "
+                f"{type(batch).__name__}: {_REMEDY}."
+            )
         x, files = batch
         if "predict" not in self._checked:
             self.check_samples(x)
             self._checked.add("predict")
-        return Predictions(files, self.class_names, self(x).float().softmax(-1).cpu())
+        probabilities = self(x).float().softmax(-1).cpu()
+        for file, whole in zip(files, probabilities.isfinite().all(-1).tolist(), strict=True):
+            if not whole:
+                raise UserError(f"{type(self).__name__} gives no numbers for '{file}': look at the sample.")
+        return Predictions(files, self.class_names, probabilities)
 
     # ---- what the numbers are compared with
 

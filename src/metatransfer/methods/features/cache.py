@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import tempfile
+import uuid
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from metatransfer.arguments import plain_arguments
 from metatransfer.errors import UserError
 from metatransfer.nn import Backbone
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def cache_folder(cache_dir: str | None = None) -> Path:
@@ -48,19 +50,20 @@ def weights_key(network: nn.Module) -> str:
     arguments = plain_arguments(network.__dict__.get("_init_arguments", {}))
     arguments.pop("weights", None)  # a path; the weights themselves follow
     digest.update(f"{type(network).__qualname__} {arguments}\n{network}".encode())
-    for name, value in network.state_dict().items():
+    # buffers that are kept in no checkpoint shape the features, too
+    for name, value in sorted((dict(network.named_buffers()) | network.state_dict()).items()):
         if not isinstance(value, Tensor):
             continue
         plain = value.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.dim() else repr(plain.item()).encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def cached_features(
     backbone: Backbone,
     content: str,
-    batches: Callable[[], Iterable[Tensor]],
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
     samples: int,
     cache_dir: str | None = None,
 ) -> NDArray[np.float32]:
@@ -69,12 +72,13 @@ def cached_features(
     Args:
         backbone: the network, in evaluation mode.
         content: names samples and transform; equal for equal samples.
-        batches: gives the features in their order, as long as they are wanted.
+        batches: gives the numbers ``(B,)`` of samples and their features ``(B, E)`` until all had their turn, in any
+            order; asked only where there are none yet.
         samples: how many there are.
         cache_dir: folder of the cache.
 
     Returns:
-        ``(N, E)`` float32, mapped from the file: read-only, in memory only where it is looked at.
+        ``(N, E)`` float32.
 
     Raises:
         UserError: the folder cannot be written to, or features that are not finite.
@@ -83,51 +87,67 @@ def cached_features(
     folder = cache_folder(cache_dir)
     path = folder / f"features-{key}.npy"
     shape = (samples, backbone.out_features)
-    found = _mapped(path, shape)
+    found = _read(path, shape)
     if found is not None:
         return found
+    temporary = folder / f".features-{key}-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".features-", suffix=".npy", dir=folder)
-        os.close(handle)
+        temporary.touch()  # refused now rather than after the work
+        found = _computed(shape, batches(), type(backbone).__name__)
+        _write(temporary, found)
+        temporary.replace(path)  # whole or not at all, and whoever comes first
     except OSError as error:
         raise UserError(
-            f"features cannot be kept in '{folder}' ({error.strerror}): give another folder by cache_dir or "
+            f"features cannot be kept in '{folder}' ({error.strerror or error}): give another folder by cache_dir or "
             "METATRANSFER_CACHE."
         ) from error
-    temporary = Path(name)
-    try:
-        _write(temporary, shape, batches(), type(backbone).__name__)
-        temporary.replace(path)  # whole or not at all, and whoever comes first
     finally:
-        temporary.unlink(missing_ok=True)
-    written = _mapped(path, shape)
-    assert written is not None
-    return written
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return found
 
 
-def _write(path: Path, shape: tuple[int, int], batches: Iterable[Tensor], name: str) -> None:
-    """Fills an array file batch by batch.
+def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], name: str) -> NDArray[np.float32]:
+    """The features of all batches, each in the place of its sample.
 
     Raises:
         UserError: a feature is not finite.
     """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    start = 0
-    for features in batches:
-        if not torch.isfinite(features).all():
+    array, given = np.empty(shape, np.float32), np.zeros(shape[0], bool)
+    for numbers, features in batches:
+        finite = torch.isfinite(features).all(1)
+        if not finite.all():
             raise UserError(
-                f"{name} gives features that are NaN or infinite, first in sample {start} or soon after it: look at "
-                "the samples and at the weights."
+                f"{name} gives features that are NaN or infinite, first of sample {int(numbers[~finite][0])}: look at "
+                "it and at the weights."
             )
-        array[start : start + len(features)] = features.float().cpu().numpy()
-        start += len(features)
-    array.flush()
+        rows = numbers.cpu().numpy()
+        array[rows] = features.float().cpu().numpy()
+        given[rows] = True
+    assert given.all(), f"{(~given).sum()} samples were left out"
+    return array
 
 
-def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+def _write(path: Path, array: NDArray[np.float32]) -> None:
+    """An array file with a checksum behind it, which numpy does not look at."""
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.write(_checksum(array))
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that goes down may leave the right name and no content
+
+
+def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """What was kept, ``None`` where it is missing, cut short or damaged: it is then computed anew."""
     try:
-        found: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):  # not there, or cut short by a full disk: computed anew
+        with path.open("rb") as file:
+            found: NDArray[np.float32] = np.load(file, allow_pickle=False)
+            whole = file.read() == _checksum(found)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):  # some damage looks like an archive
         return None
-    return found if found.shape == shape and found.dtype == np.float32 else None
+    return found if whole and found.shape == shape and found.dtype == np.float32 else None
+
+
+def _checksum(array: NDArray[np.float32]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).data).digest()

@@ -6,25 +6,28 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from metatransfer.adapters import FeatureClassifier, NearestClassMean
 from metatransfer.adapters.feature_classifiers import Labelled
-from metatransfer.batches import Inputs, LabelledBatch
+from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
-from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.features.cache import cached_features
+from metatransfer.methods.fitted import FittedModule
 from metatransfer.nn import Backbone
 
+_FIT = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "limit_train_batches": 1}
 
-class FrozenFeaturesModule(ClassifierModule):
+
+class FrozenFeaturesModule(FittedModule):
     r"""Fits a classifier to features :math:`f(x)` that a network gives without being trained.
 
+    Donahue et al. 2014 (1310.1531); Kornblith, Shlens, Le 2019 (1805.08974) compare it with fine-tuning.
+
     The features of the training and validation samples are computed once, without augmentation, and kept on disk under
-    a key made of weights, arguments, samples and transform: whatever needs the same ones again, another classifier or
-    another run, only reads them. A fit is one epoch of one batch in the Trainer's count; the classifier is fitted
-    before it, in one process.
+    a key made of weights, arguments, samples, transform and precision: whatever needs the same ones again, another
+    classifier or another run, only reads them. A fit is one epoch of one batch in the Trainer's count; the classifier
+    is fitted before it, in one process.
 
     Args:
         backbone: the network :math:`f`; its own argument ``weights`` says what it knows.
@@ -48,7 +51,6 @@ class FrozenFeaturesModule(ClassifierModule):
         self.backbone = backbone.requires_grad_(False)
         self.classifier = classifier or NearestClassMean()
         self.cache_dir = cache_dir
-        self.automatic_optimization = False
         self.train(self.training)
 
     def train(self, mode: bool = True) -> FrozenFeaturesModule:
@@ -62,34 +64,28 @@ class FrozenFeaturesModule(ClassifierModule):
         outputs: Tensor = self.classifier(self.backbone(x))
         return outputs
 
-    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of what was fitted already, for the log."""
-        outputs = self(batch.x)
-        return torch.nn.functional.cross_entropy(outputs.float(), batch.y), outputs
-
     # ---- the fit
 
     def setup(self, stage: str) -> None:
-        """As of the base; a fit needs one batch of one epoch, and one process.
-
-        Raises:
-            UserError: several processes, or data without a way to read the training samples as a whole.
-        """
+        """As of the base; nothing is looked at before the fit, and all is validated after it."""
+        if stage == "fit":
+            self._given = {name: getattr(self.trainer, name) for name in _FIT}
+            self._max_epochs = self.trainer.max_epochs
         super().setup(stage)
-        if stage != "fit":
-            return
-        if self.trainer.world_size > 1:
-            raise UserError("FrozenFeaturesModule is fitted in one process: set trainer.devices=1.")
-        if not hasattr(getattr(self.trainer, "datamodule", None), "train_samples"):
-            raise UserError(
-                "FrozenFeaturesModule needs a data module of labelled samples, such as ImageFolderDataModule."
-            )
-        self.trainer.limit_train_batches, self.trainer.fit_loop.max_epochs = 1, 1
+        if stage == "fit":
+            for name, value in _FIT.items():
+                setattr(self.trainer, name, value)
 
-    def on_train_start(self) -> None:
+    def teardown(self, stage: str) -> None:
+        """As of the base; leaves the Trainer as it was, for other methods to use."""
+        super().teardown(stage)
+        if stage == "fit":
+            for name, value in self._given.items():
+                setattr(self.trainer, name, value)
+            self.trainer.fit_loop.max_epochs = self._max_epochs
+
+    def fit_data(self, data: Any) -> None:  # noqa: ANN401
         """Computes or finds the features, and fits the classifier."""
-        super().on_train_start()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         train, val = (self._labelled(data, split) for split in ("train", "val"))
         self.classifier.fit(train, self.num_classes, val)
 
@@ -97,27 +93,32 @@ class FrozenFeaturesModule(ClassifierModule):
     def _labelled(self, data: Any, split: str) -> Labelled:  # noqa: ANN401
         samples = data.split(split)
         found = cached_features(
-            self.backbone, data.content_key(split), lambda: self._features(data, split), len(samples), self.cache_dir
+            self.backbone,
+            f"{self.trainer.precision} {data.content_key(split)}",
+            lambda: self._features(data, split),
+            len(samples),
+            self.cache_dir,
         )
         y = torch.from_numpy(samples.labels)
-        # a copy: what is mapped cannot be written to, and torch would warn of it
-        return Labelled(torch.from_numpy(found.copy()).to(self.device), y.to(self.device))
+        return Labelled(torch.from_numpy(found).to(self.device), y.to(self.device))
 
-    def _features(self, data: Any, split: str) -> Iterator[Tensor]:  # noqa: ANN401
-        loader = data.train_samples() if split == "train" else data.val_dataloader()
-        for batch in loader:
+    def _features(self, data: Any, split: str) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ANN401
+        """The samples of a split, texts from the longest to the shortest.
+
+        Yields:
+            Numbers ``(B,)`` and features ``(B, E)``.
+        """
+        if hasattr(data, "samples_by_length"):
+            loader = data.samples_by_length(split)
+        else:
+            loader = data.train_samples() if split == "train" else data.val_dataloader()
+        for place, batch in enumerate(loader):
             moved = self.transfer_batch_to_device(batch, self.device, 0)
+            if not place:
+                self.check_samples(moved.x)
             with self.trainer.precision_plugin.forward_context():
-                yield self.backbone(moved.x)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """An optimiser of nothing: Lightning counts its steps, and saves checkpoints by them."""
-        return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-
-    def training_step(self, batch: LabelledBatch, batch_idx: int) -> None:  # type: ignore[override]
-        """Logs how well the first training batch is told; nothing is left to learn."""
-        self.shared_step(batch, "train")
-        self.optimizers().step()  # type: ignore[union-attr]
+                features = self.backbone(moved.x)
+            yield moved.number, features
 
     # ---- what is kept
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_positive
@@ -141,5 +141,9 @@ class _Moments(nn.Module):
     def keep(self, found: Params, steps: int) -> None:
         """Averages what each task's ``steps`` steps left, ``(T, *shape)``."""
         for name, value in found.items():
-            getattr(self, self._keys[name]).copy_(value.mean(0))
+            mean = value.mean(0)
+            if distributed.is_available() and distributed.is_initialized():  # else the first process's would win
+                distributed.all_reduce(mean)
+                mean = mean / distributed.get_world_size()
+            getattr(self, self._keys[name]).copy_(mean)
         self.taken += steps

@@ -1,0 +1,92 @@
+"""What fine-tuning is worth on handwritten digits, by the number of labels per class.
+
+A Conv4 pretrained on typeset characters (the weights that the package ships) beside the same network from scratch, on
+the same labels and the same budget, over seeds; also pixel 1-NN. Writes results/fine_tuning.json and .png.
+python benchmarks/fine_tuning.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from metatransfer import Conv4, DigitsDataModule, FineTuneModule, GradualUnfreezing
+from metatransfer.callbacks.drawing import to_pixels
+from metatransfer.callbacks.report import machine
+from metatransfer.callbacks.transfer_gain import SCRATCH, TRANSFER, Interval, gain_of, measure_gain
+
+RESULTS = Path(__file__).parent / "results"
+EPOCHS = {1: 120, 5: 60, 10: 30, 50: 30}
+
+
+def measure(labels: int, seeds: int) -> dict[str, Interval]:
+    """Accuracies by what was trained, with ``labels`` labels per class, and the gain."""
+    epochs = EPOCHS[labels]
+    data = DigitsDataModule(labels_per_class=labels, batch_size=25, test_fraction=0.5)
+    torch.manual_seed(0)
+    module = FineTuneModule(
+        Conv4(weights="glyphs"),
+        10,
+        policy=GradualUnfreezing([epochs // 3, epochs // 2]),
+        warmup_fraction=0.1,
+        optimizer=partial(torch.optim.AdamW, lr=0.003),
+    )
+    settings = {"max_epochs": epochs, "limit_val_batches": 0, "accelerator": "cpu"}
+    scores = measure_gain(module, data, seeds=range(seeds), settings=settings)
+    return {name: Interval.of(values) for name, values in scores.items()} | {"gain": gain_of(scores)}
+
+
+def draw(found: dict[int, dict[str, Interval]]) -> Figure:
+    """Accuracy against labels per class, with intervals over seeds."""
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for name, color, marker in ((TRANSFER, "#1565c0", "o"), (SCRATCH, "#c62828", "s"), ("pixel 1-NN", "#757575", "^")):
+        rows = [found[labels][name] for labels in found]
+        axis.errorbar(
+            list(found),
+            [100 * row.mean for row in rows],
+            [100 * (row.ci95 or 0) for row in rows],
+            marker=marker,
+            color=color,
+            capsize=3,
+            label={TRANSFER: "fine-tuned from typeset characters"}.get(name, name),
+        )
+    axis.set(xscale="log", xlabel="labels per class", ylabel="test accuracy, %", title="Handwritten digits")
+    axis.set_xticks(list(found), [str(labels) for labels in found])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--labels", type=int, nargs="+", default=list(EPOCHS))
+    options = parser.parse_args()
+    start, found = time.perf_counter(), {}
+    for labels in options.labels:
+        found[labels] = measure(labels, options.seeds)
+        print(labels, {name: str(interval) for name, interval in found[labels].items()}, flush=True)
+    content = {
+        "seeds": options.seeds,
+        "interval": "95 %, Student's t over the seeds",
+        "epochs": EPOCHS,
+        "seconds": round(time.perf_counter() - start),
+        "machine": machine(torch.device("cpu")),
+        "accuracy": {labels: {name: row._asdict() for name, row in rows.items()} for labels, rows in found.items()},
+    }
+    (RESULTS / "fine_tuning.json").write_text(json.dumps(content, indent=1) + "\n")
+    from PIL import Image
+
+    Image.fromarray(to_pixels(draw(found))).save(RESULTS / "fine_tuning.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

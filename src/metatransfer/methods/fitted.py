@@ -1,0 +1,84 @@
+"""Methods that are fitted at once instead of step by step, in the Trainer all the same."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from metatransfer.batches import LabelledBatch
+from metatransfer.errors import UserError
+from metatransfer.methods.classifier import ClassifierModule
+
+
+class FittedModule(ClassifierModule):
+    """A classifier that sees all training samples at once.
+
+    A fit is one epoch of one batch in the Trainer's count, and before it :meth:`fit_data`, in one process. Checkpoints,
+    reports, test and prediction are those of any classifier.
+
+    Args:
+        num_classes: number of classes; on the command line taken from the data.
+
+    Raises:
+        UserError: ``num_classes`` missing.
+    """
+
+    def __init__(self, num_classes: int | None) -> None:
+        super().__init__(num_classes)
+        self.automatic_optimization = False
+
+    @abstractmethod
+    def fit_data(self, data: Any) -> None:  # noqa: ANN401
+        """Learns from the training samples of a data module.
+
+        Args:
+            data: with ``split``, ``train_samples`` and ``val_dataloader``, see
+                :class:`~metatransfer.LabelledDataModule`.
+        """
+
+    def setup(self, stage: str) -> None:
+        """As of the base; a fit needs one batch of one epoch, and one process.
+
+        Raises:
+            UserError: several processes, or data whose training samples cannot be read as a whole.
+        """
+        super().setup(stage)
+        if stage != "fit":
+            return
+        name = type(self).__name__
+        if self.trainer.world_size > 1:
+            raise UserError(f"{name} is fitted in one process: set trainer.devices=1.")
+        if not hasattr(getattr(self.trainer, "datamodule", None), "train_samples"):
+            raise UserError(f"{name} needs a data module of labelled samples, such as ImageFolderDataModule.")
+        self.trainer.limit_train_batches, self.trainer.fit_loop.max_epochs = 1, 1
+
+    def on_train_start(self) -> None:
+        """As of the base, then the fit."""
+        super().on_train_start()
+        self.fit_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of what was fitted already, for the log.
+
+        Args:
+            batch: ``N`` samples.
+
+        Returns:
+            The loss, and the logits.
+        """
+        outputs = self.outputs(batch, "train")
+        return F.cross_entropy(outputs.float(), batch.y), outputs
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """An optimiser of nothing: Lightning counts its steps, and saves checkpoints by them."""
+        return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+
+    def training_step(self, batch: LabelledBatch, batch_idx: int) -> None:  # type: ignore[override]
+        """Logs how well the first training batch is told; nothing is left to learn."""
+        self.shared_step(batch, "train")
+        self.optimizers().step()  # type: ignore[union-attr]

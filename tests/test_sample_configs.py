@@ -1,0 +1,138 @@
+"""Every YAML whose data are labelled samples, through the real command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import best_checkpoint, results
+from contract import ROOT, SAMPLE_CONFIGS, methods
+from metatransfer.callbacks.checkpoint import card_path
+from metatransfer.methods.classifier import ClassifierModule
+
+configs = pytest.mark.parametrize("config", SAMPLE_CONFIGS, ids=lambda path: path.name)
+GAIN = json.dumps([{"class_path": "TransferGain", "init_args": {"seeds": 2}}])
+SHORT = ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--trainer.callbacks=null"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
+
+
+def test_there_are_some():
+    assert {path.name for path in SAMPLE_CONFIGS} >= {"finetune.yaml", "frozen_features.yaml"}
+
+
+@configs
+def test_fit_validate_test(cli, config, tmp_path):
+    run = cli("fit", config, *SHORT, small=False)
+    fitted = results(run)
+    checkpoint = best_checkpoint(run)
+    assert fitted["checkpoint"] == str(checkpoint.relative_to(tmp_path))
+    assert json.loads(card_path(checkpoint).read_text()) == fitted["protocol"]
+    assert fitted["protocol"]["data"]["classes"] == 10
+    assert fitted["protocol"]["initial_weights"]["backbone"]["file"] == "conv4_glyphs.safetensors"
+    assert {"most frequent class", "pixel 1-NN"} == set(fitted["baselines"])
+    figures = {path.name for path in (run / "figures").glob("*.png")}
+    assert {"val_confusion.png", "val_calibration.png", "val_mistakes.png"} <= figures
+    saved = run / "config.yaml"
+    for command, split in (("validate", "val"), ("test", "test")):
+        again = cli(command, saved, "--ckpt_path", checkpoint, small=False)
+        measured = results(again)
+        assert measured["protocol_differences"] == []
+        assert measured["samples"] == fitted["protocol"]["data"]["samples"][split]
+        least = measured["baselines"]["most frequent class"]["accuracy"]["value"]
+        assert least < measured["metrics"]["accuracy"]["value"] <= 1
+        assert measured["metrics"]["accuracy"]["ci95"] > 0
+        rows = list(csv.DictReader((again / f"{split}_classes.csv").open()))
+        assert sum(int(row["samples"]) for row in rows) == measured["samples"]
+        if command == "validate":
+            assert measured["metrics"]["accuracy"] == pytest.approx(fitted["metrics"]["accuracy"])
+
+
+@configs
+def test_the_same_seed_gives_the_same_run(cli, config):
+    states = [
+        torch.load(cli("fit", config, *SHORT, small=False) / "checkpoints" / "last.ckpt", weights_only=True)
+        for _ in range(2)
+    ]
+    assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
+
+
+@configs
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_run(cli, config, precision):
+    run = cli("fit", config, *SHORT, "--trainer.precision", precision, small=False)
+    assert results(run)["metrics"]["accuracy"]["value"] > 0.11
+
+
+@configs
+def test_loaded_from_its_checkpoint_it_answers_the_same_and_labels_pictures(cli, config, tmp_path):
+    """The weights that it started from are not asked for, and pictures in a folder get labels."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    root = tmp_path / "photos"
+    for index in range(120):
+        folder = root / f"digit-{digits.target[index] % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (digits.images[index] / 16 * 255).astype(np.uint8)
+        Image.fromarray(pixels).resize((28, 28)).save(folder / f"{index}.png")
+    data = ["--data", "ImageFolderDataModule", "--data.root", root, "--data.image_size=28", "--data.channels=1"]
+    run = cli("fit", config, *SHORT, *data, "--data.labels_per_class=5", small=False)
+    kind = next(k for k in methods(ClassifierModule) if k.__name__ == results(run)["protocol"]["method"]["name"])
+    one, two = (kind.load_from_checkpoint(best_checkpoint(run), map_location="cpu").eval() for _ in range(2))
+    x = torch.rand(5, 1, 28, 28)
+    assert torch.equal(one(x), two(x))
+    assert one.class_names == ("digit-0", "digit-1", "digit-2")
+    query = tmp_path / "query"
+    shutil.copytree(root / "digit-1", query)
+    arguments = ["--ckpt_path", best_checkpoint(run), "--data.predict", query]
+    predicted = cli("predict", run / "config.yaml", *arguments, small=False)
+    rows = list(csv.DictReader((predicted / "predictions.csv").open()))
+    assert len(rows) == len(list(query.iterdir()))
+    for row in rows:
+        chances = {name: float(row[f"p({name})"]) for name in one.class_names}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-4)
+        assert row["label"] == max(chances, key=chances.get)
+
+
+def test_the_gain_is_measured(cli, capsys):
+    run = cli("fit", ROOT / "configs" / "finetune.yaml", *SHORT[:2], f"--trainer.callbacks={GAIN}", small=False)
+    found = json.loads((run / "transfer_gain.json").read_text())
+    assert found["seeds"] == 2
+    transfer, scratch = (found["accuracy"][name]["values"] for name in ("transfer", "from scratch"))
+    assert found["gain"]["values"] == pytest.approx([one - two for one, two in zip(transfer, scratch, strict=True)])
+    assert found["verdict"] in capsys.readouterr().out.replace("\n", " ")
+    assert (run / "figures" / "transfer_gain.png").exists()
+
+
+WRONG = [
+    (["--data", "GlyphEpisodes"], "FineTuneModule needs num_classes"),
+    (["--model.backbone.hidden_channels=8"], "is of another architecture"),
+    (["--model.backbone.weights", "nowhere.ckpt"], "nowhere.ckpt"),
+    (["--model.policy", "HeadOnyl"], "HeadOnly"),
+    (["--model.policy", "LastLayers", "--model.policy.count=7"], "count=7 is more than the backbone has, 4 layers"),
+    (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),
+    (["--data.labels_per_class=1000"], "labels_per_class=1000 is more than class"),
+    (["--data.val_fraction=0.9"], "val_fraction + test_fraction must be below 1"),
+    (["--trainer.callbacks.seeds=0"], "seeds must be a number above 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[" ".join(one) for one, _ in WRONG])
+def test_wrong_input_is_one_sentence(cli, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", ROOT / "configs" / "finetune.yaml", *arguments, small=False)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert sentence in message
+    assert len(message) < 500
