@@ -19,8 +19,9 @@ FOLDER = Path(__file__).resolve().parent
 HEAD = """# Reproduction ledger
 
 Made by `python benchmarks/ledger.py` from the files in `results/` (each is the `results.json` of a run) and from
-`published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes. *Train* is the time
-until the tested checkpoint was saved, *test* that of the test, both with baselines, on the machine that the row names.
+`published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test samples. *Train*
+is the time until the tested checkpoint was saved, *test* that of the test, both with baselines, on the machine that the
+row names.
 
 """
 COLUMNS = ("row", "method", "data and protocol", "published", "ours", "baselines", "train", "test", "machine")
@@ -101,6 +102,11 @@ def row(name: str, paper: dict[str, str], results: dict) -> str:
 
 def protocol(results: dict) -> str:
     data, method = results["protocol"]["data"], results["protocol"]["method"]
+    if results.get("samples"):
+        learned = data["train_batches"]
+        count = f"{learned['labels_per_class']} labels per class" if learned["labels_per_class"] else learned["samples"]
+        tested = f"{data['classes']} classes, trained on {count}, {results['samples']} test samples"
+        return f"{data['data']}; {tested}; seed {results['protocol'].get('seed')}"
     shape = data["eval_episode"]
     shots = f"{shape['num_shots']}-shot"
     ways = f"{shape['num_ways']}-way {shots}" if "num_ways" in shape else shots
