@@ -44,6 +44,12 @@ from metatransfer.linking import follow_data
 from metatransfer.messages import explain, explain_exception, import_class, refused_null
 from metatransfer.nn.weights import no_weight_files
 
+_CHECKING = (
+    "lightning",
+    "torch/optim",
+    "torch/distributions",
+    "torchvision",
+)  # packages that check what they are given
 _KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # words, not paths, to Lightning
 
 
@@ -261,6 +267,8 @@ def main(args: ArgsType = None) -> None:
     """
     # Lightning's own use of torch's pytree, which no user can change
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # layers that a policy freezes are so on purpose
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # an advertisement at every start
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     # a user's own classes by import path, from where the command is called; last, so that they shadow nothing
@@ -303,7 +311,7 @@ def _mistake(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, UserError):
             return str(error)
-        refused = isinstance(error, ValueError | ImportError) and _raised_in(error, ("lightning", "torch/optim"))
+        refused = isinstance(error, ValueError | ImportError) and _raised_in(error, _CHECKING)
         if refused or isinstance(error, MisconfigurationException):
             return explain_exception(str(error))
         # what a bug happened to be raised under is not its cause; the parser drops the cause of its reports
