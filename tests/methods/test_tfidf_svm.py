@@ -40,7 +40,9 @@ def pipeline(data, **arguments):
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    machine = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LinearSVC(random_state=0))
+    machine = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LinearSVC(dual="auto", random_state=0)
+    )
     return machine.fit(data.texts("train"), data.split("train").labels)
 
 

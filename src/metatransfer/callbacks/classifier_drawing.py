@@ -33,7 +33,7 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     axis.set(xlabel="answer", ylabel="class")
     if few:
         ticks = range(len(names))
-        short = [textwrap.shorten(name, 22, placeholder="…") for name in names]
+        short = [_plain(textwrap.shorten(name, 22, placeholder="…")) for name in names]
         axis.set_xticks(ticks, short, rotation=45 if max(map(len, short)) > 2 else 0, ha="right")
         axis.set_yticks(ticks, short)
         if max(map(len, short)) <= 2:
@@ -43,6 +43,11 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
                 color = "white" if parts[row, column] > 0.5 else "black"
                 axis.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
     return figure
+
+
+def _plain(text: str) -> str:
+    """As it stands: between two dollars matplotlib expects formulas."""
+    return text.replace("$", r"\$")
 
 
 def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: float) -> Figure:
@@ -89,9 +94,8 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
         axis.axis("off")
         axis.set(xlim=(0, 1), ylim=(len(samples), 0))
         for row, (sample, caption) in enumerate(zip(samples, captions, strict=True)):
-            text = textwrap.shorten(str(sample), 110, placeholder=" …").replace("$", r"\$")
-            axis.text(0, row + 0.35, text, fontsize=9)
-            axis.text(0.02, row + 0.72, caption.replace("$", r"\$"), fontsize=8, color="#c62828")
+            axis.text(0, row + 0.35, _plain(textwrap.shorten(str(sample), 110, placeholder=" …")), fontsize=9)
+            axis.text(0.02, row + 0.72, _plain(caption), fontsize=8, color="#c62828")
         return figure
     columns = min(6, max(1, len(samples)))
     rows = -(-len(samples) // columns) or 1
@@ -102,7 +106,7 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
     for axis, sample, caption in zip(axes, samples, captions, strict=False):
         pixels = sample.permute(1, 2, 0).clamp(0, 1).cpu().numpy()  # type: ignore[union-attr]
         axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
-        axis.set_title(textwrap.fill(caption, 24), fontsize=7, color="#c62828")
+        axis.set_title(_plain(textwrap.fill(caption, 24)), fontsize=7, color="#c62828")
     return figure
 
 
@@ -126,8 +130,8 @@ def gain_figure(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
         places, values.mean(1), "_", color="#c62828", markersize=34, markeredgewidth=2.5, label="mean of the seeds"
     )
     axis.set_xticks(places, [textwrap.fill(name, 16) for name in scores])
-    axis.set(ylabel="accuracy, %", title=textwrap.fill(title, 44), xlim=(-0.5, len(scores) - 0.5))
+    axis.set(ylabel="accuracy, %", title=textwrap.fill(title, 22 * len(scores)), xlim=(-0.5, len(scores) - 0.5))
     axis.title.set_fontsize(9)
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, markerscale=0.5)  # the mark is as wide as a column
     return figure

@@ -69,9 +69,9 @@ class ClassifierFigures(Callback):
             f"{stage}_calibration": drawing.calibration_figure(*reliability(answers), error),
         }
         wrong = self._mistakes(answers)
-        data = getattr(trainer, "datamodule", None)
-        if wrong and hasattr(data, "show"):
-            samples = [data.show(stage, number) for number, *_ in wrong]  # type: ignore[union-attr]
+        data: Any = getattr(trainer, "datamodule", None)
+        samples = [data.show(stage, number) for number, *_ in wrong] if hasattr(data, "show") else []
+        if samples and (isinstance(samples[0], str) or samples[0].dim() == 3):  # a row of a table shows nothing
             captions = [f"{names[target]}, taken for {names[taken]} ({sure:.0%})" for _, target, taken, sure in wrong]
             figures[f"{stage}_mistakes"] = drawing.mistakes_figure(samples, captions)
         curve = _learning_curve(trainer) if trainer.training or trainer.state.fn == "fit" else None
@@ -81,7 +81,7 @@ class ClassifierFigures(Callback):
         write_atomically(run_folder(trainer) / f"{stage}_classes.csv", class_table(confusion.cpu().tolist(), names))
 
     def _mistakes(self, answers: Answers) -> list[tuple[int, int, int, float]]:
-        wrong = answers.prediction != answers.target
+        wrong = (answers.prediction != answers.target) & ~answers.confidence.isnan()
         order = answers.confidence[wrong].argsort(descending=True)[: self.mistakes]
         chosen = [part[wrong][order].tolist() for part in answers]
         return list(zip(chosen[0], chosen[1], chosen[2], chosen[3], strict=True))
@@ -107,7 +107,7 @@ def class_table(confusion: list[list[int]], names: tuple[str, ...]) -> str:
         numbers = [right / answered if answered else None, right / samples if samples else None]
         numbers.append(2 * right / (samples + answered) if samples + answered else None)
         shown = ["" if number is None else f"{number:.4f}" for number in numbers]
-        writer.writerow([name, samples, *shown, names[max(others)[1]] if others else ""])
+        writer.writerow([name, samples, *shown, names[max(others, key=lambda pair: pair[0])[1]] if others else ""])
     return text.getvalue()
 
 

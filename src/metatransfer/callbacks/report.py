@@ -212,7 +212,7 @@ class Report(Callback):
             "protocol": card,
             "checkpoint": _checkpoint(trainer, stage),
             "seconds": round(self._elapsed(), 1),
-            "machine": machine(module.device),
+            "machine": machine(trainer.strategy.root_device),
             "skipped": dict(getattr(getattr(trainer, "datamodule", None), "skipped", {})),
             "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
         }

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
+import os
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
@@ -81,7 +86,7 @@ class TransferGain(Callback):
         """Keeps the method as it is before training.
 
         Raises:
-            UserError: another method, or several processes.
+            UserError: another method, several processes, or data that nothing can be compared on.
         """
         if stage != "fit":
             return
@@ -93,9 +98,32 @@ class TransferGain(Callback):
         if trainer.world_size > 1:
             raise UserError("TransferGain trains in one process: leave it out here, or set trainer.devices=1.")
         agree_on_run_folder(trainer)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = getattr(trainer, "datamodule", None)
+        if data is None:
+            raise UserError("TransferGain trains on data several times: give the Trainer a data module, no loaders.")
+        if getattr(trainer, f"limit_{self.split}_batches") == 0:
+            raise UserError(
+                f"TransferGain compares on the {self.split} split, but limit_{self.split}_batches is 0: set it, or "
+                "leave the callback out."
+            )
+        if callable(getattr(data, "split", None)):
+            data.split(self.split)  # refuses now what there is not after the fit
+        if hasattr(data, "reseeded") and getattr(data, "tokenizer_name", None) == "words":
+            raise UserError(
+                "TransferGain has nothing to compare with tokenizer=words: the words of every division have numbers of "
+                "their own, which no weights can know; set the tokenizer of the pretrained network."
+            )
         pl_module.from_scratch(0)  # refuses now what it cannot do after the fit
         self._start = pl_module.restarted(0), data
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives up where a run is resumed: the weights that it once started from are not read again."""
+        if trainer.ckpt_path is not None and self._start is not None:
+            self._start = None
+            rank_zero_warn(
+                "TransferGain measures nothing after a resumed fit: the weights that it started from are not known any "
+                "more; for the gain, fit from the start."
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Trains over the seeds and reports."""
@@ -103,13 +131,16 @@ class TransferGain(Callback):
             return
         module, data = self._start
         self._start = None
+        device = trainer.strategy.root_device  # the module itself has left it already
         plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
         settings = {
             "max_epochs": trainer.max_epochs,
             "max_steps": trainer.max_steps,
-            "accelerator": "gpu" if pl_module.device.type == "cuda" else pl_module.device.type,
+            "accelerator": "gpu" if device.type == "cuda" else device.type,
+            "devices": 1 if device.index is None else [device.index],
             "precision": trainer.precision,
             "gradient_clip_val": trainer.gradient_clip_val,
+            "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "limit_train_batches": trainer.limit_train_batches,
             "limit_test_batches": trainer.limit_test_batches,
@@ -198,7 +229,8 @@ def measure_gain(
         Accuracies by what was trained, one for each seed; also those of the baselines.
     """
     scores: dict[str, list[float]] = {TRANSFER: [], SCRATCH: []}
-    with torch.random.fork_rng(devices=[]), _quiet():
+    attached = data.trainer
+    with _own_random_state(), _quiet():
         for seed in seeds:
             reseeded = data.reseeded(seed) if hasattr(data, "reseeded") else data
             for name in (TRANSFER, SCRATCH):
@@ -206,7 +238,7 @@ def measure_gain(
                 learner = module.restarted(seed) if name == TRANSFER else module.from_scratch(seed)
                 trainer = Trainer(
                     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                    num_sanity_val_steps=0, devices=1, **settings,
+                    num_sanity_val_steps=0, **{"devices": 1} | settings,
                 )  # fmt: skip
                 trainer.fit(learner, datamodule=reseeded)
                 evaluate = trainer.test if split == "test" else trainer.validate
@@ -214,16 +246,37 @@ def measure_gain(
                 scores[name].append(float(numbers[f"{split}/accuracy"]))
             for name, value in _baselines(learner, trainer, split).items():
                 scores.setdefault(name, []).append(value)
+    data.trainer = attached
     return scores
 
 
 def _baselines(module: FineTuneModule, trainer: Trainer, split: str) -> dict[str, float]:
     loader = getattr(trainer.datamodule, f"{split}_dataloader")()  # type: ignore[attr-defined]
+    batches = min(len(loader), int((trainer.num_test_batches if split == "test" else trainer.num_val_batches)[0]))
     found = {}
     for name, baseline in module.baselines().items():
-        right = [episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1)) for batch in loader]
+        same = itertools.islice(loader, batches)
+        right = [episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1)) for batch in same]
         found[name] = float(torch.cat(right).mean())
     return found
+
+
+@contextlib.contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Random numbers and their seeds are afterwards as they were before."""
+    seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if started else []):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
+        for name, value in seeds.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metatransfer.checks import check_positive
 from metatransfer.data.division import SPLIT_NAMES, natural_order, split_of
 from metatransfer.data.labelled import LabelledDataModule, LabelledSampler
+from metatransfer.data.loaders import EpisodeLoader
 from metatransfer.data.sources import Source
 from metatransfer.data.text_files import TextRows, read_texts
 from metatransfer.data.text_source import LengthBucketSampler, TextSource
@@ -246,6 +249,32 @@ class TextDataModule(LabelledDataModule):
 
     # ---- batches
 
+    def content_key(self, split: str) -> str:
+        """As of the base, with all that makes tokens of the texts; not where the tokeniser lies.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            Hexadecimal digits.
+        """
+        key = super().content_key(split)
+        if self.tokenizer_name is None:
+            return key
+        tokens = {name: value for name, value in self.tokenizer.state().items() if name != "name"}
+        return hashlib.sha256(f"{key} {tokens} {self.tokenizer.pad} {self.max_length}".encode()).hexdigest()
+
+    def samples_by_length(self, split: str) -> EpisodeLoader:
+        """The texts of a split once, from the longest to the shortest, so that next to nothing is padded.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            Batches that name the number of each text; in its natural order they would take a transformer longer.
+        """
+        return self._loader(_ByLength(self.split(split), self.seed), self.eval_batch_size, training=False)
+
     def _sampler(self, split: str, training: bool) -> LabelledSampler:
         if not training:
             return super()._sampler(split, training)
@@ -263,6 +292,15 @@ class TextDataModule(LabelledDataModule):
             "max_length": self.max_length,
             "lengths": "batches of similar lengths in training, padded to the longest text of each",
         }
+
+
+class _ByLength(LabelledSampler):
+    """The longest texts first: what does not fit into memory fails at once."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        source = self.split.source
+        assert isinstance(source, TextSource)
+        return (-source.encoded.lengths[self.split.indices]).argsort(kind="stable")
 
 
 def _by_split(rows: TextRows, where: str, column: str) -> dict[str, TextRows]:

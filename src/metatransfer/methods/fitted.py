@@ -14,6 +14,8 @@ from metatransfer.batches import LabelledBatch
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
 
+_FIT = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "limit_train_batches": 1}
+
 
 class FittedModule(ClassifierModule):
     """A classifier that sees all training samples at once.
@@ -55,7 +57,20 @@ class FittedModule(ClassifierModule):
             raise UserError(f"{name} is fitted in one process: set trainer.devices=1.")
         if not hasattr(getattr(self.trainer, "datamodule", None), "train_samples"):
             raise UserError(f"{name} needs a data module of labelled samples, such as ImageFolderDataModule.")
-        self.trainer.limit_train_batches, self.trainer.fit_loop.max_epochs = 1, 1
+        # nothing is looked at before the fit, and all is validated after it
+        self._given = {name: getattr(self.trainer, name) for name in _FIT}
+        self._max_epochs = self.trainer.max_epochs
+        for setting, value in _FIT.items():
+            setattr(self.trainer, setting, value)
+        self.trainer.fit_loop.max_epochs = 1
+
+    def teardown(self, stage: str) -> None:
+        """As of the base; leaves the Trainer as it was, for other methods to use."""
+        super().teardown(stage)
+        if stage == "fit":
+            for setting, value in self._given.items():
+                setattr(self.trainer, setting, value)
+            self.trainer.fit_loop.max_epochs = self._max_epochs
 
     def on_train_start(self) -> None:
         """As of the base, then the fit."""
@@ -76,7 +91,9 @@ class FittedModule(ClassifierModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """An optimiser of nothing: Lightning counts its steps, and saves checkpoints by them."""
-        return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+        nothing = torch.zeros(1, requires_grad=True, device=self.device)
+        nothing.grad = torch.zeros_like(nothing)  # a scaler of float16 asks for a gradient
+        return torch.optim.SGD([nothing], lr=0.0)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> None:  # type: ignore[override]
         """Logs how well the first training batch is told; nothing is left to learn."""

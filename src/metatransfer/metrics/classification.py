@@ -46,7 +46,7 @@ class _Collected(Metric):
     def compute(self) -> Answers:
         parts = [getattr(self, name) for name in Answers._fields]
         found = [torch.cat(part) if isinstance(part, list) else part for part in parts]
-        order = found[0].argsort()  # that of the split, whatever process answered
+        order = found[0].argsort(stable=True)  # that of the split, whatever process answered
         return Answers(*(part[order] for part in found))
 
 
@@ -54,7 +54,8 @@ class ClassifierMetrics(nn.Module):
     r"""Accuracy, macro-F1, loss and calibration error of a classifier over a split, and the answers themselves.
 
     The intervals are :math:`1.96\,s/\sqrt N` over the :math:`N` samples. Macro-F1 is the mean over the classes that
-    occur in labels or answers; the calibration error is that of Guo et al. 2017 (1706.04599) with 15 bins.
+    occur in labels or answers; the calibration error is that of Guo et al. 2017 (1706.04599) with 15 bins. Where a
+    sample's outputs are not numbers, all of these are NaN: there is no answer to count.
 
     Args:
         num_classes: size of the output layer.
@@ -86,8 +87,10 @@ class ClassifierMetrics(nn.Module):
 
     def answers(self) -> Answers:
         """All answers in the order of the split, synchronised between processes."""
-        found: Answers = self.collected.compute()
-        return found
+        if not self.collected.update_called:  # a process without samples takes part with none
+            nothing = torch.empty(0, device=self.collected.device)
+            self.collected.update(Answers(nothing.long(), nothing.long(), nothing.long(), nothing, nothing))
+        return Answers(*(part.reshape(-1) for part in self.collected.compute()))  # torchmetrics squeezes a single one
 
     def compute(self) -> dict[str, Tensor]:
         """The numbers by name; ``<name>_ci95`` is the half-width of an interval."""
@@ -97,8 +100,13 @@ class ClassifierMetrics(nn.Module):
             numbers[name] = values.mean().float()
             spread = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
             numbers[f"{name}_ci95"] = (1.96 * spread).float()
-        numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
+        if len(found.target):
+            numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
+        else:
+            numbers["macro_f1"] = torch.tensor(torch.nan)
         numbers["calibration_error"] = _calibration_error(found)
+        if found.confidence.isnan().any():
+            return {name: value if name == "samples" else value * torch.nan for name, value in numbers.items()}
         return numbers
 
     def confusion(self) -> Tensor:

@@ -87,7 +87,7 @@ class TfidfSVMModule(FittedModule):
                 f"no word of the training texts occurs in min_count={self.min_count} of them: lower it, or look at the "
                 "texts."
             ) from error
-        machine = LinearSVC(C=self.C, random_state=0).fit(x, data.split("train").labels)
+        machine = LinearSVC(C=self.C, dual="auto", random_state=0).fit(x, data.split("train").labels)
         weight, bias = machine.coef_, machine.intercept_
         if len(weight) == 1:  # two classes share one machine
             weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])

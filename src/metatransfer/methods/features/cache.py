@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import os
 import uuid
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from metatransfer.errors import UserError
 from metatransfer.nn import Backbone
 
 _FORMAT = 2
+_CHECKSUM = hashlib.sha256().digest_size
 
 
 def cache_folder(cache_dir: str | None = None) -> Path:
@@ -91,21 +92,36 @@ def cached_features(
     if found is not None:
         return found
     temporary = folder / f".features-{key}-{uuid.uuid4().hex}"
-    try:
+    with _told_of(folder):
         folder.mkdir(parents=True, exist_ok=True)
         temporary.touch()  # refused now rather than after the work
+    try:
         found = _computed(shape, batches(), type(backbone).__name__)
-        _write(temporary, found)
-        temporary.replace(path)  # whole or not at all, and whoever comes first
+        with _told_of(folder):
+            _write(temporary, found)
+            temporary.replace(path)  # whole or not at all, and whoever comes first
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found
+
+
+@contextlib.contextmanager
+def _told_of(folder: Path) -> Iterator[None]:
+    """Says what a folder refuses; samples that cannot be read are another matter.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: in one sentence.
+    """
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"features cannot be kept in '{folder}' ({error.strerror or error}): give another folder by cache_dir or "
             "METATRANSFER_CACHE."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return found
 
 
 def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], name: str) -> NDArray[np.float32]:
@@ -131,9 +147,12 @@ def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], 
 
 def _write(path: Path, array: NDArray[np.float32]) -> None:
     """An array file with a checksum behind it, which numpy does not look at."""
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         np.save(file, array, allow_pickle=False)
-        file.write(_checksum(array))
+        length = file.tell()
+        checksum = _checksum(file, length)
+        file.seek(length)
+        file.write(checksum)
         file.flush()
         os.fsync(file.fileno())  # else a machine that goes down may leave the right name and no content
 
@@ -142,12 +161,21 @@ def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """What was kept, ``None`` where it is missing, cut short or damaged: it is then computed anew."""
     try:
         with path.open("rb") as file:
+            length = max(0, path.stat().st_size - _CHECKSUM)
+            if _checksum(file, length) != file.read():
+                return None
+            file.seek(0)
             found: NDArray[np.float32] = np.load(file, allow_pickle=False)
-            whole = file.read() == _checksum(found)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):  # some damage looks like an archive
+    except OSError:
         return None
-    return found if whole and found.shape == shape and found.dtype == np.float32 else None
+    return found if found.shape == shape and found.dtype == np.float32 else None
 
 
-def _checksum(array: NDArray[np.float32]) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).data).digest()
+def _checksum(file: BinaryIO, length: int) -> bytes:
+    """That of the first bytes of a file, which is left behind them."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length and (part := file.read(min(length, 2**20))):
+        digest.update(part)
+        length -= len(part)
+    return digest.digest()

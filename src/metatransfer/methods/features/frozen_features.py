@@ -16,8 +16,6 @@ from metatransfer.methods.features.cache import cached_features
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.nn import Backbone
 
-_FIT = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "limit_train_batches": 1}
-
 
 class FrozenFeaturesModule(FittedModule):
     r"""Fits a classifier to features :math:`f(x)` that a network gives without being trained.
@@ -66,24 +64,6 @@ class FrozenFeaturesModule(FittedModule):
 
     # ---- the fit
 
-    def setup(self, stage: str) -> None:
-        """As of the base; nothing is looked at before the fit, and all is validated after it."""
-        if stage == "fit":
-            self._given = {name: getattr(self.trainer, name) for name in _FIT}
-            self._max_epochs = self.trainer.max_epochs
-        super().setup(stage)
-        if stage == "fit":
-            for name, value in _FIT.items():
-                setattr(self.trainer, name, value)
-
-    def teardown(self, stage: str) -> None:
-        """As of the base; leaves the Trainer as it was, for other methods to use."""
-        super().teardown(stage)
-        if stage == "fit":
-            for name, value in self._given.items():
-                setattr(self.trainer, name, value)
-            self.trainer.fit_loop.max_epochs = self._max_epochs
-
     def fit_data(self, data: Any) -> None:  # noqa: ANN401
         """Computes or finds the features, and fits the classifier."""
         train, val = (self._labelled(data, split) for split in ("train", "val"))
@@ -112,11 +92,12 @@ class FrozenFeaturesModule(FittedModule):
             loader = data.samples_by_length(split)
         else:
             loader = data.train_samples() if split == "train" else data.val_dataloader()
+        precision = self.trainer.precision_plugin
         for place, batch in enumerate(loader):
-            moved = self.transfer_batch_to_device(batch, self.device, 0)
+            moved = self.transfer_batch_to_device(precision.convert_input(batch), self.device, 0)
             if not place:
                 self.check_samples(moved.x)
-            with self.trainer.precision_plugin.forward_context():
+            with precision.forward_context():
                 features = self.backbone(moved.x)
             yield moved.number, features
 

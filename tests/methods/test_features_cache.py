@@ -1,0 +1,251 @@
+"""The cache of features: what its key depends on, what damage does to it, and the sentence of every mistake."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metatransfer import Conv4, UserError
+from metatransfer.methods.features import cached_features
+from metatransfer.methods.features.cache import cache_folder, weights_key
+from metatransfer.nn import Backbone, load_weights
+
+
+class Plain(Backbone):
+    """A linear layer with a number that no checkpoint keeps."""
+
+    def __init__(self, size=3, factor=1.0, weights=None):
+        super().__init__()
+        self.layer, self.out_features = nn.Linear(2, size), size
+        self.register_buffer("shift", torch.tensor(0.0), persistent=False)
+        self.register_buffer("count", torch.zeros(0))
+        self.load_weights(weights)
+
+    def forward(self, x):
+        return self.layer(x) + self.shift
+
+
+X = torch.rand(10, 2, generator=torch.Generator().manual_seed(0))
+
+
+def network(seed=0, **arguments):
+    torch.manual_seed(seed)
+    return Plain(**arguments).eval()
+
+
+class Batches:
+    """The samples in parts; counts how often they are asked for."""
+
+    def __init__(self, backbone, order=None):
+        self.backbone, self.asked = backbone, 0
+        self.order = torch.arange(10) if order is None else order
+
+    def __call__(self):
+        self.asked += 1
+        with torch.no_grad():
+            for rows in self.order.split(4):
+                yield rows, self.backbone(X[rows])
+
+
+def cached(folder, backbone, content="one", batches=None):
+    return cached_features(backbone, content, batches or Batches(backbone), 10, str(folder))
+
+
+def entry(folder):
+    (path,) = folder.glob("*.npy")
+    return path
+
+
+def test_computed_once_and_read_afterwards(tmp_path):
+    one = network()
+    batches = Batches(one)
+    found = [cached(tmp_path, one, batches=batches) for _ in range(3)]
+    assert batches.asked == 1
+    assert all(np.array_equal(part, one(X).detach().numpy()) for part in found)
+    assert all(part.dtype == np.float32 for part in found)
+    assert [path.name for path in tmp_path.iterdir()] == [entry(tmp_path).name], "nothing else is left behind"
+    # plain numpy reads the file, whatever stands behind the array
+    assert np.array_equal(np.load(entry(tmp_path), allow_pickle=False), found[0])
+
+
+def test_any_order_of_computation(tmp_path):
+    one = network()
+    found = cached(tmp_path, one, batches=Batches(one, torch.randperm(10)))
+    np.testing.assert_allclose(found, one(X).detach().numpy(), rtol=1e-6)
+
+
+def test_the_key_is_that_of_all_that_features_depend_on(tmp_path):
+    one = network()
+    first = weights_key(one)
+    assert weights_key(network()) == weights_key(copy.deepcopy(one)) == first
+    others = [network(1), network(size=4), network(factor=2.0), Conv4(hidden_channels=4).eval()]
+    for change in ("layer.weight", "layer.bias"):
+        other = copy.deepcopy(one)
+        with torch.no_grad():
+            other.get_parameter(change)[0] += 1e-6
+        others.append(other)
+    for value in (torch.tensor(0.5), torch.zeros(1)):
+        other = copy.deepcopy(one)
+        other.shift = value
+        others.append(other)
+    others.append(copy.deepcopy(one).double())
+    assert len({first, *map(weights_key, others)}) == 1 + len(others)
+    assert weights_key(copy.deepcopy(one).requires_grad_(False)) == first
+
+    # another content is another entry
+    batches = Batches(one)
+    for content in ("one", "two", "one"):
+        cached(tmp_path, one, content, batches)
+    assert batches.asked == 2
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+def test_where_the_weights_lie_is_no_part_of_the_key(tmp_path):
+    torch.save(network(5).state_dict(), tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes())
+    one, two = (network(seed, weights=str(tmp_path / f"{name}.pt")) for seed, name in enumerate("ab"))
+    three = network(9)
+    load_weights(three, tmp_path / "a.pt")
+    assert weights_key(one) == weights_key(two) == weights_key(three) == weights_key(network(5))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def cut_the_checksum(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[140] ^= 1
+    path.write_bytes(content)
+
+
+def flip_the_header(path):
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0xFF
+    path.write_bytes(content)
+
+
+def zeros(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def archive(path):
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+
+
+def archive_of_arrays(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
+def another_array(path):
+    np.save(path, np.zeros((10, 3)))
+
+
+DAMAGES = [cut, cut_the_checksum, empty, flip, flip_the_header, zeros, archive, archive_of_arrays, another_array]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_entry_is_computed_anew(damage, tmp_path):
+    one = network()
+    batches = Batches(one)
+    whole = cached(tmp_path, one, batches=batches)
+    content = entry(tmp_path).read_bytes()
+    damage(entry(tmp_path))
+    assert np.array_equal(cached(tmp_path, one, batches=batches), whole)
+    assert batches.asked == 2
+    assert entry(tmp_path).read_bytes() == content
+    cached(tmp_path, one, batches=batches)
+    assert batches.asked == 2
+
+
+def test_what_stops_in_the_middle_leaves_nothing(tmp_path):
+    one = network()
+
+    def stopped():
+        yield torch.arange(4), one(X[:4]).detach()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, one, batches=stopped)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_no_numbers_name_the_network_and_the_sample(value, tmp_path):
+    one = network()
+
+    def spoiled():
+        for rows, features in Batches(one, torch.arange(10).flip(0))():
+            features[rows == 2] = value
+            yield rows, features
+
+    with pytest.raises(UserError, match="Plain gives features that are NaN or infinite, first of sample 2: look at"):
+        cached(tmp_path, one, batches=spoiled)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence_before_the_work(tmp_path):
+    one = network()
+    batches = Batches(one)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"features cannot be kept in '.*file.*' \(.+\): give another folder by"):
+            cached(folder, one, batches=batches)
+    assert batches.asked == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to the superuser")
+def test_a_read_only_folder_is_read_and_not_written(tmp_path):
+    one = network()
+    cached(tmp_path, one)
+    tmp_path.chmod(0o500)
+    try:
+        assert np.array_equal(cached(tmp_path, one), one(X).detach().numpy())
+        with pytest.raises(UserError, match="features cannot be kept in"):
+            cached(tmp_path, one, "two")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(UserError, match=r"features cannot be kept in '.*' \(No space left on device\)"):
+        cached(tmp_path, network())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sample_that_cannot_be_read_is_not_the_cache_s_fault(tmp_path):
+    def unreadable():
+        yield torch.arange(4), torch.zeros(4, 3)
+        raise FileNotFoundError(2, "No such file or directory", "photo.png")
+
+    with pytest.raises(FileNotFoundError, match=r"photo\.png"):
+        cached(tmp_path, network(), batches=unreadable)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_features_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path / "features"
+    assert cache_folder(str(tmp_path / "own")) == tmp_path / "own"
+    monkeypatch.delenv("METATRANSFER_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "metatransfer" / "features"
+    assert cache_folder("~/own") == tmp_path / "own"
