@@ -11,6 +11,7 @@ needed = [
     "metatransfer/data/glyphs.xz",
     "metatransfer/data/omniglot_vinyals.txt",
     "metatransfer/data/NOTICE-glyphs.md",
+    "metatransfer/nn/pretrained/conv4_glyphs.safetensors",
 ]
 missing = [name for name in needed if name not in names]
 if missing:

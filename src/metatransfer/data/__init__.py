@@ -14,7 +14,8 @@ from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
 from metatransfer.data.image_csv_data import ImageCSVDataModule
 from metatransfer.data.image_folder_data import ImageFolderDataModule
 from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
-from metatransfer.data.labelled import LabelledDataModule, Split
+from metatransfer.data.labelled import LabelledDataModule
+from metatransfer.data.labelled_sampler import Split
 from metatransfer.data.learn2learn_episodes import Learn2LearnEpisodes
 from metatransfer.data.omniglot_episodes import OmniglotEpisodes
 from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, TaskSampler

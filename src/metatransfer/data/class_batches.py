@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 
-from metatransfer.batches import Episode, LabelledBatch
+from metatransfer.batches import Episode
 from metatransfer.checks import check_positive
-from metatransfer.data.augment import Augmentation, apply_transforms
+from metatransfer.data.augment import apply_transforms
 from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
 from metatransfer.data.episodic import EpisodicDataModule
+from metatransfer.data.labelled_sampler import LabelledSampler, Split
 from metatransfer.data.loaders import EpisodeLoader, TaskLoader, training_position
-from metatransfer.data.samplers import SPLITS, Stream, TaskSampler
 from metatransfer.data.sources import RotatedClasses, Source
 from metatransfer.errors import UserError
-from metatransfer.functional.random import random_permutations, stream_keys
 
 
 class ClassBatches(LightningDataModule):
@@ -58,7 +56,7 @@ class ClassBatches(LightningDataModule):
                 "ClassBatches a data module of labelled samples."
             )
         self.test_sources: tuple[str, ...] = getattr(episodes, "test_sources", ())
-        self._sampler: ClassSampler | None = None
+        self._sampler: LabelledSampler | None = None
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -68,9 +66,9 @@ class ClassBatches(LightningDataModule):
     @property
     def num_classes(self) -> int:
         """How many classes are trained on."""
-        return len(self.sampler().source.class_names)
+        return len(self.sampler().split.source.class_names)
 
-    def sampler(self) -> ClassSampler:
+    def sampler(self) -> LabelledSampler:
         """Opens the training split, once.
 
         Returns:
@@ -87,7 +85,9 @@ class ClassBatches(LightningDataModule):
             if data.rotations["train"] != "none":
                 source = RotatedClasses(source)
             transform = partial(apply_transforms, data.transform) if data.transform else None
-            self._sampler = ClassSampler(source, data.seed, transform)
+            self._sampler = LabelledSampler(
+                Split(source, np.arange(len(source)), source.class_names), data.seed, transform, shuffled=True
+            )
         return self._sampler
 
     def sample_shape(self) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ class ClassBatches(LightningDataModule):
         sampler, trainer = self.sampler(), self.trainer
         loader = EpisodeLoader(
             sampler,
-            episodes=len(sampler.source),
+            episodes=len(sampler.split.source),
             tasks_per_batch=self.batch_size,
             drop_last=True,
             rank=trainer.global_rank if trainer else 0,
@@ -148,7 +148,7 @@ class ClassBatches(LightningDataModule):
         if len(loader) == 0:
             raise UserError(
                 f"batch_size={self.batch_size} in each of {loader.world_size} processes is more than the "
-                f"{len(sampler.source)} training samples: lower it."
+                f"{len(sampler.split.source)} training samples: lower it."
             )
         return loader
 
@@ -173,65 +173,6 @@ class ClassBatches(LightningDataModule):
             card["episodes"] = {split: count for split, count in card["episodes"].items() if split != "train"}
         batches: dict[str, Any] = {"batch_size": self.batch_size}
         if self._sampler is not None:
-            source = self._sampler.source
+            source = self._sampler.split.source
             batches |= {"classes": len(source.class_names), "samples": len(source)}
         return card | {"train_batches": batches}
-
-
-class ClassSampler(TaskSampler):
-    """Labelled samples in an order of their own in every epoch.
-
-    Args:
-        source: where the samples come from.
-        seed: part of the key.
-        transform: applied to the samples of a batch after augmentation, on the device.
-    """
-
-    def __init__(self, source: Source, seed: int, transform: partial[torch.Tensor] | None = None) -> None:
-        self.source = source
-        self.seed = seed
-        self.transform = transform
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
-
-    @property
-    def in_memory(self) -> bool:  # type: ignore[override]
-        """Whether the source is."""
-        return self.source.in_memory
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of the samples in an epoch.
-
-        Args:
-            epoch: its number.
-
-        Returns:
-            ``(N,)`` sample indices.
-        """
-        if epoch != self._epoch:
-            key = stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, np.array([epoch]))
-            self._epoch, self._order = epoch, random_permutations(key, len(self.source))[0]
-        return self._order
-
-    def episodes(  # type: ignore[override]
-        self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
-    ) -> LabelledBatch:
-        """A labelled batch; not a meta-batch, but served in the same way.
-
-        Args:
-            indices: ``(N,)`` places in the epochs one after the other, all of one epoch.
-            device: where the tensors are wanted.
-            augmentation: applied to every sample, with random numbers of its own.
-
-        Returns:
-            Samples and labels.
-        """
-        epoch = int(indices[0]) // len(self.source)
-        samples = self.order(epoch)[indices - epoch * len(self.source)]
-        x = self.source.read(torch.from_numpy(samples), device)
-        if augmentation is not None:
-            keys = stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, indices, 1)
-            x = augmentation.batch(x.unsqueeze(1), keys).squeeze(1)  # each sample is a task of one
-        if self.transform is not None:
-            x = self.transform(x)
-        return LabelledBatch(x, torch.from_numpy(self.source.labels[samples]).to(device, non_blocking=True))

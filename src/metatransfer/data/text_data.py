@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from metatransfer.checks import check_positive
 from metatransfer.data.division import SPLIT_NAMES, natural_order, split_of
-from metatransfer.data.labelled import LabelledDataModule, LabelledSampler
+from metatransfer.data.labelled import LabelledDataModule
+from metatransfer.data.labelled_sampler import LabelledSampler
 from metatransfer.data.loaders import EpisodeLoader
 from metatransfer.data.sources import Source
 from metatransfer.data.text_files import TextRows, read_texts

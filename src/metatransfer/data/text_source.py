@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.batches import Tokens
-from metatransfer.data.labelled import LabelledSampler
+from metatransfer.data.labelled_sampler import LabelledSampler
 from metatransfer.data.sources import Source
 from metatransfer.data.text_tokenizers import Encoded
 from metatransfer.functional.random import random_permutations
