@@ -11,17 +11,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from metatransfer.checks import did_you_mean
 from metatransfer.data.array_checks import check_alike, class_labels, plain, sample_tensor
 from metatransfer.data.array_files import ArrayFile, as_array, open_arrays
-from metatransfer.data.division import SPLIT_NAMES, natural_order, split_of
+from metatransfer.data.array_names import LABELS, SAMPLES, named_pair
+from metatransfer.data.division import natural_order, split_of
 from metatransfer.data.labelled import LabelledDataModule
 from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import Source, TensorSource
 from metatransfer.errors import UserError
-
-_SAMPLES = ("x", "X", "data", "images")
-_LABELS = ("y", "Y", "labels", "targets")
 
 
 class ArrayDataModule(LabelledDataModule):
@@ -131,13 +128,15 @@ class ArrayDataModule(LabelledDataModule):
             UserError: arrays that are missing, do not fit each other, or hold what is no number or label.
         """
         arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
-        pairs = {split: pair for split in SPLITS if (pair := self._pair(arrays, split)) is not None}
-        plain = self._pair(arrays, None) if "train" not in pairs else None
+        pairs = {
+            split: pair for split in SPLITS if (pair := named_pair(arrays, self.names, split, self._where)) is not None
+        }
+        plain = named_pair(arrays, self.names, None, self._where) if "train" not in pairs else None
         if plain is not None:
             pairs = {"train" if pairs else "all": plain} | pairs
         elif "train" not in pairs:
             raise UserError(
-                f"{self._where} has no samples and labels called {' or '.join(_SAMPLES)} and {' or '.join(_LABELS)}, "
+                f"{self._where} has no samples and labels called {' or '.join(SAMPLES)} and {' or '.join(LABELS)}, "
                 f"only {', '.join(arrays) or 'nothing'}: name them by x and y."
             )
         found = {part: self._part(arrays, *pair) for part, pair in pairs.items()}
@@ -159,7 +158,7 @@ class ArrayDataModule(LabelledDataModule):
         if isinstance(self.predict, str):
             # a .npy file is opened with labels, which are not looked at
             arrays = open_arrays(self.predict, self.predict if self.predict.lower().endswith(".npy") else None)
-            known = [self.names["x"]] if self.names["x"] is not None else list(_SAMPLES)
+            known = [self.names["x"]] if self.names["x"] is not None else list(SAMPLES)
             there = [name for name in known if name in arrays] or (list(arrays) if len(arrays) == 1 else [])
             if len(there) != 1:
                 raise UserError(
@@ -200,35 +199,6 @@ class ArrayDataModule(LabelledDataModule):
     @property
     def _where(self) -> str:
         return self._arrays.name if self._arrays is not None else f"'{self.path}'"
-
-    def _pair(self, arrays: ArrayFile, split: str | None) -> tuple[str, str] | None:
-        """Names of samples and labels, of a split or without one.
-
-        Raises:
-            UserError: two arrays that may be meant, or only one of the pair.
-        """
-        found = []
-        for argument, known in (("x", _SAMPLES), ("y", _LABELS)):
-            given = self.names[argument]
-            words = [given] if given is not None else list(known)
-            if split is not None:
-                words = [
-                    f"{a}_{b}" for word in words for name in SPLIT_NAMES[split] for a, b in ((word, name), (name, word))
-                ]
-            there = [word for word in words if word in arrays]
-            if len(there) > 1:
-                raise UserError(f"{self._where} has both '{there[0]}' and '{there[1]}': say which by {argument}.")
-            if not there and given is not None and split is None:
-                raise UserError(
-                    f"{self._where} has no array '{given}' ({argument}), only {', '.join(arrays)}"
-                    f"{did_you_mean(given, arrays)}"
-                )
-            found.append(there[0] if there else None)
-        if found[0] is not None and found[1] is not None:
-            return found[0], found[1]
-        if found[0] is not None or found[1] is not None:
-            raise UserError(f"{self._where} has '{found[0] or found[1]}' without its partner: add samples and labels.")
-        return None
 
     def _part(self, arrays: ArrayFile, x_name: str, y_name: str) -> tuple[Tensor, NDArray[np.str_]]:
         x = sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from metatransfer.checks import check_choice, did_you_mean
+from metatransfer.checks import check_choice
 from metatransfer.data.array_files import ArrayFile, open_arrays
+from metatransfer.data.array_names import LABELS, SAMPLES, named_pair
 from metatransfer.data.division import (
-    SPLIT_NAMES,
     RandomDivision,
     check_disjoint,
     classes_of_splits,
@@ -28,8 +28,6 @@ from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import TensorSource
 from metatransfer.errors import UserError
 
-_SAMPLES = ("x", "X", "data", "images")
-_LABELS = ("y", "Y", "labels", "targets")
 _CHUNK = 2**24  # values that are looked at at once, so that checks need little memory
 
 
@@ -237,16 +235,18 @@ class ArrayEpisodes(EpisodicDataModule):
             UserError: arrays that are missing or do not fit each other.
         """
         arrays = self._given or open_arrays(self.path, self.labels_path)
-        by_name = {split: pair for split in SPLITS if (pair := self._pair(arrays, split)) is not None}
+        by_name = {
+            split: pair for split in SPLITS if (pair := named_pair(arrays, self.names, split, self._where)) is not None
+        }
         if "train" in by_name:
             parts = {split: self._part(arrays, *pair, split) for split, pair in by_name.items()}
             self._division = "by the names of the arrays"
             check_disjoint({split: natural_order(part.labels) for split, part in parts.items()}, self._where)
             return parts
-        pair = self._pair(arrays, None)
+        pair = named_pair(arrays, self.names, None, self._where)
         if pair is None:
             raise UserError(
-                f"{self._where} has no samples and labels called {' or '.join(_SAMPLES)} and {' or '.join(_LABELS)}, "
+                f"{self._where} has no samples and labels called {' or '.join(SAMPLES)} and {' or '.join(LABELS)}, "
                 f"only {', '.join(arrays) or 'nothing'}: name them by x and y."
             )
         whole = self._part(arrays, *pair, None)
@@ -275,37 +275,6 @@ class ArrayEpisodes(EpisodicDataModule):
         split_of_class = {one: split for split, members in division.items() for one in members}
         self._division = str(self.division)
         return np.array([split_of_class[one] for one in whole.labels.tolist()])
-
-    def _pair(self, arrays: ArrayFile, split: str | None) -> tuple[str, str] | None:
-        """Names of samples and labels, of a split or of all.
-
-        Raises:
-            UserError: two arrays that may be meant, or only one of the pair.
-        """
-        found = []
-        for argument, known in (("x", _SAMPLES), ("y", _LABELS)):
-            given = self.names[argument]
-            words = [given] if given is not None else list(known)
-            if split is not None:
-                words = [
-                    f"{a}_{b}" for word in words for name in SPLIT_NAMES[split] for a, b in ((word, name), (name, word))
-                ]
-            there = [word for word in words if word in arrays]
-            if len(there) > 1:
-                raise UserError(f"{self._where} has both '{there[0]}' and '{there[1]}': say which by {argument}.")
-            if not there and given is not None and split is None:
-                raise UserError(
-                    f"{self._where} has no array '{given}' ({argument}), only {', '.join(arrays)}"
-                    f"{did_you_mean(given, arrays)}"
-                )
-            found.append(there[0] if there else None)
-        if found[0] is None and found[1] is None:
-            return None
-        if found[0] is None or found[1] is None:
-            if split is None:
-                return None
-            raise UserError(f"{self._where} has '{found[0] or found[1]}' without its partner: add samples and labels.")
-        return found[0], found[1]
 
     def _part(self, arrays: ArrayFile, x_name: str, y_name: str, split: str | None) -> _Part:
         samples, given = arrays[x_name], arrays[y_name]
