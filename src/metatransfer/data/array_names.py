@@ -49,5 +49,7 @@ def named_pair(
     if found[0] is not None and found[1] is not None:
         return found[0], found[1]
     if found[0] is not None or found[1] is not None:
-        raise UserError(f"{where} has '{found[0] or found[1]}' without its partner: add samples and labels.")
+        raise UserError(
+            f"{where} has '{found[0] or found[1]}' without its partner: add samples and labels, or name them by x and y."
+        )
     return None
