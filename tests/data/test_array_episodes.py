@@ -196,7 +196,7 @@ BAD = {
     "torch": (lambda p: no_file(p, "a.pt", b"nothing"), {}, "cannot be read as tensors"),
     "pickle": (lambda p: no_file(p, "a.pt", pickle.dumps(print)), {}, "cannot be read as tensors"),
     "safetensors": (lambda p: no_file(p, "a.safetensors", b"nothing"), {}, "cannot be read as safetensors"),
-    "no labels": (lambda p: save(p / "a.npz", x=X), {}, "without its partner: add samples and labels, or name them"),
+    "no labels": (lambda p: save(p / "a.npz", x=X), {}, "without its partner: add samples or labels, or name them"),
     "names": (lambda p: save(p / "a.npz", pictures=X, y=Y), {"x": "picture"}, "Did you mean pictures?"),
     "both": (lambda p: save(p / "a.npz", x=X, data=X, y=Y), {}, "both 'x' and 'data': say which by x"),
     "lengths": (lambda p: save(p / "a.npz", x=X, y=Y[:-1]), {}, "one value for each of the 40 samples"),

@@ -128,8 +128,8 @@ class ArrayDataModule(LabelledDataModule):
             UserError: arrays that are missing, do not fit each other, or hold what is no number or label.
         """
         arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
-        found = {split: named_pair(arrays, self.names, split, self._where) for split in SPLITS}
-        pairs = {split: pair for split, pair in found.items() if pair is not None}
+        named = {split: named_pair(arrays, self.names, split, self._where) for split in SPLITS}
+        pairs = {split: pair for split, pair in named.items() if pair is not None}
         plain = named_pair(arrays, self.names, None, self._where) if "train" not in pairs else None
         if plain is not None:
             pairs = {"train" if pairs else "all": plain} | pairs

@@ -235,8 +235,8 @@ class ArrayEpisodes(EpisodicDataModule):
             UserError: arrays that are missing or do not fit each other.
         """
         arrays = self._given or open_arrays(self.path, self.labels_path)
-        found = {split: named_pair(arrays, self.names, split, self._where) for split in SPLITS}
-        by_name = {split: pair for split, pair in found.items() if pair is not None}
+        named = {split: named_pair(arrays, self.names, split, self._where) for split in SPLITS}
+        by_name = {split: pair for split, pair in named.items() if pair is not None}
         if "train" in by_name:
             parts = {split: self._part(arrays, *pair, split) for split, pair in by_name.items()}
             self._division = "by the names of the arrays"

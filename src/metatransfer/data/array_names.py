@@ -50,6 +50,6 @@ def named_pair(
         return found[0], found[1]
     if found[0] is not None or found[1] is not None:
         raise UserError(
-            f"{where} has '{found[0] or found[1]}' without its partner: add samples and labels, or name them by x and y."
+            f"{where} has '{found[0] or found[1]}' without its partner: add samples or labels, or name them by x, y."
         )
     return None
