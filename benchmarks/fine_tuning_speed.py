@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from metatransfer import ArrayDataModule, FineTuneModule, LinearProbe, TorchvisionBackbone
-from metatransfer.adapters.feature_classifiers import Labelled
+from metatransfer.adapters import Labelled
 from metatransfer.callbacks.report import machine
 
 CLASSES, SIDE, BATCH = 10, 64, 32

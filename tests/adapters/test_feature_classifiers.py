@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from metatransfer import FeatureClassifier, LinearProbe, LinearSVM, NearestClassMean, NearestNeighbors, UserError
-from metatransfer.adapters.feature_classifiers import Labelled
+from metatransfer.adapters import Labelled
 
 CLASSES, SIZE = 4, 6
 

@@ -28,7 +28,7 @@ from metatransfer import (
     UnlabelledBatch,
     UserError,
 )
-from metatransfer.adapters.feature_classifiers import Labelled
+from metatransfer.adapters import Labelled
 
 CLASSES = 4
 MAKES = {

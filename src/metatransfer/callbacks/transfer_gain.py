@@ -24,6 +24,7 @@ from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, w
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
+from metatransfer.methods.classifier import MOST_FREQUENT
 from metatransfer.methods.finetune import FineTuneModule
 
 TRANSFER, SCRATCH = "transfer", "from scratch"
@@ -167,7 +168,9 @@ class TransferGain(Callback):
         }
         path = run_folder(trainer) / "transfer_gain.json"
         write_atomically(path, json.dumps(content, indent=2) + "\n")
-        percent = {name: [100 * value for value in values] for name, values in scores.items()}
+        # the most frequent class lies so low that nothing else could be told apart
+        shown = {name: values for name, values in scores.items() if name != MOST_FREQUENT}
+        percent = {name: [100 * value for value in values] for name, values in shown.items()}
         publish_figures(trainer, {"transfer_gain": gain_figure(percent, sentence)})
         console = Console(width=160)
         for name, interval in found.items():

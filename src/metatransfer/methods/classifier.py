@@ -17,6 +17,7 @@ from metatransfer.methods.base import Baseline, MethodModule
 from metatransfer.metrics import ClassifierMetrics
 from metatransfer.nn import Backbone
 
+MOST_FREQUENT = "most frequent class"
 _REMEDY = "give it a data module of labelled samples, such as ImageFolderDataModule"
 _NEIGHBOUR_LIMIT = 2**26  # numbers of all training samples: beyond, looking for neighbours costs more than it tells
 
@@ -250,7 +251,7 @@ class ClassifierModule(MethodModule):
         data = getattr(self._trainer, "datamodule", None)
         if data is None or not hasattr(data, "train_samples"):
             return {}
-        found: dict[str, Baseline] = {"most frequent class": self._most_frequent}
+        found: dict[str, Baseline] = {MOST_FREQUENT: self._most_frequent}
         shape = data.sample_shape()
         if shape and len(data.split("train")) * torch.Size(shape).numel() <= _NEIGHBOUR_LIMIT:
             found["pixel 1-NN" if len(shape) == 3 else "1-NN"] = _NearestSample(data)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metatransfer.adapters import FeatureClassifier, NearestClassMean
-from metatransfer.adapters.feature_classifiers import Labelled
+from metatransfer.adapters import FeatureClassifier, Labelled, NearestClassMean
 from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
 from metatransfer.methods.features.cache import cached_features
