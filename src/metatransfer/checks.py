@@ -412,12 +412,13 @@ def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], wh
         )
 
 
-def check_file(path: str | Path, what: str) -> Path:
+def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
     """The path of a file that must exist and be readable.
 
     Args:
         path: the file.
         what: what it is, to be named.
+        remedy: what to do where it is missing and no file has a similar name.
 
     Returns:
         The path.
@@ -428,7 +429,8 @@ def check_file(path: str | Path, what: str) -> Path:
     path = Path(path)
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{what} '{path}' does not exist{did_you_mean(path.name, siblings)}")
+        advice = did_you_mean(path.name, siblings)
+        raise UserError(f"{what} '{path}' does not exist{f': {remedy}.' if remedy and advice == '.' else advice}")
     if not path.is_file():
         raise UserError(f"{what} '{path}' is a folder, but must be a file.")
     if not os.access(path, os.R_OK):

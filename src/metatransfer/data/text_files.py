@@ -76,7 +76,7 @@ def read_texts(
     Raises:
         UserError: with the line and what to mend.
     """
-    file = check_file(path, "text file")
+    file = check_file(path, "text file", "put it there, or give the path of yours")
     suffix = file.suffix.lower()
     wanted = {
         name: column for name, column in (("text", text), ("label", label), ("split", split)) if column is not None
