@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from metatransfer.checks import did_you_mean
 from metatransfer.data.division import SPLIT_NAMES, natural_order, split_of
 from metatransfer.data.folders import IMAGE_SUFFIXES
-from metatransfer.data.image_folder_data import ImageOpening
 from metatransfer.data.images import MEMORY_LIMIT, ImageFile, ImageLook, ImageTree, OnBadSample, open_tree
-from metatransfer.data.labelled import LabelledDataModule
+from metatransfer.data.labelled_images import ImageOpening, LabelledImages
 from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import Source
 from metatransfer.data.table_episodes import Table, read_table
 from metatransfer.errors import UserError
 
 
-class ImageCSVDataModule(LabelledDataModule):
+class ImageCSVDataModule(LabelledImages):
     """Images listed by a CSV or TSV file, one row for each: its file and its class.
 
     With the column ``split`` the rows say themselves what they are for (``train``, ``val`` and ``test``, or ``valid``,
@@ -99,20 +98,6 @@ class ImageCSVDataModule(LabelledDataModule):
             name = f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
             parts[part], self.skipped[part] = self.opening.labelled(classes, name)
         return parts
-
-    def unlabelled(self) -> tuple[Source, tuple[str, ...]]:
-        """The images of ``predict``, named relative to it.
-
-        Raises:
-            UserError: ``predict`` was not given, holds no image, or one that cannot be used.
-        """
-        source, names, self.skipped["predict"] = self.opening.unlabelled(self.predict)
-        return source, names
-
-    def protocol(self) -> dict[str, Any]:
-        """As of the base, with the size of the images."""
-        look = self.opening.look
-        return super().protocol() | {"image_size": look.size, "channels": look.channels}
 
     # ---- the table
 
