@@ -9,6 +9,8 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 from metatransfer.adapters import FeatureClassifier, LinearProbe, LinearSVM, NearestClassMean, NearestNeighbors
 from metatransfer.batches import (
+    DomainBatch,
+    DomainSamples,
     Episode,
     Inputs,
     LabelledBatch,
@@ -113,6 +115,8 @@ __all__ = [
     "CosineHead",
     "CrossDomainEpisodes",
     "DigitsDataModule",
+    "DomainBatch",
+    "DomainSamples",
     "Episode",
     "EpisodeFigures",
     "EpisodeMean",

@@ -122,6 +122,47 @@ class LabelledBatch(NamedTuple):
     number: Tensor | None = None
 
 
+class DomainBatch(NamedTuple):
+    """A training batch of domain adaptation: samples of the sources with labels, samples of the targets without.
+
+    Both parts may differ in size. A number tells a sample apart from all others of its side: sources one after the
+    other in the order of the data module, targets likewise.
+
+    Attributes:
+        source_x: ``(N, *shape)`` float.
+        source_y: ``(N,)`` int64 labels in ``0 .. C - 1``.
+        target_x: ``(M, *shape)`` float.
+        source_number: ``(N,)`` int64 number among the training samples of all sources.
+        target_number: ``(M,)`` int64 number among the training samples of all targets.
+        source_domain: ``(N,)`` int64 which of the sources.
+        target_domain: ``(M,)`` int64 which of the targets.
+    """
+
+    source_x: Tensor
+    source_y: Tensor
+    target_x: Tensor
+    source_number: Tensor
+    target_number: Tensor
+    source_domain: Tensor
+    target_domain: Tensor
+
+
+class DomainSamples(NamedTuple):
+    """Samples of the sources or of the targets, in their order, for evaluation and for methods that see all at once.
+
+    Attributes:
+        x: ``(N, *shape)`` float.
+        y: ``(N,)`` int64 labels; -1 for a label that is not known, or withheld: those of targets outside of a test.
+        number: ``(N,)`` int64 number among the samples of this side and split.
+        domain: ``(N,)`` int64 which of the sources, or of the targets.
+    """
+
+    x: Tensor
+    y: Tensor
+    number: Tensor
+    domain: Tensor
+
+
 class UnlabelledBatch(NamedTuple):
     """Samples to be labelled, as ``lightning predict`` serves them to a classifier.
 
