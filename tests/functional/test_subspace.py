@@ -58,6 +58,19 @@ def test_principal_directions_are_those_of_the_covariance():
     assert (np.take_along_axis(found, np.abs(found).argmax(0)[None], 0) > 0).all()
 
 
+@pytest.mark.parametrize(("smallest", "within"), [(1e-2, 1e-12), (1e-4, 1e-12), (1e-9, 1e-9)])
+def test_principal_directions_are_as_precise_as_those_of_singular_vectors(smallest, within):
+    """Also of directions so weak that the covariance has forgotten them."""
+    generator = np.random.default_rng(0)
+    left, right = (np.linalg.qr(generator.normal(size=shape))[0] for shape in ((200, 12), (12, 12)))
+    values = np.geomspace(1.0, smallest, 12)
+    found = subspace.principal_directions((left * values) @ right.T, 12)
+    np.testing.assert_allclose(found.T @ found, np.eye(12), atol=1e-12)
+    np.testing.assert_allclose(np.abs(np.sum(found * right, axis=0)), 1.0, atol=1e-12)
+    away = found * np.sign(np.sum(found * right, axis=0)) - right
+    assert np.abs(away).max() < within
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 def test_the_discrepancy_is_the_distance_of_the_means(conditional):
     generator = np.random.default_rng(0)

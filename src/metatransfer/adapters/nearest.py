@@ -48,32 +48,39 @@ class NearestClassMean(FeatureClassifier):
 class NearestNeighbors(FeatureClassifier):
     r"""The classes of the ``k`` nearest training samples, each weighing :math:`e^{\cos/\tau}`.
 
-    Wu et al. 2018 (1805.01978).
+    Wu et al. 2018 (1805.01978). With the Euclidean distance each weighs :math:`e^{-\lVert f-x\rVert^2/\tau}`.
 
     Args:
         k: how many neighbours; all training samples where there are fewer.
         temperature: :math:`\tau`; the smaller, the more the nearest alone counts.
+        distance: ``"cosine"`` or ``"euclidean"``.
 
     Raises:
-        UserError: a number that is not above 0.
+        UserError: a number that is not above 0, or an unknown distance.
     """
 
-    def __init__(self, k: int = 5, temperature: float = 0.07) -> None:
+    def __init__(self, k: int = 5, temperature: float = 0.07, distance: Distance = "cosine") -> None:
         super().__init__()
         check_positive(k=k, temperature=temperature)
-        self.k, self.temperature = k, temperature
+        check_choice("distance", distance, ("cosine", "euclidean"))
+        self.k, self.temperature, self.distance = k, temperature, distance
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
-        """Keeps the training samples, at unit length."""
+        """Keeps the training samples; for the cosine at unit length."""
         train, _ = self.check_labelled(train, num_classes)
-        self.learned = {"x": F.normalize(train.x, dim=-1), "y": train.y, "classes": torch.tensor(num_classes)}
+        x = F.normalize(train.x, dim=-1) if self.distance == "cosine" else train.x
+        self.learned = {"x": x, "y": train.y, "classes": torch.tensor(num_classes)}
         return self
 
     def scores(self, x: Tensor) -> Tensor:
         """Logarithms of the parts of the votes."""
         known, y = fitting(self.learned["x"], x), self.learned["y"]
-        cosine, nearest = (F.normalize(x, dim=-1) @ known.T).topk(min(self.k, len(known)))
-        weight = (cosine / self.temperature).softmax(-1)
+        if self.distance == "cosine":
+            likeness = F.normalize(x, dim=-1) @ known.T
+        else:  # not by a product of matrices, which loses the digits that tell near samples apart
+            likeness = -torch.cdist(x, known, compute_mode="donot_use_mm_for_euclid_dist").square()
+        nearness, nearest = likeness.topk(min(self.k, len(known)))
+        weight = (nearness / self.temperature).softmax(-1)
         votes = F.one_hot(y[nearest], int(self.learned["classes"]))
         shares = (weight.unsqueeze(-1) * votes).sum(1)
         return shares.clamp(min=torch.finfo(x.dtype).eps).log()

@@ -9,13 +9,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from metatransfer import UserError
-from metatransfer.adapters.domain import (
-    CorrelationAlignment,
-    GeodesicFlowKernel,
-    JointDistributionAdaptation,
-    SubspaceAlignment,
-    TransferComponentAnalysis,
-)
+from metatransfer.adapters.correlation_alignment import CorrelationAlignment
+from metatransfer.adapters.geodesic_flow_kernel import GeodesicFlowKernel
+from metatransfer.adapters.joint_distribution_adaptation import JointDistributionAdaptation
+from metatransfer.adapters.subspace_alignment import SubspaceAlignment
+from metatransfer.adapters.transfer_component_analysis import TransferComponentAnalysis
 
 ALL = [
     SubspaceAlignment(2),
@@ -130,14 +128,56 @@ def test_it_helps_against_what_it_is_for(adapter, data):
         (lambda x, y, t: TransferComponentAnalysis(2, 0.0).fit(x, y, target=t), "regularization must be above 0"),
         (lambda x, y, t: JointDistributionAdaptation(2, iterations=0).fit(x, y, target=t), "iterations must be 1 or"),
         (lambda x, y, t: CorrelationAlignment(-1.0).fit(x, y, target=t), "regularization must be 0 or more"),
-        (lambda x, y, t: CorrelationAlignment(0.0).fit(x * 0, y, target=t), "covariance is singular"),
-        (lambda x, y, t: SubspaceAlignment(2).fit(x, y, target=t * np.nan), "contains NaN"),
-        (lambda x, y, t: SubspaceAlignment(2).fit(x, y, target=t[:0]), "minimum of 2 is required"),
+        (lambda x, y, t: CorrelationAlignment(0.0).fit(x * 0, y, target=t * 0), "covariance is singular"),
     ],
 )
 def test_wrong_input(fit, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         fit(*domains())
+
+
+def spoilt(x, value):
+    x = x.copy()
+    x[[3, 5], 1] = value
+    return x
+
+
+@every
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x, t: (spoilt(x, np.nan), t), "the source contains NaN or infinity in 2 of 90 samples.* number 3:"),
+        (lambda x, t: (x, spoilt(t, np.inf)), "the target contains NaN or infinity in 2 of 90 samples.* number 3:"),
+        (lambda x, t: (x[:0], t), "the source has 0 samples, but at least 2"),
+        (lambda x, t: (x, t[:0]), "the target has 0 samples, but at least 2"),
+        (lambda x, t: (x[:1], t), "the source has 1 sample, but at least 2"),
+        (lambda x, t: (x, t[:1]), "the target has 1 sample, but at least 2"),
+    ],
+)
+def test_the_sentence_says_which_domain(adapter, change, sentence):
+    source, y, target = domains()
+    source, target = change(source, target)
+    with pytest.raises(UserError, match=sentence):
+        adapter.fit(source, y[: len(source)], target=target)
+
+
+def test_a_feature_that_is_constant_in_one_domain_is_told():
+    source, y, target = domains()
+    target[:, [2, 7]] = 1.0
+    with pytest.warns(UserWarning, match=r"the target does not vary in 2 of 8 features \(2, 7\), but") as told:
+        SubspaceAlignment(2).fit(source, y, target=target)
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="the source does not vary in 2 of 8 features"):
+        CorrelationAlignment().fit(target, y, target=source)
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_such_features_nothing_is_told():
+    source, y, target = domains()
+    SubspaceAlignment(2).fit(source, y, target=target)
+    SubspaceAlignment(2).fit(source, y)
+    source[:, 7] = target[:, 7] = 3.0
+    SubspaceAlignment(2).fit(source, y, target=target)
 
 
 def test_a_constant_feature_is_no_obstacle():

@@ -1,0 +1,51 @@
+"""Collects what a network says of source and target samples over an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class SideEvidence(NamedTuple):
+    """What a network says of the samples of one side, in their order.
+
+    Attributes:
+        logits: ``(N, C)``.
+        features: ``(N, E)``.
+        labels: ``(N,)`` int64, -1 where not known or withheld.
+        number: ``(N,)`` int64.
+    """
+
+    logits: Tensor
+    features: Tensor
+    labels: Tensor
+    number: Tensor
+
+
+class SideCollector(Metric):
+    """Keeps logits and features of all samples of one side, those of other processes too."""
+
+    full_state_update = False
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
+        super().__init__(**kwargs)
+        for name in SideEvidence._fields:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, features: Tensor, labels: Tensor, number: Tensor) -> None:
+        """Adds a batch, see :class:`SideEvidence`."""
+        given = SideEvidence(logits.detach().float(), features.detach().float().flatten(1), labels, number)
+        for name, values in given._asdict().items():
+            getattr(self, name).append(values)
+
+    def compute(self) -> SideEvidence:
+        """All samples in their order; each once, also where processes were given some twice."""
+        parts = [getattr(self, name) for name in SideEvidence._fields]
+        found = SideEvidence(*(torch.cat(part) if isinstance(part, list) else part for part in parts))
+        order = found.number.argsort(stable=True)
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = found.number[order][1:] != found.number[order][:-1]
+        return SideEvidence(*(part[order[first]] for part in found))

@@ -1,0 +1,394 @@
+"""Choosing a state of an adapted classifier, and doubting it, without a label of the target."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from metatransfer.arguments import plain_arguments, remember_arguments
+from metatransfer.checks import check_fraction, check_positive
+from metatransfer.errors import UserError
+from metatransfer.functional.domain_distance import collapse_signs
+from metatransfer.functional.domain_validation import (
+    deep_embedded_validation,
+    density_ratio,
+    importance_weighted_risk,
+    information_maximization,
+    mean_entropy,
+    soft_neighborhood_density,
+)
+
+
+class Evidence(NamedTuple):
+    """What a validator may look at; no label of the target is in it.
+
+    Attributes:
+        source_logits: ``(N, C)`` of validation samples of the source.
+        source_labels: ``(N,)`` int64.
+        source_features: ``(N, E)``.
+        target_logits: ``(M, C)`` of validation samples of the target.
+        target_features: ``(M, E)``.
+        train_features: ``(K, E)`` of training samples of the source, by which ratios of densities are learned;
+            ``None``: the validation samples, which makes these ratios too sure.
+    """
+
+    source_logits: Tensor
+    source_labels: Tensor
+    source_features: Tensor
+    target_logits: Tensor
+    target_features: Tensor
+    train_features: Tensor | None = None
+
+    def on_cpu(self) -> Evidence:
+        """The same, detached and on the CPU, floats in double precision."""
+        return Evidence(
+            _exact(self.source_logits),
+            self.source_labels.cpu(),
+            _exact(self.source_features),
+            _exact(self.target_logits),
+            _exact(self.target_features),
+            None if self.train_features is None else _exact(self.train_features),
+        )
+
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return all(bool(part.isfinite().all()) for part in self if part is not None)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().cpu().double()
+
+
+class Validator(nn.Module, ABC):
+    """Scores a state of an adapted classifier. It has no weights: a module, so that checkpoints can name it.
+
+    Args:
+        source_floor: part of the best accuracy on the source's validation samples seen so far, below which a state is
+            not chosen, see :meth:`allows`.
+
+    Attributes:
+        name: what it measures, in words.
+        higher_is_better: of :meth:`value`.
+
+    Raises:
+        UserError: a floor outside [0, 1).
+    """
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
+        """Notes the arguments, so that checkpoints can name them."""
+        self = super().__new__(cls)
+        remember_arguments(self, args, kwargs)
+        return self
+
+    def __init__(self, source_floor: float = 0.0) -> None:
+        super().__init__()
+        check_fraction(source_floor=source_floor)
+        self.source_floor = source_floor
+
+    @abstractmethod
+    def value(self, evidence: Evidence) -> float:
+        """What the literature reports.
+
+        Args:
+            evidence: outputs and features.
+
+        Returns:
+            The number.
+        """
+
+    def score(self, evidence: Evidence) -> float:
+        """:meth:`value`, turned so that more is better; minus infinity where anything is not finite.
+
+        Args:
+            evidence: outputs and features.
+
+        Returns:
+            The number.
+
+        Raises:
+            UserError: a domain without validation samples.
+        """
+        if not len(evidence.source_logits) or not len(evidence.target_logits):
+            raise UserError(
+                f"{type(self).__name__} needs validation samples of both domains, but got "
+                f"{len(evidence.source_logits)} of the source and {len(evidence.target_logits)} of the target: give "
+                "both a validation split."
+            )
+        if not evidence.finite():
+            return -math.inf
+        value = self.value(evidence.on_cpu())
+        if not math.isfinite(value):
+            return -math.inf
+        return value if self.higher_is_better else -value
+
+    def allows(self, source_accuracy: float, best_source_accuracy: float) -> bool:
+        """Whether a state holds the floor of the source.
+
+        Args:
+            source_accuracy: of the state.
+            best_source_accuracy: of all states so far.
+
+        Returns:
+            ``False`` where it must not be chosen, whatever its score.
+        """
+        return source_accuracy >= self.source_floor * best_source_accuracy
+
+    def prefers(self, adapted: float, plain: float) -> bool:
+        """Whether an adapted classifier is at least as good as one of the source alone.
+
+        Args:
+            adapted: its :meth:`score`.
+            plain: that of the other, on the same samples.
+
+        Returns:
+            The vote.
+        """
+        return adapted >= plain
+
+    def protocol(self) -> str:
+        """The validator and its arguments."""
+        arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+
+
+class Entropy(Validator):
+    """Mean entropy of the target's predictions; rewards confidence, right or wrong.
+
+    Args:
+        source_floor: as in :class:`Validator`.
+    """
+
+    name = "entropy"
+    higher_is_better = False
+
+    def value(self, evidence: Evidence) -> float:
+        """See :func:`~metatransfer.functional.domain_validation.mean_entropy`."""
+        return float(mean_entropy(evidence.target_logits))
+
+
+class InformationMaximization(Validator):
+    """Confident predictions that use all classes (as a validator: Musgrave et al. 2022, 2208.07360).
+
+    Args:
+        source_floor: as in :class:`Validator`.
+    """
+
+    name = "information maximization"
+    higher_is_better = True
+
+    def value(self, evidence: Evidence) -> float:
+        """See :func:`~metatransfer.functional.domain_validation.information_maximization`."""
+        return float(information_maximization(evidence.target_logits))
+
+
+class SoftNeighborhoodDensity(Validator):
+    """How close the target's predictions lie together (Saito et al. 2021, 2108.10860).
+
+    It rewards a collapse of all predictions into one class: choose with a ``source_floor``.
+
+    Args:
+        source_floor: as in :class:`Validator`.
+        temperature: of the similarities.
+        limit: samples looked at; of more, always the same ones.
+
+    Raises:
+        UserError: a number that is not above 0.
+    """
+
+    name = "soft neighborhood density"
+    higher_is_better = True
+
+    def __init__(self, source_floor: float = 0.0, temperature: float = 0.05, limit: int = 2000) -> None:
+        super().__init__(source_floor)
+        check_positive(temperature=temperature, limit=limit)
+        self.temperature, self.limit = temperature, limit
+
+    def value(self, evidence: Evidence) -> float:
+        """See :func:`~metatransfer.functional.domain_validation.soft_neighborhood_density`; 0 for a single sample."""
+        logits = evidence.target_logits[_chosen(len(evidence.target_logits), self.limit)]
+        if len(logits) < 2:
+            return 0.0
+        return float(soft_neighborhood_density(logits.softmax(-1), self.temperature))
+
+
+class ImportanceWeightedValidation(Validator):
+    """The target's error by weighted errors of source samples (IWCV, Sugiyama et al. 2007, JMLR).
+
+    Args:
+        source_floor: as in :class:`Validator`.
+        regularization: of :func:`~metatransfer.functional.domain_validation.density_ratio`.
+        limit: samples of each kind looked at; of more, always the same ones.
+
+    Raises:
+        UserError: a number that is not above 0.
+    """
+
+    name = "importance-weighted error"
+    higher_is_better = False
+
+    def __init__(self, source_floor: float = 0.0, regularization: float | None = None, limit: int = 2000) -> None:
+        super().__init__(source_floor)
+        check_positive(regularization=regularization, limit=limit)
+        self.regularization, self.limit = regularization, limit
+
+    def value(self, evidence: Evidence) -> float:
+        """See :func:`~metatransfer.functional.domain_validation.importance_weighted_risk`."""
+        return float(importance_weighted_risk(*self.errors_and_weights(evidence)))
+
+    def errors_and_weights(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """Errors of 0 and 1 of the source's validation samples, and their weights.
+
+        Args:
+            evidence: outputs and features.
+
+        Returns:
+            Both ``(N,)`` float64.
+        """
+        train = evidence.source_features if evidence.train_features is None else evidence.train_features
+        target, mine = evidence.target_features, _chosen(len(evidence.source_logits), self.limit)
+        train, target = (x[_chosen(len(x), self.limit)].flatten(1) for x in (train, target))
+        wrong = evidence.source_logits[mine].argmax(-1) != evidence.source_labels[mine]
+        strength = self.regularization
+        if strength is None and min(len(train), len(target)) < 2:
+            strength = 1.0  # too few to choose by
+        return wrong.double(), density_ratio(train, target, evidence.source_features[mine].flatten(1), strength)
+
+
+class DeepEmbeddedValidation(ImportanceWeightedValidation):
+    """As :class:`ImportanceWeightedValidation`, with less variance (DEV, You et al. 2019, ICML).
+
+    Args:
+        source_floor: as in :class:`Validator`.
+        regularization: as in :class:`ImportanceWeightedValidation`.
+        limit: as in :class:`ImportanceWeightedValidation`.
+    """
+
+    name = "deep embedded validation"
+
+    def value(self, evidence: Evidence) -> float:
+        """See :func:`~metatransfer.functional.domain_validation.deep_embedded_validation`."""
+        return float(deep_embedded_validation(*self.errors_and_weights(evidence)))
+
+
+class SourceAccuracy(Validator):
+    """Accuracy on the source's validation samples; what adaptation must not destroy.
+
+    Args:
+        source_floor: as in :class:`Validator`.
+        tolerance: what an adapted classifier may lose against one of the source alone and still be preferred.
+
+    Raises:
+        UserError: a tolerance outside [0, 1).
+    """
+
+    name = "source accuracy"
+    higher_is_better = True
+
+    def __init__(self, source_floor: float = 0.0, tolerance: float = 0.1) -> None:
+        super().__init__(source_floor)
+        check_fraction(tolerance=tolerance)
+        self.tolerance = tolerance
+
+    def value(self, evidence: Evidence) -> float:
+        """Part of right answers."""
+        return float((evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean())
+
+    def prefers(self, adapted: float, plain: float) -> bool:
+        """Whether it lost no more than the tolerance."""
+        return adapted >= plain - self.tolerance - 1e-9
+
+
+def _chosen(count: int, limit: int) -> Tensor:
+    """At most ``limit`` of the numbers below ``count``, always the same ones."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values
+
+
+PANEL: tuple[Validator, ...] = (
+    Entropy(),
+    InformationMaximization(),
+    SoftNeighborhoodDensity(),
+    ImportanceWeightedValidation(),
+    DeepEmbeddedValidation(),
+    SourceAccuracy(),
+)
+
+
+class Vote(NamedTuple):
+    """What one validator says.
+
+    Attributes:
+        adapted: its value for the adapted classifier; NaN where outputs are not finite.
+        plain: its value for that of the source alone.
+        adapted_better: whether it prefers the adapted one, or sees no difference.
+    """
+
+    adapted: float
+    plain: float
+    adapted_better: bool
+
+
+class PanelVerdict(NamedTuple):
+    """What all validators say.
+
+    Attributes:
+        votes: by the validators' names.
+        hurts: whether more than half of them prefer the classifier of the source alone, or the adapted one's
+            predictions have collapsed and the other's have not.
+        sentence: the same in words.
+    """
+
+    votes: dict[str, Vote]
+    hurts: bool
+    sentence: str
+
+
+def panel_verdict(adapted: Evidence, plain: Evidence, panel: tuple[Validator, ...] = PANEL) -> PanelVerdict:
+    """Asks several validators whether adaptation helped or hurt.
+
+    Three of them reward confidence, which an adaptation raises whether it is right or wrong, and two weigh the
+    source's errors, which say little where the domains hardly overlap: the verdict is a hint, no measurement. Only
+    labels of the target tell for sure. A majority overlooks the worst, a collapse into few classes, which most of them
+    like: that counts by itself, see :func:`~metatransfer.functional.domain_distance.collapse_signs`.
+
+    Args:
+        adapted: evidence of the adapted classifier.
+        plain: that of a classifier trained on the source alone, on the same samples.
+        panel: who is asked.
+
+    Returns:
+        The votes and the verdict.
+    """
+    votes = {one.name: _vote(one, one.score(adapted), one.score(plain)) for one in panel}
+    against = [name for name, vote in votes.items() if not vote.adapted_better]
+    mine, other = (collapse_signs(one.target_logits).get("concentrated") for one in (adapted, plain))
+    if mine is not None and other is None:
+        return PanelVerdict(votes, True, f"adaptation seems to hurt: {mine}")
+    hurts = 2 * len(against) > len(votes)
+    return PanelVerdict(votes, hurts, _in_words(against, len(votes), hurts))
+
+
+def _in_words(against: list[str], count: int, hurts: bool) -> str:
+    if hurts:
+        return (
+            f"adaptation seems to hurt: {len(against)} of {count} measures that need no label of the target prefer the "
+            f"model of the source alone ({', '.join(against)}); use that one, or lower max_lambda."
+        )
+    if not against:
+        return f"no sign that adaptation hurts: none of {count} measures prefers the model of the source alone."
+    return (
+        f"no majority says that adaptation hurts: {count - len(against)} of {count} measures that need no label of the "
+        f"target prefer the adapted model, or see no difference; against it: {', '.join(against)}."
+    )
+
+
+def _vote(validator: Validator, adapted: float, plain: float) -> Vote:
+    sign = 1.0 if validator.higher_is_better else -1.0
+    mine, other = (sign * score if math.isfinite(score) else math.nan for score in (adapted, plain))
+    return Vote(mine, other, validator.prefers(adapted, plain))
