@@ -189,7 +189,7 @@ def no_file(tmp_path, name, content):
 BAD = {
     "missing": (lambda p: str(p / "a.npz"), {}, "does not exist"),
     "folder": (lambda p: str(p), {}, "is a folder"),
-    "suffix": (lambda p: no_file(p, "a.mat", b"x"), {}, "must end in .npz"),
+    "suffix": (lambda p: no_file(p, "a.hdf5", b"x"), {}, "must end in .npz"),
     "table": (lambda p: no_file(p, "a.csv", b"x"), {}, "use TableEpisodes"),
     "empty": (lambda p: no_file(p, "a.npz", b""), {}, "it is empty"),
     "cut": (lambda p: no_file(p, "a.npz", b"PK\x03\x04rest"), {}, "cannot be read as arrays of numpy"),

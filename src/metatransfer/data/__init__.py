@@ -6,9 +6,18 @@ from metatransfer.data.augment import Augmentation, RandomAffine, TorchvisionTra
 from metatransfer.data.cifar_few_shot_episodes import CIFARFewShotEpisodes
 from metatransfer.data.class_batches import ClassBatches
 from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
+from metatransfer.data.digit_sets import (
+    MNISTDataModule,
+    MNISTMDataModule,
+    SVHNDataModule,
+    SYNDataModule,
+    USPSDataModule,
+)
 from metatransfer.data.digits_data import DigitsDataModule
+from metatransfer.data.domain import DomainDataModule
 from metatransfer.data.episode_files import SavedEpisodes, save_episodes
 from metatransfer.data.episodic import EpisodicDataModule
+from metatransfer.data.feature_transforms import RowSum
 from metatransfer.data.glyph_episodes import GlyphEpisodes
 from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
 from metatransfer.data.image_csv_data import ImageCSVDataModule
@@ -32,6 +41,8 @@ from metatransfer.data.sinusoid_episodes import SinusoidEpisodes
 from metatransfer.data.sources import RotatedClasses, Source, TensorSource
 from metatransfer.data.table_episodes import TableEpisodes
 from metatransfer.data.text_data import TextDataModule
+from metatransfer.data.torchvision_data import TorchvisionDataModule
+from metatransfer.data.typeset_digits import TypesetDigitsDataModule
 
 __all__ = [
     "ArrayDataModule",
@@ -41,6 +52,7 @@ __all__ = [
     "ClassBatches",
     "CrossDomainEpisodes",
     "DigitsDataModule",
+    "DomainDataModule",
     "EpisodeIndices",
     "EpisodeSampler",
     "EpisodeSize",
@@ -54,10 +66,15 @@ __all__ = [
     "ImbalancedShots",
     "LabelledDataModule",
     "Learn2LearnEpisodes",
+    "MNISTDataModule",
+    "MNISTMDataModule",
     "MetaDatasetShape",
     "OmniglotEpisodes",
     "RandomAffine",
     "RotatedClasses",
+    "RowSum",
+    "SVHNDataModule",
+    "SYNDataModule",
     "SavedEpisodes",
     "SemiSupervised",
     "ShapedSampler",
@@ -69,7 +86,10 @@ __all__ = [
     "TaskShape",
     "TensorSource",
     "TextDataModule",
+    "TorchvisionDataModule",
     "TorchvisionTransforms",
+    "TypesetDigitsDataModule",
+    "USPSDataModule",
     "glyph_from_image",
     "load_glyphs",
     "save_episodes",

@@ -1,4 +1,4 @@
-"""Files of arrays: what numpy, torch and safetensors write, read without running what a file says."""
+"""Files of arrays: what numpy, torch, safetensors and MATLAB write, read without running what a file says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
 
-SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
+SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors", ".mat")
+_MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct", "sparse": "a sparse matrix"}
 
 
 class ArrayFile(Mapping[str, NDArray[Any]]):
@@ -90,7 +91,7 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
     """Opens a file of arrays.
 
     Args:
-        path: ``.npz``, ``.npy``, ``.pt``, ``.pth`` or ``.safetensors``.
+        path: ``.npz``, ``.npy``, ``.pt``, ``.pth``, ``.safetensors`` or ``.mat`` (MATLAB up to version 7).
         labels_path: the labels, for a ``.npy`` file of samples.
 
     Returns:
@@ -99,7 +100,7 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
     Raises:
         UserError: no such file, of another kind, or damaged.
     """
-    file = check_file(path, "array file")
+    file = check_file(path, "array file", "put it there, or give its path")
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         table = suffix in (".csv", ".tsv", ".tab", ".txt", ".parquet")
@@ -123,6 +124,8 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
         return ArrayFile(f"'{path}'", _npz(file))
     if suffix == ".safetensors":
         return ArrayFile(f"'{path}'", _safetensors(file))
+    if suffix == ".mat":
+        return ArrayFile(f"'{path}'", _matlab(file))
     return ArrayFile(f"'{path}'", _torch(file))
 
 
@@ -211,3 +214,32 @@ def _safetensors(file: Path) -> dict[str, Callable[[], Any]]:
     except Exception as error:  # the package's own, which stubs do not know
         raise UserError(f"'{file}' cannot be read as safetensors ({_reason(error)}): save it again.") from error
     return {name: read(name) for name in names}
+
+
+def _matlab(file: Path) -> dict[str, Callable[[], Any]]:
+    """The arrays of a MATLAB file.
+
+    Raises:
+        UserError: it is damaged, or of version 7.3, which is another format.
+    """
+    from scipy.io import loadmat, whosmat  # needed by few
+
+    def read(name: str, kind: str) -> Callable[[], Any]:
+        def reading() -> Any:  # noqa: ANN401
+            if kind in ("cell", "struct", "sparse", "object", "opaque", "function"):
+                raise UserError(
+                    f"'{file}': '{name}' is {_MATLAB_OTHERS.get(kind, 'an object')}, but must be a full array of "
+                    "numbers: convert it in MATLAB (cell2mat, full) and save it again."
+                )
+            return loadmat(file, variable_names=[name])[name]
+
+        return reading
+
+    try:
+        return {name: read(name, kind) for name, _, kind in whosmat(file) if not name.startswith("__")}
+    except NotImplementedError as error:
+        raise UserError(
+            f"'{file}' is a MATLAB file of version 7.3, which cannot be read here: save it with save(..., '-v7')."
+        ) from error
+    except Exception as error:  # a damaged header raises whatever its parser does
+        raise UserError(f"'{file}' cannot be read as a MATLAB file ({_reason(error)}): save it again.") from error

@@ -17,6 +17,7 @@ from metatransfer.data.labelled_images import ImageOpening, LabelledImages
 from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import Source
 from metatransfer.data.table_episodes import Table, read_table
+from metatransfer.data.unlabelled import UnlabelledPart
 from metatransfer.errors import UserError
 
 
@@ -33,7 +34,7 @@ class ImageCSVDataModule(LabelledImages):
         path: ``.csv``, ``.tsv``, ``.tab`` or ``.txt``, in UTF-8, with named columns.
         root: folder or zip file of the images; the folder of ``path`` where left out.
         file: column of the file names, relative to ``root``.
-        label: column of the classes.
+        label: column of the classes; a target domain needs none.
         split: column with ``train``, ``val`` or ``test`` in each row.
         suffix: ending of the files where the column leaves it out, e.g. ``".jpg"``.
         delimiter: between fields; by the file's ending where left out.
@@ -97,6 +98,26 @@ class ImageCSVDataModule(LabelledImages):
                 classes[columns["label"][row]].append(self._find(tree, str(columns["file"][row]), table.lines[row]))
             name = f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
             parts[part], self.skipped[part] = self.opening.labelled(classes, name)
+        return parts
+
+    def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
+        """The images in the order of the table, with or without the column of the classes.
+
+        Raises:
+            UserError: as :meth:`parts`, but for a column ``label`` that does not exist.
+        """
+        table = read_table(self.path, self.delimiter)
+        known = self.columns["label"] != "label" or "label" in table.columns  # another name is there on purpose
+        wanted = [argument for argument in self.columns if argument != "label" or known]
+        columns = {argument: self._column(table, argument) for argument in wanted}
+        words = columns.get("label")
+        self._check_once(table, columns["file"], columns["file"] if words is None else words)
+        tree = open_tree(self.root, "image folder")
+        parts: dict[str, UnlabelledPart] = {}
+        for part, rows in self._rows_of_parts(table, columns).items():
+            files = [self._find(tree, str(columns["file"][row]), table.lines[row]) for row in rows.tolist()]
+            given = words[rows].tolist() if words is not None else None
+            parts[part] = self._withheld(files, given, part, f"'{self.path}'")
         return parts
 
     # ---- the table

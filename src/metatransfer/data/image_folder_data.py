@@ -13,9 +13,10 @@ from metatransfer.data.images import (
     OnBadSample,
     open_tree,
 )
-from metatransfer.data.labelled_images import ImageOpening, LabelledImages
+from metatransfer.data.labelled_images import ImageOpening, LabelledImages, by_name_and_content
 from metatransfer.data.samplers import SPLITS
 from metatransfer.data.sources import Source
+from metatransfer.data.unlabelled import UnlabelledPart
 from metatransfer.errors import UserError
 
 
@@ -27,6 +28,8 @@ class ImageFolderDataModule(LabelledImages):
     - ``<class>/<image>``: every class is divided at random among training, validation and test;
     - ``<split>/<class>/<image>`` with the split ``train`` and, where there are any, ``val`` (or ``valid``,
       ``validation``) and ``test``. What is missing of ``val`` is taken from the training; a test never is.
+
+    As a target domain, the top or a split may also hold images without folders of classes.
 
     An image is scaled by its shorter side and cut out in the centre. The remaining arguments are those of
     :class:`LabelledDataModule`::
@@ -84,6 +87,25 @@ class ImageFolderDataModule(LabelledImages):
             parts[part], self.skipped[part] = self.opening.labelled(classes, name)
         return parts
 
+    def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
+        """The images sorted by the names of the files alone, with or without folders of classes.
+
+        Raises:
+            UserError: no such folder, no image in it, or one that cannot be used.
+        """
+        tree = open_tree(self.root, "image folder")
+        parts: dict[str, UnlabelledPart] = {}
+        for part, (folder, flat) in _folders_of_target(tree).items():
+            inside = f"{folder}/" if folder else ""
+            names = [None] if flat else natural_order(tree.folders(folder))
+            found = [(one, name) for name in names for one in tree.files(folder if name is None else inside + name)]
+            if not found:
+                raise UserError(f"'{tree.root}/{folder}' holds no image: add some.")
+            order = by_name_and_content([file for file, _ in found])
+            words = None if flat else [str(found[index][1]) for index in order]
+            parts[part] = self._withheld([found[index][0] for index in order], words, part, f"'{self.root}'")
+        return parts
+
 
 def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
     """The folder of each part: the top for all samples, or one for each split.
@@ -120,6 +142,23 @@ def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
             f"classes, or those of the splits ({', '.join(SPLIT_NAMES)})."
         )
     return {"all": ""}
+
+
+def _folders_of_target(tree: ImageTree) -> dict[str, tuple[str, bool]]:
+    """The folder of each part, and whether images lie in it without folders of classes.
+
+    Raises:
+        UserError: two folders for one split, or folders that are neither classes nor splits.
+    """
+    top = tree.folders()
+    if not top or (len(top) == 1 and not tree.folders(top[0]) and not _is_training_of_zip(tree, top[0])):
+        only = top[0] if top else ""
+        return {split_of(only) or "all": (only, True)}
+    splits = [split_of(name) for name in top]
+    if "train" in splits and None not in splits and len(set(splits)) == len(splits):
+        found = {str(split): name for split, name in zip(splits, top, strict=True)}
+        return {split: (found[split], not tree.folders(found[split])) for split in SPLITS if split in found}
+    return {part: (folder, False) for part, folder in _folders_of_parts(tree).items()}
 
 
 def _is_training_of_zip(tree: ImageTree, folder: str) -> bool:

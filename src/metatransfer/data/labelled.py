@@ -22,6 +22,7 @@ from metatransfer.data.labelled_sampler import Balance, LabelledSampler, Split, 
 from metatransfer.data.loaders import EpisodeLoader, training_position
 from metatransfer.data.samplers import SPLITS, Stream
 from metatransfer.data.sources import Source
+from metatransfer.data.unlabelled import UnlabelledPart, joined, without_labels
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, stream_keys
 
@@ -110,6 +111,15 @@ class LabelledDataModule(LightningDataModule, ABC):
         The classes are those of the training; the other sources may have fewer, in any order.
         """
 
+    def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
+        """The samples apart from their labels, for a target domain; in parts as :meth:`parts` has them.
+
+        A subclass says it anew where samples may come without labels, or where :meth:`parts` sorts them by their
+        labels: nothing that a target is trained or validated on may follow from these.
+        """
+        self._parts = self._parts or dict(self.parts())
+        return {name: without_labels(source) for name, source in self._parts.items()}
+
     def unlabelled(self) -> tuple[Source, tuple[str, ...]]:
         """What ``lightning predict`` is to label: samples, whose labels are not looked at, and their names.
 
@@ -190,6 +200,20 @@ class LabelledDataModule(LightningDataModule, ABC):
         self._parts = self._parts or dict(self.parts())
         twin = copy.copy(self)
         twin.seed, twin._splits, twin.trainer = seed, None, None
+        return twin
+
+    def without_test(self) -> Self:
+        """The same data with the test samples in the training, for what is tested on other data.
+
+        Returns:
+            A copy that shares the samples.
+        """
+        self._parts = self._parts or dict(self.parts())
+        twin = copy.copy(self)
+        first = "all" if "all" in self._parts else "train"
+        twin._parts = {first: joined([self._parts[name] for name in (first, "test") if name in self._parts])}
+        twin._parts |= {name: source for name, source in self._parts.items() if name == "val"}
+        twin.test_fraction, twin._splits, twin.trainer = 0.0, None, None
         return twin
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.data.images import (
@@ -22,8 +25,10 @@ from metatransfer.data.images import (
     open_tree,
 )
 from metatransfer.data.images.cache import cached_headers, cached_images
+from metatransfer.data.images.looking import file_bytes
 from metatransfer.data.labelled import LabelledDataModule
 from metatransfer.data.sources import Source, TensorSource
+from metatransfer.data.unlabelled import NO_CLASS, UnlabelledPart
 from metatransfer.errors import UserError
 
 
@@ -92,28 +97,71 @@ class ImageOpening:
         files = open_tree(path, "predict folder").files()
         if not files:
             raise UserError(f"predict folder '{path}' holds no image: give one with images in it, at any depth.")
+        source, kept = self.in_order(files, f"predict folder '{path}'", "to label the others")
+        return source, tuple(files[index].name for index in kept), len(files) - len(kept)
+
+    def in_order(
+        self, files: Sequence[ImageFile], name: str, skip: str = "to leave out and count what cannot be used"
+    ) -> tuple[Source, NDArray[np.int64]]:
+        """A source of image files in the order that they are given in, without labels.
+
+        Args:
+            files: which.
+            name: how to call them in messages.
+            skip: what ``on_bad_sample="skip"`` would do.
+
+        Returns:
+            The source, and the places of its samples among the files.
+
+        Raises:
+            UserError: images that cannot be used, if these are not to be left out, or no others.
+        """
+        whole = [index for index, file in enumerate(files) if not file.problem]
         problems = [file.problem for file in files if file.problem]
-        files = [file for file in files if not file.problem]
         images = None
-        if len(files) * math.prod(self.look.shape) <= self.memory_limit:
-            images, bad = cached_images(files, self.look, self.cache_dir)
+        if len(whole) * math.prod(self.look.shape) <= self.memory_limit:
+            images, bad = cached_images([files[index] for index in whole], self.look, self.cache_dir)
         else:
-            bad = cached_headers(files, self.cache_dir)
+            bad = cached_headers([files[index] for index in whole], self.cache_dir)
         problems += bad.values()
         if problems and self.on_bad_sample == "error":
             raise UserError(
-                f"{problems[0].rstrip('.')}; or set on_bad_sample=skip to label the others, {len(problems)} here "
-                "cannot be used."
+                f"{problems[0].rstrip('.')}; or set on_bad_sample=skip {skip}, {len(problems)} here cannot be used."
             )
-        kept = [file for index, file in enumerate(files) if index not in bad]
-        if not kept:
-            raise UserError(f"predict folder '{path}': none of its {len(problems)} images can be used: mend them.")
-        labels, name = np.zeros(len(kept), np.int64), f"'{path}'"
-        names = tuple(file.name for file in kept)
+        kept = np.array([index for place, index in enumerate(whole) if place not in bad], np.int64)
+        if not len(kept):
+            raise UserError(f"{name}: none of its {len(problems)} images can be used: mend them.")
+        labels = np.zeros(len(kept), np.int64)
         if images is None:
-            return ImageFileSource(kept, labels, ["unlabelled"], name, self.look), names, len(problems)
+            return ImageFileSource([files[index] for index in kept], labels, [NO_CLASS], name, self.look), kept
         held = torch.from_numpy(np.delete(images, list(bad), axis=0))  # a copy of what is mapped from the cache
-        return TensorSource(held, labels, ["unlabelled"], name), names, len(problems)
+        return TensorSource(held, labels, [NO_CLASS], name), kept
+
+
+def by_name_and_content(files: Sequence[ImageFile]) -> list[int]:
+    """An order of files that does not depend on the folders that they are in.
+
+    Args:
+        files: of any folders.
+
+    Returns:
+        Their places, sorted by the name of the file alone; those of one name by a hash of their content.
+    """
+    names = [file.name.rpartition("/")[2] for file in files]
+    often = {name for name, count in Counter(names).items() if count > 1}
+
+    def key(index: int) -> tuple[str, bytes]:
+        return names[index], _content(files[index]) if names[index] in often else b""
+
+    return sorted(range(len(files)), key=key)
+
+
+def _content(file: ImageFile) -> bytes:
+    """A hash; of nothing where the file cannot be read, which is refused or left out when it is opened."""
+    try:
+        return b"" if file.problem else hashlib.sha256(file_bytes(file)).digest()
+    except UserError:
+        return b""
 
 
 class LabelledImages(LabelledDataModule):
@@ -128,6 +176,14 @@ class LabelledImages(LabelledDataModule):
     opening: ImageOpening
     predict: str | None
     skipped: dict[str, int]
+
+    def _withheld(
+        self, files: Sequence[ImageFile], words: Sequence[str] | None, part: str, where: str
+    ) -> UnlabelledPart:
+        """A part of a target domain: the files in the order that they are given in, ``words`` their classes."""
+        source, kept = self.opening.in_order(files, where if part == "all" else f"{where} {part}")
+        self.skipped[part] = len(files) - len(kept)
+        return UnlabelledPart(source, np.array(words, np.str_)[kept] if words is not None else None)
 
     def unlabelled(self) -> tuple[Source, tuple[str, ...]]:
         """The images of ``predict``, named relative to it.
