@@ -71,11 +71,12 @@ def ledger() -> str:
     """
     rows, notes = [], []
     for name, paper in published().items():
-        path = FOLDER / "results" / f"{name}.json"
+        file = paper.get("table", name)
+        path = FOLDER / "results" / f"{file}.json"
         if not path.exists():
-            raise SystemExit(f"published.yaml has '{name}', but results/{name}.json is missing: run it, or remove it.")
+            raise SystemExit(f"published.yaml has '{name}', but results/{file}.json is missing: run it, or remove it.")
         results = json.loads(path.read_text(encoding="utf-8"))
-        rows.append(row(name, paper, results))
+        rows.append(mean_row(name, paper, results) if "table" in paper else row(name, paper, results))
         notes.append(f"- **{name}**: `{paper['command']}`. Published: {paper['source']}. {paper['note']}")
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |", *rows]
     return HEAD + "\n".join(lines) + "\n\n## Notes\n\n" + "\n".join(notes) + "\n"
@@ -96,6 +97,24 @@ def row(name: str, paper: dict[str, str], results: dict) -> str:
         duration(results["trained_seconds"]),
         duration(results["seconds"]),
         where,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def mean_row(name: str, paper: dict[str, str], results: dict) -> str:
+    """The mean of a method over many pairs of domains, out of a table that one script makes."""
+    own, machine = results["methods"][paper["method"]], results["machine"]
+    plain = results["methods"][own["classifier"]]
+    cells = (
+        name,
+        f"AdaptedFeaturesModule, {paper['method']}",
+        f"mean of {len(own['pairs'])} pairs of domains; {paper['protocol']}",
+        str(paper["published"]),
+        f"**{own['mean']:.1f}**",
+        f"{own['classifier']} of the source alone {plain['mean']:.1f}",
+        f"{duration(own['seconds'])}, all pairs",
+        "with it",
+        f"{machine['processor']}, {machine['threads']} threads",
     )
     return "| " + " | ".join(cells) + " |"
 

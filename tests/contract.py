@@ -28,7 +28,14 @@ def data_of(path):
 
 def needs_files(path):
     """Whether a YAML's data lies in a folder or a file of the user's."""
-    return bool({"root", "train"} & set(data_of(path)["init_args"]))
+    return _names_files(data_of(path)["init_args"])
+
+
+def _names_files(arguments):
+    domains = [domain for side in ("sources", "targets") for domain in arguments.get(side, {}).values()]
+    return bool({"root", "train", "path"} & set(arguments)) or any(
+        _names_files(one.get("init_args", {})) for one in domains if isinstance(one, dict)
+    )
 
 
 def serves_samples(path):
@@ -41,8 +48,15 @@ def wraps_episodes(path):
     return "episodes" in yaml.safe_load(path.read_text()).get("data", {}).get("init_args", {})
 
 
+def serves_domains(path):
+    """Whether a YAML's data are the sources and targets of domain adaptation."""
+    return "sources" in data_of(path).get("init_args", {})
+
+
 CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and not serves_samples(path)]
-SAMPLE_CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and serves_samples(path)]
+_SHIPPED = [path for path in EVERY_CONFIG if not needs_files(path)]
+SAMPLE_CONFIGS = [path for path in _SHIPPED if serves_samples(path) and not serves_domains(path)]
+DOMAIN_CONFIGS = [path for path in _SHIPPED if serves_domains(path)]
 WAYS = 3
 
 
@@ -98,6 +112,7 @@ def glyphs_for(kind, tasks_per_batch, **episodes):
 
 __all__ = [
     "CONFIGS",
+    "DOMAIN_CONFIGS",
     "EVERY_CONFIG",
     "ROOT",
     "SAMPLE_CONFIGS",

@@ -133,7 +133,7 @@ def test_validation_only_data_and_regression_free_monitor(cli):
 
 # ruff: noqa: E501
 MISTAKES = [
-    (["fit", "--config", MAML, "--model", "ProtoNt"], ["unknown class 'ProtoNt'", "Did you mean ProtoNetModule?", "MAMLModule"]),
+    (["fit", "--config", MAML, "--model", "ProtoNt"], ["unknown class 'ProtoNt'", "Did you mean ProtoNetModule?"]),
     (["fit", "--config", MAML, "--model.backbone", "Conv5"], ["unknown class 'Conv5' for backbone", "Conv4?"]),
     (["fit", "--config", MAML, "--model.optimizer", "Adm"], ["unknown class 'Adm' for optimizer", "Did you mean Adam?"]),
     (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
@@ -439,4 +439,4 @@ def test_print_config(capsys):
     assert not stop.value.code
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["model"]["class_path"].endswith("MAMLModule")
-    assert shown["checkpoint"]["monitor"] == "val/accuracy"
+    assert shown["checkpoint"]["monitor"] == "auto"  # what the method is chosen by

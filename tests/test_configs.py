@@ -41,7 +41,9 @@ def test_data_that_is_not_there_is_asked_for_in_one_sentence(config, capsys, tmp
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: ")
     given = yaml.safe_load(config.read_text())["data"]["init_args"]
-    assert given.get("root", given.get("train")) in message
+    if "sources" in given:
+        given = next(iter(given["sources"].values()))["init_args"]
+    assert given.get("root", given.get("train", given.get("path"))) in message
     assert "put" in message or "check the path" in message
 
 

@@ -34,12 +34,30 @@ def test_every_row_has_a_published_number_its_source_and_the_run(ledger):
     assert rows
     for name, paper in rows.items():
         assert {"published", "source", "command", "note"} <= paper.keys(), name
+        if "table" in paper:
+            continue
         results = json.loads((FOLDER / "results" / f"{name}.json").read_text())
         assert results["stage"] == "test"
         assert (results["episodes"] or results["samples"]) >= 600
         assert results["baselines"], name
         assert not {"checkpoint", "file"} & results.keys()
         assert ledger.number(results["metrics"], paper.get("metric", "accuracy")) in ledger.ledger()
+
+
+def test_rows_of_a_table_are_the_means_of_its_pairs(ledger):
+    papers = {name: paper for name, paper in ledger.published().items() if "table" in paper}
+    assert {paper["method"] for paper in papers.values()} == {"1-NN", "SA", "GFK", "TCA", "JDA", "CORAL"}
+    lines = ledger.ledger().splitlines()
+    for name, paper in papers.items():
+        results = json.loads((FOLDER / "results" / f"{paper['table']}.json").read_text())
+        own = results["methods"][paper["method"]]
+        mean = sum(own["pairs"].values()) / len(own["pairs"])
+        assert own["mean"] == pytest.approx(mean, abs=0.051)
+        assert f"**{own['mean']:.1f}**" in next(line for line in lines if line.startswith(f"| {name} |"))
+        if own["published"]:
+            assert str(paper["published"]) == str(own["published_mean"])
+    nearest = results["methods"]["1-NN"]
+    assert nearest["pairs"] == nearest["published"]
 
 
 def test_a_run_is_taken_in(ledger, tmp_path, monkeypatch, capsys):

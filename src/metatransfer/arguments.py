@@ -82,4 +82,6 @@ def _describe(value: Any) -> Any:  # noqa: ANN401
         return {"class_path": _class_path(value)}
     if isinstance(value, nn.Module) and "_init_arguments" in value.__dict__:
         return {"class_path": _class_path(type(value)), "init_args": plain_arguments(value.__dict__["_init_arguments"])}
+    if callable(getattr(value, "get_params", None)):  # an estimator of scikit-learn knows its own
+        return {"class_path": _class_path(type(value)), "init_args": plain_arguments(value.get_params(deep=False))}
     return _OMIT

@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from jsonargparse import Namespace, _typehints
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
@@ -36,12 +36,15 @@ from metatransfer.callbacks import (
     Report,
     StartChecks,
 )
+from metatransfer.callbacks.adaptation_gain import AdaptationGain
+from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics
 from metatransfer.callbacks.run_folder import run_folder
 from metatransfer.checks import check_file, check_positive, check_seed, check_writable
 from metatransfer.config_files import check_config, check_config_text
 from metatransfer.errors import UserError
 from metatransfer.linking import follow_data
 from metatransfer.messages import explain, explain_exception, import_class, refused_null
+from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.nn.weights import no_weight_files
 
 _CHECKING = (
@@ -190,8 +193,15 @@ class MetaTransferCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        wanted = [FinishBatch, Report, EpisodeFigures, ClassifierFigures, PredictionWriter]
-        extra = [kind() for kind in wanted if not any(isinstance(callback, kind) for callback in given)]
+        wanted: list[type[Callback]] = [FinishBatch, Report, EpisodeFigures, ClassifierFigures, PredictionWriter]
+        if self.subcommand == "fit" and isinstance(self.model, DomainAdaptationModule):
+            # the diagnostics look at the gain's twin, and the report names the checkpoint that it chose
+            wanted[1:1] = [AdaptationGain, DomainDiagnostics]
+        extra = [
+            AdaptationGain.unasked() if kind is AdaptationGain else kind()
+            for kind in wanted
+            if not any(isinstance(callback, kind) for callback in given)
+        ]
         if not any(isinstance(callback, StartChecks) for callback in given):
             given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from jsonargparse import _postponed_annotations
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.checks import did_you_mean
@@ -140,12 +141,18 @@ def _origin(hint: Any) -> type:  # noqa: ANN401
     return origin if isinstance(origin, type) else object
 
 
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a class's arguments, also those that it imports for type checking alone, as the parser sees them."""
+    found = _postponed_annotations.get_types(kind.__init__)  # type: ignore[misc]
+    return {name: hint for name, hint in found.items() if not isinstance(hint, Exception)}
+
+
 def _known_classes(key: str, message: str, before: int) -> dict[str, type]:
     roots: dict[str, list[type]] = {"model": [LightningModule], "data": [LightningDataModule]}
     bases = roots.get(key, [])
     outer = Trainer if key.startswith("trainer.") else _outer_class(message, before)
     if outer is not None:
-        hints = typing.get_type_hints(outer.__init__)  # type: ignore[misc]
+        hints = _hints(outer)
         bases = _classes_in(hints.get(key.rpartition(".")[2]))
     known: dict[str, type] = {}
     for base in bases:
@@ -181,7 +188,7 @@ def refused_null(kind: type, name: str) -> bool:
         return False
     own = (base for base in kind.__mro__ if "__init__" in vars(base))
     owner = next(base for base in own if name in inspect.signature(vars(base)["__init__"]).parameters)
-    hint = typing.get_type_hints(owner.__init__).get(name)  # type: ignore[misc]
+    hint = _hints(owner).get(name)
     return hint is not Any and hint is not None and type(None) not in typing.get_args(hint)
 
 

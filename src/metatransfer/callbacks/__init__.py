@@ -1,7 +1,9 @@
 """Lightning callbacks: checkpoints with their protocol, the report, pictures, predictions."""
 
+from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.checkpoint import BestCheckpoint
 from metatransfer.callbacks.classifier_figures import ClassifierFigures
+from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics
 from metatransfer.callbacks.figures import EpisodeFigures
 from metatransfer.callbacks.interrupt import FinishBatch
 from metatransfer.callbacks.predictions import PredictionWriter
@@ -10,8 +12,10 @@ from metatransfer.callbacks.start_checks import StartChecks
 from metatransfer.callbacks.transfer_gain import TransferGain
 
 __all__ = [
+    "AdaptationGain",
     "BestCheckpoint",
     "ClassifierFigures",
+    "DomainDiagnostics",
     "EpisodeFigures",
     "FinishBatch",
     "PredictionWriter",

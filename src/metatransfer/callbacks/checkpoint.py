@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,6 +15,9 @@ from metatransfer.callbacks.run_folder import run_folder, write_atomically
 from metatransfer.checks import check_monitor
 from metatransfer.errors import UserError
 from metatransfer.methods.protocol import evaluation_key, protocol_card
+from metatransfer.metrics.validators import PANEL
+
+AUTO = "auto"
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -23,8 +27,9 @@ class BestCheckpoint(ModelCheckpoint):
     versions and seed; the same is stored inside the checkpoint.
 
     Args:
-        monitor: metric that chooses the best checkpoint.
-        mode: whether more or less of it is better; where left out more for accuracies, less for everything else.
+        monitor: metric that chooses the best checkpoint; ``auto`` is what the method names, mostly ``val/accuracy``.
+        mode: whether more or less of it is better; where left out more for accuracies and for what the method or a
+            validator says so of, less for everything else.
         save_top_k: how many of the best to keep; -1 keeps all.
         every_n_train_steps: also save the last state every so many batches.
         dirpath: folder; ``checkpoints`` in the run's folder where left out.
@@ -32,7 +37,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        monitor: str | None = "val/accuracy",
+        monitor: str | None = AUTO,
         mode: Literal["max", "min"] | None = None,
         save_top_k: int = 1,
         every_n_train_steps: int | None = None,
@@ -42,7 +47,7 @@ class BestCheckpoint(ModelCheckpoint):
             dirpath=dirpath,
             filename="epoch={epoch}-step={step}",
             monitor=monitor,
-            mode=mode or ("max" if monitor is None or "accuracy" in monitor else "min"),
+            mode=mode or _mode_of(monitor),
             save_top_k=save_top_k,
             save_last=True,
             auto_insert_metric_name=False,
@@ -51,17 +56,25 @@ class BestCheckpoint(ModelCheckpoint):
             # after the validation that chooses, not after the epoch
             save_on_train_epoch_end=None if monitor is None else False,
         )
+        self._mode_given = mode is not None
 
     _stage = ""
     _evaluation = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Puts checkpoints into the run's folder."""
+        """Puts checkpoints into the run's folder, and asks the method what chooses the best."""
         self._stage = stage
+        if self.monitor == AUTO:
+            self._follow(getattr(pl_module, "monitor", "val/accuracy"), getattr(pl_module, "monitor_mode", "max"))
         self._evaluation = evaluation_key(pl_module)
         if self.dirpath is None and stage == "fit":
             self.dirpath = str(run_folder(trainer) / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def _follow(self, monitor: str, mode: str) -> None:
+        self.monitor = monitor
+        if not self._mode_given:
+            self.mode, self.kth_value = mode, torch.tensor(-torch.inf if mode == "max" else torch.inf)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the best of an interrupted fit; a test of a checkpoint saves nothing and needs none of it."""
@@ -107,6 +120,26 @@ class BestCheckpoint(ModelCheckpoint):
         super()._remove_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
             card_path(filepath).unlink(missing_ok=True)
+
+
+def _mode_of(monitor: str | None) -> str:
+    """Whether more of a metric is better."""
+    name = (monitor or "").removeprefix("val/").replace(" ", "_")
+    known = {one.name.replace(" ", "_"): one.higher_is_better for one in PANEL} | {"selection": True}
+    return "max" if monitor in (None, AUTO) or "accuracy" in name or known.get(name) else "min"
+
+
+def save_with_card(path: Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint and its protocol card, whole or not at all.
+
+    Args:
+        path: of the checkpoint.
+        content: with ``protocol``.
+    """
+    draft = path.with_name(path.name + ".part")
+    torch.save(content, draft)
+    draft.replace(path)
+    write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
 
 
 def card_path(checkpoint: str | Path) -> Path:

@@ -13,6 +13,7 @@ from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.report import Report
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
 from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class ClassifierFigures(Callback):
     def _draw(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if not isinstance(module, ClassifierModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if isinstance(module, DomainAdaptationModule) and stage == "val":
+            self._draw_source(trainer)  # there is no answer that could be called right or wrong
+            return
         metrics: ClassifierMetrics = module.metrics[stage]  # type: ignore[assignment]
         if not metrics.collected.update_called:
             return
@@ -79,6 +83,11 @@ class ClassifierFigures(Callback):
             figures["learning_curve"] = curve
         publish_figures(trainer, figures)
         write_atomically(run_folder(trainer) / f"{stage}_classes.csv", class_table(confusion.cpu().tolist(), names))
+
+    def _draw_source(self, trainer: Trainer) -> None:
+        curve = _learning_curve(trainer, "source_accuracy") if trainer.state.fn == "fit" else None
+        if curve is not None and trainer.is_global_zero:
+            publish_figures(trainer, {"learning_curve": curve})
 
     def _mistakes(self, answers: Answers) -> list[tuple[int, int, int, float]]:
         wrong = (answers.prediction != answers.target) & ~answers.confidence.isnan()
@@ -111,11 +120,11 @@ def class_table(confusion: list[list[int]], names: tuple[str, ...]) -> str:
     return text.getvalue()
 
 
-def _learning_curve(trainer: Trainer) -> Figure | None:
+def _learning_curve(trainer: Trainer, name: str = "accuracy") -> Figure | None:
     from metatransfer.callbacks import drawing
 
     report: Any = next((callback for callback in trainer.callbacks if isinstance(callback, Report)), None)  # type: ignore[attr-defined]
-    points = [(entry["step"], entry["metrics"].get("accuracy")) for entry in report.history] if report else []
+    points = [(entry["step"], entry["metrics"].get(name)) for entry in report.history] if report else []
     points = [point for point in points if point[1] is not None]
     if len(points) < 2:
         return None
@@ -123,6 +132,6 @@ def _learning_curve(trainer: Trainer) -> Figure | None:
         [step for step, _ in points],
         [math.nan if number["value"] is None else number["value"] for _, number in points],
         [number.get("ci95") or 0.0 for _, number in points],
-        {label: float(numbers["accuracy"]["value"] or 0.0) for label, numbers in report.measured.items()},
-        "accuracy",
+        {label: float(numbers[name]["value"] or 0.0) for label, numbers in report.measured.items()},
+        name.replace("_", " "),
     )

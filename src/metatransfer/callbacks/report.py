@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from metatransfer.batches import Episode, LabelledBatch, MetaBatch, episodes_of
+from metatransfer.batches import DomainSamples, Episode, LabelledBatch, MetaBatch, episodes_of
+from metatransfer.callbacks.numbers import Numbers, Overruled, number, numbers_of, oracle_card
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, short_path, write_atomically
 from metatransfer.callbacks.table import print_report
 from metatransfer.functional.losses import episode_scores, is_regression
 from metatransfer.methods.base import Baseline, MethodModule
+from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.metrics import EpisodeMean
 
-Numbers = dict[str, dict[str, float | None]]
 STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.TESTING: "test"}
 
 
@@ -31,7 +33,8 @@ class Report(Callback):
     """Measures the baselines on the very episodes of the evaluation, prints one table and writes ``results.json``.
 
     After ``fit`` the numbers are those of the best checkpoint on the validation episodes that chose it; only ``test``
-    gives numbers on classes that had no say.
+    gives numbers on classes that had no say. What labels of a target domain tell (``oracle/...``) stands apart from
+    these numbers and in no checkpoint.
 
     Args:
         baselines: whether to measure the method's baselines; they cost about one evaluation each.
@@ -52,6 +55,13 @@ class Report(Callback):
         self._running: dict[str, tuple[Baseline, dict[str, EpisodeMean]]] = {}
         self._score_name = "accuracy"
         self._trained_seconds: float | None = None
+        self._fit_seconds: float | None = None
+        self._forget_domains()
+
+    def _forget_domains(self) -> None:
+        self._oracle: dict[int, Numbers] = {}  # by step; in no checkpoint, which labels of the target must not reach
+        self._sizes: dict[str, int] = {}
+        self._overruled: Overruled | None = None
 
     # ---- state: a resumed fit keeps its past
 
@@ -82,7 +92,8 @@ class Report(Callback):
         self._started = time.perf_counter()
         self.seconds = 0.0
         self.history, self.measured, self._running = [], {}, {}
-        self._trained_seconds = None
+        self._trained_seconds = self._fit_seconds = None
+        self._forget_domains()
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
@@ -117,7 +128,7 @@ class Report(Callback):
             numbers: Numbers = {}
             for key, mean in means.items():
                 value, half_width = mean.compute()
-                numbers[key + self._score_name] = {"value": _number(float(value)), "ci95": _number(float(half_width))}
+                numbers[key + self._score_name] = {"value": number(float(value)), "ci95": number(float(half_width))}
             self.measured[name] = numbers
         self._running = {}
 
@@ -160,6 +171,12 @@ class Report(Callback):
         if trainer.sanity_checking:
             return
         self._finish()
+        if isinstance(pl_module, DomainAdaptationModule):
+            evidence = pl_module.last_evidence()
+            self._sizes = {"source_samples": len(evidence.source_labels), "samples": len(evidence.target_logits)}
+        oracle = _numbers(trainer, "oracle")
+        if oracle:
+            self._oracle[trainer.global_step] = oracle
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._publish(trainer, pl_module, _numbers(trainer, "val"))
             return
@@ -171,21 +188,40 @@ class Report(Callback):
         self._finish()
         self._publish(trainer, pl_module, _numbers(trainer, "test"))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock: what other callbacks train afterwards is no part of the run."""
+        self._fit_seconds = self._elapsed()
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends ``lightning fit``."""
-        self._publish(trainer, pl_module, self._best(trainer)["metrics"] if self.history else {})
+        numbers = self._best(trainer)["metrics"] if self.history else {}
+        self._publish(trainer, pl_module, self._overruled.metrics if self._overruled else numbers)
+
+    def overrule(self, metrics: Mapping[str, float], sentence: str) -> None:
+        """Reports other weights than those of the best checkpoint.
+
+        Args:
+            metrics: what their validation logged.
+            sentence: why.
+        """
+        self._overruled = Overruled(numbers_of(metrics, "val"), numbers_of(metrics, "oracle"), sentence)
 
     def _best(self, trainer: Trainer) -> dict[str, Any]:
         """The validation that the best checkpoint was chosen by."""
         chooser = trainer.checkpoint_callback
         name = (getattr(chooser, "monitor", None) or "").removeprefix("val/")
-        scored = [entry for entry in self.history if name in entry["metrics"]]
+
+        def known(entry: dict[str, Any]) -> Numbers:
+            told = self._oracle.get(entry.get("step", -1), {})
+            return {**entry["metrics"], **{f"oracle/{key}": value for key, value in told.items()}}
+
+        scored = [entry for entry in self.history if name in known(entry)]
         if not scored:
             return self.history[-1]
         sign = 1 if getattr(chooser, "mode", "max") == "max" else -1
 
         def rank(entry: dict[str, Any]) -> float:
-            value = entry["metrics"][name]["value"]
+            value = known(entry)[name]["value"]
             return -math.inf if value is None else sign * float(value)
 
         return max(scored, key=rank)
@@ -199,6 +235,8 @@ class Report(Callback):
         stage = STAGES[trainer.state.fn]  # type: ignore[index]
         numbers = dict(numbers)
         counted = {name: numbers.pop(name, {}).get("value") for name in ("episodes", "samples")}
+        if counted["samples"] is None:
+            counted["samples"] = self._sizes.get("samples")
         numbers = {name: value for name, value in numbers.items() if not name.endswith("/episodes")}
         trained = getattr(module, "trained_protocol", None)
         if stage != "fit" and not trained:
@@ -211,7 +249,7 @@ class Report(Callback):
             "baselines": self.measured,
             "protocol": card,
             "checkpoint": _checkpoint(trainer, stage),
-            "seconds": round(self._elapsed(), 1),
+            "seconds": round(self._fit_seconds or self._elapsed(), 1),
             "machine": machine(trainer.strategy.root_device),
             "skipped": dict(getattr(getattr(trainer, "datamodule", None), "skipped", {})),
             "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
@@ -222,6 +260,16 @@ class Report(Callback):
             results["protocol_differences"] = differences(trained, card)
         if stage == "fit":
             results["history"] = self.history
+        if stage != "test" and self._sizes:
+            results["source_samples"] = self._sizes["source_samples"]
+        if self._oracle:
+            results["oracle"] = (
+                oracle_card(self._oracle, self._best(trainer)["step"] if self.history else None, card, self._overruled)
+                if stage == "fit"
+                else {"accuracy": list(self._oracle.values())[-1].get("accuracy")}
+            )
+        if self._overruled is not None:
+            results["fallback"] = self._overruled.sentence
         path = _results_path(folder, stage)
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
@@ -229,12 +277,12 @@ class Report(Callback):
 
 
 def _parts_of(batch: Any) -> list[Any]:  # noqa: ANN401
-    return [batch] if isinstance(batch, LabelledBatch) else episodes_of(batch)
+    return [batch] if isinstance(batch, LabelledBatch | DomainSamples) else episodes_of(batch)
 
 
-def _scores(outputs: Tensor, part: Episode | LabelledBatch) -> tuple[Tensor, Tensor]:
+def _scores(outputs: Tensor, part: Episode | LabelledBatch | DomainSamples) -> tuple[Tensor, Tensor]:
     """Scores of the tasks of an episode, or of single samples, and what they are scored against."""
-    if isinstance(part, LabelledBatch):
+    if isinstance(part, LabelledBatch | DomainSamples):
         return episode_scores(outputs.unsqueeze(1), part.y.unsqueeze(1)), part.y
     return episode_scores(outputs, part.query_y), part.query_y
 
@@ -268,24 +316,8 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
-
-
 def _numbers(trainer: Trainer, prefix: str) -> Numbers:
-    logged = {
-        name.removeprefix(f"{prefix}/"): float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(f"{prefix}/")
-    }
-    numbers: Numbers = {}
-    for name, value in logged.items():
-        if name.endswith("_ci95"):
-            continue
-        numbers[name] = {"value": _number(value)}
-        if f"{name}_ci95" in logged:
-            numbers[name]["ci95"] = _number(logged[f"{name}_ci95"])
-    return numbers
+    return numbers_of({name: float(value) for name, value in trainer.callback_metrics.items()}, prefix)
 
 
 def _results_path(folder: Path, stage: str) -> Path:

@@ -33,7 +33,7 @@ class StartChecks(Callback):
         """Looks at the metrics of the validation."""
         self._validated = set(trainer.callback_metrics)
         for name, monitor in _monitors(trainer).items():
-            if monitor.startswith("val"):  # others may be those of the training, which has not begun
+            if monitor.startswith(("val", "oracle/")):  # others may be those of the training, which has not begun
                 check_monitor(name, monitor, self._validated)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def with_interval(name: str, number: dict[str, float | None]) -> str:
     value, half_width = number["value"], number.get("ci95")
     if value is None:
         return "not a number"
-    percent = name.rpartition("/")[2] in ("accuracy", "calibration_error", "macro_f1")
+    percent = name.rpartition("/")[2] in ("accuracy", "source_accuracy", "calibration_error", "macro_f1")
     scale, unit, digits = (100.0, " %", 2) if percent else (1.0, "", 4)
     interval = f" ± {scale * half_width:.{digits}f}" if half_width is not None else ""
     return f"{scale * value:.{digits}f}{interval}{unit}"
@@ -39,8 +40,38 @@ def _episode_line(shape: dict[str, Any]) -> str:
     return f"{shape['num_ways']}-way {shape['num_shots']}-shot, {shape['num_queries']} queries per class"
 
 
-def _samples_line(samples: int, split: str, data: dict[str, Any]) -> str:
-    seen = data.get("train_batches", {})
+def _domains_line(results: dict[str, Any], split: str, data: dict[str, Any]) -> str:
+    seen = data["train_batches"]
+    trained = {
+        side: " and ".join(f"{name} ({one['samples']})" for name, one in seen[side].items())
+        for side in ("sources", "targets")
+    }
+    source = f", {results['source_samples']} of the source" if "source_samples" in results else ""
+    return (
+        f"{results['samples']} {split} of the target{source}, {data.get('classes', 'its')} classes, trained on "
+        f"{trained['sources']} with labels and {trained['targets']} without"
+    )
+
+
+def _oracle_rows(oracle: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What labels of the target tell.
+
+    Yields:
+        Name and content of a row.
+    """
+    if oracle.get("accuracy") is not None:
+        told = with_interval("accuracy", oracle["accuracy"])
+        chosen = f", the state selected by {oracle['selected_by']}" if oracle.get("selected_by") else ""
+        yield "oracle accuracy", f"{told}  (labels of the target, for the report only{chosen})"
+    if oracle.get("gap") is not None:
+        best = f"best of {oracle['validations']} validations {100 * oracle['best_accuracy']:.2f} %"
+        yield "selection gap", f"{oracle['gap']:.2f} points  ({best}; labels of the target, for the report only)"
+
+
+def _samples_line(results: dict[str, Any], split: str, data: dict[str, Any]) -> str:
+    seen, samples = data.get("train_batches", {}), results["samples"]
+    if "targets" in seen:
+        return _domains_line(results, split, data)
     labels = seen.get("labels_per_class")
     learned = f"{labels} labels per class" if labels else f"{seen.get('samples', 'its')} samples"
     return f"{samples} {split}, {data.get('classes', 'its')} classes, trained on {learned}"
@@ -74,7 +105,7 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     table.add_column(overflow="fold")
     unit = "samples" if results.get("samples") is not None else "episodes"
     if results.get("samples") is not None:
-        table.add_row("samples", _samples_line(results["samples"], split, data))
+        table.add_row("samples", _samples_line(results, split, data))
     if "eval_episode" in data:
         table.add_row("episodes", f"{results['episodes'] or 'no'} {split}, {_episode_line(data['eval_episode'])}")
     for name, source in data.get("test", {}).items() if stage == "test" else ():
@@ -82,6 +113,8 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     for name, number in results["metrics"].items():
         note = f"  (chosen on these {unit})" if stage == "fit" and name == results["selected"] else ""
         table.add_row(name.replace("_", " "), with_interval(name, number) + note)
+    for name, told in _oracle_rows(results.get("oracle", {})):
+        table.add_row(name, told)
     for baseline, numbers in results["baselines"].items():
         for name, number in numbers.items():
             table.add_row(
@@ -93,6 +126,8 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     if skipped:
         counts = ", ".join(f"{count} of {name}" for name, count in skipped.items())
         table.add_row("left out", f"{counts}: samples that could not be used (on_bad_sample=skip)")
+    if "fallback" in results:
+        table.add_row("fallback", results["fallback"])
     table.add_row("checkpoint", results["checkpoint"] or "none: the weights in memory")
     config = folder / "config.yaml"
     if stage == "fit" and results["checkpoint"] and config.exists():

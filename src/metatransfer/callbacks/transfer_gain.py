@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import logging
-import math
-import os
-import random
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.seeds import Interval, beside_the_run, budget, train
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
@@ -28,36 +22,6 @@ from metatransfer.methods.classifier import MOST_FREQUENT
 from metatransfer.methods.finetune import FineTuneModule
 
 TRANSFER, SCRATCH = "transfer", "from scratch"
-
-
-class Interval(NamedTuple):
-    """A mean over seeds.
-
-    Attributes:
-        values: one for each seed.
-        mean: of them.
-        ci95: half-width of its 95% interval by Student's t; ``None`` for one seed.
-    """
-
-    values: list[float]
-    mean: float
-    ci95: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Mean and interval of values."""
-        from scipy.stats import t  # a second to import, which other runs need not pay
-
-        number = len(values)
-        mean = sum(values) / number
-        if number < 2:
-            return cls(list(values), mean, None)
-        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (number - 1))
-        return cls(list(values), mean, float(t.ppf(0.975, number - 1)) * spread / math.sqrt(number))
-
-    def __str__(self) -> str:
-        interval = f" ± {100 * self.ci95:.2f}" if self.ci95 is not None else ""
-        return f"{100 * self.mean:.2f}{interval}"
 
 
 class TransferGain(Callback):
@@ -132,21 +96,7 @@ class TransferGain(Callback):
             return
         module, data = self._start
         self._start = None
-        device = trainer.strategy.root_device  # the module itself has left it already
-        plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
-        settings = {
-            "max_epochs": trainer.max_epochs,
-            "max_steps": trainer.max_steps,
-            "accelerator": "gpu" if device.type == "cuda" else device.type,
-            "devices": 1 if device.index is None else [device.index],
-            "precision": trainer.precision,
-            "gradient_clip_val": trainer.gradient_clip_val,
-            "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
-            "accumulate_grad_batches": trainer.accumulate_grad_batches,
-            "limit_train_batches": trainer.limit_train_batches,
-            "limit_test_batches": trainer.limit_test_batches,
-            "limit_val_batches": trainer.limit_val_batches if plateau or self.split == "val" else 0,
-        }
+        settings = budget(trainer, validate=self.split == "val")
         scores = measure_gain(module, data, seeds=range(self.seeds), split=self.split, settings=settings)
         self._publish(trainer, scores)
 
@@ -232,24 +182,17 @@ def measure_gain(
         Accuracies by what was trained, one for each seed; also those of the baselines.
     """
     scores: dict[str, list[float]] = {TRANSFER: [], SCRATCH: []}
-    attached = data.trainer
-    with _own_random_state(), _quiet():
+    with beside_the_run(data):
         for seed in seeds:
             reseeded = data.reseeded(seed) if hasattr(data, "reseeded") else data
             for name in (TRANSFER, SCRATCH):
-                seed_everything(seed, verbose=False)
                 learner = module.restarted(seed) if name == TRANSFER else module.from_scratch(seed)
-                trainer = Trainer(
-                    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                    num_sanity_val_steps=0, **{"devices": 1} | settings,
-                )  # fmt: skip
-                trainer.fit(learner, datamodule=reseeded)
+                trainer = train(learner, reseeded, seed=seed, settings=settings)
                 evaluate = trainer.test if split == "test" else trainer.validate
                 numbers = evaluate(learner, datamodule=reseeded, verbose=False)[0]
                 scores[name].append(float(numbers[f"{split}/accuracy"]))
             for name, value in _baselines(learner, trainer, split).items():
                 scores.setdefault(name, []).append(value)
-    data.trainer = attached
     return scores
 
 
@@ -262,37 +205,3 @@ def _baselines(module: FineTuneModule, trainer: Trainer, split: str) -> dict[str
         right = [episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1)) for batch in same]
         found[name] = float(torch.cat(right).mean())
     return found
-
-
-@contextlib.contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Random numbers and their seeds are afterwards as they were before."""
-    seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
-    plain, arrays = random.getstate(), np.random.get_state()
-    try:
-        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if started else []):
-            yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)
-        for name, value in seeds.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No talk of Trainers that the user did not start."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

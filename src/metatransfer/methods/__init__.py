@@ -3,6 +3,20 @@
 from metatransfer.methods.base import EpisodicModule, MethodModule
 from metatransfer.methods.classical import TfidfSVMModule
 from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.domain import (
+    AdaBNModule,
+    AdaptedFeaturesModule,
+    ADDAModule,
+    Annealing,
+    CDANModule,
+    DANModule,
+    DANNModule,
+    DeepCORALModule,
+    DomainAdaptationModule,
+    ImportanceWeightedModule,
+    MCDModule,
+    SourceOnlyModule,
+)
 from metatransfer.methods.features import FrozenFeaturesModule
 from metatransfer.methods.finetune import (
     L2SP,
@@ -33,9 +47,18 @@ from metatransfer.methods.supervised import PretrainModule
 
 __all__ = [
     "L2SP",
+    "ADDAModule",
     "ANILModule",
+    "AdaBNModule",
+    "AdaptedFeaturesModule",
+    "Annealing",
     "BOILModule",
+    "CDANModule",
     "ClassifierModule",
+    "DANModule",
+    "DANNModule",
+    "DeepCORALModule",
+    "DomainAdaptationModule",
     "EpisodicModule",
     "FOMAMLModule",
     "FineTuneModule",
@@ -44,6 +67,7 @@ __all__ = [
     "Full",
     "GradualUnfreezing",
     "HeadOnly",
+    "ImportanceWeightedModule",
     "InnerLoopModule",
     "LastLayers",
     "LayerwiseLRDecay",
@@ -51,6 +75,7 @@ __all__ = [
     "LearnedOptimizerModule",
     "MAMLModule",
     "MAMLPlusPlusModule",
+    "MCDModule",
     "MetaSGDModule",
     "MethodModule",
     "Predictor",
@@ -58,5 +83,6 @@ __all__ = [
     "ProtoMAMLModule",
     "ProtoNetModule",
     "ReptileModule",
+    "SourceOnlyModule",
     "TfidfSVMModule",
 ]

@@ -48,8 +48,14 @@ class MethodModule(LightningModule, ABC):
     Args:
         optimizer: makes the optimiser from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
         lr_scheduler: makes a scheduler from the optimiser, stepped once an epoch; none where left out.
+
+    Attributes:
+        monitor: metric that chooses among the states of a run, where the user names none.
+        monitor_mode: ``"max"`` or ``"min"`` of it.
     """
 
+    monitor: ClassVar[str] = "val/accuracy"
+    monitor_mode: ClassVar[str] = "max"
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -253,8 +254,8 @@ class ClassifierModule(MethodModule):
             return {}
         found: dict[str, Baseline] = {MOST_FREQUENT: self._most_frequent}
         shape = data.sample_shape()
-        if shape and len(data.split("train")) * torch.Size(shape).numel() <= _NEIGHBOUR_LIMIT:
-            found["pixel 1-NN" if len(shape) == 3 else "1-NN"] = _NearestSample(data)
+        if NearestSample.affordable(len(data.split("train")), shape):
+            found["pixel 1-NN" if len(shape) == 3 else "1-NN"] = NearestSample(data.train_samples, data.num_classes)
         return found
 
     def _most_frequent(self, batch: Any) -> Tensor:  # noqa: ANN401
@@ -262,17 +263,36 @@ class ClassifierModule(MethodModule):
         return F.one_hot(counts.argmax(), self.num_classes).float().expand(len(batch.y), -1)
 
 
-class _NearestSample:
-    """Answers with the class of the nearest training sample by Euclidean distance."""
+class NearestSample:
+    """Answers with the class of the nearest training sample by Euclidean distance.
 
-    def __init__(self, data: Any) -> None:  # noqa: ANN401
-        self.data = data
+    Args:
+        samples: gives the training samples in batches with ``x`` and ``y``.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, samples: Callable[[], Iterable[Any]], num_classes: int) -> None:
+        self.samples, self.num_classes = samples, num_classes
         self.known: tuple[Tensor, Tensor] | None = None
 
+    @staticmethod
+    def affordable(count: int, shape: tuple[int, ...]) -> bool:
+        """Whether looking for neighbours costs no more than it tells.
+
+        Args:
+            count: training samples.
+            shape: of one; ``()`` for texts, which have no distance.
+
+        Returns:
+            Whether it is worth it.
+        """
+        return bool(shape) and count * torch.Size(shape).numel() <= _NEIGHBOUR_LIMIT
+
     def __call__(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """The answers ``(N, C)`` to a batch, as one-hot rows."""
         if self.known is None:
-            parts = [(part.x.flatten(1), part.y) for part in self.data.train_samples()]
+            parts = [(part.x.flatten(1), part.y) for part in self.samples()]
             self.known = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
         x, y = (tensor.to(batch.y.device) for tensor in self.known)
         nearest = torch.cdist(batch.x.flatten(1).to(x.dtype), x).argmin(1)
-        return F.one_hot(y[nearest], self.data.num_classes).float()
+        return F.one_hot(y[nearest], self.num_classes).float()

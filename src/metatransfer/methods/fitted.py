@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,19 @@ class FittedModule(ClassifierModule):
     Args:
         num_classes: number of classes; on the command line taken from the data.
 
+    Attributes:
+        reads: the method of a data module that gives all training samples.
+
     Raises:
         UserError: ``num_classes`` missing.
     """
 
-    def __init__(self, num_classes: int | None) -> None:
-        super().__init__(num_classes)
-        self.automatic_optimization = False
+    reads: ClassVar[str] = "train_samples"
+
+    @property  # type: ignore[misc]
+    def automatic_optimization(self) -> bool:
+        """``False``: there is nothing to take a step of."""
+        return False
 
     @abstractmethod
     def fit_data(self, data: Any) -> None:  # noqa: ANN401
@@ -55,7 +61,7 @@ class FittedModule(ClassifierModule):
         name = type(self).__name__
         if self.trainer.world_size > 1:
             raise UserError(f"{name} is fitted in one process: set trainer.devices=1.")
-        if not hasattr(getattr(self.trainer, "datamodule", None), "train_samples"):
+        if not hasattr(getattr(self.trainer, "datamodule", None), self.reads):
             raise UserError(f"{name} needs a data module of labelled samples, such as ImageFolderDataModule.")
         # nothing is looked at before the fit, and all is validated after it
         self._given = {name: getattr(self.trainer, name) for name in _FIT}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from metatransfer.checks import check_fraction, check_positive
 
 
 class Head(nn.Module, ABC):
@@ -70,3 +73,34 @@ class CosineHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``."""
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class PerceptronHead(Head):
+    """Fully connected ReLU layers before the affine map, such as the label predictor of DANN (1505.07818).
+
+    Args:
+        in_features: size of the features.
+        out_features: number of classes, or size of a regression target.
+        hidden_sizes: sizes of the hidden layers.
+        dropout: probability of dropping a hidden value.
+
+    Raises:
+        UserError: a size below 1, or a probability outside of [0, 1).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden_sizes: Sequence[int] = (100, 100), dropout: float = 0.0
+    ) -> None:
+        super().__init__(in_features, out_features)
+        check_positive(**{f"hidden_sizes[{place}]": size for place, size in enumerate(hidden_sizes)})
+        check_fraction(dropout=dropout)
+        layers: list[nn.Module] = []
+        for size in hidden_sizes:
+            layers += [nn.Linear(in_features, size), nn.ReLU(), nn.Dropout(dropout)]
+            in_features = size
+        self.layers = nn.Sequential(*layers, nn.Linear(in_features, out_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, in_features)`` to ``(N, out_features)``."""
+        outputs: Tensor = self.layers(features)
+        return outputs

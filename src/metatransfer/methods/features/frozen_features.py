@@ -11,7 +11,7 @@ from torch import Tensor
 from metatransfer.adapters import FeatureClassifier, Labelled, NearestClassMean
 from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
-from metatransfer.methods.features.cache import cached_features
+from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.nn import Backbone
 
@@ -68,7 +68,6 @@ class FrozenFeaturesModule(FittedModule):
         train, val = (self._labelled(data, split) for split in ("train", "val"))
         self.classifier.fit(train, self.num_classes, val)
 
-    @torch.no_grad()
     def _labelled(self, data: Any, split: str) -> Labelled:  # noqa: ANN401
         samples = data.split(split)
         found = cached_features(
@@ -91,14 +90,8 @@ class FrozenFeaturesModule(FittedModule):
             loader = data.samples_by_length(split)
         else:
             loader = data.train_samples() if split == "train" else data.val_dataloader()
-        precision = self.trainer.precision_plugin
-        for place, batch in enumerate(loader):
-            moved = self.transfer_batch_to_device(precision.convert_input(batch), self.device, 0)
-            if not place:
-                self.check_samples(moved.x)
-            with precision.forward_context():
-                features = self.backbone(moved.x)
-            yield moved.number, features
+        for batch, features in features_of(self, loader):
+            yield batch.number, features
 
     # ---- what is kept
 

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from metatransfer import Conv4, UserError
-from metatransfer.methods.features import cached_features
-from metatransfer.methods.features.cache import cache_folder, weights_key
+from metatransfer.methods.feature_cache import cache_folder, cached_features, weights_key
 from metatransfer.nn import Backbone, load_weights
 
 

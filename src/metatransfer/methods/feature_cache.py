@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from metatransfer.arguments import plain_arguments
 from metatransfer.errors import UserError
+from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.nn import Backbone
 
 _FORMAT = 2
@@ -59,6 +60,27 @@ def weights_key(network: nn.Module) -> str:
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def features_of(module: ClassifierModule, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
+    """Features of all samples, in the precision of the module's Trainer.
+
+    Args:
+        module: with ``backbone``, attached to a Trainer.
+        loader: gives batches with ``x``.
+
+    Yields:
+        Each batch on the module's device, and its features ``(B, E)``.
+    """
+    precision = module.trainer.precision_plugin
+    for place, batch in enumerate(loader):
+        moved = module.transfer_batch_to_device(precision.convert_input(batch), module.device, 0)
+        if not place:
+            module.check_samples(moved.x)
+        with precision.forward_context():
+            features = module.backbone(moved.x)  # type: ignore[operator]
+        yield moved, features
 
 
 def cached_features(

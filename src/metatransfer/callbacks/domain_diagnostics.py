@@ -1,0 +1,256 @@
+"""Whether two domains have come together, and whether an adaptation has gone wrong, without labels of the target."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from metatransfer.callbacks.adaptation_gain import AdaptationGain
+from metatransfer.callbacks.domain_twins import PLAIN, adapts, detached, evaluate, has_labels
+from metatransfer.callbacks.figures import publish_figures
+from metatransfer.callbacks.numbers import number
+from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.seeds import beside_the_run, budget
+from metatransfer.checks import check_choice
+from metatransfer.functional.domain_distance import class_conditional_a_distance, collapse_signs, proxy_a_distance
+from metatransfer.methods.domain import DomainAdaptationModule
+from metatransfer.methods.fitted import FittedModule
+from metatransfer.metrics.validators import Evidence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CURVES = ("lambda", "discriminator_accuracy", "gradient_ratio")
+_POINTS = 1000  # of a curve: a picture shows no more
+_FOLDS = 5
+
+
+class DomainDiagnostics(Callback):
+    """Looks at a fit of a :class:`DomainAdaptationModule` from outside.
+
+    After the fit: the proxy A-distance of the validation features (Ben-David et al. 2007, NeurIPS), as a whole and
+    class by class with the target's predicted classes, before and after adaptation, and pictures of both. Before is the
+    source-only twin where :class:`AdaptationGain` has trained one, else the network before training. During the fit:
+    the strength of the adaptation, the discriminator's accuracy and the ratio of gradients over the steps, and after
+    each validation signs of a collapse, each told once with a remedy. Writes ``domain_diagnostics.json`` and pictures.
+    Labels of the target colour the pictures, where they may be looked at; nothing else.
+
+    Args:
+        pictures: ``"pca"``, ``"tsne"`` or ``"none"``: how features are put into the plane.
+
+    Attributes:
+        signs: what was found so far: ``sentence``, ``epoch`` and ``step`` by name.
+
+    Raises:
+        UserError: another word for ``pictures``.
+    """
+
+    def __init__(self, pictures: Literal["pca", "tsne", "none"] = "pca") -> None:
+        check_choice("pictures", pictures, ("pca", "tsne", "none"))
+        self.pictures = pictures
+        self._fitting = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self.signs: dict[str, dict[str, Any]] = {}
+        self._steps: list[int] = []
+        self._curves: dict[str, list[float]] = {name: [] for name in _CURVES}
+        self._stride, self._seen = 1, 0
+        self._due_at: int | None = None
+        self._start: DomainAdaptationModule | None = None
+
+    # ---- state: a resumed fit keeps its past
+
+    def state_dict(self) -> dict[str, Any]:
+        """Curves and signs, as plain values."""
+        return {
+            "signs": self.signs,
+            "steps": self._steps,
+            "curves": self._curves,
+            "stride": self._stride,
+            "seen": self._seen,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the past of an interrupted fit."""
+        if not self._fitting:
+            return
+        self.signs, self._steps = dict(state_dict["signs"]), list(state_dict["steps"])
+        self._curves = {name: list(values) for name, values in state_dict["curves"].items()}
+        self._stride, self._seen = state_dict["stride"], state_dict["seen"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keeps the network as it is before training, unless a twin is going to be there."""
+        self._fitting = stage == "fit"
+        if not self._fitting:
+            return
+        self._forget()
+        agree_on_run_folder(trainer)
+        alone = trainer.world_size == 1 and getattr(trainer, "datamodule", None) is not None
+        if isinstance(pl_module, DomainAdaptationModule) and alone and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            twin = adapts(pl_module) and any(gain.pending for gain in _gains(trainer))
+            fitted = isinstance(pl_module, FittedModule)  # which has no answers before
+            self._start = None if twin or fitted else detached(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets weights that a resumed run has not started from."""
+        if trainer.ckpt_path is not None:
+            self._start = None
+
+    # ---- during the fit
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
+        """Notes whether this step is one that is logged."""
+        due = trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        self._due_at = trainer.global_step if due else None
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
+        """Keeps what was logged; of a long run every other value, again and again."""
+        if self._due_at is None:
+            return
+        known = {name: trainer.callback_metrics.get(f"train/{name}") for name in _CURVES}
+        if any(value is not None for value in known.values()):
+            if self._seen % self._stride == 0:
+                self._steps.append(self._due_at)
+                for name, value in known.items():
+                    self._curves[name].append(math.nan if value is None else float(value))
+            self._seen += 1
+        if len(self._steps) >= _POINTS:
+            self._steps, self._stride = self._steps[::2], 2 * self._stride
+            self._curves = {name: values[::2] for name, values in self._curves.items()}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks for signs of a collapse."""
+        looking = isinstance(pl_module, DomainAdaptationModule) and adapts(pl_module)
+        if not self._fitting or trainer.sanity_checking or not looking:
+            return
+        assert isinstance(pl_module, DomainAdaptationModule)
+        evidence = pl_module.last_evidence()
+        floor, best = pl_module.validator.source_floor, float(pl_module.best_source_accuracy)  # type: ignore[arg-type]
+        right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean()
+        found = collapse_signs(
+            evidence.target_logits,
+            torch.cat([evidence.source_features, evidence.target_features]),
+            [value for value in self._curves["discriminator_accuracy"] if math.isfinite(value)],
+            source_accuracy=float(right),
+            source_floor=floor * best if floor else None,
+        )
+        for name, sentence in found.items():
+            if name not in self.signs:
+                place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+                self.signs[name] = {"sentence": sentence, **place}
+                rank_zero_warn(f"Epoch {trainer.current_epoch}: {sentence}")
+
+    # ---- after the fit
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures, draws and writes."""
+        if not isinstance(pl_module, DomainAdaptationModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        evidence, (before, name) = _evidence(pl_module), self._before(trainer)
+        self._start = None
+        if not trainer.is_global_zero:
+            return
+        curves: dict[str, Any] = {"step": self._steps}
+        curves |= {one: [number(value) for value in values] for one, values in self._curves.items()}
+        content: dict[str, Any] = {"signs": self.signs, "curves": curves}
+        for when, who, known in (("before", before, _evidence(before)), ("after", pl_module, evidence)):
+            if who is not None and known is not None:
+                network = name if when == "before" else "after the fit"
+                content[when] = {"network": network, **distances(known, pl_module.num_classes)}
+        path = run_folder(trainer) / "domain_diagnostics.json"
+        write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        publish_figures(trainer, self._figures(trainer, before, pl_module))
+
+    def _before(self, trainer: Trainer) -> tuple[DomainAdaptationModule | None, str]:
+        """The network to compare with, validated."""
+        twin = next((gain.twin for gain in _gains(trainer) if gain.twin is not None), None)
+        before = twin or self._start
+        if before is None or trainer.limit_val_batches == 0 or trainer.interrupted:
+            return None, ""
+        if _evidence(before) is None:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            with beside_the_run(data):
+                evaluate(before, data, "val", budget(trainer, validate=True))
+        return before, PLAIN if twin is not None else "before training"
+
+    def _figures(
+        self, trainer: Trainer, before: DomainAdaptationModule | None, module: DomainAdaptationModule
+    ) -> dict[str, Figure]:
+        from metatransfer.callbacks import domain_drawing as drawing
+
+        curves = {name: [] if all(map(math.isnan, values)) else values for name, values in self._curves.items()}
+        figures: dict[str, Figure] = {}
+        if any(curves.values()):
+            strength, accuracy, ratio = (curves[name] for name in _CURVES)
+            figures["domain_curves"] = drawing.domain_curves_figure(
+                drawing.DomainHistory(self._steps, strength, accuracy, gradient_ratio=ratio)
+            )
+        if self.pictures == "none" or before is None:
+            return figures
+        known = [_evidence(one) for one in (before, module)]
+        if all(one is not None and one.finite() for one in known):
+            planes = [
+                drawing.embed(
+                    one.source_features,
+                    one.target_features,
+                    one.source_labels,
+                    _labels(trainer, who),
+                    self.pictures,
+                )
+                for one, who in zip(known, (before, module), strict=True)
+                if one is not None
+            ]
+            figures["domains"] = drawing.embedding_figure(planes[0], planes[1], module.class_names)
+        return figures
+
+
+def distances(evidence: Evidence, num_classes: int) -> dict[str, Any]:
+    """How far apart the domains are, as plain values.
+
+    Args:
+        evidence: of a validation.
+        num_classes: how many there are.
+
+    Returns:
+        ``proxy_a_distance`` and ``class_conditional_a_distance``; ``None`` where there are too few samples, or features
+        that are not finite.
+    """
+    known = evidence.on_cpu()
+    enough = min(len(known.source_features), len(known.target_features)) >= _FOLDS
+    if not enough or not known.finite():
+        return {"proxy_a_distance": None, "class_conditional_a_distance": None}
+    source, target = known.source_features.flatten(1), known.target_features.flatten(1)
+    by_class = class_conditional_a_distance(
+        source, known.source_labels, target, known.target_logits.argmax(-1), num_classes, folds=_FOLDS
+    )
+    return {
+        "proxy_a_distance": proxy_a_distance(source, target, folds=_FOLDS),
+        "class_conditional_a_distance": by_class._asdict(),
+    }
+
+
+def _gains(trainer: Trainer) -> list[AdaptationGain]:
+    return [one for one in getattr(trainer, "callbacks", ()) if isinstance(one, AdaptationGain)]
+
+
+def _evidence(module: DomainAdaptationModule | None) -> Evidence | None:
+    """What the last validation told; ``None`` where there was none."""
+    if module is None or not module.collector("target").update_called:
+        return None
+    return module.last_evidence()
+
+
+def _labels(trainer: Trainer, module: DomainAdaptationModule) -> Tensor | None:
+    """Labels of the validated target samples, for the colours, where all are known and may be looked at."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not has_labels(data, "val"):
+        return None
+    labels: Tensor = data.oracle_labels("val")
+    return labels[module.collector("target").compute().number.cpu()]

@@ -1,0 +1,220 @@
+"""ADDA."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metatransfer.batches import DomainBatch
+from metatransfer.checks import check_fraction
+from metatransfer.methods.domain.alternating import AlternatingModule, frozen
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.metrics.validators import Validator
+from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
+from metatransfer.nn.domain_norm import Domain
+
+
+class ADDAModule(AlternatingModule):
+    r"""Adversarial discriminative domain adaptation (Tzeng et al. 2017, 1702.05464): an encoder for each domain.
+
+    .. math:: \min_{f_s, h} \mathcal L_s, \qquad\text{then in turn}\quad
+              \min_d \tfrac12\bigl(\overline{\ell(d(f_s(x^s)), 1)} + \overline{\ell(d(f_t(x^t)), 0)}\bigr), \qquad
+              \min_{f_t} \overline{\ell(d(f_t(x^t)), 1)}
+
+    For the first part of a run the source's encoder and the classifier learn from the source, and the target is
+    answered by the same encoder. Then both are frozen, in evaluation mode; the target's encoder :math:`f_t` starts
+    from the source's and learns to be taken for it by a discriminator :math:`d`, under inverted labels
+    (:math:`\ell` is the logistic loss). Each encoder normalises batches of its own domain alone.
+
+    The accuracy on the source stays what it was in the second part: a ``source_floor`` does not notice there that the
+    adaptation goes astray.
+
+    Args:
+        backbone: the network; what it is after training is the target's encoder.
+        num_classes: number of classes; on the command line taken from the data.
+        head: makes the label predictor from ``(in_features, num_classes)``.
+        discriminator: makes the discriminator from the size of the features.
+        pretrain_fraction: part of the run's batches that train on the source.
+        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
+        annealing: rates by the progress of the run; in the place of ``lr_scheduler``.
+        optimizer: makes the optimiser of the first part.
+        adversarial_optimizer: makes those of the target's encoder and of the discriminator; as ``optimizer`` where left
+            out.
+        lr_scheduler: makes a scheduler of each optimiser, stepped once an epoch.
+
+    Attributes:
+        source_backbone: the source's encoder in the second part.
+        adapting: whether the second part has begun.
+
+    Raises:
+        UserError: ``pretrain_fraction`` outside [0, 1), or as :class:`DomainAdaptationModule`.
+    """
+
+    adapting: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        discriminator: Callable[[int], DomainDiscriminator] = DomainDiscriminator,
+        pretrain_fraction: float = 0.5,
+        validator: Validator | None = None,
+        annealing: Annealing | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        adversarial_optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(backbone, num_classes, head, "separate", validator, annealing, optimizer, lr_scheduler)
+        check_fraction(pretrain_fraction=pretrain_fraction)
+        self.pretrain_fraction = pretrain_fraction
+        self.adversarial_optimizer = adversarial_optimizer or optimizer
+        self.discriminator = discriminator(backbone.out_features)
+        self.source_backbone = copy.deepcopy(backbone).requires_grad_(False)
+        self.source_backbone.__dict__.pop("weights_report", None)  # the file is read once
+        self.register_buffer("adapting", torch.tensor(False))
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """As always, but what is frozen stays in evaluation mode, its BatchNorm and dropout with it."""
+        super().train(mode)
+        if hasattr(self, "adapting"):  # else under construction
+            self.source_backbone.eval()
+            if self.adapting:
+                self.head.eval()
+        return self
+
+    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+        """Features of samples, by the encoder of their domain.
+
+        Args:
+            x: ``(N, *shape)``.
+            domain: where they come from.
+
+        Returns:
+            ``(N, E)``.
+        """
+        own = self.source_backbone if domain == "source" and self.adapting else self.backbone
+        features: Tensor = own(x)
+        return features
+
+    # ---- training
+
+    def make_optimizers(self) -> list[Optimizer]:
+        """One of the source's encoder and the classifier, one of the target's encoder, one of the discriminator."""
+        encoder = self.trainable(self.backbone, "backbone")
+        return [
+            self.optimizer([*encoder, *(p for p in self.head.parameters() if p.requires_grad)]),
+            self.adversarial_optimizer(encoder),
+            self.adversarial_optimizer(self.trainable(self.discriminator, "discriminator")),
+        ]
+
+    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The loss of the source, which the first part minimises.
+
+        Args:
+            batch: a training batch.
+
+        Returns:
+            The loss, and the source's logits ``(N, C)``.
+        """
+        logits = self.head(self.encode(batch.source_x, "source"))
+        return self.source_loss(logits, batch), logits
+
+    def discriminator_loss(self, source: Tensor, target: Tensor) -> Tensor:
+        """How well the discriminator tells the domains apart; its parameters alone get a gradient.
+
+        Args:
+            source: ``(N, E)``.
+            target: ``(M, E)``.
+
+        Returns:
+            A scalar.
+        """
+        mine, other = self._domain_logits(source.detach()), self._domain_logits(target.detach())
+        right = ((mine.detach() > 0).float().mean() + (other.detach() <= 0).float().mean()) / 2
+        self.log("train/discriminator_accuracy", right, batch_size=len(target))
+        return (F.softplus(-mine).mean() + F.softplus(other).mean()) / 2
+
+    def encoder_loss(self, target: Tensor) -> Tensor:
+        """How far the target's features are from being taken for the source's; the discriminator gets no gradient.
+
+        Args:
+            target: ``(M, E)``.
+
+        Returns:
+            A scalar.
+        """
+        with frozen(self.discriminator):
+            return F.softplus(-self._domain_logits(target)).mean()
+
+    def _domain_logits(self, features: Tensor) -> Tensor:
+        outputs: Tensor = self.discriminator(features)
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+    def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
+        """A step on the source; in the second part one of the discriminator and one of the target's encoder.
+
+        Args:
+            batch: a training batch.
+
+        Returns:
+            The loss of the source, and its logits ``(N, C)``.
+        """
+        if not self.adapting and self.progress >= self.pretrain_fraction:
+            self.start_adapting()
+        if not self.adapting:
+            loss, outputs = self.training_loss(batch)
+            self.descend(loss, 0)
+            return loss.detach(), outputs.detach()
+        with torch.no_grad():
+            source = self.encode(batch.source_x, "source")
+            outputs = self.head(source)
+            loss = self.source_loss(outputs, batch)
+        target = self.encode(batch.target_x, "target")
+        self.descend(self.discriminator_loss(source, target), 2)
+        fooling = self.encoder_loss(target)
+        self.descend(fooling, 1)
+        self.log("train/transfer_loss", fooling.detach(), batch_size=len(target))
+        return loss, outputs
+
+    def start_adapting(self) -> None:
+        """Freezes the source's encoder, as the network is now, and the classifier: the second part begins."""
+        self.source_backbone.load_state_dict(self.backbone.state_dict())
+        self.adapting.fill_(True)
+        self.train(self.training)
+
+    def on_train_start(self) -> None:
+        """As of the base; a run that goes on in the second part has the same frozen."""
+        super().on_train_start()
+        self.train(self.training)
+
+    # ---- twins
+
+    def after_restart(self) -> None:
+        """Back to the first part, with one encoder for both domains."""
+        self.source_backbone.load_state_dict(self.backbone.state_dict())
+        self.adapting.fill_(False)
+        self.train(self.training)
+
+    def take_over(self, other: DomainAdaptationModule) -> None:
+        """As of the base, with both encoders.
+
+        Args:
+            other: with backbone and head of the same architecture.
+        """
+        super().take_over(other)
+        source = other.source_backbone if isinstance(other, ADDAModule) and other.adapting else other.backbone
+        self.source_backbone.load_state_dict(source.state_dict())
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with the two parts."""
+        return super().protocol() | {"train_pretrain_fraction": self.pretrain_fraction}

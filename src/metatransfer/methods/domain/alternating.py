@@ -1,0 +1,177 @@
+"""What methods share that step parts of their networks in turn."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metatransfer.batches import DomainBatch
+from metatransfer.errors import UserError
+from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
+from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.metrics.validators import Validator
+from metatransfer.nn import Backbone, Head, LinearHead
+
+
+class AlternatingModule(DomainAdaptationModule):
+    """A method that takes several optimiser steps for a batch, each of a part of its networks.
+
+    A subclass says which optimisers there are (:meth:`make_optimizers`) and what it does with a batch (:meth:`learn`);
+    each of its losses is stepped by one optimiser, which mixed precision asks for. Schedulers are stepped with the
+    batches and epochs, not with the optimisers.
+
+    Args:
+        backbone: see :class:`DomainAdaptationModule`.
+        num_classes: see :class:`DomainAdaptationModule`.
+        head: see :class:`DomainAdaptationModule`.
+        normalization: see :class:`DomainAdaptationModule`.
+        validator: see :class:`DomainAdaptationModule`.
+        annealing: see :class:`DomainAdaptationModule`.
+        optimizer: see :class:`DomainAdaptationModule`.
+        lr_scheduler: see :class:`DomainAdaptationModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        normalization: Normalization = "joint",
+        validator: Validator | None = None,
+        annealing: Annealing | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, num_classes, head, normalization, validator, annealing, optimizer, lr_scheduler
+        )  # fmt: skip
+        self.automatic_optimization = False
+
+    # ---- what a method says
+
+    @abstractmethod
+    def make_optimizers(self) -> list[Optimizer]:
+        """The optimisers, in an order of the method's own."""
+
+    @abstractmethod
+    def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
+        """Takes all steps of a training batch.
+
+        Args:
+            batch: ``N`` source and ``M`` target samples.
+
+        Returns:
+            The loss of the source, and its logits ``(N, C)``.
+        """
+
+    def transfer_loss(self, pair: Pair) -> Tensor | None:
+        """Nothing: what adapts has steps of its own."""
+        return None
+
+    # ---- what follows
+
+    def descend(self, loss: Tensor, number: int = 0) -> None:
+        """One step down a loss.
+
+        Args:
+            loss: a scalar; parameters that it gives no gradient are not moved.
+            number: which optimiser steps.
+        """
+        found: Any = self.optimizers()
+        optimizer: LightningOptimizer = found[number] if isinstance(found, list) else found
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def trainable(self, network: nn.Module, name: str) -> list[nn.Parameter]:
+        """Parameters of a network that require a gradient.
+
+        Args:
+            network: a part of the method.
+            name: how to call it.
+
+        Returns:
+            One or more.
+
+        Raises:
+            UserError: there are none.
+        """
+        found = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not found:
+            raise UserError(
+                f"{type(self).__name__} trains its {name}, but all its parameters are frozen, or it has none: leave "
+                "some of them free."
+            )
+        return found
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
+        """All steps of a batch, and those of the schedulers."""
+        loss = self.shared_step(batch, "train")
+        # before anything saves a checkpoint, as Lightning does it where it steps them
+        ends = self.trainer.is_last_batch or batch_idx + 1 >= self.trainer.num_training_batches
+        if self.annealing is not None or ends:
+            schedulers: Any = self.lr_schedulers() or []
+            for one in schedulers if isinstance(schedulers, list) else [schedulers]:
+                one.step()
+        return loss.detach()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The method's optimisers, each with a scheduler of its own.
+
+        Raises:
+            UserError: a scheduler that waits for a metric.
+        """
+        optimizers = self.make_optimizers()
+        if self.annealing is not None:
+            return optimizers, [self.annealed(one) for one in optimizers]
+        if self.lr_scheduler is None:
+            return optimizers
+        schedulers = [self.lr_scheduler(one) for one in optimizers]
+        if any(isinstance(one, ReduceLROnPlateau | torch.optim.lr_scheduler.ReduceLROnPlateau) for one in schedulers):
+            raise UserError(
+                f"{type(self).__name__} steps its schedulers by itself, and none can wait for a metric: take another "
+                "than ReduceLROnPlateau, or annealing."
+            )
+        return optimizers, schedulers
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None; it is the first that Lightning asks for, and so the place to refuse what the method cannot do.
+
+        Raises:
+            UserError: gradients are to be clipped or accumulated by the Trainer.
+        """
+        for name, unset in (("gradient_clip_val", 0), ("accumulate_grad_batches", 1)):
+            value = getattr(self.trainer, name) or unset
+            if self.trainer.training and value != unset:
+                raise UserError(
+                    f"{type(self).__name__} takes several steps for each batch, which trainer.{name} ({value}) cannot "
+                    "follow: leave it out."
+                )
+        return []
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """What is computed inside gives a network no gradient, though it may pass through it.
+
+    Args:
+        network: whose parameters are constants inside.
+    """
+    free = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in free:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in free:
+            parameter.requires_grad_(True)

@@ -1,0 +1,131 @@
+"""CDAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from metatransfer.methods.domain.base import Normalization, Pair
+from metatransfer.methods.domain.dann import DANNModule
+from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.metrics.validators import Validator
+from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
+from metatransfer.nn.multilinear_map import MultilinearMap
+
+
+class CDANModule(DANNModule):
+    r"""Conditional adversarial domain adaptation (Long et al. 2018, 1705.10667): DANN that knows the predictions.
+
+    .. math:: d\bigl(T(f, g)\bigr), \qquad g = \mathrm{softmax}(h(f)), \qquad
+              w = \frac{1 + e^{-H(g)}}{\overline{1 + e^{-H(g)}}}
+
+    The discriminator looks at the multilinear map :math:`T` of features and predictions, see
+    :class:`~metatransfer.nn.multilinear_map.MultilinearMap`; no gradient flows into the predictions. With ``entropy``
+    (CDAN+E) samples that the classifier is sure of count for more, by the weights :math:`w`, whose mean is 1 in each
+    domain and through which no gradient flows.
+
+    Args:
+        backbone: the network.
+        num_classes: number of classes; on the command line taken from the data.
+        head: makes the label predictor from ``(in_features, num_classes)``.
+        discriminator: makes the discriminator from the size of the map.
+        max_lambda: as of :class:`DANNModule`.
+        gamma: as of :class:`DANNModule`.
+        entropy: whether samples are weighted by the entropy of their predictions.
+        random_features: size of the random map, which is taken where features times classes are more than 4096.
+        normalization: see :class:`DomainAdaptationModule`.
+        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
+        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes a scheduler, stepped once an epoch.
+
+    Raises:
+        UserError: ``random_features`` below 1, or as :class:`DANNModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        discriminator: Callable[[int], DomainDiscriminator] = DomainDiscriminator,
+        max_lambda: float = 1.0,
+        gamma: float = 10.0,
+        entropy: bool = False,
+        random_features: int = 1024,
+        normalization: Normalization = "joint",
+        validator: Validator | None = None,
+        annealing: Annealing | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        def of_the_map(features: int) -> DomainDiscriminator:
+            self.multilinear_map = MultilinearMap(features, self.num_classes, random_features)
+            return discriminator(self.multilinear_map.out_features)
+
+        super().__init__(
+            backbone, num_classes, head, of_the_map, max_lambda, gamma, normalization, validator, annealing, optimizer,
+            lr_scheduler,
+        )  # fmt: skip
+        self.entropy = entropy
+
+    def discriminated(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """The multilinear map of both sides.
+
+        Args:
+            pair: features and logits of a training batch.
+
+        Returns:
+            ``(N, D)`` of the source and ``(M, D)`` of the target.
+        """
+        source: Tensor = self.multilinear_map(pair.source, _predictions(pair.source_logits).to(pair.source.dtype))
+        target: Tensor = self.multilinear_map(pair.target, _predictions(pair.target_logits).to(pair.target.dtype))
+        return source, target
+
+    def sample_weights(self, pair: Pair) -> tuple[Tensor, Tensor] | None:
+        """The entropy's weights.
+
+        Args:
+            pair: features and logits of a training batch.
+
+        Returns:
+            ``(N,)`` and ``(M,)``, each of mean 1, or ``None`` without ``entropy``.
+        """
+        if not self.entropy:
+            return None
+        return entropy_weights(pair.source_logits), entropy_weights(pair.target_logits)
+
+    def after_restart(self) -> None:
+        """Draws the random map anew."""
+        self.multilinear_map.reset_parameters()
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with what conditions the adversary."""
+        exact = self.multilinear_map.feature_matrix is None
+        return super().protocol() | {
+            "train_entropy_weights": self.entropy,
+            "train_multilinear_map": "outer product" if exact else f"random, {self.multilinear_map.out_features}",
+        }
+
+
+def _predictions(logits: Tensor) -> Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.detach().softmax(-1, dtype=wide)
+
+
+def entropy_weights(logits: Tensor) -> Tensor:
+    r"""Weights :math:`1 + e^{-H}`, divided by their mean; constants to the gradient (CDAN+E, 1705.10667).
+
+    Args:
+        logits: ``(N, C)``.
+
+    Returns:
+        ``(N,)`` of mean 1.
+    """
+    entropy = torch.special.entr(_predictions(logits)).sum(-1)
+    weights = 1 + torch.exp(-entropy)
+    return weights / weights.mean()

@@ -1,0 +1,80 @@
+"""DAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from metatransfer.checks import check_choice, check_not_negative
+from metatransfer.errors import UserError
+from metatransfer.functional.discrepancy import mmd
+from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
+from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.metrics.validators import Validator
+from metatransfer.nn import Backbone, Head, LinearHead
+
+AdaptedLayer = Literal["features", "logits"]
+
+
+class DANModule(DomainAdaptationModule):
+    r"""Deep adaptation network (Long et al. 2015, 1502.02791): the means of both domains in many kernels made equal.
+
+    .. math:: \mathcal T = \lambda \sum_{\ell} \widehat{\mathrm{MMD}}{}^2_k\bigl(z^s_\ell, z^t_\ell\bigr)
+
+    :math:`z_\ell` are the features, the logits, or both, as the paper adapts the last layers of AlexNet; see
+    :func:`metatransfer.functional.discrepancy.mmd`. The weight :math:`\lambda` is constant, as in the paper: the
+    discrepancy has no opponent that would first have to learn. The kernels are weighted equally; the paper learns their
+    weights.
+
+    Args:
+        backbone: the network.
+        num_classes: number of classes; on the command line taken from the data.
+        head: makes the label predictor from ``(in_features, num_classes)``.
+        trade_off: :math:`\lambda`, 0 or more.
+        layers: what is adapted, ``"features"``, ``"logits"`` or both.
+        normalization: see :class:`DomainAdaptationModule`.
+        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
+        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes a scheduler, stepped once an epoch.
+
+    Raises:
+        UserError: ``trade_off`` below 0, no layer, an unknown one or one named twice, or as
+            :class:`DomainAdaptationModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        trade_off: float = 1.0,
+        layers: Sequence[AdaptedLayer] = ("features", "logits"),
+        normalization: Normalization = "joint",
+        validator: Validator | None = None,
+        annealing: Annealing | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, num_classes, head, normalization, validator, annealing, optimizer, lr_scheduler
+        )  # fmt: skip
+        check_not_negative(trade_off=trade_off)
+        for layer in layers:
+            check_choice("layers", layer, get_args(AdaptedLayer))
+        if not layers or len(set(layers)) < len(layers):
+            raise UserError(f"layers must name features, logits or both, each once, but is {list(layers)}.")
+        self.trade_off, self.layers = trade_off, tuple(layers)
+
+    def transfer_loss(self, pair: Pair) -> Tensor | None:
+        """The discrepancies of the adapted layers."""
+        sides = {"features": (pair.source, pair.target), "logits": (pair.source_logits, pair.target_logits)}
+        return self.trade_off * torch.stack([mmd(*sides[layer]) for layer in self.layers]).sum()
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with the weight and the layers."""
+        return super().protocol() | {"train_trade_off": self.trade_off, "train_layers": list(self.layers)}

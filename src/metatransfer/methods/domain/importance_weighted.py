@@ -1,0 +1,200 @@
+"""Training on source samples that count as much as they would in the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metatransfer.arguments import plain_arguments
+from metatransfer.batches import DomainBatch
+from metatransfer.checks import check_choice
+from metatransfer.errors import UserError
+from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.methods.feature_cache import features_of
+from metatransfer.metrics.validators import Validator
+from metatransfer.nn import Backbone, Head, LinearHead
+from metatransfer.nn.domain_norm import Domain
+
+if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody else waits for scikit-learn
+    from metatransfer.adapters.domain_adapters import ImportanceWeights
+
+Features = Literal["raw", "backbone"]
+_MOST_MATCHED = 5000  # source samples; twice as many take eight times as long, and four times the memory
+
+
+class ImportanceWeightedModule(DomainAdaptationModule):
+    r"""Training on the source with each sample weighted by its importance for the target (Shimodaira 2000).
+
+    .. math:: \min_{f, h}\ \frac1N\sum_i w_i\,\mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr), \qquad
+              w_i \approx \frac{p_t(x^s_i)}{p_s(x^s_i)}, \qquad \frac1N\sum_i w_i = 1
+
+    It corrects for samples that are rarer or more frequent in the target (covariate shift), not for samples that look
+    different there; and in a network that comes to fit all samples, the longer it trains the less the weights change
+    (Byrd and Lipton 2019, 1812.03372). The weights of all training samples of the source are found once, before the
+    first step, and kept in the checkpoint; ``train/effective_sample_size`` tells how many equally weighted samples are
+    as good.
+
+    Args:
+        backbone: the network.
+        num_classes: number of classes; on the command line taken from the data.
+        estimator: finds the weights: ``KernelMeanMatching``, ``KLIEP``, ``DiscriminatorWeights``, or a subclass of
+            ``ImportanceWeights``; ``DiscriminatorWeights`` where left out.
+        features: what the weights are found by: ``"raw"`` values of the samples, or what the ``"backbone"`` makes of
+            them before training, which is worth it where it starts from learned weights.
+        head: makes the label predictor from ``(in_features, num_classes)``.
+        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
+        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes a scheduler, stepped once an epoch.
+
+    Attributes:
+        sample_weights: ``(N,)`` by the number of a source sample, of mean 1; empty before a fit.
+
+    Raises:
+        UserError: unknown ``features``, or two schedules of the rate.
+    """
+
+    uses_target = False  # beyond the weights
+    sample_weights: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        estimator: ImportanceWeights | None = None,
+        features: Features = "raw",
+        head: Callable[[int, int], Head] = LinearHead,
+        validator: Validator | None = None,
+        annealing: Annealing | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            num_classes=num_classes,
+            head=head,
+            validator=validator,
+            annealing=annealing,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+        )
+        check_choice("features", features, get_args(Features))
+        self.estimator, self.features = estimator, features
+        self.register_buffer("sample_weights", torch.zeros(0))
+
+    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+        """Features of samples, normalised as the source: training sees no other.
+
+        Args:
+            x: ``(N, *shape)``.
+            domain: where they come from.
+
+        Returns:
+            ``(N, E)``.
+        """
+        return super().encode(x, "source")
+
+    def transfer_loss(self, pair: Pair) -> Tensor | None:
+        """Nothing: the source's own loss is weighted."""
+        return None
+
+    def source_loss(self, logits: Tensor, batch: DomainBatch) -> Tensor:
+        """The weighted loss of the source's labels.
+
+        Args:
+            logits: ``(N, C)`` of the source.
+            batch: with labels and numbers.
+
+        Returns:
+            A scalar.
+        """
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(precise, batch.source_y, reduction="none")
+        return (self.sample_weights[batch.source_number] * losses).mean()
+
+    # ---- the weights
+
+    def setup(self, stage: str) -> None:
+        """As of the base; the weights are found in one process.
+
+        Raises:
+            UserError: several processes.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.trainer.world_size > 1:
+            raise UserError(f"{type(self).__name__} finds its weights in one process: set trainer.devices=1.")
+
+    def on_train_start(self) -> None:
+        """As of the base; finds the weights, unless a run goes on."""
+        super().on_train_start()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.trainer.global_step or len(self.sample_weights) != data.num_source_samples:
+            found = self.find_weights(data)
+            self.sample_weights = torch.as_tensor(found, dtype=torch.get_default_dtype(), device=self.device)
+        weights = self.sample_weights.double()
+        self.log("train/effective_sample_size", (weights.sum().square() / weights.square().sum()).float())
+
+    def find_weights(self, data: Any) -> NDArray[Any]:  # noqa: ANN401
+        """Estimates the importance of all training samples of the source.
+
+        Args:
+            data: with ``source_samples`` and ``target_samples``.
+
+        Returns:
+            ``(N,)`` of mean 1.
+
+        Raises:
+            UserError: more samples than kernel mean matching can take, or what the estimator refuses.
+        """
+        from sklearn.base import clone
+
+        from metatransfer.adapters.domain_adapters import DiscriminatorWeights, KernelMeanMatching
+
+        estimator = DiscriminatorWeights() if self.estimator is None else clone(self.estimator)
+        if isinstance(estimator, KernelMeanMatching) and data.num_source_samples > _MOST_MATCHED:
+            raise UserError(
+                f"KernelMeanMatching takes time with the cube of the source's samples and is meant for up to "
+                f"{_MOST_MATCHED}, but there are {data.num_source_samples}: choose DiscriminatorWeights or KLIEP, or "
+                "fewer samples by the source's labels_per_class."
+            )
+        source, target = (self._rows(samples) for samples in (data.source_samples(), data.target_samples()))
+        weights: NDArray[Any] = estimator.fit(source.numpy(), target=target.numpy()).weights_
+        return weights
+
+    @torch.no_grad()
+    def _rows(self, loader: Any) -> Tensor:  # noqa: ANN401
+        """What the weights are found by, ``(N, d)`` in double precision."""
+        if self.features == "raw":
+            return torch.cat([batch.x.flatten(1).double().cpu() for batch in loader])
+        training = self.backbone.training
+        self.backbone.eval()
+        found = torch.cat([features.double().cpu() for _, features in features_of(self, loader)])
+        self.backbone.train(training)
+        return found
+
+    def after_restart(self) -> None:
+        """As of the base; weights are found anew."""
+        super().after_restart()
+        self.sample_weights = self.sample_weights[:0]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of the base; takes as many weights as the checkpoint has."""
+        known = checkpoint["state_dict"].get("sample_weights")
+        if known is not None:
+            self.sample_weights = self.sample_weights.new_zeros(known.shape)
+        super().on_load_checkpoint(checkpoint)
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with how the weights are found."""
+        name, arguments = "DiscriminatorWeights", {}
+        if self.estimator is not None:
+            name, arguments = type(self.estimator).__name__, plain_arguments(self.estimator.get_params(deep=False))
+        listed = ", ".join(f"{argument}={value}" for argument, value in arguments.items())
+        return super().protocol() | {"train_importance_weights": f"{name}({listed}) of {self.features} features"}

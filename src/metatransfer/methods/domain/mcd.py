@@ -1,0 +1,182 @@
+"""MCD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from metatransfer.batches import DomainBatch
+from metatransfer.checks import check_positive
+from metatransfer.functional.discrepancy import classifier_discrepancy
+from metatransfer.methods.domain.alternating import AlternatingModule, frozen
+from metatransfer.methods.domain.base import Normalization
+from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.metrics.validators import Validator
+from metatransfer.nn import Backbone, Head, LinearHead
+
+
+class HeadPair(Head):
+    """Two heads of one kind; the answer is the mean of their outputs.
+
+    Args:
+        head: makes each from ``(in_features, out_features)``; they start from different weights.
+        in_features: size of the features.
+        out_features: number of classes.
+    """
+
+    def __init__(self, head: Callable[[int, int], Head], in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.first, self.second = head(in_features, out_features), head(in_features, out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, in_features)`` to ``(N, out_features)``."""
+        first, second = self.both(features)
+        return (first + second) / 2
+
+    def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of each.
+
+        Args:
+            features: ``(N, in_features)``.
+
+        Returns:
+            ``(N, out_features)`` twice.
+        """
+        return self.first(features), self.second(features)
+
+
+class MCDModule(AlternatingModule):
+    r"""Maximum classifier discrepancy (Saito et al. 2018, 1712.02560): features on which two classifiers agree.
+
+    .. math:: \text{A: } \min_{f, h_1, h_2} \mathcal L_s, \qquad
+              \text{B: } \min_{h_1, h_2} \mathcal L_s - \mathcal D_t, \qquad
+              \text{C: } \min_f \mathcal D_t \quad (n \text{ times})
+
+    The classifiers look for target samples far from the source, by disagreeing; the features bring these back.
+    :math:`\mathcal L_s` is the sum of both cross-entropies on the source, :math:`\mathcal D_t` the mean absolute
+    difference of both predictions on the target. The three steps are taken in turn for each batch. Its answers are the
+    means of both classifiers' logits. One optimiser holds all parameters, and moves only those of the step; its state
+    is kept for each parameter, so that this is the same as one for the features and one for the classifiers.
+
+    Args:
+        backbone: the network, the paper's generator.
+        num_classes: number of classes; on the command line taken from the data.
+        head: makes each of the two label predictors from ``(in_features, num_classes)``.
+        num_generator_steps: :math:`n`.
+        normalization: see :class:`DomainAdaptationModule`.
+        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
+        annealing: rate by the progress of the run; in the place of ``lr_scheduler``.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes a scheduler, stepped once an epoch.
+
+    Raises:
+        UserError: ``num_generator_steps`` below 1, or as :class:`DomainAdaptationModule`.
+    """
+
+    head: HeadPair
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int | None = None,
+        head: Callable[[int, int], Head] = LinearHead,
+        num_generator_steps: int = 4,
+        normalization: Normalization = "joint",
+        validator: Validator | None = None,
+        annealing: Annealing | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, num_classes, lambda *sizes: HeadPair(head, *sizes), normalization, validator, annealing,
+            optimizer, lr_scheduler,
+        )  # fmt: skip
+        check_positive(num_generator_steps=num_generator_steps)
+        self.num_generator_steps = num_generator_steps
+        # where nothing mixes the samples of a batch, one side need not be there for the other
+        has_norm = any(isinstance(part, _BatchNorm) for part in backbone.modules())
+        self._together = normalization == "joint" and has_norm
+
+    def make_optimizers(self) -> list[Optimizer]:
+        """One of all parameters."""
+        return [self.optimizer([*self.trainable(self.backbone, "backbone"), *self.trainable(self.head, "heads")])]
+
+    def source_losses(self, features: Tensor, batch: DomainBatch) -> tuple[Tensor, Tensor]:
+        """The sum of both classifiers' cross-entropies.
+
+        Args:
+            features: ``(N, E)`` of the source.
+            batch: with the labels.
+
+        Returns:
+            The loss, and the mean logits ``(N, C)``.
+        """
+        first, second = self.head.both(features)
+        return self.source_loss(first, batch) + self.source_loss(second, batch), (first + second) / 2
+
+    def discrepancy(self, features: Tensor) -> Tensor:
+        """How much the classifiers disagree.
+
+        Args:
+            features: ``(M, E)`` of the target.
+
+        Returns:
+            A scalar.
+        """
+        wide = torch.promote_types(features.dtype, torch.float32)
+        first, second = (logits.softmax(-1, dtype=wide) for logits in self.head.both(features))
+        return classifier_discrepancy(first, second)
+
+    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The loss of step A.
+
+        Args:
+            batch: a training batch.
+
+        Returns:
+            The sum of both classifiers' losses, and the source's logits ``(N, C)``.
+        """
+        source = self.encode_pair(batch)[0] if self._together else self.encode(batch.source_x, "source")
+        return self.source_losses(source, batch)
+
+    def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
+        """The steps A, B and C.
+
+        Args:
+            batch: a training batch.
+
+        Returns:
+            The loss of step A, and the source's logits ``(N, C)``.
+        """
+        loss, outputs = self.training_loss(batch)
+        self.descend(loss)
+        with torch.no_grad():
+            source, target = self.encode_pair(batch)
+        apart = self.discrepancy(target)
+        self.descend(self.source_losses(source, batch)[0] - apart)
+        for _ in range(self.num_generator_steps):
+            with frozen(self.head):
+                moved = self.encode_pair(batch)[1] if self._together else self.encode(batch.target_x, "target")
+                together = self.discrepancy(moved)
+            self.descend(together)
+        numbers = {"train/discrepancy": together.detach(), "train/largest_discrepancy": apart.detach()}
+        self.log_dict(numbers, batch_size=len(batch.target_x))
+        return loss.detach(), outputs.detach()
+
+    def _take_over_head(self, head: nn.Module) -> None:
+        """Both classifiers become the other's, where that has one."""
+        if isinstance(head, HeadPair):
+            super()._take_over_head(head)
+            return
+        for mine in (self.head.first, self.head.second):
+            mine.load_state_dict(head.state_dict())
+
+    def protocol(self) -> dict[str, Any]:
+        """As of the base, with the steps of the generator."""
+        return super().protocol() | {"train_generator_steps": self.num_generator_steps}

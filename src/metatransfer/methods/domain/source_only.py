@@ -1,0 +1,65 @@
+"""Training on the source alone."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+
+from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.nn.domain_norm import Domain
+
+
+class SourceOnlyModule(DomainAdaptationModule):
+    r"""Minimises the loss of the source and never looks at the target: what every adaptation has to beat.
+
+    .. math:: \min_{f, h}\ \frac1N\sum_i \mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr)
+
+    The row "source only" of the field's tables (Ganin et al. 2016, 1505.07818). With the target's labelled samples as
+    its source it is the row "target-trained".
+    """
+
+    uses_target = False
+
+    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+        """Features of samples, normalised as the source, unless the target's statistics are estimated.
+
+        Args:
+            x: ``(N, *shape)``.
+            domain: where they come from.
+
+        Returns:
+            ``(N, E)``.
+        """
+        return super().encode(x, domain if self.normalization == "adabn" else "source")
+
+    def transfer_loss(self, pair: Pair) -> Tensor | None:
+        """Nothing."""
+        return None
+
+
+def source_only_twin(module: DomainAdaptationModule) -> DomainAdaptationModule:
+    """The twin of a method that does not adapt: equal networks, weights, optimiser and schedule.
+
+    Args:
+        module: before training; left as it is.
+
+    Returns:
+        The twin.
+    """
+    own = module.unadapted()
+    if own is not None:
+        return own
+    networks = copy.deepcopy(
+        (module.backbone, module.head), {id(module._trainer): None} if module._trainer is not None else {}
+    )
+    return SourceOnlyModule(
+        backbone=networks[0],
+        num_classes=module.num_classes,
+        head=lambda *_: networks[1],
+        normalization="joint",
+        validator=module.validator,
+        annealing=module.annealing,
+        optimizer=module.optimizer,
+        lr_scheduler=module.lr_scheduler,
+    )

@@ -1,0 +1,132 @@
+"""Batch normalisation of several domains."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metatransfer.errors import UserError
+
+Domain = Literal["source", "target"]
+
+
+class DomainBatchNorm(nn.Module):
+    """A BatchNorm layer with statistics for the source and for the target.
+
+    With ``own_affine`` each domain also has a scale and a shift of its own: domain-specific batch normalisation (Chang
+    et al. 2019, 1906.03950). Without, both share them: only the statistics differ, as in AdaBN (Li et al. 2016,
+    1603.04779). Which domain it normalises, :func:`in_domain` says; the target where nothing does.
+
+    Args:
+        norm: the layer that it takes the place of; it becomes the source's.
+        own_affine: whether scale and shift are the target's own.
+    """
+
+    def __init__(self, norm: _BatchNorm, own_affine: bool) -> None:
+        super().__init__()
+        self.source, self.target = norm, copy.deepcopy(norm)
+        if not own_affine:
+            self.target.weight, self.target.bias = norm.weight, norm.bias
+        self.domain: Domain = "target"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer, with the statistics of the domain."""
+        found: Tensor = self.source(x) if self.domain == "source" else self.target(x)
+        return found
+
+
+def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
+    """Gives every BatchNorm layer of a network statistics for each domain.
+
+    Args:
+        network: changed in place; the statistics that it has become those of both domains.
+        own_affine: see :class:`DomainBatchNorm`.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: it has no BatchNorm layer, or one that keeps no statistics.
+    """
+    found = False
+    for parent in [part for part in network.modules() if not isinstance(part, DomainBatchNorm)]:
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                if not child.track_running_stats:
+                    raise UserError(
+                        f"{type(network).__name__}'s BatchNorm layer '{name}' keeps no running statistics, so that "
+                        "domains cannot have their own: set track_running_stats=True, or normalization='joint'."
+                    )
+                setattr(parent, name, DomainBatchNorm(child, own_affine))
+                found = True
+    if not found:
+        raise UserError(
+            f"{type(network).__name__} has no BatchNorm layer, so that domains cannot have statistics of their own: "
+            "take a network that has, or normalization='joint'."
+        )
+    return network
+
+
+@contextlib.contextmanager
+def in_domain(network: nn.Module, domain: Domain) -> Iterator[None]:
+    """What passes the network inside is normalised as of a domain.
+
+    Args:
+        network: with or without :class:`DomainBatchNorm` layers.
+        domain: which.
+    """
+    layers = [part for part in network.modules() if isinstance(part, DomainBatchNorm)]
+    before = [layer.domain for layer in layers]
+    for layer in layers:
+        layer.domain = domain
+    try:
+        yield
+    finally:
+        for layer, known in zip(layers, before, strict=True):
+            layer.domain = known
+
+
+def share_source_statistics(network: nn.Module) -> None:
+    """Normalises the target as the source, from now on.
+
+    Args:
+        network: with or without :class:`DomainBatchNorm` layers; changed in place.
+    """
+    for part in network.modules():
+        if isinstance(part, DomainBatchNorm):
+            part.target.load_state_dict(part.source.state_dict())
+
+
+@torch.no_grad()
+def reestimate_target_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    r"""Sets the target's statistics to means over its samples: AdaBN (Li et al. 2016, 1603.04779).
+
+    .. math:: \mu = \frac1B\sum_b \mu_b, \qquad \sigma^2 = \frac1B\sum_b \sigma_b^2
+
+    over batches :math:`b` of (nearly) the same size; what each layer sees has passed those before it in training mode.
+
+    Args:
+        network: with :class:`DomainBatchNorm` layers; apart from the target's statistics it is left as it is.
+        batches: ``(N, *shape)`` each.
+    """
+    norms = [part.target for part in network.modules() if isinstance(part, DomainBatchNorm)]
+    momenta, modes = [norm.momentum for norm in norms], {part: part.training for part in network.modules()}
+    network.eval()  # no dropout
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with in_domain(network, "target"):
+        for batch in batches:
+            if len(batch) > 1:  # one sample has no variance
+                network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for part, mode in modes.items():
+        part.training = mode

@@ -1,0 +1,70 @@
+"""The multilinear map of features and predictions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metatransfer.checks import check_positive
+
+LARGEST_EXACT_MAP = 4096
+"""Size of the outer product beyond which it is replaced by a random map, as in CDAN (1705.10667)."""
+
+
+class MultilinearMap(nn.Module):
+    r"""What a discriminator conditioned on predictions looks at (Long et al. 2018, 1705.10667).
+
+    .. math:: T_\otimes(f, g) = f \otimes g, \qquad
+              T_\odot(f, g) = \frac{1}{\sqrt d}\,(R_f f) \odot (R_g g)
+
+    The random map :math:`T_\odot` takes the place of the outer product where that has more than 4096 numbers; the
+    expectation of its inner products is that of the outer products. Its matrices have standard normal entries, are
+    never trained, and are saved with the weights.
+
+    Args:
+        in_features: size :math:`E` of the features.
+        num_classes: number of classes :math:`C`.
+        random_features: size :math:`d` of the random map.
+
+    Attributes:
+        out_features: :math:`EC`, or :math:`d`.
+
+    Raises:
+        UserError: a size below 1.
+    """
+
+    feature_matrix: Tensor | None
+    class_matrix: Tensor | None
+
+    def __init__(self, in_features: int, num_classes: int, random_features: int = 1024) -> None:
+        super().__init__()
+        check_positive(in_features=in_features, num_classes=num_classes, random_features=random_features)
+        exact = in_features * num_classes <= LARGEST_EXACT_MAP
+        self.out_features = in_features * num_classes if exact else random_features
+        self.register_buffer("feature_matrix", None if exact else torch.empty(random_features, in_features))
+        self.register_buffer("class_matrix", None if exact else torch.empty(random_features, num_classes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the random matrices anew."""
+        for matrix in (self.feature_matrix, self.class_matrix):
+            if matrix is not None:
+                nn.init.normal_(matrix)
+
+    def forward(self, features: Tensor, probabilities: Tensor) -> Tensor:
+        """The map of each sample.
+
+        Args:
+            features: ``(N, E)``.
+            probabilities: ``(N, C)``.
+
+        Returns:
+            ``(N, out_features)``, the outer product row by row.
+        """
+        if self.feature_matrix is None or self.class_matrix is None:
+            return (features.unsqueeze(2) * probabilities.unsqueeze(1)).flatten(1)
+        product = F.linear(features, self.feature_matrix) * F.linear(probabilities, self.class_matrix)
+        return product / math.sqrt(self.out_features)
