@@ -56,11 +56,11 @@ def clouds(batch_size=24, seed=0, **arguments):
     return DomainDataModule(batch_size=batch_size, seed=seed, **arguments)
 
 
-def module(kind, *, norm=True, hidden=(16, 16), seed=0, **arguments):
+def module(kind, *, norm=True, hidden=(16, 16), dropout=0.0, seed=0, **arguments):
     """A method on a small perceptron."""
     torch.manual_seed(seed)
     given = {"head": partial(PerceptronHead, hidden_sizes=(8,)), "optimizer": partial(torch.optim.Adam, lr=0.01)}
-    return kind(MLP((3,), hidden, norm=norm), CLASSES, **(given | arguments))
+    return kind(MLP((3,), hidden, norm=norm, dropout=dropout), CLASSES, **(given | arguments))
 
 
 def trainer(**arguments):

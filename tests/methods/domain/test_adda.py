@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from domain_toys import batch, clouds, fit, module, norms, same, trainer
+from torch import nn
 
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adda import ADDAModule
@@ -75,19 +76,21 @@ class Watch(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.phases.append(bool(pl_module.adapting))
-        parts = (pl_module.backbone, pl_module.head, pl_module.source_backbone, pl_module.discriminator)
+        parts = (pl_module.head, pl_module.source_backbone, pl_module.discriminator)
         self.modes.append([{part.training for part in network.modules()} for network in parts])
+        self.modes[-1].append({part.training for part in norms(pl_module.backbone)})
+        self.modes[-1].append({part.training for part in pl_module.backbone.modules() if isinstance(part, nn.Dropout)})
         self.frozen.append(copy.deepcopy([pl_module.source_backbone.state_dict(), pl_module.head.state_dict()]))
 
 
 @pytest.mark.parametrize(("fraction", "change"), [(0.5, 6), (0.25, 3), (0.3, 4), (0.0, 0)])
 def test_the_second_part_begins_when_its_time_has_come(fraction, change):
     watching = Watch()
-    method = module(ADDAModule, pretrain_fraction=fraction, head=partial(PerceptronHead, dropout=0.1))
+    method = module(ADDAModule, pretrain_fraction=fraction, head=partial(PerceptronHead, dropout=0.1), dropout=0.1)
     fit(method, clouds(), max_epochs=2, callbacks=[watching])
     assert watching.phases == [k >= change for k in range(12)]
     for adapting, modes in zip(watching.phases, watching.modes, strict=True):
-        assert modes == [{True}, {not adapting}, {False}, {True}]
+        assert modes == [{not adapting}, {False}, {True}, {True}, {not adapting}]
     kept = watching.frozen[change]
     for now in watching.frozen[change:]:
         for one, other in zip(kept, now, strict=True):
@@ -145,12 +148,12 @@ def test_a_resume_in_the_second_part_keeps_what_is_frozen(tmp_path):
             if pl_module.adapting and not (tmp_path / "second.ckpt").exists():
                 trainer.save_checkpoint(tmp_path / "second.ckpt")
 
-    head = partial(PerceptronHead, dropout=0.4)
-    fit(module(ADDAModule, head=head), clouds(), max_epochs=2, callbacks=[Saves()])
-    watching, again = Watch(), module(ADDAModule, head=head, seed=9)
+    given = {"head": partial(PerceptronHead, dropout=0.4), "dropout": 0.2}
+    fit(module(ADDAModule, **given), clouds(), max_epochs=2, callbacks=[Saves()])
+    watching, again = Watch(), module(ADDAModule, seed=9, **given)
     trainer(max_epochs=2, callbacks=[watching]).fit(again, datamodule=clouds(), ckpt_path=tmp_path / "second.ckpt")
     assert watching.phases == [True] * 5
-    assert watching.modes == [[{True}, {False}, {False}, {True}]] * 5
+    assert watching.modes == [[{False}, {False}, {True}, {True}, {False}]] * 5
 
 
 def test_a_restart_begins_with_the_first_part():

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
@@ -32,7 +33,8 @@ class ADDAModule(AlternatingModule):
     For the first part of a run the source's encoder and the classifier learn from the source, and the target is
     answered by the same encoder. Then both are frozen, in evaluation mode; the target's encoder :math:`f_t` starts
     from the source's and learns to be taken for it by a discriminator :math:`d`, under inverted labels
-    (:math:`\ell` is the logistic loss). Each encoder normalises batches of its own domain alone.
+    (:math:`\ell` is the logistic loss). Each encoder normalises batches of its own domain alone; in the second part
+    neither drops anything, as dropout of one alone would tell the domains apart.
 
     The accuracy on the source stays what it was in the second part: a ``source_floor`` does not notice there that the
     adaptation goes astray.
@@ -86,10 +88,15 @@ class ADDAModule(AlternatingModule):
     def train(self, mode: bool = True) -> Self:
         """As always, but what is frozen stays in evaluation mode, its BatchNorm and dropout with it."""
         super().train(mode)
-        if hasattr(self, "adapting"):  # else under construction
-            self.source_backbone.eval()
-            if self.adapting:
-                self.head.eval()
+        if not hasattr(self, "adapting"):  # under construction
+            return self
+        self.source_backbone.eval()
+        if self.adapting:
+            self.head.eval()
+            self.backbone.eval()  # noise that the source's features do not have would tell the domains apart
+            for part in self.backbone.modules():
+                if isinstance(part, _BatchNorm):
+                    part.train(mode)
         return self
 
     def encode(self, x: Tensor, domain: Domain) -> Tensor:

@@ -9,29 +9,19 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from metatransfer.batches import DomainBatch, DomainSamples, LabelledBatch
+from metatransfer.batches import DomainBatch, LabelledBatch
 from metatransfer.checks import check_choice, check_labelled_batch
 from metatransfer.errors import UserError
-from metatransfer.methods.base import Baseline
-from metatransfer.methods.classifier import MOST_FREQUENT, ClassifierModule, NearestSample
+from metatransfer.methods.domain.evaluation import REMEDY, TargetClassifierModule
 from metatransfer.methods.domain.schedules import Annealing
 from metatransfer.methods.predictor import floating_dtype
-from metatransfer.metrics import ClassifierMetrics
-from metatransfer.metrics.domain_evidence import SideCollector
 from metatransfer.metrics.validators import (
-    PANEL,
-    Entropy,
-    Evidence,
-    InformationMaximization,
-    SoftNeighborhoodDensity,
-    SourceAccuracy,
     Validator,
 )
 from metatransfer.nn import Backbone, Head, LinearHead
@@ -45,9 +35,6 @@ from metatransfer.nn.domain_norm import (
 from metatransfer.nn.image_backbone import ImageBackbone
 
 Normalization = Literal["joint", "separate", "domain_specific", "adabn"]
-SIDES: tuple[Domain, Domain] = ("source", "target")
-_CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
-_REMEDY = "give it a DomainDataModule, with named sources and targets"
 
 
 class Pair(NamedTuple):
@@ -68,7 +55,7 @@ class Pair(NamedTuple):
     batch: DomainBatch
 
 
-class DomainAdaptationModule(ClassifierModule):
+class DomainAdaptationModule(TargetClassifierModule):
     r"""A classifier of a target domain, learned from labels of a source and from samples of the target without labels.
 
     .. math:: \min\ \frac1N\sum_i \mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr) + \mathcal T(x^s, y^s, x^t)
@@ -98,7 +85,6 @@ class DomainAdaptationModule(ClassifierModule):
     """
 
     learns_from: ClassVar[type] = DomainBatch
-    monitor: ClassVar[str] = "val/selection"
     uses_target: ClassVar[bool] = True
 
     def __init__(
@@ -112,20 +98,16 @@ class DomainAdaptationModule(ClassifierModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(num_classes, optimizer, lr_scheduler)
+        super().__init__(num_classes, validator, optimizer, lr_scheduler)
         check_choice("normalization", normalization, get_args(Normalization))
         if annealing is not None and lr_scheduler is not None:
             raise UserError("annealing and lr_scheduler both set the learning rate: leave one of them out.")
         self.normalization, self.annealing = normalization, annealing
-        self.validator = validator or InformationMaximization()
         self.backbone = backbone
         if normalization in ("domain_specific", "adabn"):
             split_batch_norm(backbone, own_affine=normalization == "domain_specific")
         self.head = head(backbone.out_features, self.num_classes)
-        self.evidence = nn.ModuleDict({side: SideCollector() for side in SIDES})
-        self.register_buffer("best_source_accuracy", torch.zeros(()))
         self._total_batches = 0.0
-        self._measured_by: dict[str, ClassifierMetrics] = {}
 
     # ---- what a method says
 
@@ -257,7 +239,7 @@ class DomainAdaptationModule(ClassifierModule):
         if not isinstance(batch, DomainBatch):
             raise UserError(
                 f"{type(self).__name__} learns from pairs of source and target samples, but the data module serves "
-                f"{type(batch).__name__}: {_REMEDY}."
+                f"{type(batch).__name__}: {REMEDY}."
             )
         if batch.source_x.shape[1:] != batch.target_x.shape[1:]:
             raise UserError(
@@ -322,71 +304,10 @@ class DomainAdaptationModule(ClassifierModule):
 
     # ---- the start of a run
 
-    def setup(self, stage: str) -> None:
-        """As of the base.
-
-        Raises:
-            UserError: data that serves no domains.
-        """
-        super().setup(stage)
-        data = getattr(self._trainer, "datamodule", None)
-        if data is not None and not hasattr(data, "target_samples") and stage != "predict":
-            raise UserError(f"{type(self).__name__} adapts to a target domain: {_REMEDY}.")
-        names = getattr(data, "test_sources", ()) if stage == "test" else ()
-        self._measured_by = {name: ClassifierMetrics(self.num_classes).to(self.device) for name in names}
-
     def on_fit_start(self) -> None:
-        """Refuses what would select by labels of the target.
-
-        Raises:
-            UserError: a metric called ``oracle/...`` is monitored, and the data module does not allow it by name.
-        """
+        """As of the base, and learns how long the run will be."""
+        super().on_fit_start()
         self._total_batches = self._run_length()
-        if getattr(getattr(self.trainer, "datamodule", None), "oracle", "report") == "select":
-            return
-        watching = {
-            type(one).__name__: one.monitor
-            for one in self.trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(one, ModelCheckpoint | EarlyStopping)
-        }
-        watching |= {
-            type(one.scheduler).__name__: one.monitor
-            for one in self.trainer.lr_scheduler_configs
-            if one.reduce_on_plateau
-        }
-        for name, monitor in watching.items():
-            if str(monitor).startswith("oracle/"):
-                raise UserError(
-                    f"{name} monitors {monitor}, which looks at labels of the target, that no adaptation has: monitor "
-                    "val/selection; or, to measure what the labels would be worth, set data.oracle=select."
-                )
-
-    def on_train_start(self) -> None:
-        """As of the base; what the sanity check answered is no result."""
-        super().on_train_start()
-        for side in SIDES:
-            self.collector(side).reset()
-        if not self.trainer.global_step:  # else a run that goes on
-            self.best_source_accuracy.zero_()  # type: ignore[operator]
-
-    # ---- evaluation
-
-    def collector(self, side: Domain) -> SideCollector:
-        """What keeps the answers for one side.
-
-        Args:
-            side: ``"source"`` or ``"target"``.
-
-        Returns:
-            Of the last evaluation.
-        """
-        found: SideCollector = self.evidence[side]  # type: ignore[assignment]
-        return found
-
-    def on_validation_epoch_start(self) -> None:
-        """Forgets the answers of the last evaluation."""
-        for side in SIDES:
-            self.collector(side).reset()
 
     def on_validation_start(self) -> None:
         """In a fit, brings the target's statistics up to date, where they are estimated from all its samples."""
@@ -398,81 +319,6 @@ class DomainAdaptationModule(ClassifierModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         kind = floating_dtype(self.backbone)
         reestimate_target_statistics(self.backbone, (part.x.to(self.device, kind) for part in data.target_samples()))
-
-    def validation_step(self, batch: DomainSamples, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collects what the network says of a batch of the source (the first loader) or of the target."""
-        side = SIDES[dataloader_idx]
-        features = self.encode(batch.x, side)
-        self.collector(side).update(self.head(features), features, batch.y, batch.number)
-
-    def last_evidence(self) -> Evidence:
-        """What the last validation tells, without a label of the target; all processes take part."""
-        source, target = (self.collector(side).compute() for side in SIDES)
-        return Evidence(source.logits, source.labels, source.features, target.logits, target.features, None)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validators, the selection, and what an oracle sees."""
-        evidence = self.last_evidence()
-        right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double()
-        numbers = _with_interval("val/source_accuracy", right)
-        numbers |= self._judged(evidence)
-        best: Tensor = self.best_source_accuracy  # type: ignore[assignment]
-        if not self.trainer.sanity_checking:
-            best.copy_(torch.maximum(best, right.mean().to(best)))
-        allowed = self.validator.allows(float(right.mean()), float(best))
-        numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else -torch.inf)
-        labels = self._oracle_labels("val")
-        if labels is not None:
-            known = self.collector("target").compute()
-            truth = labels[known.number.cpu()].to(known.logits.device)
-            right = (known.logits.argmax(-1) == truth)[truth >= 0].double()  # a target may be labelled in part
-            numbers |= _with_interval("oracle/accuracy", right)
-        self.log_dict({name: value.float() for name, value in numbers.items()})
-
-    def _judged(self, evidence: Evidence) -> dict[str, Tensor]:
-        """The validators' numbers: those that cost little in a fit, all of them in an evaluation of its own."""
-        panel = PANEL if self.trainer.state.fn == TrainerFn.VALIDATING else _CHEAP
-        exact = evidence.on_cpu()
-        return {
-            f"val/{one.name.replace(' ', '_').replace('-', '_')}": torch.tensor(
-                one.value(exact) if exact.finite() else torch.nan
-            )
-            for one in panel
-            if not isinstance(one, SourceAccuracy)  # which stands there with its interval
-        }
-
-    def _oracle_labels(self, split: str) -> Tensor | None:
-        data: Any = getattr(self._trainer, "datamodule", None)
-        found: Tensor | None = data.oracle_labels(split) if hasattr(data, "oracle_labels") else None
-        return found
-
-    def test_step(self, batch: DomainSamples, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Scores a batch of a target's test split."""
-        outputs = self(batch.x)
-        metrics: ClassifierMetrics = self.metrics["test"]  # type: ignore[assignment]
-        metrics.update(outputs, batch.y, batch.number)
-        for place, one in enumerate(self._measured_by.values()):
-            if place == dataloader_idx:
-                one.update(outputs, batch.y, batch.number)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs ``test/accuracy`` and the others over all targets, and for each of several."""
-        super().on_test_epoch_end()
-        for target, metrics in self._measured_by.items():
-            for name, value in metrics.compute().items():
-                self.log(f"test/{target}/{name}", value)
-
-    def baselines(self) -> dict[str, Baseline]:
-        """In a test: the source's most frequent class, and the class of the nearest source sample."""
-        data: Any = getattr(self._trainer, "datamodule", None)
-        if data is None or self.trainer.state.fn != TrainerFn.TESTING:
-            return {}
-        found: dict[str, Baseline] = {MOST_FREQUENT: self._most_frequent}
-        shape = data.sample_shape()
-        if NearestSample.affordable(data.num_source_samples, shape):
-            name = "source pixel 1-NN" if len(shape) == 3 else "source 1-NN"
-            found[name] = NearestSample(data.source_samples, self.num_classes)
-        return found
 
     # ---- twins
 
@@ -537,8 +383,3 @@ class DomainAdaptationModule(ClassifierModule):
             "train_annealing": repr(self.annealing) if self.annealing is not None else None,
             "train_selection": self.validator.protocol(),
         }
-
-
-def _with_interval(name: str, right: Tensor) -> dict[str, Tensor]:
-    spread = right.std() / len(right) ** 0.5 if len(right) > 1 else torch.tensor(torch.nan)
-    return {name: right.mean(), f"{name}_ci95": 1.96 * spread}
