@@ -16,9 +16,7 @@ class LeNet(Backbone):
     """Blocks of 5x5 convolution, ReLU and 2x2 max-pooling, flattened: LeNet (LeCun et al. 1998).
 
     With the default arguments it is the feature extractor of DANN on MNIST (Ganin et al. 2016, 1505.07818): 768
-    features of a 28x28 image; its label predictor is ``PerceptronHead`` with two layers of 100. With ``channels=(20, 50)``,
-    ``hidden_size=500``, ``dropout=0.5`` and a linear head it is close to the network of CDAN's experiments with digits
-    (1705.10667).
+    features of a 28x28 image; its label predictor is ``PerceptronHead`` with two layers of 100.
 
     Args:
         in_channels: channels of the images; where left out those of the data, on the command line, else 1.
