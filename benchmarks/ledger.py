@@ -15,11 +15,14 @@ from pathlib import Path
 
 import yaml
 
+from metatransfer.callbacks.seeds import Interval
+
 FOLDER = Path(__file__).resolve().parent
 HEAD = """# Reproduction ledger
 
 Made by `python benchmarks/ledger.py` from the files in `results/` (each is the `results.json` of a run) and from
-`published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test samples. *Train*
+`published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test samples; where a
+row names several seeds, Student's 95 % over seeds. *Train*
 is the time until the tested checkpoint was saved, *test* that of the test, both with baselines, on the machine that the
 row names.
 
@@ -71,12 +74,13 @@ def ledger() -> str:
     """
     rows, notes = [], []
     for name, paper in published().items():
-        file = paper.get("table", name)
+        file = paper.get("table", paper.get("seeds", name))
         path = FOLDER / "results" / f"{file}.json"
         if not path.exists():
             raise SystemExit(f"published.yaml has '{name}', but results/{file}.json is missing: run it, or remove it.")
         results = json.loads(path.read_text(encoding="utf-8"))
-        rows.append(mean_row(name, paper, results) if "table" in paper else row(name, paper, results))
+        kind = seeds_row if "seeds" in paper else mean_row if "table" in paper else row
+        rows.append(kind(name, paper, results))
         notes.append(f"- **{name}**: `{paper['command']}`. Published: {paper['source']}. {paper['note']}")
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |", *rows]
     return HEAD + "\n".join(lines) + "\n\n## Notes\n\n" + "\n".join(notes) + "\n"
@@ -115,6 +119,27 @@ def mean_row(name: str, paper: dict[str, str], results: dict) -> str:
         f"{duration(own['seconds'])}, all pairs",
         "with it",
         f"{machine['processor']}, {machine['threads']} threads",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def seeds_row(name: str, paper: dict[str, str], results: dict) -> str:
+    """A method beside its source-only twin over seeds, by ``domain_adaptation.py``; Student's intervals."""
+    runs = results["methods"][paper["method"]].values()
+    found = {key: Interval.of([run[key] for run in runs]) for key in ("adapted", "source only")}
+    oracle = [run["target-trained"] for run in runs if "target-trained" in run]
+    beside = [f"source only {found['source only']}"]
+    beside += [f"target-trained {Interval.of(oracle)}"] if oracle else []
+    cells = (
+        name,
+        paper["module"],
+        f"{paper['protocol']}; {len(runs)} seeds",
+        str(paper["published"]),
+        f"**{found['adapted']}**",
+        "; ".join(beside),
+        f"{duration(sum(run['seconds'] for run in runs) / len(runs))} with its twin",
+        "with it",
+        f"{results['machine']}, {results['threads']} threads",
     )
     return "| " + " | ".join(cells) + " |"
 

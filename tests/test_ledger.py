@@ -34,7 +34,7 @@ def test_every_row_has_a_published_number_its_source_and_the_run(ledger):
     assert rows
     for name, paper in rows.items():
         assert {"published", "source", "command", "note"} <= paper.keys(), name
-        if "table" in paper:
+        if "table" in paper or "seeds" in paper:
             continue
         results = json.loads((FOLDER / "results" / f"{name}.json").read_text())
         assert results["stage"] == "test"
@@ -58,6 +58,18 @@ def test_rows_of_a_table_are_the_means_of_its_pairs(ledger):
             assert str(paper["published"]) == str(own["published_mean"])
     nearest = results["methods"]["1-NN"]
     assert nearest["pairs"] == nearest["published"]
+
+
+def test_rows_over_seeds_stand_beside_their_twins(ledger):
+    papers = {name: paper for name, paper in ledger.published().items() if "seeds" in paper}
+    assert {"mnist-m-dann", "digits-dann"} <= set(papers)
+    lines = ledger.ledger().splitlines()
+    for name, paper in papers.items():
+        runs = json.loads((FOLDER / "results" / f"{paper['seeds']}.json").read_text())["methods"][paper["method"]]
+        assert len(runs) >= 3
+        line = next(line for line in lines if line.startswith(f"| {name} |"))
+        for key in ("adapted", "source only"):
+            assert f"{100 * sum(run[key] for run in runs.values()) / len(runs):.2f}" in line
 
 
 def test_a_run_is_taken_in(ledger, tmp_path, monkeypatch, capsys):

@@ -23,6 +23,16 @@ def test_it_is_the_feature_extractor_of_dann():
     torch.testing.assert_close(network(x), expected)
 
 
+def test_a_fully_connected_layer_makes_the_features():
+    torch.manual_seed(0)
+    network, plain = LeNet(hidden_size=7, channels=(3, 4)).double(), LeNet(channels=(3, 4)).double()
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name.startswith("blocks")})
+    assert network.out_features == 7
+    x = torch.randn(3, 1, 28, 28, dtype=torch.float64)
+    layer = next(part for part in network.modules() if isinstance(part, nn.Linear))
+    torch.testing.assert_close(network(x), F.relu(layer(plain(x))))
+
+
 @pytest.mark.parametrize(
     ("arguments", "features"),
     [
@@ -72,6 +82,7 @@ def test_it_starts_from_weights_of_a_file(tmp_path):
     [
         ({"channels": ()}, "LeNet needs at least one block"),
         ({"channels": (4, 0)}, "channels must be a number above 0, but is 0"),
+        ({"hidden_size": 0}, "hidden_size must be a number above 0, but is 0"),
         ({"image_size": 11}, r"LeNet cannot process samples of shape \(1, 11, 11\)"),
         ({"dropout": -0.1}, "dropout must be a fraction"),
     ],
