@@ -20,7 +20,7 @@ from metatransfer.cli import main
 from metatransfer.data import load_glyphs
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md")
+PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md")
 EXAMPLES = ROOT / "docs" / "examples"
 
 
@@ -63,7 +63,7 @@ def workplace(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     write_named_blocks(tmp_path)
     yield tmp_path
-    for name in ("matching", "shapes_episodes", "my_episodes", "my_policies"):  # no other test is to see these classes
+    for name in ("matching", "shapes_episodes", "my_episodes", "my_policies", "my_method"):  # no other test is to see these classes
         sys.modules.pop(name, None)
     gc.collect()
 
