@@ -63,7 +63,8 @@ def workplace(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     write_named_blocks(tmp_path)
     yield tmp_path
-    for name in ("matching", "shapes_episodes", "my_episodes", "my_policies", "my_method"):  # no other test is to see these classes
+    # no other test is to see these classes
+    for name in ("matching", "shapes_episodes", "my_episodes", "my_policies", "my_method"):
         sys.modules.pop(name, None)
     gc.collect()
 
