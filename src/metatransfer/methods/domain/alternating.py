@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -148,7 +149,8 @@ class AlternatingModule(DomainAdaptationModule):
         """None; it is the first that Lightning asks for, and so the place to refuse what the method cannot do.
 
         Raises:
-            UserError: gradients are to be clipped or accumulated by the Trainer.
+            UserError: gradients are to be clipped or accumulated by the Trainer, or several processes expect every
+                parameter in every step.
         """
         for name, unset in (("gradient_clip_val", 0), ("accumulate_grad_batches", 1)):
             value = getattr(self.trainer, name) or unset
@@ -157,6 +159,16 @@ class AlternatingModule(DomainAdaptationModule):
                     f"{type(self).__name__} takes several steps for each batch, which trainer.{name} ({value}) cannot "
                     "follow: leave it out."
                 )
+        strategy = self.trainer.strategy
+        if (
+            self.trainer.training
+            and isinstance(strategy, DDPStrategy)
+            and not strategy._ddp_kwargs.get("find_unused_parameters")
+        ):
+            raise UserError(
+                f"{type(self).__name__} takes several steps for each batch, each of a part of its networks, which "
+                "several processes must be told: set trainer.strategy=ddp_find_unused_parameters_true."
+            )
         return []
 
 

@@ -27,6 +27,7 @@ from metatransfer.metrics.validators import (
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.domain_norm import (
     Domain,
+    DomainBatchNorm,
     in_domain,
     reestimate_target_statistics,
     share_source_statistics,
@@ -319,6 +320,11 @@ class DomainAdaptationModule(TargetClassifierModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         kind = floating_dtype(self.backbone)
         reestimate_target_statistics(self.backbone, (part.x.to(self.device, kind) for part in data.target_samples()))
+        if self.trainer.world_size > 1:  # each process has seen its share
+            for layer in (part.target for part in self.backbone.modules() if isinstance(part, DomainBatchNorm)):
+                for statistic in (layer.running_mean, layer.running_var):
+                    if statistic is not None:
+                        statistic.copy_(self.trainer.strategy.reduce(statistic.clone(), reduce_op="mean"))
 
     # ---- twins
 
