@@ -217,7 +217,7 @@ class AdaptationGain(Callback):
     ) -> dict[str, list[float]]:
         """Accuracies by what was trained, seed by seed; the first is the run itself."""
         seed, learners = run.run_seed or 0, {PLAIN: run} if self.twin is None else {ADAPTED: run, PLAIN: self.twin}
-        oracle = self.oracle and has_labels(data, "train")
+        oracle = self.oracle and all(has_labels(data, split) for split in ("train", "val"))
         if oracle:
             learners[ORACLE] = trained(source_only_twin(start), data.oracle_twin(), seed, settings)
         scores = {name: [accuracy(one, data, self.split, looks)] for name, one in learners.items()}

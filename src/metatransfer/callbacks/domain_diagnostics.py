@@ -107,7 +107,8 @@ class DomainDiagnostics(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Notes whether this step is one that is logged."""
-        due = trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed  # some take several steps for a batch
+        due = done % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         self._due_at = trainer.global_step if due else None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401

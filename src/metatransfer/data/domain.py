@@ -250,9 +250,18 @@ class DomainDataModule(LightningDataModule):
             named = [(f"source '{one.name}'", one) for one in sources.domains]
             named += [(f"target '{one.name}'", one) for one in targets.domains]
             check_same_shape(named)
-            standardize(sources.domains, targets.domains, self.standardize)
+            self._standardize(sources, targets)
             self._checked = True
         return sources, targets
+
+    def _standardize(self, sources: Side, targets: Side) -> None:
+        """Fits the z-scores; those that the labels of the targets are tried with are those of the run."""
+        if self._oracle_of is None:
+            standardize(sources.domains, targets.domains, self.standardize)
+            return
+        fitted = {one.name: one.standardize for one in self._oracle_of._ready()[1].domains}
+        for one in (*sources.domains, *targets.domains):
+            one.standardize = fitted[one.name]
 
     # ---- what a run asks for
 
@@ -310,9 +319,16 @@ class DomainDataModule(LightningDataModule):
         """The training samples of the sources once, in the order of their numbers and without augmentation."""
         return self._samples(self._ready()[0], "train", shown=True)
 
-    def target_samples(self) -> EpisodeLoader:
-        """The training samples of the targets likewise; their labels are -1."""
-        return self._samples(self._ready()[1], "train", shown=False)
+    def target_samples(self, *, shuffled: bool = False) -> EpisodeLoader:
+        """The training samples of the targets likewise; their labels are -1.
+
+        Args:
+            shuffled: whether in an order, always the same, that says nothing: files may be sorted by class.
+
+        Returns:
+            The loader.
+        """
+        return self._samples(self._ready()[1], "train", shown=False, shuffled=shuffled)
 
     def predict_dataloader(self) -> UnlabelledLoader:
         """What the first target's ``predict`` gives to label, in batches."""
@@ -322,8 +338,10 @@ class DomainDataModule(LightningDataModule):
         transforms = [*target.data.transform, *([target.standardize] if target.standardize is not None else [])]
         return UnlabelledLoader(source, names, self.eval_batch_size, partial(apply_transforms, transforms))
 
-    def _samples(self, side: Side, split: str, *, shown: bool, only: int | None = None) -> EpisodeLoader:
-        sampler = DomainSampleSampler(side, split, shown=shown, only=only)
+    def _samples(
+        self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False
+    ) -> EpisodeLoader:
+        sampler = DomainSampleSampler(side, split, shown=shown, only=only, shuffled=shuffled)
         return self._loader(sampler, len(sampler), self.eval_batch_size, training=False)
 
     def _loader(self, sampler: TaskSampler, count: int, size: int, *, training: bool) -> EpisodeLoader:

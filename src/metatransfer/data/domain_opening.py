@@ -114,7 +114,8 @@ def open_target(
     words = np.unique(np.concatenate([one[2] for one in found.values()])).tolist()
     named = [word for word in words if word]
     if named:
-        check_same_classes(named, class_names, who, "the sources")
+        # some labels of few samples tell nothing of the classes that there are
+        check_same_classes(named, class_names, who, "the sources", whole="" not in words)
     numbers = {word: number for number, word in enumerate(class_names)} | {"": -1}
     splits = {split: Split(source, rows, (NO_CLASS,)) for split, (source, rows, _) in found.items()}
     labels = {split: np.array([numbers[word] for word in one[2].tolist()], np.int64) for split, one in found.items()}
@@ -198,7 +199,9 @@ def with_labels(domain: Domain, class_names: tuple[str, ...], place: int, seed: 
     return Domain(domain.name, domain.data, splits, labels_of, domain_key(seed, 0, place))
 
 
-def check_same_classes(names: Sequence[str], known: Sequence[str], who: str, others: str) -> None:
+def check_same_classes(
+    names: Sequence[str], known: Sequence[str], who: str, others: str, *, whole: bool = True
+) -> None:
     """Refuses a domain whose classes are not those of the others.
 
     Args:
@@ -206,11 +209,12 @@ def check_same_classes(names: Sequence[str], known: Sequence[str], who: str, oth
         known: those of the others.
         who: the domain.
         others: what the others are called.
+        whole: whether all classes of the domain are known.
 
     Raises:
         UserError: with the first class that only one of them has.
     """
-    unknown, missing = [one for one in names if one not in known], [one for one in known if one not in names]
+    unknown, missing = [one for one in names if one not in known], [one for one in known if whole and one not in names]
     if not unknown and not missing:
         return
     more = f" and {len(unknown or missing) - 1} more" if len(unknown or missing) > 1 else ""

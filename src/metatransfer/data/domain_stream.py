@@ -256,9 +256,10 @@ class DomainSampleSampler(TaskSampler):
         split: which.
         shown: whether labels are served; -1 in their place where they are not.
         only: the one domain that is wanted; all where left out.
+        shuffled: whether they come in an order that says nothing, always the same one.
     """
 
-    def __init__(self, side: Side, split: str, *, shown: bool, only: int | None = None) -> None:
+    def __init__(self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False) -> None:
         wanted = range(len(side.domains)) if only is None else (only,)
         self.places = [place for place in wanted if split in side.domains[place].splits]
         self.samplers = [side.domains[place].sampler(split) for place in self.places]
@@ -266,6 +267,7 @@ class DomainSampleSampler(TaskSampler):
         self.labels = labels if shown else [np.full_like(one, -1) for one in labels]
         self.firsts = [int(side.starts(split)[place]) for place in self.places]
         self._starts = np.cumsum([0, *(len(sampler) for sampler in self.samplers)])
+        self._order = np.random.default_rng(0).permutation(len(self)) if shuffled else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -278,7 +280,7 @@ class DomainSampleSampler(TaskSampler):
     def episodes(  # type: ignore[override]
         self, indices: NDArray[np.int64], device: torch.device, augmentation: Augmentation | None = None
     ) -> DomainSamples:
-        """Samples by their places, which increase.
+        """Samples by their places, domain after domain.
 
         Args:
             indices: ``(N,)``.
@@ -289,6 +291,7 @@ class DomainSampleSampler(TaskSampler):
             The samples.
         """
         parts = []
+        indices = indices if self._order is None else self._order[indices]
         for row, sampler in enumerate(self.samplers):
             inside = (indices >= self._starts[row]) & (indices < self._starts[row + 1])
             if inside.any():

@@ -107,9 +107,10 @@ def share_source_statistics(network: nn.Module) -> None:
 def reestimate_target_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     r"""Sets the target's statistics to means over its samples: AdaBN (Li et al. 2016, 1603.04779).
 
-    .. math:: \mu = \frac1B\sum_b \mu_b, \qquad \sigma^2 = \frac1B\sum_b \sigma_b^2
+    .. math:: \mu = \sum_b \frac{n_b}{n} \mu_b, \qquad \sigma^2 = \sum_b \frac{n_b}{n} \sigma_b^2
 
-    over batches :math:`b` of (nearly) the same size; what each layer sees has passed those before it in training mode.
+    over batches :math:`b` of :math:`n_b` samples in random order; what each layer sees has passed those before it in
+    training mode.
 
     Args:
         network: with :class:`DomainBatchNorm` layers; apart from the target's statistics it is left as it is.
@@ -120,11 +121,14 @@ def reestimate_target_statistics(network: nn.Module, batches: Iterable[Tensor]) 
     network.eval()  # no dropout
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
         norm.train()
+    seen = 0
     with in_domain(network, "target"):
         for batch in batches:
             if len(batch) > 1:  # one sample has no variance
+                seen += len(batch)
+                for norm in norms:
+                    norm.momentum = len(batch) / seen  # the mean over all samples so far
                 network(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -202,6 +202,8 @@ class ADDAModule(AlternatingModule):
     def on_train_start(self) -> None:
         """As of the base; a run that goes on in the second part has the same frozen."""
         super().on_train_start()
+        if not self.trainer.global_step:  # a second fit begins anew
+            self.after_restart()
         self.train(self.training)
 
     # ---- twins

@@ -110,6 +110,11 @@ class DomainAdaptationModule(TargetClassifierModule):
         self.head = head(backbone.out_features, self.num_classes)
         self._total_batches = 0.0
 
+    @property
+    def needs_data_module(self) -> bool:
+        """For statistics of all samples of the target."""
+        return self.normalization == "adabn"
+
     # ---- what a method says
 
     @abstractmethod
@@ -205,7 +210,10 @@ class DomainAdaptationModule(TargetClassifierModule):
             if not value.requires_grad:
                 return
             found = torch.autograd.grad(value, [source, target], retain_graph=True, allow_unused=True)
-            norms.append(torch.stack([part.float().pow(2).sum() for part in found if part is not None]).sum().sqrt())
+            parts = [part.float().pow(2).sum() for part in found if part is not None]
+            if not parts:  # a loss of something else than these features
+                return
+            norms.append(torch.stack(parts).sum().sqrt())
         self.log("train/gradient_ratio", norms[1] / norms[0].clamp_min(1e-12), batch_size=len(source))
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
@@ -315,11 +323,17 @@ class DomainAdaptationModule(TargetClassifierModule):
         if self.normalization == "adabn" and self.trainer.state.fn == TrainerFn.FITTING:
             self.estimate_target_statistics()
 
+    def on_train_end(self) -> None:
+        """Brings the target's statistics up to date, for a fit without validation."""
+        super().on_train_end()
+        if self.normalization == "adabn":
+            self.estimate_target_statistics()
+
     def estimate_target_statistics(self) -> None:
         """Sets the BatchNorm statistics of the target to those of its training samples."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        kind = floating_dtype(self.backbone)
-        reestimate_target_statistics(self.backbone, (part.x.to(self.device, kind) for part in data.target_samples()))
+        kind, shown = floating_dtype(self.backbone), data.target_samples(shuffled=True)
+        reestimate_target_statistics(self.backbone, (part.x.to(self.device, kind) for part in shown))
         if self.trainer.world_size > 1:  # each process has seen its share
             for layer in (part.target for part in self.backbone.modules() if isinstance(part, DomainBatchNorm)):
                 for statistic in (layer.running_mean, layer.running_var):

@@ -31,6 +31,7 @@ from metatransfer.nn.domain_norm import Domain
 
 SIDES: tuple[Domain, Domain] = ("source", "target")
 REMEDY = "give it a DomainDataModule, with named sources and targets"
+_NEVER = -1e9  # below any score; EarlyStopping takes an infinite one for a failure
 _CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
 
 
@@ -50,6 +51,11 @@ class TargetClassifierModule(ClassifierModule):
 
     monitor: ClassVar[str] = "val/selection"
     head: Head
+
+    @property
+    def needs_data_module(self) -> bool:
+        """Whether loaders alone are not enough to be trained on."""
+        return False
 
     def __init__(
         self,
@@ -83,6 +89,8 @@ class TargetClassifierModule(ClassifierModule):
         """
         super().setup(stage)
         data = getattr(self._trainer, "datamodule", None)
+        if data is None and stage == "fit" and self.needs_data_module:
+            raise UserError(f"{type(self).__name__} looks at all samples of a domain: {REMEDY}.")
         if data is not None and not hasattr(data, "target_samples") and stage != "predict":
             raise UserError(f"{type(self).__name__} adapts to a target domain: {REMEDY}.")
         names = getattr(data, "test_sources", ()) if stage == "test" else ()
@@ -161,7 +169,7 @@ class TargetClassifierModule(ClassifierModule):
         if not self.trainer.sanity_checking:
             best.copy_(torch.maximum(best, right.mean().to(best)))
         allowed = self.validator.allows(float(right.mean()), float(best))
-        numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else -torch.inf)
+        numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else _NEVER)
         labels = self._oracle_labels("val")
         if labels is not None:
             known = self.collector("target").compute()

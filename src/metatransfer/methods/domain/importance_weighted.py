@@ -121,6 +121,11 @@ class ImportanceWeightedModule(DomainAdaptationModule):
 
     # ---- the weights
 
+    @property
+    def needs_data_module(self) -> bool:
+        """For the weights of all samples of the sources."""
+        return True
+
     def setup(self, stage: str) -> None:
         """As of the base; the weights are found in one process.
 
