@@ -77,7 +77,10 @@ class DigitSet(LabelledDataModule):
         Raises:
             UserError: a file that is missing, damaged, or not of its kind.
         """
-        check_folder(self.root, f"{self.title} folder")
+        try:
+            check_folder(self.root, f"{self.title} folder")
+        except UserError as error:
+            raise UserError(f"{error} Check the path, or put the files of {self.title} there.") from error
         return {split: self._source(split) for split in ("train", "test")}
 
     def _source(self, split: str) -> Source:
