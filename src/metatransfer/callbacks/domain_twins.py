@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.callbacks.checkpoint import save_with_card
 from metatransfer.callbacks.run_folder import short_path
@@ -34,14 +34,6 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]
     evidence: Evidence | None
-
-
-class _Statistics(Callback):
-    """Brings the target's statistics up to date, as a validation in the fit would."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, DomainAdaptationModule) and pl_module.normalization == "adabn":
-            pl_module.estimate_target_statistics()
 
 
 def detached(module: Module) -> Module:
@@ -96,7 +88,7 @@ def trained(
     Returns:
         The module.
     """
-    train(module, data, seed=seed, settings=settings, callbacks=[_Statistics()])
+    train(module, data, seed=seed, settings=settings)
     return module
 
 
