@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 
 Evaluated = Literal["val", "test"]
 
@@ -75,19 +75,18 @@ def budget(trainer: Trainer, *, validate: bool = False) -> dict[str, Any]:
     }
 
 
-def silent_trainer(settings: dict[str, Any], callbacks: Sequence[Callback] = ()) -> Trainer:
+def silent_trainer(settings: dict[str, Any]) -> Trainer:
     """A Trainer that writes and shows nothing.
 
     Args:
-        settings: its other arguments.
-        callbacks: its callbacks.
+        settings: its arguments.
 
     Returns:
         The Trainer.
     """
     return Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, callbacks=list(callbacks), **{"devices": 1} | settings,
+        num_sanity_val_steps=0, **{"devices": 1} | settings,
     )  # fmt: skip
 
 
@@ -97,7 +96,6 @@ def train(
     *,
     seed: int,
     settings: dict[str, Any],
-    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """Trains a method beside a run.
 
@@ -106,13 +104,12 @@ def train(
         data: what it learns from.
         seed: of all that is drawn on the way.
         settings: arguments of the Trainer: the budget.
-        callbacks: of the Trainer.
 
     Returns:
         The Trainer.
     """
     seed_everything(seed, verbose=False)
-    trainer = silent_trainer(settings, callbacks)
+    trainer = silent_trainer(settings)
     trainer.fit(learner, datamodule=data)
     return trainer
 
