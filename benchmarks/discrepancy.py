@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metatransfer.callbacks.report import machine
-from metatransfer.functional.discrepancy import MULTIPLIERS, mmd
+from metatransfer.callbacks.run.report import machine
+from metatransfer.functional.domain.discrepancy import MULTIPLIERS, mmd
 
 Discrepancy = Callable[[Tensor, Tensor], Tensor]
 

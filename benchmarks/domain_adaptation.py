@@ -21,10 +21,10 @@ import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
 
-from metatransfer.callbacks.domain_twins import ADAPTED, ORACLE, PLAIN, measure_adaptation
-from metatransfer.callbacks.report import processor_name
-from metatransfer.callbacks.seeds import Interval, beside_the_run
+from metatransfer.callbacks.run.report import processor_name
 from metatransfer.data import DomainDataModule
+from metatransfer.experiments.domain_twins import ADAPTED, ORACLE, PLAIN, measure_adaptation
+from metatransfer.experiments.training import Interval, beside_the_run
 from metatransfer.methods import DomainAdaptationModule
 
 ROOT = Path(__file__).resolve().parents[1]

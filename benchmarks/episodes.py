@@ -41,7 +41,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 from torch.utils.data._utils.collate import default_collate
 
 from metatransfer import ImageFolderEpisodes, OmniglotEpisodes, TensorSource
-from metatransfer.callbacks.report import machine
+from metatransfer.callbacks.run.report import machine
 from metatransfer.data import EpisodeSampler
 from metatransfer.data.images.looking import ImageLook, decode
 from metatransfer.data.loaders import EpisodeLoader

@@ -17,9 +17,9 @@ import torch
 from matplotlib.figure import Figure
 
 from metatransfer import Conv4, DigitsDataModule, FineTuneModule, GradualUnfreezing
-from metatransfer.callbacks.drawing import to_pixels
-from metatransfer.callbacks.report import machine
+from metatransfer.callbacks.run.report import machine
 from metatransfer.callbacks.transfer_gain import SCRATCH, TRANSFER, Interval, gain_of, measure_gain
+from metatransfer.drawing.episodes import to_pixels
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS = {1: 120, 5: 60, 10: 30, 50: 30}

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from metatransfer import ArrayDataModule, FineTuneModule, LinearProbe, TorchvisionBackbone
 from metatransfer.adapters import Labelled
-from metatransfer.callbacks.report import machine
+from metatransfer.callbacks.run.report import machine
 
 CLASSES, SIDE, BATCH = 10, 64, 32
 

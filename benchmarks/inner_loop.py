@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metatransfer import MLP, Conv4
 from metatransfer.functional import Params, adapt_tasks, choose_batching, mean_over_parts, over_tasks, sgd, stateless
-from metatransfer.functional.compiled import CompiledLoss
+from metatransfer.functional.meta.compiled import CompiledLoss
 
 Gradients = list[Tensor]
 COMPILED: dict[tuple[int, int], CompiledLoss] = {}

@@ -26,7 +26,7 @@ import torch
 
 from metatransfer import ArrayDataModule, FeatureClassifier, LinearSVM, NearestNeighbors
 from metatransfer.adapters import Labelled
-from metatransfer.adapters.domain_adapters import (
+from metatransfer.adapters.domain.domain_adapters import (
     CorrelationAlignment,
     DomainAdapter,
     GeodesicFlowKernel,
@@ -34,11 +34,11 @@ from metatransfer.adapters.domain_adapters import (
     SubspaceAlignment,
     TransferComponentAnalysis,
 )
-from metatransfer.callbacks.report import machine
+from metatransfer.callbacks.run.report import machine
 from metatransfer.data.domain import DomainDataModule
 from metatransfer.data.feature_transforms import RowSum
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
-from metatransfer.nn.raw_features import RawFeatures
+from metatransfer.nn.backbones.raw_features import RawFeatures
 
 FILES = {"C": "Caltech10", "A": "amazon", "W": "webcam", "D": "dslr"}
 PAIRS = ["CA", "CW", "CD", "AC", "AW", "AD", "WC", "WA", "WD", "DC", "DA", "DW"]

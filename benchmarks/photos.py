@@ -23,7 +23,7 @@ from skimage import data as photographs
 from sklearn.datasets import load_sample_images
 
 from metatransfer import FineTuneModule, ImageFolderDataModule, LayerwiseLRDecay, TimmBackbone
-from metatransfer.callbacks.report import machine
+from metatransfer.callbacks.run.report import machine
 from metatransfer.callbacks.transfer_gain import Interval, gain_of, measure_gain
 
 NAMES = ("astronaut", "brick", "cat", "coffee", "coins", "grass", "gravel", "moon", "retina", "rocket")

@@ -23,10 +23,10 @@ from scipy import linalg
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
-from metatransfer.adapters.correlation_alignment import CorrelationAlignment
-from metatransfer.adapters.domain_adapter import DomainAdapter
-from metatransfer.adapters.subspace_alignment import SubspaceAlignment
-from metatransfer.callbacks.report import machine
+from metatransfer.adapters.domain.correlation_alignment import CorrelationAlignment
+from metatransfer.adapters.domain.domain_adapter import DomainAdapter
+from metatransfer.adapters.domain.subspace_alignment import SubspaceAlignment
+from metatransfer.callbacks.run.report import machine
 
 Array = NDArray[np.float64]
 Mapped = tuple[Array, Array]

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import instantiate_module
 
 import metatransfer
 from metatransfer import ClassBatches, Episode, GlyphEpisodes, LabelledBatch
-from metatransfer.messages import subclasses
+from metatransfer.cli.messages import subclasses
 from metatransfer.methods.base import EpisodicModule, MethodModule
 
 ROOT = Path(__file__).resolve().parents[1]

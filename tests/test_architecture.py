@@ -15,7 +15,7 @@ from metatransfer import MethodModule
 
 SOURCE = ROOT / "src" / "metatransfer"
 FILES = sorted(SOURCE.rglob("*.py"))
-GROUND = {"errors", "arguments", "batches", "checks", "model_folders"}
+GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "functional": GROUND,
@@ -24,10 +24,9 @@ MAY_IMPORT = {
     "adapters": GROUND | {"functional"},
     "data": GROUND | {"functional"},
     "methods": GROUND | {"functional", "nn", "metrics", "adapters"},
-    "callbacks": GROUND | {"functional", "nn", "metrics", "methods"},
-    "messages": GROUND,
-    "config_files": GROUND,
-    "linking": GROUND | {"messages"},
+    "drawing": GROUND | {"functional"},
+    "experiments": GROUND | {"functional", "nn", "metrics", "methods", "callbacks"},
+    "callbacks": GROUND | {"functional", "nn", "metrics", "methods", "experiments", "drawing"},
 }
 FREE = {"cli", "__main__", "__init__"}  # the top
 # an optional dependency is imported only in the one file that it serves

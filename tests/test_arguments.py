@@ -85,7 +85,10 @@ def test_classes_and_partials():
 
 
 def test_positional_and_keyword_arguments_are_noted_alike():
-    expected = {"class_path": "metatransfer.nn.conv4.Conv4", "init_args": {"in_channels": 3, "image_size": 32}}
+    expected = {
+        "class_path": "metatransfer.nn.backbones.conv4.Conv4",
+        "init_args": {"in_channels": 3, "image_size": 32},
+    }
     assert (
         described(Conv4(3, 32)) == described(Conv4(3, image_size=32)) == described(Conv4(image_size=32, in_channels=3))
     )
@@ -176,7 +179,7 @@ def test_modules_save_plain_hyperparameters(build):
     plain = dict(module.hparams)
     assert plain.pop("_instantiator")
     json.dumps(plain)
-    assert plain["backbone"]["class_path"] == "metatransfer.nn.mlp.MLP"
+    assert plain["backbone"]["class_path"] == "metatransfer.nn.backbones.mlp.MLP"
     copied = copy.deepcopy(module)
     assert copied.hparams == module.hparams
     again = pickle.loads(pickle.dumps(module))

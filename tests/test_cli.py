@@ -253,7 +253,7 @@ def test_an_unwritable_folder_is_refused_before_anything_is_made(arguments, name
 
 
 def test_the_working_folder_may_be_read_only_where_nothing_is_written_to_it(cli, tmp_path, monkeypatch):
-    from metatransfer import cli as command
+    command = sys.modules["metatransfer.cli.main"]
 
     seen = []
     check = command.check_writable
@@ -302,7 +302,7 @@ def test_a_broken_configuration_file_is_named_with_its_line(content, sentence, a
 
 
 def test_sections_of_a_configuration_file_may_be_words_and_anchors(tmp_path):
-    from metatransfer.config_files import check_config
+    from metatransfer.cli.config_files import check_config
 
     file = tmp_path / "mine.yaml"
     file.write_text("fit:\n  data: GlyphEpisodes\n  model: null\nx: &a {b: 1}\ny: {<<: *a, c: 2}\n")

@@ -12,7 +12,7 @@ from PIL import Image
 from conftest import best_checkpoint, results
 from contract import CONFIGS, EVERY_CONFIG, ROOT, methods, needs_files, wraps_episodes
 from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule, SinusoidEpisodes
-from metatransfer.callbacks.checkpoint import card_path
+from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 
 FILES_ASKED_FOR = [path for path in EVERY_CONFIG if needs_files(path)]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import best_checkpoint, results
 from contract import DOMAIN_CONFIGS, ROOT, methods
-from metatransfer.callbacks.checkpoint import card_path
+from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.methods.domain import DomainAdaptationModule
 
 configs = pytest.mark.parametrize("config", DOMAIN_CONFIGS, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from contract import WAYS, episode, methods, small, training_batch
-from metatransfer import Episode, EpisodicModule, MethodModule, SemiSupervisedEpisode, UserError
+from metatransfer import Episode, EpisodicModule, MethodModule, UserError
 
 EPISODIC = methods(EpisodicModule)
 EVERY = methods(MethodModule)
@@ -133,10 +133,10 @@ def test_tasks_of_uneven_size_are_averaged(kind, stage):
 
 
 @by_name(EPISODIC)
-def test_unlabeled_samples_may_come_along(kind):
+def test_unlabelled_samples_may_come_along(kind):
     """A method that does not know them trains and answers as without them."""
     module, plain = small(kind).double(), episode().map(lambda t: t.double() if t.is_floating_point() else t)
-    more = SemiSupervisedEpisode(*plain, plain.query_x)
+    more = plain._replace(unlabelled_x=plain.query_x)
     losses, before = [], copy.deepcopy(module.state_dict())
     for batch in (plain, more) if kind.learns_from is Episode else ():
         torch.manual_seed(0)  # some draw mini-batches

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import best_checkpoint, results
 from contract import ROOT, SAMPLE_CONFIGS, methods
-from metatransfer.callbacks.checkpoint import card_path
+from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.methods.classifier import ClassifierModule
 
 configs = pytest.mark.parametrize("config", SAMPLE_CONFIGS, ids=lambda path: path.name)

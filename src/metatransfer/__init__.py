@@ -16,7 +16,6 @@ from metatransfer.batches import (
     LabelledBatch,
     Predictions,
     PredictionTask,
-    SemiSupervisedEpisode,
     Tokens,
     UnlabelledBatch,
 )
@@ -241,7 +240,6 @@ __all__ = [
     "SVHNDataModule",
     "SYNDataModule",
     "SemiSupervised",
-    "SemiSupervisedEpisode",
     "SinusoidEpisodes",
     "SoftNeighborhoodDensity",
     "Source",

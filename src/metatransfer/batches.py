@@ -12,22 +12,56 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 
+class Tokens(NamedTuple):
+    """Texts as token numbers, padded to the length of the longest text of a batch.
+
+    Attributes:
+        ids: ``(..., L)`` int64 token numbers.
+        mask: ``(..., L)`` int64, 1 for a token and 0 for padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+
+Inputs: TypeAlias = Tensor | Tokens
+"""Samples as a network takes them: ``(..., *shape)`` float, or texts."""
+
+
+def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
+    """Applies a function that works on leading axes to samples of either kind.
+
+    Args:
+        function: of one tensor, e.g. ``lambda t: t.flatten(0, 1)``; its result must not depend on the trailing axes.
+        x: samples.
+
+    Returns:
+        The function of the tensor, or of the token numbers and of the mask.
+    """
+    return function(x) if isinstance(x, Tensor) else Tokens(*map(function, x))
+
+
 class Episode(NamedTuple):
     """A meta-batch of ``T`` few-shot tasks.
 
     Attributes:
-        support_x: ``(T, S, *shape)`` float, the labelled samples a task is learned from; ``S = way * shot`` where all
-            classes have the same number of shots.
+        support_x: ``(T, S, *shape)`` float or :class:`Tokens`, the labelled samples a task is learned from; ``S = way *
+            shot`` where all classes have the same number of shots.
         support_y: ``(T, S)`` int64 labels in ``0 .. way - 1``, drawn anew in every episode (classification), or
             ``(T, S, D)`` float targets (regression).
-        query_x: ``(T, Q, *shape)`` float, the samples that the method is asked about.
-        query_y: ``(T, Q)`` or ``(T, Q, D)``, as ``support_y``. Only losses of training and metrics may look at it.
+        query_x: ``(T, Q, *shape)``, the samples that the method is asked about.
+        query_y: ``(T, Q)`` or ``(T, Q, D)``, as ``support_y``. Only training losses and metrics may look at it.
+        classes: ``(T, way)`` int64, which class of the data each label stands for; ``None`` where tasks have none.
+        unlabelled_x: ``(T, U, *shape)``, further samples without labels (Ren et al. 2018, 1803.00676), of the task's
+            classes and of distractor classes in random order; ``None`` where the task has none.
     """
 
-    support_x: Tensor
+    support_x: Inputs
     support_y: Tensor
-    query_x: Tensor
+    query_x: Inputs
     query_y: Tensor
+    classes: Tensor | None = None
+    unlabelled_x: Inputs | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
         """The episode with a function applied to each of its tensors.
@@ -38,43 +72,10 @@ class Episode(NamedTuple):
         Returns:
             A new episode.
         """
-        return Episode(*(function(tensor) for tensor in self))
+        return Episode(*(None if part is None else map_inputs(function, part) for part in self))  # type: ignore[arg-type]
 
 
-class SemiSupervisedEpisode(NamedTuple):
-    """A meta-batch of ``T`` few-shot tasks with further samples that have no labels (Ren et al. 2018, 1803.00676).
-
-    Served where the data module's ``task_shape`` is ``SemiSupervised``. Methods that do not know unlabeled samples take
-    it for an :class:`Episode`.
-
-    Attributes:
-        support_x: as in :class:`Episode`.
-        support_y: as in :class:`Episode`.
-        query_x: as in :class:`Episode`.
-        query_y: as in :class:`Episode`.
-        unlabeled_x: ``(T, U, *shape)`` float, of the task's classes and of distractor classes, in random order.
-    """
-
-    support_x: Tensor
-    support_y: Tensor
-    query_x: Tensor
-    query_y: Tensor
-    unlabeled_x: Tensor
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> SemiSupervisedEpisode:
-        """The episode with a function applied to each of its tensors.
-
-        Args:
-            function: of one tensor.
-
-        Returns:
-            A new episode.
-        """
-        return SemiSupervisedEpisode(*(function(tensor) for tensor in self))
-
-
-AnyEpisode: TypeAlias = Episode | SemiSupervisedEpisode
-MetaBatch: TypeAlias = AnyEpisode | list[AnyEpisode]
+MetaBatch: TypeAlias = Episode | list[Episode]
 """What a loader serves: one episode where all tasks have as many samples, else a list of one for each task."""
 
 
@@ -85,26 +86,9 @@ def episodes_of(batch: MetaBatch) -> list[Episode]:
         batch: what a loader served.
 
     Returns:
-        One episode with all tasks, or one for each task where these differ in size. Those with unlabeled samples have
-        all that an :class:`Episode` has.
+        One episode with all tasks, or one for each task where these differ in size.
     """
-    return [batch] if isinstance(batch, AnyEpisode) else list(batch)  # type: ignore[list-item, arg-type]
-
-
-class Tokens(NamedTuple):
-    """Texts as numbers of their tokens, padded to the length of the longest of a batch.
-
-    Attributes:
-        ids: ``(N, L)`` int64 numbers of tokens.
-        mask: ``(N, L)`` int64, 1 for a token and 0 for padding.
-    """
-
-    ids: Tensor
-    mask: Tensor
-
-
-Inputs: TypeAlias = Tensor | Tokens
-"""Samples as a network takes them: ``(N, *shape)`` float, or texts."""
+    return [batch] if isinstance(batch, Episode) else list(batch)
 
 
 class LabelledBatch(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metatransfer.batches import AnyEpisode, LabelledBatch
+from metatransfer.batches import Episode, LabelledBatch
 from metatransfer.errors import UserError
 
 
@@ -124,7 +124,7 @@ def check_monitor(name: str, monitor: str, logged: Iterable[str]) -> None:
         )
 
 
-def check_episode(episode: AnyEpisode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
+def check_episode(episode: Episode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
     """Refuses an episode whose tensors do not fit each other, before it reaches a network.
 
     Args:
@@ -135,7 +135,11 @@ def check_episode(episode: AnyEpisode, *, num_outputs: int | None = None, where:
     Raises:
         UserError: with the offending shapes or labels.
     """
-    shapes = {name: tuple(value.shape) for name, value in episode._asdict().items()}
+    shapes = {
+        name: tuple((value if isinstance(value, Tensor) else value.ids).shape)
+        for name, value in episode._asdict().items()
+        if value is not None
+    }
     if min(len(shape) for shape in shapes.values()) < 2:
         raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
     if len({shape[0] for shape in shapes.values()}) != 1:
@@ -187,8 +191,8 @@ def check_batch_kind(
         raise UserError(
             f"{method} labelled batches of all training classes, but the data module serves {_served(batch)}: {remedy}."
         )
-    tasks = [batch] if isinstance(batch, AnyEpisode) else parts
-    if kind is not LabelledBatch and not (tasks and all(isinstance(task, AnyEpisode) for task in tasks)):
+    tasks = [batch] if isinstance(batch, Episode) else parts
+    if kind is not LabelledBatch and not (tasks and all(isinstance(task, Episode) for task in tasks)):
         served = "labelled batches" if pair else _served(batch)
         raise UserError(
             f"{method} episodes, but the data module serves {served}: give it an episodic data module, such "
@@ -197,8 +201,8 @@ def check_batch_kind(
 
 
 def _served(batch: object) -> str:
-    first = batch[0] if isinstance(batch, list | tuple) and not isinstance(batch, AnyEpisode) and batch else batch
-    return "episodes" if isinstance(first, AnyEpisode) else f"a {type(batch).__name__}"
+    first = batch[0] if isinstance(batch, list | tuple) and not isinstance(batch, Episode) and batch else batch
+    return "episodes" if isinstance(first, Episode) else f"a {type(batch).__name__}"
 
 
 def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
@@ -234,7 +238,7 @@ def _kind(y: Tensor) -> str:
     return "targets" if y.is_floating_point() else "labels" if y.dtype == torch.int64 else str(y.dtype)
 
 
-def _check_targets(episode: AnyEpisode, num_outputs: int | None, where: str) -> None:
+def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
     sizes = {tuple(y.shape[2:]) for y in (episode.support_y, episode.query_y)}
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
         raise UserError(
@@ -251,7 +255,7 @@ def _check_targets(episode: AnyEpisode, num_outputs: int | None, where: str) -> 
         raise UserError(f"{where} has targets that are NaN or infinite: clean the data.")
 
 
-def _check_labels(episode: AnyEpisode, num_outputs: int | None, where: str) -> None:
+def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None:
     if episode.support_y.dim() != 2 or episode.query_y.dim() != 2:
         raise UserError(
             f"{where} needs labels of shape (T, S) and (T, Q); got {tuple(episode.support_y.shape)} and "

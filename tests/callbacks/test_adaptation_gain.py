@@ -15,15 +15,15 @@ from PIL import Image
 
 from metatransfer import MLP, ArrayDataModule, BestCheckpoint, FineTuneModule, Report, UserError
 from metatransfer.callbacks.adaptation_gain import AdaptationGain, verdict
-from metatransfer.callbacks.checkpoint import card_path
-from metatransfer.callbacks.domain_twins import FALLBACK, loaded, measure_adaptation
-from metatransfer.callbacks.seeds import Interval
+from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 from metatransfer.data.domain import DomainDataModule
+from metatransfer.experiments.domain_twins import FALLBACK, loaded, measure_adaptation
+from metatransfer.experiments.training import Interval
 from metatransfer.methods.domain import AdaBNModule, DANNModule, SourceOnlyModule
 from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.metrics.validators import panel_verdict
-from metatransfer.nn.domain_norm import DomainBatchNorm
+from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 
 CLASSES = 3
 SETTINGS = {"max_epochs": 2, "accelerator": "cpu", "limit_val_batches": 0}

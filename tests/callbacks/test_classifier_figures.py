@@ -26,8 +26,9 @@ from metatransfer import (
     TextDataModule,
     TokenAverage,
 )
-from metatransfer.callbacks import classifier_drawing, drawing
 from metatransfer.callbacks.classifier_figures import class_table
+from metatransfer.drawing import classifiers as classifier_drawing
+from metatransfer.drawing import episodes as drawing
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
 
 NAMES = ("plain", "two words", "$5 to $9", "日本")

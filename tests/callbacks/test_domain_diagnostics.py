@@ -17,9 +17,9 @@ from metatransfer import MLP, ArrayDataModule, BestCheckpoint, ClassifierFigures
 from metatransfer.callbacks import domain_diagnostics
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics, distances
-from metatransfer.callbacks.table import print_report
+from metatransfer.callbacks.run.table import print_report
 from metatransfer.data.domain import DomainDataModule
-from metatransfer.functional.domain_distance import class_conditional_a_distance, proxy_a_distance
+from metatransfer.functional.domain.distance import class_conditional_a_distance, proxy_a_distance
 from metatransfer.methods.domain import DANNModule, SourceOnlyModule
 
 CLASSES = 3

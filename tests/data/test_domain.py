@@ -14,10 +14,10 @@ from torchvision.transforms import v2
 from metatransfer import ArrayDataModule, DigitsDataModule, ImageFolderDataModule, RandomAffine, TextDataModule
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.cli import main
+from metatransfer.cli.linking import follow_data
 from metatransfer.data.domain import DomainDataModule
 from metatransfer.data.feature_transforms import RowSum
 from metatransfer.errors import UserError
-from metatransfer.linking import follow_data
 
 NAMES = np.array(["cat", "cow", "dog"])
 

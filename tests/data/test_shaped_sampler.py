@@ -40,14 +40,14 @@ def test_labels_are_right_and_nothing_comes_twice(shape, size):
     for drawn in tasks:
         classes = drawn.classes[0]
         assert len(set(classes.tolist())) == len(classes)
-        unlabeled = drawn.unlabeled[0] if drawn.unlabeled is not None else np.empty(0, np.int64)
-        every = np.concatenate([drawn.support[0], drawn.query[0], unlabeled])
+        unlabelled = drawn.unlabelled[0] if drawn.unlabelled is not None else np.empty(0, np.int64)
+        every = np.concatenate([drawn.support[0], drawn.query[0], unlabelled])
         assert len(set(every.tolist())) == len(every)
         for part in ("support", "query"):
             y = getattr(drawn, f"{part}_y")[0]
             assert (labels[getattr(drawn, part)[0]] == classes[y]).all()
             assert set(y.tolist()) == set(range(len(classes)))
-    assert (tasks[0].unlabeled is not None) == isinstance(shape, SemiSupervised)
+    assert (tasks[0].unlabelled is not None) == isinstance(shape, SemiSupervised)
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES, ids=lambda value: type(value).__name__)
@@ -86,13 +86,13 @@ def test_distractors_are_of_other_classes_and_have_no_label():
     draw = sampler(SemiSupervised(2, 1), EpisodeSize(3, 1, 1))
     for index in range(200):
         drawn = draw(np.array([index]))
-        counts = np.bincount(draw.source.labels[drawn.unlabeled[0]], minlength=len(SIZES))
+        counts = np.bincount(draw.source.labels[drawn.unlabelled[0]], minlength=len(SIZES))
         strangers = set(np.flatnonzero(counts)) - set(drawn.classes[0])
         assert len(strangers) == 1
         assert sorted(counts[counts > 0].tolist()) == [2] * 4
     episode = draw.episodes(np.array([0]), CPU)
-    assert episode.unlabeled_x.shape == (1, 8, 1)
-    assert (episode.unlabeled_x.long().flatten().numpy() == draw(np.array([0])).unlabeled[0]).all()
+    assert episode.unlabelled_x.shape == (1, 8, 1)
+    assert (episode.unlabelled_x.long().flatten().numpy() == draw(np.array([0])).unlabelled[0]).all()
 
 
 def test_classes_and_samples_are_uniform():

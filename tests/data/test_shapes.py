@@ -52,7 +52,7 @@ def test_meta_dataset_limits():
         assert (counts.support + counts.query <= samples).all()
         assert (counts.query == 2).all()  # half of the smallest class
         assert counts.support.sum() <= 500
-        assert not counts.unlabeled.any()
+        assert not counts.unlabelled.any()
     # fewer places than classes leave one sample each
     counts = MetaDatasetShape(max_support=3).counts(keys(1)[0], 48, samples, PAPER)
     assert counts.support.tolist() == [1] * 48
@@ -98,7 +98,7 @@ def test_random_imbalance_is_uniform():
 
 def test_semi_supervised_counts():
     size = EpisodeSize(num_ways=3, num_shots=2, num_queries=4)
-    shape = SemiSupervised(num_unlabeled=5, num_distractors=2)
+    shape = SemiSupervised(num_unlabelled=5, num_distractors=2)
     assert shape.classes(keys(1)[0], 10, size) == (3, 2)
     counts = shape.counts(keys(1)[0], 3, np.full(5, 20), size)
     assert [part.tolist() for part in counts] == [[2, 2, 2, 0, 0], [4, 4, 4, 0, 0], [5] * 5]
@@ -112,7 +112,7 @@ def test_semi_supervised_counts():
         (lambda: ImbalancedShots(9, 1), "min_shots must not be above max_shots, but they are 9 and 1"),
         (lambda: ImbalancedShots(profile="linaer"), "Did you mean linear?"),
         (lambda: ImbalancedShots(profile="step", minority=1.0), "minority"),
-        (lambda: SemiSupervised(0), "num_unlabeled must be a number above 0"),
+        (lambda: SemiSupervised(0), "num_unlabelled must be a number above 0"),
         (lambda: SemiSupervised(5, -1), "num_distractors must be 0 or more, but is -1"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 
 from metatransfer import UserError
 from metatransfer.arguments import plain_arguments
-from metatransfer.functional import domain_validation
+from metatransfer.functional.domain import validation as domain_validation
 from metatransfer.metrics.validators import (
     PANEL,
     DeepEmbeddedValidation,

@@ -1,8 +1,8 @@
 """Methods without a gradient through the network: they are fitted to features."""
 
-from metatransfer.adapters.feature_classifier import FeatureClassifier, Labelled
-from metatransfer.adapters.linear_probe import LinearProbe
-from metatransfer.adapters.linear_svm import LinearSVM
-from metatransfer.adapters.nearest import NearestClassMean, NearestNeighbors
+from metatransfer.adapters.classifiers.feature_classifier import FeatureClassifier, Labelled
+from metatransfer.adapters.classifiers.linear_probe import LinearProbe
+from metatransfer.adapters.classifiers.linear_svm import LinearSVM
+from metatransfer.adapters.classifiers.nearest import NearestClassMean, NearestNeighbors
 
 __all__ = ["FeatureClassifier", "Labelled", "LinearProbe", "LinearSVM", "NearestClassMean", "NearestNeighbors"]

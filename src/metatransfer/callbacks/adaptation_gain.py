@@ -10,7 +10,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
-from metatransfer.callbacks.domain_twins import (
+from metatransfer.callbacks.figures import publish_figures
+from metatransfer.callbacks.run.numbers import number
+from metatransfer.callbacks.run.report import Report
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.checks import check_choice, check_not_negative
+from metatransfer.errors import UserError
+from metatransfer.experiments.domain_twins import (
     ADAPTED,
     ORACLE,
     PLAIN,
@@ -26,13 +32,7 @@ from metatransfer.callbacks.domain_twins import (
     told,
     trained,
 )
-from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.numbers import number
-from metatransfer.callbacks.report import Report
-from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
-from metatransfer.callbacks.seeds import Evaluated, Interval, beside_the_run, budget
-from metatransfer.checks import check_choice, check_not_negative
-from metatransfer.errors import UserError
+from metatransfer.experiments.training import Evaluated, Interval, beside_the_run, budget
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.metrics.validators import PanelVerdict, panel_verdict
@@ -249,7 +249,7 @@ class AdaptationGain(Callback):
         path = run_folder(trainer) / "adaptation_gain.json"
         write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         if len(scores) > 1:
-            from metatransfer.callbacks.domain_drawing import adaptation_gain_figure
+            from metatransfer.drawing.domains import adaptation_gain_figure
 
             percent = {name: [100 * value for value in values] for name, values in scores.items()}
             publish_figures(trainer, {"adaptation_gain": adaptation_gain_figure(percent, sentence)})

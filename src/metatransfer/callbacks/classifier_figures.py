@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.report import Report
-from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.run.report import Report
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
@@ -64,7 +64,7 @@ class ClassifierFigures(Callback):
         if not trainer.is_global_zero:
             return
         # matplotlib costs start-up time that --help need not pay
-        from metatransfer.callbacks import classifier_drawing as drawing
+        from metatransfer.drawing import classifiers as drawing
 
         names = module.class_names
         error = float(metrics.compute()["calibration_error"])
@@ -121,7 +121,7 @@ def class_table(confusion: list[list[int]], names: tuple[str, ...]) -> str:
 
 
 def _learning_curve(trainer: Trainer, name: str = "accuracy") -> Figure | None:
-    from metatransfer.callbacks import drawing
+    from metatransfer.drawing import episodes as drawing
 
     report: Any = next((callback for callback in trainer.callbacks if isinstance(callback, Report)), None)  # type: ignore[attr-defined]
     points = [(entry["step"], entry["metrics"].get(name)) for entry in report.history] if report else []

@@ -12,13 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
-from metatransfer.callbacks.domain_twins import PLAIN, adapts, detached, evaluate, has_labels
 from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.numbers import number
-from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
-from metatransfer.callbacks.seeds import beside_the_run, budget
+from metatransfer.callbacks.run.numbers import number
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
 from metatransfer.checks import check_choice
-from metatransfer.functional.domain_distance import class_conditional_a_distance, collapse_signs, proxy_a_distance
+from metatransfer.experiments.domain_twins import PLAIN, adapts, detached, evaluate, has_labels
+from metatransfer.experiments.training import beside_the_run, budget
+from metatransfer.functional.domain.distance import class_conditional_a_distance, collapse_signs, proxy_a_distance
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.metrics.validators import Evidence
@@ -184,7 +184,7 @@ class DomainDiagnostics(Callback):
     def _figures(
         self, trainer: Trainer, before: DomainAdaptationModule | None, module: DomainAdaptationModule
     ) -> dict[str, Figure]:
-        from metatransfer.callbacks import domain_drawing as drawing
+        from metatransfer.drawing import domains as drawing
 
         curves = {name: [] if all(map(math.isnan, values)) else values for name, values in self._curves.items()}
         figures: dict[str, Figure] = {}

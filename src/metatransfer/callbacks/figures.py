@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from metatransfer.batches import AnyEpisode
-from metatransfer.callbacks.report import Report
-from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder
+from metatransfer.batches import Episode
+from metatransfer.callbacks.run.report import Report
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.functional.losses import is_regression
 from metatransfer.methods.base import EpisodicModule
 
@@ -31,7 +31,7 @@ class EpisodeFigures(Callback):
     """
 
     def __init__(self) -> None:
-        self._episode: AnyEpisode | None = None
+        self._episode: Episode | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agrees with the other processes on the folder."""
@@ -39,7 +39,7 @@ class EpisodeFigures(Callback):
 
     def _keep(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         first = batch[0] if isinstance(batch, list) and batch else batch
-        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(first, AnyEpisode):
+        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(first, Episode):
             self._episode = self._episode or first
 
     def on_validation_batch_end(
@@ -80,7 +80,7 @@ class EpisodeFigures(Callback):
         if episode is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # matplotlib costs start-up time that --help need not pay
-        from metatransfer.callbacks import drawing
+        from metatransfer.drawing import episodes as drawing
 
         figures = {}
         regression = is_regression(episode.query_y)
@@ -120,7 +120,7 @@ def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
     """
     from PIL import Image
 
-    from metatransfer.callbacks import drawing
+    from metatransfer.drawing import episodes as drawing
 
     folder = run_folder(trainer) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,9 +132,9 @@ def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
 
 
-def _regression_figure(module: EpisodicModule[Any], episode: AnyEpisode, tasks: int = 3, points: int = 200) -> Figure:
+def _regression_figure(module: EpisodicModule[Any], episode: Episode, tasks: int = 3, points: int = 200) -> Figure:
     """The first tasks of one variable, through the method."""
-    from metatransfer.callbacks import drawing
+    from metatransfer.drawing import episodes as drawing
 
     def plain(tensor: Tensor) -> Tensor:
         return tensor.squeeze(-1).float().cpu()

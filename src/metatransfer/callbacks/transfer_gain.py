@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.run_folder import agree_on_run_folder, run_folder, write_atomically
-from metatransfer.callbacks.seeds import Interval, beside_the_run, budget, train
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.errors import UserError
+from metatransfer.experiments.training import Interval, beside_the_run, budget, train
 from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.classifier import MOST_FREQUENT
 from metatransfer.methods.finetune import FineTuneModule
@@ -101,7 +101,7 @@ class TransferGain(Callback):
         self._publish(trainer, scores)
 
     def _publish(self, trainer: Trainer, scores: dict[str, list[float]]) -> None:
-        from metatransfer.callbacks.classifier_drawing import gain_figure
+        from metatransfer.drawing.classifiers import gain_figure
 
         found = {name: Interval.of(values) for name, values in scores.items()}
         gain = gain_of(scores)

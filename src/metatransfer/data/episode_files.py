@@ -18,7 +18,7 @@ from metatransfer.data.shapes import EpisodeSize
 from metatransfer.errors import UserError
 
 _FORMAT = "metatransfer episodes 1"
-_RAGGED = ("support", "support_y", "query", "query_y", "classes", "turns", "unlabeled")
+_RAGGED = ("support", "support_y", "query", "query_y", "classes", "turns", "unlabelled")
 _LENGTHS = {"support_y": "support", "query_y": "query", "turns": "classes"}
 
 
@@ -26,7 +26,7 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
     """Writes the first episodes of a sampler as sample indices, with a hash of the samples they point to.
 
     The file is a ``.npz`` of flat integer arrays, one after the other for all episodes: ``support``, ``query``,
-    ``unlabeled`` (sample indices), ``support_y``, ``query_y`` (labels), ``classes`` (the source's class behind each
+    ``unlabelled`` (sample indices), ``support_y``, ``query_y`` (labels), ``classes`` (the source's class behind each
     label), ``turns`` (quarter turns of each class, where there are any); ``*_lengths`` cut them into episodes, ``keys``
     are their random streams, and ``header`` is JSON. It is written at once or not at all.
 
@@ -141,7 +141,7 @@ class SavedEpisodes(EpisodeSampler):
             and (np.diff(self._ends[name]) > 0).all()
             for name in self._ends
         )
-        samples = [arrays[name] for name in ("support", "query", "unlabeled") if name in arrays]
+        samples = [arrays[name] for name in ("support", "query", "unlabelled") if name in arrays]
         fits = fits and all(len(one) and 0 <= one.min() <= one.max() < len(source) for one in samples)
         fits = fits and 0 <= arrays["classes"].min() <= arrays["classes"].max() < len(source.class_names)
         for task in range(count if fits else 0):
@@ -192,7 +192,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
-        needed = {"keys", *_RAGGED, "support_lengths", "query_lengths", "classes_lengths"} - {"turns", "unlabeled"}
+        needed = {"keys", *_RAGGED, "support_lengths", "query_lengths", "classes_lengths"} - {"turns", "unlabelled"}
         wrong = [name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind not in "iu"]
         if header.get("format") != _FORMAT or not needed <= arrays.keys() or wrong or not len(arrays["keys"]):
             raise KeyError(_FORMAT)

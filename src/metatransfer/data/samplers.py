@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.batches import AnyEpisode, Episode, MetaBatch, SemiSupervisedEpisode
+from metatransfer.batches import Episode, MetaBatch
 from metatransfer.data.augment import Augmentation, by_sample
 from metatransfer.data.sources import Source, rotate
 from metatransfer.errors import UserError
@@ -35,7 +35,7 @@ class Stream(IntEnum):
     GROUP = 3
     TURNS = 4
     SHAPE = 5
-    UNLABELED = 6
+    UNLABELLED = 6
     CLASS_BATCHES = 7
     DIVISION = 8
     FEW_LABELS = 9
@@ -52,7 +52,7 @@ class EpisodeIndices(NamedTuple):
         classes: ``(T, way)`` the source's class behind each label.
         keys: ``(T,)`` random stream of each episode, for augmentation.
         turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` where images stay upright.
-        unlabeled: ``(T, U)`` sample indices, ``None`` where there are none.
+        unlabelled: ``(T, U)`` sample indices, ``None`` where there are none.
     """
 
     support: NDArray[np.int64]
@@ -62,7 +62,7 @@ class EpisodeIndices(NamedTuple):
     classes: NDArray[np.int64]
     keys: NDArray[np.uint64]
     turns: NDArray[np.int64] | None = None
-    unlabeled: NDArray[np.int64] | None = None
+    unlabelled: NDArray[np.int64] | None = None
 
 
 _DRAWN_AT_ONCE = 256  # tasks; more gains nothing
@@ -287,16 +287,17 @@ class EpisodeSampler(TaskSampler):
         served = [self._episode(one, device, augmentation) for one in drawn]
         return served[0] if len(served) == 1 else served
 
-    def _episode(self, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None) -> AnyEpisode:
+    def _episode(self, drawn: EpisodeIndices, device: torch.device, augmentation: Augmentation | None) -> Episode:
         support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device, augmentation)
         query_x = self._read(drawn.query, drawn.query_y, drawn, Stream.QUERY, device, augmentation)
         support_y, query_y = (
             torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y)
         )
-        if drawn.unlabeled is None:
-            return Episode(support_x, support_y, query_x, query_y)
-        unlabeled_x = self._read(drawn.unlabeled, None, drawn, Stream.UNLABELED, device, augmentation)
-        return SemiSupervisedEpisode(support_x, support_y, query_x, query_y, unlabeled_x)
+        classes = torch.from_numpy(drawn.classes).to(device, non_blocking=True)
+        unlabelled_x = None
+        if drawn.unlabelled is not None:
+            unlabelled_x = self._read(drawn.unlabelled, None, drawn, Stream.UNLABELLED, device, augmentation)
+        return Episode(support_x, support_y, query_x, query_y, classes, unlabelled_x)
 
     def _read(
         self,

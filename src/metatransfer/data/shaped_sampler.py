@@ -82,17 +82,17 @@ class ShapedSampler(EpisodeSampler):
         samples = self._samples(key, classes, np.sum(counts, axis=0))
         parts = []
         start = np.zeros_like(counts.support)
-        for stream, count in zip((Stream.SUPPORT, Stream.QUERY, Stream.UNLABELED), counts, strict=True):
+        for stream, count in zip((Stream.SUPPORT, Stream.QUERY, Stream.UNLABELLED), counts, strict=True):
             parts.append(_shuffled_part(stream_keys(key.view(np.int64), stream), samples, start, count))
             start = start + count
-        (support, support_y), (query, query_y), (unlabeled, _) = parts
+        (support, support_y), (query, query_y), (unlabelled, _) = parts
         turns = None
         if self.turn_classes:
             words = random_words(stream_keys(key.view(np.int64), Stream.TURNS), ways)
             turns = (words >> np.uint64(62)).astype(np.int64)
         return EpisodeIndices(
             support, support_y, query, query_y, classes[None, :ways], key, turns,
-            unlabeled if unlabeled.shape[1] else None,
+            unlabelled if unlabelled.shape[1] else None,
         )  # fmt: skip
 
     def _samples(

@@ -31,12 +31,12 @@ class Counts(NamedTuple):
     Attributes:
         support: ``(ways + distractors,)``, 0 for distractors.
         query: likewise.
-        unlabeled: likewise, not 0 for distractors.
+        unlabelled: likewise, not 0 for distractors.
     """
 
     support: Integers
     query: Integers
-    unlabeled: Integers
+    unlabelled: Integers
 
 
 class _Draw(IntEnum):
@@ -67,7 +67,7 @@ class TaskShape(ABC):
             size: the data module's numbers.
 
         Returns:
-            Ways, and further classes of which only unlabeled samples are taken (distractors).
+            Ways, and further classes of which only unlabelled samples are taken (distractors).
         """
 
     @abstractmethod
@@ -283,21 +283,21 @@ class ImbalancedShots(TaskShape):
 
 
 class SemiSupervised(TaskShape):
-    """Adds samples without labels to every episode (Ren et al. 2018, 1803.00676), as ``unlabeled_x``.
+    """Adds samples without labels to every episode (Ren et al. 2018, 1803.00676), as ``unlabelled_x``.
 
     Args:
-        num_unlabeled: unlabeled samples of each class.
-        num_distractors: further classes that have unlabeled samples only, as many each.
+        num_unlabelled: unlabelled samples of each class.
+        num_distractors: further classes that have unlabelled samples only, as many each.
 
     Raises:
-        UserError: ``num_unlabeled`` below 1, or ``num_distractors`` below 0.
+        UserError: ``num_unlabelled`` below 1, or ``num_distractors`` below 0.
     """
 
-    def __init__(self, num_unlabeled: int = 5, num_distractors: int = 0) -> None:
-        check_positive(num_unlabeled=num_unlabeled)
+    def __init__(self, num_unlabelled: int = 5, num_distractors: int = 0) -> None:
+        check_positive(num_unlabelled=num_unlabelled)
         if num_distractors < 0:
             raise UserError(f"num_distractors must be 0 or more, but is {num_distractors}.")
-        self.num_unlabeled = num_unlabeled
+        self.num_unlabelled = num_unlabelled
         self.num_distractors = num_distractors
 
     def least_classes(self, size: EpisodeSize) -> int:
@@ -305,18 +305,18 @@ class SemiSupervised(TaskShape):
         return size.num_ways + self.num_distractors
 
     def least_samples(self, size: EpisodeSize) -> int:
-        """Shots, queries and unlabeled ones."""
-        return super().least_samples(size) + self.num_unlabeled
+        """Shots, queries and unlabelled ones."""
+        return super().least_samples(size) + self.num_unlabelled
 
     def classes(self, key: Words, available: int, size: EpisodeSize) -> tuple[int, int]:
         """``num_ways`` and the distractors."""
         return size.num_ways, self.num_distractors
 
     def counts(self, key: Words, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
-        """Even, with the unlabeled ones."""
+        """Even, with the unlabelled ones."""
         labelled = np.arange(len(samples)) < ways
         return Counts(
-            labelled * size.num_shots, labelled * size.num_queries, np.full(len(samples), self.num_unlabeled, np.int64)
+            labelled * size.num_shots, labelled * size.num_queries, np.full(len(samples), self.num_unlabelled, np.int64)
         )
 
 

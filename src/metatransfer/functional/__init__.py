@@ -1,7 +1,8 @@
 """Pure functions on tensors: no Lightning, no state."""
 
-from metatransfer.functional.batch_norm import batch_norm
-from metatransfer.functional.batching import (
+from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores, is_regression
+from metatransfer.functional.meta.batch_norm import batch_norm
+from metatransfer.functional.meta.batching import (
     Batching,
     check_batching,
     choose_batching,
@@ -9,15 +10,17 @@ from metatransfer.functional.batching import (
     mean_over_parts,
     over_tasks,
 )
-from metatransfer.functional.inner_loop import Adaptation, adapt_tasks, all_finite, first_divergence, inner_loop
-from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores, is_regression
-from metatransfer.functional.prototypes import (
+from metatransfer.functional.meta.inner_loop import Adaptation, adapt_tasks, all_finite, first_divergence, inner_loop
+from metatransfer.functional.meta.prototypes import (
     class_prototypes,
     cosine_scores,
     nearest_neighbor,
     prototype_scores,
     squared_euclidean_scores,
 )
+from metatransfer.functional.meta.stateless import BatchNormPolicy, batch_norm_layers, stateless
+from metatransfer.functional.meta.threads import in_threads
+from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, adam, clip_norm, momentum, sgd
 from metatransfer.functional.random import (
     random_permutations,
     random_subsets,
@@ -25,9 +28,6 @@ from metatransfer.functional.random import (
     random_words,
     stream_keys,
 )
-from metatransfer.functional.stateless import BatchNormPolicy, batch_norm_layers, stateless
-from metatransfer.functional.threads import in_threads
-from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, adam, clip_norm, momentum, sgd
 
 __all__ = [
     "Adaptation",

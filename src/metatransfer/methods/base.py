@@ -20,7 +20,7 @@ from metatransfer.batches import Episode, MetaBatch, Predictions, PredictionTask
 from metatransfer.checks import check_batch_kind, check_episode, check_state_dict, check_support
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores, is_regression, mask_absent_classes
-from metatransfer.functional.prototypes import nearest_neighbor
+from metatransfer.functional.meta.prototypes import nearest_neighbor
 from metatransfer.methods.predictor import (
     Labels,
     Predictor,
@@ -34,7 +34,7 @@ from metatransfer.methods.predictor import (
 )
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.metrics import EpisodeMetrics
-from metatransfer.nn.image_backbone import ImageBackbone
+from metatransfer.nn.backbones.image_backbone import ImageBackbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 
 State = TypeVar("State")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from metatransfer.arguments import plain_arguments, remember_arguments
 from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.domain_distance import collapse_signs
-from metatransfer.functional.domain_validation import (
+from metatransfer.functional.domain.distance import collapse_signs
+from metatransfer.functional.domain.validation import (
     deep_embedded_validation,
     density_ratio,
     importance_weighted_risk,
@@ -169,7 +169,7 @@ class Entropy(Validator):
     higher_is_better = False
 
     def value(self, evidence: Evidence) -> float:
-        """See :func:`~metatransfer.functional.domain_validation.mean_entropy`."""
+        """See :func:`~metatransfer.functional.domain.validation.mean_entropy`."""
         return float(mean_entropy(evidence.target_logits))
 
 
@@ -184,7 +184,7 @@ class InformationMaximization(Validator):
     higher_is_better = True
 
     def value(self, evidence: Evidence) -> float:
-        """See :func:`~metatransfer.functional.domain_validation.information_maximization`."""
+        """See :func:`~metatransfer.functional.domain.validation.information_maximization`."""
         return float(information_maximization(evidence.target_logits))
 
 
@@ -211,7 +211,7 @@ class SoftNeighborhoodDensity(Validator):
         self.temperature, self.limit = temperature, limit
 
     def value(self, evidence: Evidence) -> float:
-        """See :func:`~metatransfer.functional.domain_validation.soft_neighborhood_density`; 0 for a single sample."""
+        """See :func:`~metatransfer.functional.domain.validation.soft_neighborhood_density`; 0 for a single sample."""
         logits = evidence.target_logits[_chosen(len(evidence.target_logits), self.limit)]
         if len(logits) < 2:
             return 0.0
@@ -223,7 +223,7 @@ class ImportanceWeightedValidation(Validator):
 
     Args:
         source_floor: as in :class:`Validator`.
-        regularization: of :func:`~metatransfer.functional.domain_validation.density_ratio`.
+        regularization: of :func:`~metatransfer.functional.domain.validation.density_ratio`.
         limit: samples of each kind looked at; of more, always the same ones.
 
     Raises:
@@ -239,7 +239,7 @@ class ImportanceWeightedValidation(Validator):
         self.regularization, self.limit = regularization, limit
 
     def value(self, evidence: Evidence) -> float:
-        """See :func:`~metatransfer.functional.domain_validation.importance_weighted_risk`."""
+        """See :func:`~metatransfer.functional.domain.validation.importance_weighted_risk`."""
         return float(importance_weighted_risk(*self.errors_and_weights(evidence)))
 
     def errors_and_weights(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
@@ -273,7 +273,7 @@ class DeepEmbeddedValidation(ImportanceWeightedValidation):
     name = "deep embedded validation"
 
     def value(self, evidence: Evidence) -> float:
-        """See :func:`~metatransfer.functional.domain_validation.deep_embedded_validation`."""
+        """See :func:`~metatransfer.functional.domain.validation.deep_embedded_validation`."""
         return float(deep_embedded_validation(*self.errors_and_weights(evidence)))
 
 
@@ -355,7 +355,7 @@ def panel_verdict(adapted: Evidence, plain: Evidence, panel: tuple[Validator, ..
     Three of them reward confidence, which an adaptation raises whether it is right or wrong, and two weigh the
     source's errors, which say little where the domains hardly overlap: the verdict is a hint, no measurement. Only
     labels of the target tell for sure. A majority overlooks the worst, a collapse into few classes, which most of them
-    like: that counts by itself, see :func:`~metatransfer.functional.domain_distance.collapse_signs`.
+    like: that counts by itself, see :func:`~metatransfer.functional.domain.distance.collapse_signs`.
 
     Args:
         adapted: evidence of the adapted classifier.

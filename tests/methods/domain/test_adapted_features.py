@@ -18,8 +18,8 @@ from conftest import best_checkpoint, results
 from contract import ROOT
 from metatransfer import MLP, LinearProbe, LinearSVM, NearestClassMean, NearestNeighbors, RawFeatures, UserError
 from metatransfer.adapters import Labelled
-from metatransfer.adapters.domain_adapter import DomainAdapter
-from metatransfer.adapters.domain_adapters import (
+from metatransfer.adapters.domain.domain_adapter import DomainAdapter
+from metatransfer.adapters.domain.domain_adapters import (
     CorrelationAlignment,
     GeodesicFlowKernel,
     JointDistributionAdaptation,

@@ -21,8 +21,8 @@ from metatransfer import (
     SourceOnlyModule,
     UserError,
 )
-from metatransfer.callbacks.domain_twins import measure_adaptation
-from metatransfer.nn.domain_norm import DomainBatchNorm
+from metatransfer.experiments.domain_twins import measure_adaptation
+from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 
 
 def arrays(offset=0.0, scale=1.0, count=200, seed=0, in_order=False, **arguments):

@@ -22,11 +22,11 @@ from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone
-from metatransfer.nn.domain_norm import Domain
-from metatransfer.nn.raw_features import RawFeatures
+from metatransfer.nn.backbones.raw_features import RawFeatures
+from metatransfer.nn.blocks.domain_norm import Domain
 
 if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody else waits for scikit-learn
-    from metatransfer.adapters.domain_adapters import DomainAdapter
+    from metatransfer.adapters.domain.domain_adapters import DomainAdapter
 
 
 class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):

@@ -20,7 +20,7 @@ from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.schedules import Annealing
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
-from metatransfer.nn.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Domain
 
 
 class ADDAModule(AlternatingModule):

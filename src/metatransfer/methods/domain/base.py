@@ -25,7 +25,8 @@ from metatransfer.metrics.validators import (
     Validator,
 )
 from metatransfer.nn import Backbone, Head, LinearHead
-from metatransfer.nn.domain_norm import (
+from metatransfer.nn.backbones.image_backbone import ImageBackbone
+from metatransfer.nn.blocks.domain_norm import (
     Domain,
     DomainBatchNorm,
     in_domain,
@@ -33,7 +34,6 @@ from metatransfer.nn.domain_norm import (
     share_source_statistics,
     split_batch_norm,
 )
-from metatransfer.nn.image_backbone import ImageBackbone
 
 Normalization = Literal["joint", "separate", "domain_specific", "adabn"]
 

@@ -14,7 +14,7 @@ from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.schedules import Annealing
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
-from metatransfer.nn.multilinear_map import MultilinearMap
+from metatransfer.nn.blocks.multilinear_map import MultilinearMap
 
 
 class CDANModule(DANNModule):
@@ -24,9 +24,9 @@ class CDANModule(DANNModule):
               w = \frac{1 + e^{-H(g)}}{\overline{1 + e^{-H(g)}}}
 
     The discriminator looks at the multilinear map :math:`T` of features and predictions, see
-    :class:`~metatransfer.nn.multilinear_map.MultilinearMap`; no gradient flows into the predictions. With ``entropy``
-    (CDAN+E) samples that the classifier is sure of count for more, by the weights :math:`w`, whose mean is 1 in each
-    domain and through which no gradient flows.
+    :class:`~metatransfer.nn.blocks.multilinear_map.MultilinearMap`; no gradient flows into the predictions. With
+    ``entropy`` (CDAN+E) samples that the classifier is sure of count for more, by the weights :math:`w`, whose mean is
+    1 in each domain and through which no gradient flows.
 
     Args:
         backbone: the network.

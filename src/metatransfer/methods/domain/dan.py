@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
-from metatransfer.functional.discrepancy import mmd
+from metatransfer.functional.domain.discrepancy import mmd
 from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
 from metatransfer.methods.domain.schedules import Annealing
 from metatransfer.metrics.validators import Validator
@@ -26,7 +26,7 @@ class DANModule(DomainAdaptationModule):
     .. math:: \mathcal T = \lambda \sum_{\ell} \widehat{\mathrm{MMD}}{}^2_k\bigl(z^s_\ell, z^t_\ell\bigr)
 
     :math:`z_\ell` are the features, the logits, or both, as the paper adapts the last layers of AlexNet; see
-    :func:`metatransfer.functional.discrepancy.mmd`. The weight :math:`\lambda` is constant, as in the paper: the
+    :func:`metatransfer.functional.domain.discrepancy.mmd`. The weight :math:`\lambda` is constant, as in the paper: the
     discrepancy has no opponent that would first have to learn. The kernels are weighted equally; the paper learns their
     weights.
 

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from metatransfer.checks import check_choice, check_not_negative
-from metatransfer.functional.discrepancy import coral
+from metatransfer.functional.domain.discrepancy import coral
 from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
 from metatransfer.methods.domain.dan import AdaptedLayer
 from metatransfer.methods.domain.schedules import Annealing

@@ -27,7 +27,7 @@ from metatransfer.metrics.validators import (
     Validator,
 )
 from metatransfer.nn import Head
-from metatransfer.nn.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Domain
 
 SIDES: tuple[Domain, Domain] = ("source", "target")
 REMEDY = "give it a DomainDataModule, with named sources and targets"

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_positive
-from metatransfer.functional.discrepancy import classifier_discrepancy
+from metatransfer.functional.domain.discrepancy import classifier_discrepancy
 from metatransfer.methods.domain.alternating import AlternatingModule, frozen
 from metatransfer.methods.domain.base import Normalization
 from metatransfer.methods.domain.schedules import Annealing

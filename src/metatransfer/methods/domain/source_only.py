@@ -7,7 +7,7 @@ import copy
 from torch import Tensor
 
 from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
-from metatransfer.nn.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Domain
 
 
 class SourceOnlyModule(DomainAdaptationModule):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metatransfer.functional.batching import over_tasks
-from metatransfer.functional.stateless import Forward, stateless
-from metatransfer.functional.update_rules import Params
+from metatransfer.functional.meta.batching import over_tasks
+from metatransfer.functional.meta.stateless import Forward, stateless
+from metatransfer.functional.meta.update_rules import Params
 from metatransfer.methods.gradient.base import AdaptedTasks
 from metatransfer.methods.gradient.maml import MAMLModule
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,10 +12,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metatransfer.batches import Episode, SemiSupervisedEpisode
+from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import (
+from metatransfer.functional.losses import episode_loss, episode_scores, mask_absent_classes
+from metatransfer.functional.meta.batching import (
     Batching,
     check_batching,
     choose_batching,
@@ -22,11 +24,10 @@ from metatransfer.functional.batching import (
     mean_over_parts,
     over_tasks,
 )
-from metatransfer.functional.compiled import CompiledLoss
-from metatransfer.functional.inner_loop import adapt_tasks, all_finite, first_divergence
-from metatransfer.functional.losses import episode_loss, episode_scores, mask_absent_classes
-from metatransfer.functional.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
-from metatransfer.functional.update_rules import Params, PlainRule, State, UpdateRule, sgd
+from metatransfer.functional.meta.compiled import CompiledLoss
+from metatransfer.functional.meta.inner_loop import adapt_tasks, all_finite, first_divergence
+from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
+from metatransfer.functional.meta.update_rules import Params, PlainRule, State, UpdateRule, sgd
 from metatransfer.methods.base import EpisodicModule
 
 
@@ -115,7 +116,7 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         self.batching, self.chunk_size = batching, chunk_size
         self.checkpoint, self.max_inner_norm = checkpoint, max_inner_norm
         self.compile_step = compile  # torch's modules have a method compile
-        self._compiled: CompiledLoss | None = None
+        self._compiled: dict[tuple[str, ...], CompiledLoss] = {}
         self._reached = False
         sequence = nn.Sequential()
         for name, module in network.items():
@@ -245,14 +246,15 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         """
         self._collect_statistics(episode.support_x)
         finite: list[Tensor] = []
+        given: dict[str, Any] = {name: part for name, part in episode._asdict().items() if part is not None}
 
         def part_loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            loss, outputs, fine = self._part_loss(type(episode)(*tensors))
+            loss, outputs, fine = self._part_loss(Episode(**dict(zip(given, tensors, strict=True))))
             finite.append(fine)
             return loss, outputs
 
         def compiled_part_loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            (loss, outputs, fine), gradients = self._compiled_part_loss(type(episode), trainable, *tensors)
+            (loss, outputs, fine), gradients = self._compiled_part_loss(tuple(given), trainable, *tensors)
             finite.append(fine)
             return known_gradients(loss, gradients, list(trainable.values())), outputs
 
@@ -260,7 +262,7 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         batching = self._batching(episode.support_x)
         loss, outputs = mean_over_parts(
             compiled_part_loss if self.compile_step else part_loss,
-            *episode,
+            *given.values(),
             chunk_size=self.chunk_size if batching == "vmap" else 1,
             leaves=list(trainable.values()),
             threads=batching == "threads" and not self.compile_step,
@@ -277,18 +279,18 @@ class InnerLoopModule(EpisodicModule[AdaptedTasks]):
         return self.training, self.takes_constants(), self.learns_from_all_steps()
 
     def _compiled_part_loss(
-        self, kind: type[Episode], trainable: Params, *tensors: Tensor
+        self, names: tuple[str, ...], trainable: Params, *tensors: Tensor
     ) -> tuple[list[Tensor], list[Tensor | None]]:
-        if self._compiled is None:
-            self._compiled = CompiledLoss(self._part_loss_of)
+        if names not in self._compiled:
+            self._compiled[names] = CompiledLoss(partial(self._part_loss_of, names))
         autocast = torch.is_autocast_enabled(self.device.type), torch.get_autocast_dtype(self.device.type)
-        return self._compiled(trainable, *tensors, key=(kind, self.compile_key(), autocast))
+        return self._compiled[names](trainable, *tensors, key=(self.compile_key(), autocast))
 
-    def _part_loss_of(self, params: Params, *tensors: Tensor) -> tuple[Tensor, ...]:
-        kind = SemiSupervisedEpisode if len(tensors) == len(SemiSupervisedEpisode._fields) else Episode
+    def _part_loss_of(self, names: tuple[str, ...], params: Params, *tensors: Tensor) -> tuple[Tensor, ...]:
+        part = Episode(**dict(zip(names, tensors, strict=True)))  # type: ignore[arg-type]
         whole = _PartLoss(self)
         found: tuple[Tensor, ...] = functional_call(
-            whole, {f"module.{name}": value for name, value in params.items()}, (kind(*tensors),)
+            whole, {f"module.{name}": value for name, value in params.items()}, (part,)
         )
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metatransfer.functional.update_rules import Params
+from metatransfer.functional.meta.update_rules import Params
 from metatransfer.methods.gradient.maml import MAMLModule
 
 

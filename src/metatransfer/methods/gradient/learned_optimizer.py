@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching
-from metatransfer.functional.stateless import BatchNormPolicy
-from metatransfer.functional.update_rules import PlainRule, UpdateRule, momentum
+from metatransfer.functional.meta.batching import Batching
+from metatransfer.functional.meta.stateless import BatchNormPolicy
+from metatransfer.functional.meta.update_rules import PlainRule, UpdateRule, momentum
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
 

@@ -10,8 +10,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from metatransfer.checks import check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching
-from metatransfer.functional.stateless import BatchNormPolicy
+from metatransfer.functional.meta.batching import Batching
+from metatransfer.functional.meta.stateless import BatchNormPolicy
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.nn import Backbone, Head, LinearHead
 

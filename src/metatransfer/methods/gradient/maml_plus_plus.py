@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode
 from metatransfer.checks import check_not_negative
 from metatransfer.errors import UserError
-from metatransfer.functional.batching import Batching
-from metatransfer.functional.stateless import BatchNormPolicy, batch_norm_layers
-from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, sgd
+from metatransfer.functional.meta.batching import Batching
+from metatransfer.functional.meta.stateless import BatchNormPolicy, batch_norm_layers
+from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, sgd
 from metatransfer.methods.gradient.base import AdaptedTasks
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
-from metatransfer.functional.batching import Batching
-from metatransfer.functional.stateless import BatchNormPolicy
-from metatransfer.functional.update_rules import PlainRule, UpdateRule, sgd
+from metatransfer.functional.meta.batching import Batching
+from metatransfer.functional.meta.stateless import BatchNormPolicy
+from metatransfer.functional.meta.update_rules import PlainRule, UpdateRule, sgd
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
 

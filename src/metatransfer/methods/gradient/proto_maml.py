@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.functional.batching import Batching, over_tasks
-from metatransfer.functional.prototypes import class_prototypes
-from metatransfer.functional.stateless import BatchNormPolicy, Forward
-from metatransfer.functional.update_rules import Params
+from metatransfer.functional.meta.batching import Batching, over_tasks
+from metatransfer.functional.meta.prototypes import class_prototypes
+from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward
+from metatransfer.functional.meta.update_rules import Params
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.nn import Backbone
 

@@ -11,10 +11,10 @@ from torch import Tensor, distributed, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_positive
-from metatransfer.functional.batching import Batching, known_gradients
-from metatransfer.functional.inner_loop import all_finite
-from metatransfer.functional.stateless import BatchNormPolicy
-from metatransfer.functional.update_rules import Params, PlainRule, UpdateRule, adam
+from metatransfer.functional.meta.batching import Batching, known_gradients
+from metatransfer.functional.meta.inner_loop import all_finite
+from metatransfer.functional.meta.stateless import BatchNormPolicy
+from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, adam
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.nn import Backbone, Head, LinearHead
 

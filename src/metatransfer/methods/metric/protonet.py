@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
-from metatransfer.functional.prototypes import Distance, class_prototypes, prototype_scores
-from metatransfer.functional.stateless import batch_norm_layers
+from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
+from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.base import EpisodicModule
 from metatransfer.nn import Backbone
 

@@ -13,8 +13,8 @@ from metatransfer.batches import LabelledBatch
 from metatransfer.checks import check_batch_kind, check_choice, check_labelled_batch, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores
-from metatransfer.functional.prototypes import Distance, class_prototypes, prototype_scores
-from metatransfer.functional.stateless import batch_norm_layers
+from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
+from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.base import EpisodicModule
 from metatransfer.nn import Backbone, Head, LinearHead
 

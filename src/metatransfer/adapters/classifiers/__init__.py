@@ -1,0 +1,1 @@
+"""Classifiers that are fitted to features."""

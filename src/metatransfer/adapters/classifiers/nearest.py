@@ -1,0 +1,86 @@
+"""Classifiers by nearness: to the means of the classes, or to single samples."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metatransfer.adapters.classifiers.feature_classifier import FeatureClassifier, Labelled, fitting
+from metatransfer.checks import check_choice, check_positive
+from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
+
+
+class NearestClassMean(FeatureClassifier):
+    r"""The class whose mean is nearest: :math:`z_k = s\cos(f, c_k)` or :math:`-\lVert f-c_k\rVert^2`.
+
+    Mensink et al. 2013 (PAMI 35(11)); with few labels hard to beat (SimpleShot, Wang et al. 2019, 1911.04623).
+
+    Args:
+        distance: ``"cosine"`` or ``"euclidean"`` (squared).
+        scale: factor :math:`s` of the cosine: it changes the probabilities, not the answers.
+
+    Raises:
+        UserError: an unknown distance, or a scale that is not above 0.
+    """
+
+    def __init__(self, distance: Distance = "cosine", scale: float = 10.0) -> None:
+        super().__init__()
+        check_choice("distance", distance, ("cosine", "euclidean"))
+        check_positive(scale=scale)
+        self.distance, self.scale = distance, scale
+
+    def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
+        """The class means."""
+        train, _ = self.check_labelled(train, num_classes)
+        means = class_prototypes(train.x.unsqueeze(0), train.y.unsqueeze(0), num_classes)
+        self.learned = {"means": means.squeeze(0)}
+        return self
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Scores against the means."""
+        means = fitting(self.learned["means"], x)
+        return prototype_scores(x.unsqueeze(0), means.unsqueeze(0), self.distance, self.scale).squeeze(0)
+
+
+class NearestNeighbors(FeatureClassifier):
+    r"""The classes of the ``k`` nearest training samples, each weighing :math:`e^{\cos/\tau}`.
+
+    Wu et al. 2018 (1805.01978). With the Euclidean distance each weighs :math:`e^{-\lVert f-x\rVert^2/\tau}`.
+
+    Args:
+        k: how many neighbours; all training samples where there are fewer.
+        temperature: :math:`\tau`; the smaller, the more the nearest alone counts.
+        distance: ``"cosine"`` or ``"euclidean"``.
+
+    Raises:
+        UserError: a number that is not above 0, or an unknown distance.
+    """
+
+    def __init__(self, k: int = 5, temperature: float = 0.07, distance: Distance = "cosine") -> None:
+        super().__init__()
+        check_positive(k=k, temperature=temperature)
+        check_choice("distance", distance, ("cosine", "euclidean"))
+        self.k, self.temperature, self.distance = k, temperature, distance
+
+    def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
+        """Keeps the training samples; for the cosine at unit length."""
+        train, _ = self.check_labelled(train, num_classes)
+        x = F.normalize(train.x, dim=-1) if self.distance == "cosine" else train.x
+        self.learned = {"x": x, "y": train.y, "classes": torch.tensor(num_classes)}
+        return self
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Logarithms of the parts of the votes."""
+        known, y = fitting(self.learned["x"], x), self.learned["y"]
+        if self.distance == "cosine":
+            likeness = F.normalize(x, dim=-1) @ known.T
+        else:  # not by a product of matrices, which loses the digits that tell near samples apart
+            likeness = -torch.cdist(x, known, compute_mode="donot_use_mm_for_euclid_dist").square()
+        nearness, nearest = likeness.topk(min(self.k, len(known)))
+        weight = (nearness / self.temperature).softmax(-1)
+        votes = F.one_hot(y[nearest], int(self.learned["classes"]))
+        shares = (weight.unsqueeze(-1) * votes).sum(1)
+        return shares.clamp(min=torch.finfo(x.dtype).eps).log()

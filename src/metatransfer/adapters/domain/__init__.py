@@ -1,0 +1,1 @@
+"""Transformers that bring the features of two domains together."""

@@ -1,0 +1,1 @@
+"""Weights of source samples by how likely they are in the target."""

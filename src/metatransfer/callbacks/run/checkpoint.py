@@ -1,0 +1,154 @@
+"""Checkpoints with their protocol card beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from metatransfer.callbacks.run.run_folder import run_folder, write_atomically
+from metatransfer.checks import check_monitor
+from metatransfer.errors import UserError
+from metatransfer.methods.protocol import evaluation_key, protocol_card
+from metatransfer.metrics.validators import PANEL
+
+AUTO = "auto"
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint and the last one, also when a run is interrupted, each with its protocol card.
+
+    The card ``<checkpoint>.protocol.json`` says data, split, way, shot, queries, BatchNorm policy, selection rule,
+    versions and seed; the same is stored inside the checkpoint.
+
+    Args:
+        monitor: metric that chooses the best checkpoint; ``auto`` is what the method names, mostly ``val/accuracy``.
+        mode: whether more or less of it is better; where left out more for accuracies and for what the method or a
+            validator says so of, less for everything else.
+        save_top_k: how many of the best to keep; -1 keeps all.
+        every_n_train_steps: also save the last state every so many batches.
+        dirpath: folder; ``checkpoints`` in the run's folder where left out.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = AUTO,
+        mode: Literal["max", "min"] | None = None,
+        save_top_k: int = 1,
+        every_n_train_steps: int | None = None,
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="epoch={epoch}-step={step}",
+            monitor=monitor,
+            mode=mode or _mode_of(monitor),
+            save_top_k=save_top_k,
+            save_last=True,
+            auto_insert_metric_name=False,
+            every_n_train_steps=every_n_train_steps,
+            save_on_exception=True,
+            # after the validation that chooses, not after the epoch
+            save_on_train_epoch_end=None if monitor is None else False,
+        )
+        self._mode_given = mode is not None
+
+    _stage = ""
+    _evaluation = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Puts checkpoints into the run's folder, and asks the method what chooses the best."""
+        self._stage = stage
+        if self.monitor == AUTO:
+            self._follow(getattr(pl_module, "monitor", "val/accuracy"), getattr(pl_module, "monitor_mode", "max"))
+        self._evaluation = evaluation_key(pl_module)
+        if self.dirpath is None and stage == "fit":
+            self.dirpath = str(run_folder(trainer) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def _follow(self, monitor: str, mode: str) -> None:
+        self.monitor = monitor
+        if not self._mode_given:
+            self.mode, self.kth_value = mode, torch.tensor(-torch.inf if mode == "max" else torch.inf)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best of an interrupted fit; a test of a checkpoint saves nothing and needs none of it."""
+        if self._stage != "fit" or state_dict.get("evaluation") != self._evaluation:
+            return
+        # Lightning forgets the best where the folder has changed, as it does with every new version
+        own = self.dirpath
+        self.dirpath = state_dict["dirpath"]
+        super().load_state_dict(state_dict)
+        self.dirpath = own
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Lightning's, with what the numbers were measured on."""
+        return {**super().state_dict(), "evaluation": self._evaluation}
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses a metric that nobody logs, before an epoch is spent on it."""
+        if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
+            check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the best, and the last state also where it is not the best: a killed run must be able to go on."""
+        super().on_validation_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves what was reached before an interruption and says how to go on."""
+        if isinstance(exception, UserError) or trainer.global_step == 0 or trainer.sanity_checking:
+            return
+        if self._should_save_on_exception(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if isinstance(exception, KeyboardInterrupt):
+            rank_zero_info(f"Stopped; go on with the same command and --ckpt_path {self.last_model_path}")
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            card = json.dumps(protocol_card(trainer.lightning_module), indent=2, default=str)
+            write_atomically(card_path(filepath), card + "\n")
+
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._remove_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            card_path(filepath).unlink(missing_ok=True)
+
+
+def _mode_of(monitor: str | None) -> str:
+    """Whether more of a metric is better."""
+    name = (monitor or "").removeprefix("val/").replace(" ", "_")
+    known = {one.name.replace(" ", "_"): one.higher_is_better for one in PANEL} | {"selection": True}
+    return "max" if monitor in (None, AUTO) or "accuracy" in name or known.get(name) else "min"
+
+
+def save_with_card(path: Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint and its protocol card, whole or not at all.
+
+    Args:
+        path: of the checkpoint.
+        content: with ``protocol``.
+    """
+    draft = path.with_name(path.name + ".part")
+    torch.save(content, draft)
+    draft.replace(path)
+    write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
+
+
+def card_path(checkpoint: str | Path) -> Path:
+    """Where the protocol card of a checkpoint stands.
+
+    Args:
+        checkpoint: the checkpoint's path.
+
+    Returns:
+        ``<checkpoint>.protocol.json``.
+    """
+    return Path(f"{checkpoint}.protocol.json")

@@ -1,0 +1,52 @@
+"""Predictions as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from metatransfer.batches import Predictions
+from metatransfer.callbacks.run.run_folder import run_folder, short_path, write_atomically
+
+
+class PredictionWriter(Callback):
+    """Writes what ``lightning predict`` answers to ``predictions.csv`` in the run's folder.
+
+    Columns: file, label, and the probability of each label.
+    """
+
+    def __init__(self) -> None:
+        self._collected: list[Predictions] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collects answers."""
+        if isinstance(outputs, Predictions):
+            self._collected.append(outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file, in the first process."""
+        if not self._collected or not trainer.is_global_zero:
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", "label", *(f"p({name})" for name in self._collected[0].classes)])
+        for part in self._collected:
+            for file, row in zip(part.files, part.probabilities, strict=True):
+                writer.writerow([file, part.classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())])
+        path = run_folder(trainer) / "predictions.csv"
+        write_atomically(path, text.getvalue())
+        count = sum(len(part.files) for part in self._collected)
+        self._collected.clear()
+        Console().print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)

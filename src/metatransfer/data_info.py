@@ -1,0 +1,104 @@
+"""What a model or a callback may ask of its data: one typed description, and protocols for the samples themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """A description of the data that a data module serves.
+
+    Attributes:
+        batch: type of the training batches: ``Episode``, ``LabelledBatch`` or ``DomainBatch``.
+        sample_shape: shape of one sample after all transforms; ``()`` for texts.
+        num_ways: number of classes of a training episode, ``None`` where training does not use episodes.
+        num_targets: size of a regression target, ``None`` for classification.
+        class_names: names of the classes that training batches have, in the order of their labels; empty for episodes.
+        class_counts: number of training samples of each class, in the same order.
+        vocabulary_size: number of different tokens, ``None`` where samples are not texts.
+        test_names: names of the test sets where there are several, in the order of the test loaders.
+        target_names: names of the target domains, in order; empty without domains.
+        oracle: what target labels may be used for: ``"none"``, ``"report"`` or ``"select"``.
+        skipped: number of samples left out, by part of the data.
+        shared_vocabulary: whether token numbers keep their meaning under another seed (``False`` for vocabularies that
+            are built from the training texts).
+    """
+
+    batch: type
+    sample_shape: tuple[int, ...] = ()
+    num_ways: int | None = None
+    num_targets: int | None = None
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    vocabulary_size: int | None = None
+    test_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+    oracle: str = "none"
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    shared_vocabulary: bool = True
+
+    @property
+    def num_outputs(self) -> int | None:
+        """Size of the output layer that training episodes ask for: the size of a target, or the number of ways."""
+        return self.num_targets or self.num_ways
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the training batches, ``None`` for episodes."""
+        return len(self.class_names) or None
+
+
+@runtime_checkable
+class ServesData(Protocol):
+    """A data module of this package."""
+
+    def info(self) -> DataInfo:
+        """The description of the data."""
+
+    def protocol(self) -> dict[str, Any]:
+        """What must stand beside every number that is measured on this data."""
+
+
+@runtime_checkable
+class ServesSamples(ServesData, Protocol):
+    """A data module that serves labelled samples of fixed classes."""
+
+    def train_samples(self) -> Iterable[Any]:
+        """The training samples once, in order and without augmentation, in batches with ``x`` and ``y``."""
+
+    def content_key(self, split: str) -> str:
+        """A hash of the samples of a split, as a network sees them."""
+
+    def show(self, split: str, number: int) -> str | Tensor:
+        """A sample for people to look at: a sentence, or an image ``(C, H, W)`` in [0, 1]."""
+
+    def reseeded(self, seed: int) -> Self:
+        """The same data with another seed for divisions, labels and order."""
+
+
+@runtime_checkable
+class ServesDomains(ServesData, Protocol):
+    """A data module that serves source domains with labels and target domains without."""
+
+    def source_samples(self) -> Iterable[Any]:
+        """The training samples of the sources once, in order and without augmentation."""
+
+    def target_samples(self, *, shuffled: bool = False) -> Iterable[Any]:
+        """The training samples of the targets once, without labels."""
+
+    def oracle_labels(self, split: str) -> Tensor | None:
+        """Labels of the targets for metrics named ``oracle/...``; ``None`` where they may not be used."""
+
+    def oracle_twin(self) -> ServesDomains:
+        """The same targets, with their training labels as sources."""
+
+    def show(self, split: str, number: int) -> str | Tensor:
+        """A target sample for people to look at."""
+
+    def reseeded(self, seed: int) -> Self:
+        """The same domains with another seed for divisions, labels and order."""

@@ -1,0 +1,273 @@
+"""Pictures of two domains before and after adaptation, and of what the adaptation did on the way."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from metatransfer.checks import check_choice
+from metatransfer.drawing.classifiers import gain_figure
+from metatransfer.errors import UserError
+
+_SAMPLES = 500  # of each domain: more cover each other, and t-SNE takes its time
+_NAMED = 10  # classes up to which colours can be told apart and named
+_UNKNOWN = "#9e9e9e"
+_GREY_FREE = {7: "#000000"}  # tab10's grey is that of unknown classes
+_KEPT = 50  # directions that t-SNE is given
+
+
+class Embedded(NamedTuple):
+    """Two domains in the plane.
+
+    Attributes:
+        source: ``(N, 2)``.
+        target: ``(M, 2)``.
+        source_y: ``(N,)`` int64.
+        target_y: ``(M,)`` int64, or ``None`` where no labels are known; -1 for a label that is not known.
+    """
+
+    source: Tensor
+    target: Tensor
+    source_y: Tensor
+    target_y: Tensor | None = None
+
+
+def embed(
+    source_features: Tensor,
+    target_features: Tensor,
+    source_y: Tensor,
+    target_y: Tensor | None = None,
+    method: Literal["pca", "tsne"] = "tsne",
+    seed: int = 0,
+) -> Embedded:
+    """Puts the features of both domains into one plane.
+
+    Args:
+        source_features: ``(N, ...)``.
+        target_features: ``(M, ...)``.
+        source_y: ``(N,)`` int64.
+        target_y: ``(M,)`` int64, or ``None``.
+        method: principal components, which keep distances, or t-SNE, which keeps neighbours (van der Maaten and
+            Hinton 2008, JMLR); of fewer than 5 samples always principal components.
+        seed: of t-SNE, and of the samples that are drawn: at most 500 of each domain.
+
+    Returns:
+        The points and their labels.
+
+    Raises:
+        UserError: another method, an empty domain, labels and features of different numbers, domains with
+            different features, or features that are not finite.
+    """
+    check_choice("method", method, ("pca", "tsne"))
+    _check_samples(source_features, source_y, "source")
+    _check_samples(target_features, target_y, "target")
+    mine, other = (_drawn(len(x), seed) for x in (source_features, target_features))
+    rows = [
+        x.detach().cpu()[part].flatten(1).double() for x, part in ((source_features, mine), (target_features, other))
+    ]
+    if rows[0].shape[1] != rows[1].shape[1]:
+        raise UserError(
+            f"the source has {rows[0].shape[1]} features, but the target {rows[1].shape[1]}: draw those of the same "
+            "layer."
+        )
+    both = torch.cat(rows).numpy()
+    if not np.isfinite(both).all():
+        raise UserError("features to draw must be finite, but some are not: the network has diverged.")
+    points = torch.from_numpy(_principal(both) if method == "pca" or len(both) < 5 else _neighbours(both, seed))
+    labels = None if target_y is None else target_y.cpu()[other]
+    return Embedded(points[: len(mine)], points[len(mine) :], source_y.cpu()[mine], labels)
+
+
+def _check_samples(x: Tensor, y: Tensor | None, name: str) -> None:
+    if not len(x) or (y is not None and len(y) != len(x)):
+        raise UserError(
+            f"to draw the {name} takes samples, and labels for all of them or none, but got {len(x)} samples and "
+            f"{'no' if y is None else len(y)} labels: give those of the same samples."
+        )
+
+
+def _drawn(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_SAMPLES].sort().values
+
+
+def _principal(x: np.ndarray, count: int = 2) -> np.ndarray:
+    centred = x - x.mean(0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
+    points: np.ndarray = centred @ (directions * np.where(largest < 0, -1.0, 1.0)).T
+    return np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
+
+
+def _neighbours(x: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.manifold import TSNE  # a second to import, which other runs need not pay
+
+    if np.ptp(x, axis=0).max() == 0:
+        return np.zeros((len(x), 2))  # all samples are one point
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    start = _principal(x)
+    start *= 1e-4 / max(float(start[:, 0].std()), 1e-300)
+    found: np.ndarray = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(_principal(x, _KEPT))
+    return found.astype(np.float64)
+
+
+def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = ()) -> Figure:
+    """Both domains before and after adaptation: a colour for each class, circles the source, crosses the target.
+
+    Args:
+        before: adaptation.
+        after: adaptation.
+        names: of the classes; their numbers where left out. More than ten classes are not named.
+
+    Returns:
+        The figure.
+    """
+    present = sorted({int(one) for part in (before, after) for one in _labels(part) if one >= 0})
+    colors = _colors(present)
+    figure = Figure(figsize=(9.6, 5.0), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, part, title in zip(axes, (before, after), ("before adaptation", "after adaptation"), strict=True):
+        _scatter(axis, part, colors)
+        axis.set(xticks=[], yticks=[], title=title)
+        axis.title.set_fontsize(10)
+    figure.legend(handles=_legend(before, after, colors, names), loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def _labels(part: Embedded) -> list[int]:
+    labels: list[int] = part.source_y.tolist() + ([] if part.target_y is None else part.target_y.tolist())
+    return labels
+
+
+def _colors(present: Sequence[int]) -> dict[int, Any]:
+    from matplotlib import colormaps
+
+    if len(present) <= _NAMED:
+        shades = [_GREY_FREE.get(place, colormaps["tab10"](place)) for place in range(len(present))]
+        return dict(zip(present, shades, strict=True))
+    return {one: colormaps["turbo"](place / (len(present) - 1)) for place, one in enumerate(present)}
+
+
+def _scatter(axis: Any, part: Embedded, colors: Mapping[int, Any]) -> None:  # noqa: ANN401
+    source, target = part.source.cpu().numpy(), part.target.cpu().numpy()
+    mine = [colors.get(one, _UNKNOWN) for one in part.source_y.tolist()]
+    other = [_UNKNOWN] * len(target)
+    if part.target_y is not None:
+        other = [colors.get(one, _UNKNOWN) for one in part.target_y.tolist()]
+    size = 16 if len(source) + len(target) > 400 else 26
+    axis.scatter(*source.T, s=size, facecolors="none", edgecolors=mine, linewidths=0.9)
+    axis.scatter(*target.T, s=size, c=other, marker="x", linewidths=1.1)
+
+
+def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names: Sequence[str]) -> list[Line2D]:
+    def mark(label: str, **style: Any) -> Line2D:  # noqa: ANN401
+        return Line2D([], [], linestyle="", label=label, **style)
+
+    unknown = any(part.target_y is None or bool((part.target_y < 0).any()) for part in (before, after))
+    color = _UNKNOWN if unknown else "#37474f"
+    found = [
+        mark("source", marker="o", markerfacecolor="none", color="#37474f"),
+        mark("target, class unknown" if unknown else "target", marker="x", color=color),
+    ]
+    if len(colors) > _NAMED:
+        return [*found, mark(f"{len(colors)} classes, a colour each", marker="")]
+    for one, shade in colors.items():
+        name = names[one] if one < len(names) else f"class {one}"
+        short = textwrap.shorten(name, 22, placeholder="…").replace("$", r"\$")
+        found.append(mark(short, marker="s", color=shade))
+    return found
+
+
+def adaptation_gain_figure(scores: Mapping[str, Sequence[float]], sentence: str) -> Figure:
+    """Accuracies on the target with and without adaptation, seed by seed, with the mean of each.
+
+    Args:
+        scores: by what was trained, one for each seed, in percent.
+        sentence: what they say, for the title.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: nothing to draw, or ways with different numbers of seeds.
+    """
+    counts = {name: len(values) for name, values in scores.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise UserError(f"a gain takes one score for each seed, the same seeds for every way, but got {counts}.")
+    return gain_figure(scores, sentence)
+
+
+class DomainHistory(NamedTuple):
+    """What an adaptation logged, step by step; an empty part is not drawn.
+
+    Attributes:
+        steps: optimiser steps.
+        strength: λ at each.
+        discriminator_accuracy: at each, from 0 to 1.
+        chance: what a discriminator gets right that knows nothing.
+        gradient_ratio: length of the adaptation's gradient over that of the classification's, at each.
+    """
+
+    steps: Sequence[int]
+    strength: Sequence[float] = ()
+    discriminator_accuracy: Sequence[float] = ()
+    chance: float = 0.5
+    gradient_ratio: Sequence[float] = ()
+
+
+def domain_curves_figure(history: DomainHistory) -> Figure:
+    """λ, the discriminator against chance, and the ratio of gradients over training, one below the other.
+
+    Args:
+        history: what was logged.
+
+    Returns:
+        The figure; values that are not finite leave gaps.
+
+    Raises:
+        UserError: nothing to draw, or curves with other numbers of values than steps.
+    """
+    curves = {
+        "λ": history.strength,
+        "discriminator accuracy": history.discriminator_accuracy,
+        "gradient ratio": history.gradient_ratio,
+    }
+    curves = {name: values for name, values in curves.items() if len(values)}
+    sizes = {name: len(values) for name, values in curves.items()}
+    if not curves or set(sizes.values()) != {len(history.steps)}:
+        raise UserError(
+            f"curves take one value for each of the {len(history.steps)} steps, but got {sizes or 'none'}: log all at "
+            "the same steps."
+        )
+    figure = Figure(figsize=(6.4, 0.6 + 1.9 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, values) in zip(axes, curves.items(), strict=True):
+        _curve(axis, history, name, np.asarray(values, dtype=float))
+    axes[-1].set_xlabel("optimiser step")
+    figure.align_ylabels(axes)
+    return figure
+
+
+def _curve(axis: Any, history: DomainHistory, name: str, values: np.ndarray) -> None:  # noqa: ANN401
+    shown = np.where(np.isfinite(values), values, np.nan)
+    few = len(values) <= 60
+    axis.plot(history.steps, shown, "o-" if few else "-", markersize=3, linewidth=1.4, color="#1565c0")
+    axis.set_ylabel(name)
+    axis.grid(alpha=0.3)
+    if name == "discriminator accuracy":
+        axis.axhline(history.chance, linestyle="--", color="#6d4c41", label=f"chance ({100 * history.chance:.0f} %)")
+        axis.set_ylim(min(0.4, history.chance - 0.1, float(np.nanmin(np.append(shown, 1.0))) - 0.03), 1.03)
+        axis.legend(loc="best", fontsize=8)
+    elif name == "gradient ratio" and (shown[np.isfinite(shown)] > 0).all() and _spread(shown) > 30:
+        axis.set_yscale("log")
+
+
+def _spread(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max() / finite.min()) if len(finite) and finite.min() > 0 else 1.0

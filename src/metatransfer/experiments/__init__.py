@@ -1,0 +1,1 @@
+"""Training again under the same budget: twins, seeds, paired comparisons."""

@@ -1,0 +1,1 @@
+"""Functions of domain adaptation: discrepancies, distances, importance weights, subspaces."""

@@ -1,0 +1,220 @@
+"""How far apart two domains are in features, and signs that an adaptation has gone wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metatransfer.errors import UserError
+from metatransfer.functional.domain.validation import fit_domain_classifier
+
+_FLAT = 1e-3  # variance over mean squared length; features after a ReLU have 0.1 and more
+_CONCENTRATED = 0.3  # of the largest entropy
+_ENOUGH = 10  # samples for each class, from which on a class that is never answered is no chance
+_AT_CHANCE, _CERTAIN, _RECORDS = 0.02, 0.99, 5
+
+
+def proxy_a_distance(
+    source: Tensor, target: Tensor, folds: int = 5, regularization: float = 1e-2, limit: int = 2000
+) -> float:
+    r"""How well a plane tells two domains apart, :math:`2(1-2\epsilon)` (Ben-David et al. 2007, NeurIPS).
+
+    :math:`\epsilon` is the error of :func:`~metatransfer.functional.domain.validation.fit_domain_classifier` on folds
+    that it has not seen, both domains counting one half whatever their sizes; above chance it counts as one half.
+
+    Args:
+        source: ``(n_s, E)`` features.
+        target: ``(n_t, E)`` features.
+        folds: how many; the same samples fall into the same fold every time.
+        regularization: of the classifier.
+        limit: samples of each domain looked at; of more, always the same ones.
+
+    Returns:
+        From 0, where nothing tells the domains apart, to 2.
+
+    Raises:
+        UserError: fewer than 2 folds, or a domain with fewer samples than folds.
+    """
+    if folds < 2 or min(len(source), len(target)) < folds:
+        raise UserError(
+            f"the distance of domains needs 2 or more folds and as many samples of each domain, but got {folds} folds, "
+            f"{len(source)} samples of the source and {len(target)} of the target: give more samples, or fewer folds."
+        )
+    parts = [part[_order(len(part))[:limit].to(part.device)].detach() for part in (source, target)]
+    if min(map(len, parts)) < folds:
+        raise UserError(f"the distance of domains needs a limit of {folds} (its folds) or more, but it is {limit}.")
+    wrong = [0.0, 0.0]
+    for fold in range(folds):
+        held = [torch.arange(len(part), device=part.device) % folds == fold for part in parts]
+        mine, other = (x[~out] for x, out in zip(parts, held, strict=True))
+        classifier = fit_domain_classifier(mine, other, regularization)
+        for side, (x, out) in enumerate(zip(parts, held, strict=True)):
+            odds = classifier.log_odds(x[out]) * (1 if side else -1)
+            wrong[side] += float((odds < 0).sum() + 0.5 * (odds == 0).sum())
+    error = 0.5 * sum(number / len(part) for number, part in zip(wrong, parts, strict=True))
+    return 2 * (1 - 2 * min(error, 0.5))
+
+
+def _order(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+
+class ClassDistances(NamedTuple):
+    """Distances of the domains, class by class.
+
+    Attributes:
+        mean: of those that were measured; ``None`` where none was.
+        per_class: one for each class; ``None`` for a class with too few samples in a domain.
+    """
+
+    mean: float | None
+    per_class: list[float | None]
+
+
+def class_conditional_a_distance(
+    source: Tensor,
+    y: Tensor,
+    target: Tensor,
+    predicted: Tensor,
+    num_classes: int,
+    least: int = 10,
+    folds: int = 5,
+    regularization: float = 1e-2,
+) -> ClassDistances:
+    """:func:`proxy_a_distance` within each class, the target's being the predicted ones.
+
+    Domains that lie on top of each other as a whole may still have exchanged their classes; that shows here.
+
+    Args:
+        source: ``(n_s, E)`` features.
+        y: ``(n_s,)`` int64 their labels.
+        target: ``(n_t, E)`` features.
+        predicted: ``(n_t,)`` int64 what they are taken for, or their labels where these are known.
+        num_classes: ``C``.
+        least: samples of a class in each domain, below which nothing is measured.
+        folds: of each distance.
+        regularization: of the classifiers.
+
+    Returns:
+        The distances.
+
+    Raises:
+        UserError: labels and features of different numbers.
+    """
+    if len(source) != len(y) or len(target) != len(predicted):
+        raise UserError(
+            f"distances by class need a label for each sample, but there are {len(y)} labels for {len(source)} samples "
+            f"of the source, and {len(predicted)} for {len(target)} of the target: give those of the same samples."
+        )
+    found: list[float | None] = []
+    for one in range(num_classes):
+        mine, other = source[y == one], target[predicted == one]
+        enough = min(len(mine), len(other)) >= max(least, folds)
+        found.append(proxy_a_distance(mine, other, folds, regularization) if enough else None)
+    measured = [value for value in found if value is not None]
+    return ClassDistances(sum(measured) / len(measured) if measured else None, found)
+
+
+def effective_rank(features: Tensor) -> float:
+    r"""How many directions the features fill, :math:`e^{H(\sigma/\lVert\sigma\rVert_1)}` (Roy and Vetterli 2007).
+
+    Args:
+        features: ``(N, E)``; their mean is taken off.
+
+    Returns:
+        From 1 to the smaller of ``N - 1`` and ``E``; 0 where all samples are the same.
+    """
+    x = features.detach().to("cpu", torch.float64)
+    values = torch.linalg.svdvals(x - x.mean(0))
+    if not len(values) or values[0] <= 1e-12 * max(1.0, float(x.abs().max())):
+        return 0.0
+    return math.exp(float(torch.special.entr(values / values.sum()).sum()))
+
+
+def collapse_signs(
+    target_logits: Tensor,
+    features: Tensor | None = None,
+    discriminator_accuracy: Sequence[float] = (),
+    chance: float = 0.5,
+    source_accuracy: float | None = None,
+    source_floor: float | None = None,
+) -> dict[str, str]:
+    """Looks for the ways in which adaptations fail, without a label of the target.
+
+    Args:
+        target_logits: ``(M, C)``.
+        features: ``(N, E)`` of samples of either domain or both.
+        discriminator_accuracy: over training, from the first to the last.
+        chance: what a discriminator gets right that knows nothing: the part of the larger domain.
+        source_accuracy: of the adapted classifier.
+        source_floor: what it must not fall below.
+
+    Returns:
+        What was found and what to do about it, each a sentence, by ``"not_finite"``, ``"concentrated"``,
+        ``"missing_classes"``, ``"features_collapsed"``, ``"discriminator_at_chance"``, ``"discriminator_certain"``,
+        ``"source_lost"``; empty where nothing was.
+    """
+    signs = _prediction_signs(target_logits.detach().to("cpu", torch.float64))
+    if features is not None and len(features) > 1:
+        x = features.detach().to("cpu", torch.float64)
+        if x.var(0, correction=0).sum() <= _FLAT * x.square().sum(1).mean():
+            signs["features_collapsed"] = (
+                "all samples have nearly the same features: lower max_lambda or the learning rate, or let the "
+                "classifier train alone for longer before adapting."
+            )
+    signs |= _discriminator_signs(discriminator_accuracy, chance)
+    if source_accuracy is not None and source_floor is not None and source_accuracy < source_floor:
+        signs["source_lost"] = (
+            f"the source's accuracy fell to {100 * source_accuracy:.1f} %, below the {100 * source_floor:.1f} % to "
+            "hold: lower max_lambda, or stop earlier."
+        )
+    return signs
+
+
+def _prediction_signs(logits: Tensor) -> dict[str, str]:
+    if not len(logits):
+        return {}
+    if not logits.isfinite().all():
+        return {"not_finite": "outputs on the target are not finite: lower the learning rate, or clip gradients."}
+    classes = logits.shape[1]
+    counts = logits.argmax(1).bincount(minlength=classes)
+    used = int((counts > 0).sum())
+    if _entropy(logits) < _CONCENTRATED * math.log(classes):
+        frequent = max(1, int((counts >= 0.05 * len(logits)).sum()))
+        return {
+            "concentrated": f"the target's predictions collapsed to {frequent} of {classes} classes: lower max_lambda, "
+            "or raise batch_size."
+        }
+    if used < classes and len(logits) >= _ENOUGH * classes:
+        never = [str(one) for one in range(classes) if not counts[one]]
+        listed = ", ".join(never[:5]) + (" and others" if len(never) > 5 else "")
+        return {
+            "missing_classes": f"{len(never)} of {classes} classes ({listed}) are never predicted on the target: "
+            "unless the target lacks them, lower max_lambda, or raise batch_size."
+        }
+    return {}
+
+
+def _entropy(logits: Tensor) -> float:
+    return float(torch.special.entr(logits.softmax(1).mean(0)).sum())
+
+
+def _discriminator_signs(accuracy: Sequence[float], chance: float) -> dict[str, str]:
+    if len(accuracy) < _RECORDS:
+        return {}
+    if max(abs(value - chance) for value in accuracy) <= _AT_CHANCE:
+        return {
+            "discriminator_at_chance": f"the discriminator never did better than chance ({100 * chance:.0f} %): either "
+            "the domains do not differ and there is nothing to adapt, or its learning rate must be raised."
+        }
+    last = accuracy[-max(1, len(accuracy) // 4) :]
+    if min(last) >= _CERTAIN:
+        return {
+            "discriminator_certain": f"the discriminator still tells the domains apart ({100 * last[-1]:.0f} % right): "
+            "raise max_lambda, train for longer, or make the discriminator smaller."
+        }
+    return {}

@@ -1,0 +1,1 @@
+"""Functions of meta-learning: inner loops, prototypes, networks without state."""

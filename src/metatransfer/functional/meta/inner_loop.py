@@ -1,0 +1,320 @@
+"""The inner loop of gradient-based meta-learning: parameters are adapted to a task, or to many tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint as recompute
+
+from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_loss
+from metatransfer.functional.meta.batching import Batching, by_shares, explains_vmap, joined, unstacked
+from metatransfer.functional.meta.update_rules import Params, PlainRule, State, UpdateRule, as_rule, clip_norm
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[[Params, Tensor], Tensor]
+FixedAt = Callable[[int], Params]
+"""``fixed_at(step)``: parameters that do not adapt but differ from step to step; steps count from 0."""
+
+
+@contextmanager
+def _inner_pass(device: torch.device) -> Iterator[None]:
+    # around the gradient, not inside the loss: the backward pass obeys autocast too
+    # and the fused attention kernels have no second derivative
+    with torch.autocast(device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _check_params(params: Params) -> None:
+    if not params:
+        raise UserError(
+            "the inner loop has no parameter to adapt: check which names the filter lets through and what is frozen."
+        )
+
+
+def inner_loop(
+    forward: Network,
+    params: Params,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    steps: int,
+    update: UpdateRule | PlainRule,
+    first_order: bool = False,
+    loss: Loss = episode_loss,
+    clip: float | None = None,
+    fixed_at: FixedAt | None = None,
+) -> Params:
+    r"""Adapts ``params`` to one task, with ``torch.func``: may itself be mapped, differentiated and compiled.
+
+    .. math:: \theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))
+
+    Finn et al. 2017 (1703.03400), Eq. 1. What the dictionary holds is what adapts; everything else is fixed inside
+    ``forward``. The result stays differentiable with respect to ``params`` and whatever ``update`` depends on. Works
+    inside ``torch.inference_mode`` and under ``torch.func.vmap``; autocast is switched off, so that inner gradients are
+    as precise as the parameters are. For many tasks :func:`adapt_tasks` is the faster way.
+
+    Args:
+        forward: ``forward(params, x)``, a pure function (see :func:`metatransfer.functional.stateless`).
+        params: what adapts.
+        support_x: ``(S, *shape)``.
+        support_y: ``(S,)`` or ``(S, D)``.
+        steps: number of updates; 0 returns the parameters as they are.
+        update: the update rule, e.g. ``sgd(0.4)``.
+        first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
+        loss: ``loss(outputs, targets)``, a scalar.
+        clip: largest norm of the gradients of a step.
+        fixed_at: parameters that ``forward`` is given besides at each step.
+
+    Returns:
+        The adapted parameters, under the same names.
+
+    Raises:
+        UserError: nothing to adapt.
+    """
+    _check_params(params)
+    if support_x.is_floating_point():
+        support_x = support_x.to(next(iter(params.values())).dtype)
+    rule = as_rule(update)
+    state = rule.start(params)
+    for step in range(steps):
+        fixed = {} if fixed_at is None else fixed_at(step)
+
+        def support_loss(current: Params, fixed: Params = fixed) -> Tensor:
+            return loss(forward({**fixed, **current}, support_x), support_y)
+
+        # at detached parameters, so that no outer graph is built through what adapts
+        point = {name: value.detach() for name, value in params.items()} if first_order else params
+        with _inner_pass(support_x.device):
+            gradients = grad(support_loss)(point)
+        if first_order:  # parameters that do not adapt, or inputs, may require gradients too
+            gradients = {name: value.detach() for name, value in gradients.items()}
+        if clip is not None:
+            gradients = clip_norm(gradients, clip)
+        params, state = rule.update(params, gradients, state, step)
+    return params
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One inner step of a task, or of a stack of tasks, by plain autograd.
+
+    A task's parameters reach no loss but its own, so the gradient of the sum of all losses is every task's gradient:
+    only the forward pass and the update are mapped, and one backward pass serves all tasks.
+    """
+
+    forward: Network
+    loss: Loss
+    rule: UpdateRule
+    clip: float | None
+    fixed_at: FixedAt | None
+    second_order: bool
+    stacked: bool
+
+    def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return vmap(function, randomness="different") if self.stacked else function
+
+    def start(self, params: Params) -> State:
+        return self._mapped(self.rule.start)(params)
+
+    def __call__(self, params: Params, state: State, x: Tensor, y: Tensor, step: int) -> tuple[Params, State]:
+        if self.second_order:
+            params = {
+                name: value if value.requires_grad else value.detach().requires_grad_()
+                for name, value in params.items()
+            }
+            point = params
+        else:  # detached, so that no outer graph is built through what adapts
+            point = {name: value.detach().requires_grad_() for name, value in params.items()}
+        gradients = self._gradients(point, x, y, step)
+
+        def update(params: Params, gradients: Params, state: State) -> tuple[Params, State]:
+            if self.clip is not None:
+                gradients = clip_norm(gradients, self.clip)
+            return self.rule.update(params, gradients, state, step)
+
+        moved: tuple[Params, State] = self._mapped(update)(params, gradients, state)
+        return moved
+
+    def _gradients(self, point: Params, x: Tensor, y: Tensor, step: int) -> Params:
+        fixed = {} if self.fixed_at is None else self.fixed_at(step)
+
+        def support_loss(current: Params, x: Tensor, y: Tensor) -> Tensor:
+            return self.loss(self.forward({**fixed, **current}, x), y)
+
+        with torch.enable_grad(), _inner_pass(x.device):
+            with explains_vmap() if self.stacked else nullcontext():
+                total = self._mapped(support_loss)(point, x, y).sum()
+            if not total.requires_grad:
+                raise UserError(
+                    f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) reaches "
+                    "the support loss: check which parameters adapt, and that the network uses them."
+                )
+            found = torch.autograd.grad(
+                total, list(point.values()), create_graph=self.second_order, materialize_grads=True
+            )
+        return dict(zip(point, found, strict=True))
+
+
+class Adaptation(NamedTuple):
+    """What the inner loop of ``T`` tasks led to.
+
+    Attributes:
+        steps: the parameters after the last step alone, or the start and those after each step; each ``(T, *shape)``.
+        state: what the update rule remembers after the last step, its tensors ``(T, *shape)``.
+    """
+
+    steps: list[Params]
+    state: State
+
+
+def adapt_tasks(
+    forward: Network,
+    params: Params,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    steps: int,
+    update: UpdateRule | PlainRule,
+    task_params: Params | None = None,
+    first_order: bool = False,
+    loss: Loss = episode_loss,
+    clip: float | None = None,
+    fixed_at: FixedAt | None = None,
+    rows: Tensor | None = None,
+    checkpoint: bool = False,
+    trajectory: bool = False,
+    batching: Batching = "loop",
+    chunk_size: int | None = None,
+) -> Adaptation:
+    r"""Adapts ``params`` to each of ``T`` tasks; the formula is that of :func:`inner_loop`.
+
+    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no graph to differentiate.
+
+    Args:
+        forward: ``forward(params, x)``, a pure function (see :func:`metatransfer.functional.stateless`).
+        params: what adapts, the same start for every task.
+        support_x: ``(T, S, *shape)``.
+        support_y: ``(T, S)`` or ``(T, S, D)``.
+        steps: number of updates; 0 returns the parameters as they are.
+        update: the update rule, e.g. ``sgd(0.4)``; sees one task.
+        task_params: what adapts and starts differently in every task, by name, each ``(T, *shape)``.
+        first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
+        loss: ``loss(outputs, targets)`` of one task, a scalar.
+        clip: largest norm of the gradients of a task in a step.
+        fixed_at: parameters that ``forward`` is given besides at each step (per-step BatchNorm).
+        rows: ``(T, steps, B)`` rows of the support set that each step learns from; all where left out.
+        checkpoint: keep only the parameters of each step and recompute the rest in the backward pass: memory hardly
+            grows with the steps, for one more forward and backward pass of each.
+        trajectory: return the parameters of every step instead of the last alone.
+        batching: ``"loop"``: one task after the other. ``"threads"``: as a loop, or, inside ``torch.no_grad``, side by
+            side. ``"vmap"``: all at once (dropout draws anew for every task).
+        chunk_size: with ``"vmap"``, tasks at a time.
+
+    Returns:
+        The adapted parameters, each ``(T, *shape)``, as a list of one; with ``trajectory`` a list of ``steps + 1``, the
+        start first. Besides it the last state of the update rule.
+
+    Raises:
+        UserError: nothing to adapt, or nothing that adapts reaches the loss.
+    """
+    own = task_params or {}
+    _check_params({**params, **own})
+    differentiable = torch.is_grad_enabled()  # leaving inference mode switches gradients on
+    second_order = differentiable and not first_order
+    step_of = _Step(forward, loss, as_rule(update), clip, fixed_at, second_order, stacked=batching == "vmap")
+
+    def adapt(batch: _Tasks) -> Adaptation:
+        start = params
+        if step_of.stacked:
+            start = {name: value.expand(len(batch.x), *value.shape) for name, value in params.items()}
+        elif batch.own:
+            # what the task starts from may have been computed with params, but an inner step changes either by itself
+            start = {name: value.view_as(value) for name, value in params.items()}
+        current = {**start, **batch.own}
+        state = step_of.start(current)
+        seen = [current]
+        for step in range(steps):
+            arguments = (current, state, *batch.at(step, step_of.stacked), step)
+            if checkpoint and second_order:
+                current, state = recompute(step_of, *arguments, use_reentrant=False)
+            else:
+                current, state = step_of(*arguments)
+            seen = [*seen, current] if trajectory else [current]
+        return Adaptation(seen, state)
+
+    with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
+        params, own, support_x, support_y = pytree.tree_map(_ordinary, (params, own, support_x, support_y))
+        if not differentiable:  # a view of a parameter would still say that it requires a gradient
+            params, own = pytree.tree_map(torch.detach, (params, own))
+        if support_x.is_floating_point():
+            support_x = support_x.to(next(iter({**params, **own}.values())).dtype)
+        tasks = _Tasks(support_x, support_y, own, {} if rows is None else {"rows": rows})
+        size = (chunk_size or len(support_x)) if step_of.stacked else None
+        parts = by_shares(lambda share: [adapt(part) for part in share], unstacked(tasks, size), batching)
+        if len(parts) == 1 and step_of.stacked:
+            return parts[0]
+        return joined(parts, torch.cat if step_of.stacked else torch.stack)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    # what was made under inference_mode can take part in no gradient
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+class _Tasks(NamedTuple):
+    """One task or a stack of them."""
+
+    x: Tensor
+    y: Tensor
+    own: Params
+    rows: Params
+
+    def at(self, step: int, stacked: bool) -> tuple[Tensor, Tensor]:
+        """The support samples that a step learns from."""
+        if not self.rows:
+            return self.x, self.y
+        if not stacked:
+            chosen = self.rows["rows"][step]
+            return self.x[chosen], self.y[chosen]
+        chosen = self.rows["rows"][:, step]
+        task = torch.arange(len(chosen), device=chosen.device).unsqueeze(1)
+        return self.x[task, chosen], self.y[task, chosen]
+
+
+def all_finite(params: Params) -> Tensor:
+    """Whether no number is NaN or infinite: a boolean on the device, for which nothing waits.
+
+    Args:
+        params: tensors of any shapes by name; a step that diverged leaves its traces in the last parameters.
+    """
+    if not params:
+        return torch.tensor(True)
+    # the largest magnitude is NaN or infinite as soon as one number is
+    return torch.isfinite(torch.nn.utils.get_total_norm(list(params.values()), norm_type=torch.inf))
+
+
+def first_divergence(trajectory: list[Params]) -> tuple[int, int, str] | None:
+    """Where the inner loop went wrong first.
+
+    Args:
+        trajectory: of :func:`adapt_tasks`; each parameter ``(T, *shape)``.
+
+    Returns:
+        Step and task, counted from 0, and the name of a parameter that is not finite; ``None`` where all is well. The
+        step is -1 where the parameters were not finite to begin with.
+    """
+    for step, params in enumerate(trajectory):
+        for name, value in params.items():
+            wrong = ~torch.isfinite(value).flatten(1).all(1)
+            if wrong.any():
+                return step - 1, int(wrong.int().argmax()), name
+    return None

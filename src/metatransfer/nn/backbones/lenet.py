@@ -1,0 +1,69 @@
+"""Small convolutional networks for digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from metatransfer.checks import check_fraction, check_positive
+from metatransfer.errors import UserError
+from metatransfer.nn.backbones.backbone import Backbone, probe_out_features
+from metatransfer.nn.backbones.conv4 import channels_last
+
+
+class LeNet(Backbone):
+    """Blocks of 5x5 convolution, ReLU and 2x2 max-pooling, flattened: LeNet (LeCun et al. 1998).
+
+    With the default arguments it is the feature extractor of DANN on MNIST (Ganin et al. 2016, 1505.07818): 768
+    features of a 28x28 image; its label predictor is ``PerceptronHead`` with two layers of 100.
+
+    Args:
+        in_channels: channels of the images; where left out those of the data, on the command line, else 1.
+        image_size: height and width in pixels; where left out that of the data, else 28.
+        channels: filters of each block.
+        norm: batch normalisation after each convolution.
+        dropout: probability of dropping a channel after the last block, and a value of the fully connected layer.
+        hidden_size: size of a fully connected ReLU layer after the blocks, the features then; none where left out.
+        weights: file of weights to start from, see :func:`metatransfer.nn.load_weights`.
+
+    Raises:
+        UserError: no block, a size below 1, or images too small for the blocks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None = None,
+        image_size: int | None = None,
+        channels: Sequence[int] = (32, 48),
+        norm: bool = False,
+        dropout: float = 0.0,
+        hidden_size: int | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        in_channels, image_size = in_channels or 1, image_size or 28
+        if not channels:
+            raise UserError("LeNet needs at least one block, but channels is empty: give it e.g. [32, 48].")
+        check_positive(in_channels=in_channels, image_size=image_size, channels=min(channels), hidden_size=hidden_size)
+        check_fraction(dropout=dropout)
+        self.in_shape = (in_channels, image_size, image_size)
+        blocks: list[nn.Module] = []
+        for size in channels:
+            blocks.append(nn.Conv2d(in_channels, size, 5))
+            if norm:
+                blocks.append(nn.BatchNorm2d(size))
+            blocks += [nn.MaxPool2d(2), nn.ReLU()]  # in this order a quarter of the work, and the same values
+            in_channels = size
+        self.blocks = nn.Sequential(*blocks, *([nn.Dropout2d(dropout)] if dropout else []), nn.Flatten())
+        self.out_features = probe_out_features(self.blocks, self.in_shape, "LeNet")
+        self.hidden: nn.Module = nn.Identity()
+        if hidden_size is not None:
+            self.hidden = nn.Sequential(nn.Linear(self.out_features, hidden_size), nn.ReLU(), nn.Dropout(dropout))
+            self.out_features = hidden_size
+        self.load_weights(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, H, W)`` to ``(N, out_features)``."""
+        features: Tensor = self.hidden(self.blocks(channels_last(x)))
+        return features

@@ -1,0 +1,65 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from metatransfer.checks import check_fraction
+from metatransfer.errors import UserError
+from metatransfer.nn.backbones.backbone import Backbone
+
+
+class MLP(Backbone):
+    """Flattens each sample and passes it through fully connected ReLU layers.
+
+    With ``hidden=(40, 40)`` and a linear head it is the sinusoid network of MAML (Finn et al. 2017, 1703.03400); with
+    ``hidden=(256, 128, 64, 64)`` and ``norm=True`` the paper's Omniglot network without convolution.
+
+    Args:
+        in_shape: shape of one sample, e.g. ``(1, 28, 28)``; where left out that of the data, on the command line, else
+            ``(1,)``.
+        hidden: widths of the layers; the last one is ``out_features``.
+        norm: batch normalisation before each ReLU.
+        dropout: probability of dropping a feature after each ReLU.
+        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
+            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
+
+    Raises:
+        UserError: no layer, or a width or size below 1.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int] | None = None,
+        hidden: Sequence[int] = (40, 40),
+        norm: bool = False,
+        dropout: float = 0.0,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        in_shape = (1,) if in_shape is None else in_shape
+        check_fraction(dropout=dropout)
+        if not hidden or not in_shape or min([*hidden, *in_shape]) < 1:
+            raise UserError(
+                f"MLP needs at least one hidden width and sizes of 1 or more, but got in_shape={list(in_shape)}, "
+                f"hidden={list(hidden)}."
+            )
+        layers: list[nn.Module] = [nn.Flatten()]
+        sizes = [math.prod(in_shape), *hidden]
+        for fan_in, fan_out in pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), *([nn.BatchNorm1d(fan_out)] if norm else []), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers)
+        self.in_shape = tuple(in_shape)
+        self.out_features = hidden[-1]
+        self.load_weights(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, *in_shape)`` to ``(N, hidden[-1])``."""
+        features: Tensor = self.layers(x)
+        return features

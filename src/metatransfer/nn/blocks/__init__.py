@@ -1,0 +1,1 @@
+"""Parts that networks and methods are built of."""

@@ -1,0 +1,237 @@
+"""The report: its numbers, its table, its pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import ROOT, best_checkpoint, results
+from metatransfer import (
+    MLP,
+    BestCheckpoint,
+    Conv4,
+    Episode,
+    EpisodeMean,
+    GlyphEpisodes,
+    MAMLModule,
+    ProtoNetModule,
+    Report,
+    SinusoidEpisodes,
+)
+from metatransfer.callbacks.figures import _regression_figure
+from metatransfer.callbacks.run.report import print_report
+from metatransfer.drawing import episodes as drawing
+from metatransfer.functional import nearest_neighbor
+from metatransfer.functional.losses import episode_scores
+
+PROTONET = ROOT / "configs" / "protonet.yaml"
+
+
+def test_numbers_are_those_of_the_fixed_test_episodes(cli):
+    """Accuracy, interval and pixel baseline, computed again by hand on the same episodes."""
+    run = cli("fit", PROTONET)
+    tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), small=False))
+    data = GlyphEpisodes(num_queries=2)
+    data.setup("test")
+    module = ProtoNetModule.load_from_checkpoint(best_checkpoint(run)).eval()
+    ours, pixels = [], []
+    for index in range(6):
+        batch = data.episode("test", index)
+        with torch.no_grad():
+            ours.append(episode_scores(module(batch), batch.query_y).item())
+        pixels.append(episode_scores(nearest_neighbor(*batch[:3]), batch.query_y).item())
+    for values, number in (
+        (ours, tested["metrics"]["accuracy"]),
+        (pixels, tested["baselines"]["pixel 1-NN"]["accuracy"]),
+    ):
+        assert number["value"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert number["ci95"] == pytest.approx(1.96 * np.std(values, ddof=1) / math.sqrt(6), abs=1e-6)
+
+
+def test_a_test_does_not_take_over_the_validations_baselines(cli):
+    run = cli("fit", PROTONET)
+    tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), small=False))
+    assert tested["baselines"] != results(run)["baselines"]
+
+
+def test_fit_reports_the_best_epoch_and_draws_the_curve(cli):
+    run = cli("fit", PROTONET, "--trainer.max_epochs=3")
+    callbacks = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    report = next(state for name, state in callbacks.items() if name.startswith("Report"))
+    accuracies = [entry["metrics"]["accuracy"]["value"] for entry in report["history"]]
+    assert len(accuracies) == 3
+    answer = results(run)
+    assert answer["metrics"]["accuracy"]["value"] == max(accuracies)
+    assert f"epoch={accuracies.index(max(accuracies))}-" in answer["checkpoint"]
+    for name in ("learning_curve", "val_episode"):
+        pixels = np.asarray(Image.open(run / "figures" / f"{name}.png"))
+        assert pixels.std() > 10, "an empty picture"
+
+
+def test_a_resumed_fit_keeps_the_best_of_the_run_it_resumes(cli, tmp_path):
+    """The report's numbers are those of the checkpoint that it names."""
+    first = cli("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.01")
+    best, last = best_checkpoint(first), first / "checkpoints" / "last.ckpt"
+    # an overlay that makes the rest of the training a disaster
+    resumed = cli("fit", PROTONET, "--trainer.max_epochs=4", "--ckpt_path", last, "--trainer.gradient_clip_val=1e-12")
+    answer = results(resumed)
+    named = tmp_path / answer["checkpoint"]
+    again = results(cli("validate", PROTONET, "--ckpt_path", named))
+    assert again["metrics"]["accuracy"] == answer["metrics"]["accuracy"]
+    assert len(answer["history"]) == 4
+    assert named.exists()
+    assert best.exists()
+
+
+def test_a_resume_under_another_evaluation_starts_a_new_history(cli):
+    first = cli("fit", PROTONET)
+    last = first / "checkpoints" / "last.ckpt"
+    resumed = cli("fit", PROTONET, "--trainer.max_epochs=2", "--ckpt_path", last, "--data.eval_num_ways=15")
+    answer = results(resumed)
+    assert len(answer["history"]) == 1
+    assert answer["baselines"] != results(first)["baselines"]
+    assert str(resumed.name) in answer["checkpoint"]
+
+
+def test_a_trainer_that_is_used_again_keeps_both_results(tmp_path):
+    module = ProtoNetModule(Conv4(hidden_channels=4))
+    data = GlyphEpisodes(tasks_per_batch=2, num_queries=2, train_episodes=4, val_episodes=4, test_episodes=4)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[BestCheckpoint(), Report()],
+    )  # fmt: skip
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    folder = tmp_path / "lightning_logs" / "version_0"
+    assert json.loads((folder / "results.json").read_text())["stage"] == "fit"
+    assert json.loads((folder / "results-test.json").read_text())["stage"] == "test"
+
+
+def test_the_table_says_all_of_it(cli, capsys):
+    run = cli("fit", PROTONET)
+    shown = capsys.readouterr().out
+    answer = results(run)
+    assert "6 val, 5-way 1-shot, 2 queries per class" in shown
+    assert f"lightning test --config lightning_logs/version_0/config.yaml --ckpt_path {answer['checkpoint']}" in shown
+    assert "pixel 1-NN" in shown
+    assert "untrained" in shown
+    assert f"{100 * answer['metrics']['accuracy']['value']:.2f} ±" in shown
+
+
+def test_results_are_json_even_where_a_number_is_not_a_number(cli, capsys):
+    run = cli("fit", PROTONET, "--data.val_episodes=1")
+    text = (run / "results.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["metrics"]["accuracy"]["ci95"] is None
+    print_report(json.loads(text), run)
+
+
+def test_picture_marks_mistakes():
+    support, query = torch.rand(5, 1, 28, 28), torch.rand(10, 1, 28, 28)
+    labels = torch.arange(5)
+    queries = labels.repeat_interleave(2)
+    right = drawing.to_pixels(drawing.episode_figure(support, labels, query, queries, queries))
+    wrong = drawing.to_pixels(drawing.episode_figure(support, labels, query, queries, (queries + 1) % 5))
+    assert right.shape == wrong.shape
+    red = np.array([0xC6, 0x28, 0x28])
+    assert (np.abs(wrong.astype(int) - red).sum(-1) < 20).sum() > 500
+    assert (np.abs(right.astype(int) - red).sum(-1) < 20).sum() == 0
+
+
+def test_colour_images_can_be_drawn():
+    labels = torch.arange(2)
+    pixels = drawing.to_pixels(
+        drawing.episode_figure(torch.rand(2, 3, 9, 9), labels, torch.rand(2, 3, 9, 9), labels, labels)
+    )
+    assert pixels.ndim == 3
+
+
+def test_metric_in_the_interval_is_over_episodes():
+    """PITFALLS 12: not over batches, not over predictions."""
+    metric, values = EpisodeMean(), torch.rand(40)
+    for part in values.split([7, 20, 13]):
+        metric.update(part)
+    mean, half = metric.compute()
+    assert mean.item() == pytest.approx(values.mean().item())
+    assert half.item() == pytest.approx(1.96 * values.std().item() / math.sqrt(40), rel=1e-5)
+
+
+def test_the_number_of_episodes_is_the_measured_one(cli, capsys):
+    run = cli("fit", PROTONET, "--trainer.limit_val_batches=1")
+    assert results(run)["episodes"] == 2
+    assert "2 val, 5-way" in capsys.readouterr().out
+
+
+def test_a_fit_without_validation_still_reports(cli):
+    answer = results(cli("fit", PROTONET, "--trainer.limit_val_batches=0"))
+    assert answer["metrics"] == {}
+    assert answer["episodes"] is None
+
+
+def test_the_best_validation_is_not_one_without_a_number():
+    from types import SimpleNamespace
+
+    report = Report()
+    report.history = [{"metrics": {"loss": {"value": 0.5}}}, {"metrics": {"loss": {"value": None}}}]
+    chooser = SimpleNamespace(monitor="val/loss", mode="min")
+    assert report._best(SimpleNamespace(checkpoint_callback=chooser))["metrics"]["loss"]["value"] == 0.5
+
+
+def test_a_monitored_loss_is_minimised_without_saying_so(cli):
+    assert results(cli("fit", PROTONET, "--checkpoint.monitor=val/loss"))["protocol"]["selection"] == "min val/loss"
+
+
+def test_untrained_weights_are_not_called_selected(cli):
+    assert "selection" not in results(cli("test", PROTONET))["protocol"]
+
+
+@pytest.mark.parametrize(("steps", "names"), [(10, ["before adaptation", "after 1 step", "after 10 steps"]),
+                                              (1, ["before adaptation", "after 1 step"]), (0, ["method"])])  # fmt: skip
+def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeypatch):
+    """The curves are the method's answers on a grid over the queries, under the right names."""
+    module = MAMLModule(MLP((1,), (8,)), num_outputs=1, inner_steps=steps, inner_lr=0.01).eval()
+    data = SinusoidEpisodes()
+    data.setup("test")
+    episode = Episode(*(torch.cat(parts) for parts in zip(*(data.episode("test", i) for i in range(5)), strict=True)))
+    drawn = {}
+
+    def look(support_x, support_y, query_x, query_y, grid, curves):
+        drawn.update(grid=grid, curves=curves, query_x=query_x)
+        return draw(support_x, support_y, query_x, query_y, grid, curves)
+
+    draw = drawing.regression_figure
+    monkeypatch.setattr(drawing, "regression_figure", look)
+    with torch.no_grad():
+        pixels = drawing.to_pixels(_regression_figure(module, episode))
+        asked = episode.map(lambda tensor: tensor[:3])._replace(query_x=drawn["grid"].unsqueeze(-1))
+        expected = module.adaptation_outputs(asked)
+    assert pixels.std() > 10, "an empty picture"
+    assert list(drawn["curves"]) == names
+    for name, step in zip(names, (0, 1, steps) if steps else (0,), strict=False):
+        torch.testing.assert_close(drawn["curves"][name], expected[step].squeeze(-1))
+    assert torch.equal(drawn["grid"].amin(1), drawn["query_x"].amin(1))
+    assert torch.allclose(drawn["grid"].amax(1), drawn["query_x"].amax(1))
+
+
+def test_a_regression_run_draws_its_tasks_to_tensorboard_and_png(cli):
+    run = cli("fit", ROOT / "configs" / "sinusoid" / "maml.yaml")
+    assert np.asarray(Image.open(run / "figures" / "val_episode.png")).std() > 10
+    events = EventAccumulator(str(run)).Reload()
+    assert "val_episode" in events.Tags()["images"]
+
+
+def test_a_validation_that_is_not_a_number_leaves_a_gap_in_the_curve(cli):
+    """The inner loop of an evaluation may diverge; training goes on, and so do the pictures."""
+    run = cli(
+        "fit", ROOT / "configs" / "sinusoid" / "maml.yaml", "--trainer.max_epochs=3", "--model.inner_lr=1e30",
+        "--model.train_inner_lr=0.01",
+    )  # fmt: skip
+    assert results(run)["metrics"]["mse"]["value"] is None
+    assert (run / "figures" / "learning_curve.png").exists()
