@@ -15,7 +15,7 @@ from metatransfer import MethodModule
 
 SOURCE = ROOT / "src" / "metatransfer"
 FILES = sorted(SOURCE.rglob("*.py"))
-GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders"}
+GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders", "storage"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "functional": GROUND,
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "data": GROUND | {"functional"},
     "methods": GROUND | {"functional", "nn", "metrics", "adapters"},
     "drawing": GROUND | {"functional"},
-    "experiments": GROUND | {"functional", "nn", "metrics", "methods", "callbacks"},
+    "experiments": GROUND | {"functional", "nn", "metrics", "methods"},
     "callbacks": GROUND | {"functional", "nn", "metrics", "methods", "experiments", "drawing"},
 }
 FREE = {"cli", "__main__", "__init__"}  # the top

@@ -21,7 +21,6 @@ from metatransfer.data.domain import DomainDataModule
 from metatransfer.experiments.domain_twins import FALLBACK, loaded, measure_adaptation
 from metatransfer.experiments.training import Interval
 from metatransfer.methods.domain import AdaBNModule, DANNModule, SourceOnlyModule
-from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.metrics.validators import panel_verdict
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 
@@ -88,8 +87,8 @@ def test_scores_are_those_of_trainings_by_hand(tmp_path):
     last = trainer(None).test(copy.deepcopy(method), datamodule=data(tmp_path), verbose=False)[0]["test/accuracy"]
     chosen = DANNModule.load_from_checkpoint(run.checkpoint_callback.best_model_path)
     selected = trainer(None).test(chosen, datamodule=data(tmp_path), verbose=False)[0]["test/accuracy"]
-    twin = by_hand(source_only_twin(start), data(tmp_path), data(tmp_path))
-    oracle = by_hand(source_only_twin(start), data(tmp_path).oracle_twin(), data(tmp_path))
+    twin = by_hand(start.unadapted(), data(tmp_path), data(tmp_path))
+    oracle = by_hand(start.unadapted(), data(tmp_path).oracle_twin(), data(tmp_path))
     scores = {name: one["values"] for name, one in found["accuracy"].items()}
     assert scores == {
         "adapted": [pytest.approx(last)],
@@ -130,7 +129,7 @@ def test_further_seeds_are_trained_anew(tmp_path):
         assert {name: one["values"][place] for name, one in found["accuracy"].items()} == again
         twin, reseeded = start.restarted(seed), data(tmp_path).reseeded(seed)
         assert again["adapted"] == by_hand(twin, reseeded, reseeded, seed)
-        plain = source_only_twin(start.restarted(seed))
+        plain = start.restarted(seed).unadapted()
         assert again["source only"] == by_hand(plain, reseeded, reseeded, seed)
     assert found["seeds"] == 3
     differences = [
@@ -297,7 +296,7 @@ def test_a_twin_from_its_checkpoint_is_not_trained_again(tmp_path):
     trainer(folder, gain).fit(module(seed=9), datamodule=data(tmp_path))
     assert written(folder)["accuracy"]["source only"]["values"] == [pytest.approx(expected)]
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in gain.twin.state_dict().items())
-    other = loaded(source_only_twin(module()), path)
+    other = loaded(module().unadapted(), path)
     assert torch.equal(other.head.linear.weight, plain.head.linear.weight)
 
 

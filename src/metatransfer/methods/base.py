@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_info
@@ -33,8 +32,8 @@ from metatransfer.methods.predictor import (
     plain_labels,
 )
 from metatransfer.methods.protocol import protocol_card
+from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
 from metatransfer.metrics import EpisodeMetrics
-from metatransfer.nn.backbones.image_backbone import ImageBackbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 
 State = TypeVar("State")
@@ -52,10 +51,12 @@ class MethodModule(LightningModule, ABC):
     Attributes:
         monitor: metric that chooses among the states of a run, where the user names none.
         monitor_mode: ``"max"`` or ``"min"`` of it.
+        comparison: what :meth:`twins` compares, ``None`` if the method has no twins.
     """
 
     monitor: ClassVar[str] = "val/accuracy"
     monitor_mode: ClassVar[str] = "max"
+    comparison: ClassVar[Comparison | None] = None
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
 
@@ -135,19 +136,53 @@ class MethodModule(LightningModule, ABC):
         Returns:
             The copy, or ``None`` where some submodule with parameters does not define ``reset_parameters``.
         """
-        # a copy must not take the Trainer, with data and loggers, along
-        twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
-        # a network of another library draws all its weights at once
-        wholes = [part for part in twin.modules() if isinstance(part, ImageBackbone)]
-        inside = {id(part) for whole in wholes for part in whole.modules()}
-        owners = [part for part in twin.modules() if part._parameters and id(part) not in inside] + wholes
-        if not all(callable(getattr(owner, "reset_parameters", None)) for owner in owners):
+        twin = detached(self)
+        try:
+            with drawing(twin, 0):
+                redraw(twin)
+        except UserError:
             return None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            for owner in owners:
-                owner.to("cpu").reset_parameters()  # type: ignore[operator]
-        return twin.to(self.device).eval()
+        return twin.eval()
+
+    # ---- copies that are trained beside a run
+
+    @torch.inference_mode(False)
+    def restarted(self, seed: int) -> Self:
+        """A copy as before training, with weights drawn under a seed; the module itself is left as it is.
+
+        Args:
+            seed: of all weights except those of :meth:`kept_modules`.
+
+        Returns:
+            The copy.
+
+        Raises:
+            UserError: a layer does not define ``reset_parameters``.
+        """
+        twin = detached(self)
+        with drawing(twin, seed):
+            redraw(twin, keep=twin.kept_modules())
+            twin.after_restart()
+        return twin
+
+    def kept_modules(self) -> list[nn.Module]:
+        """The parts whose weights :meth:`restarted` keeps; by default the networks with weights from a file."""
+        return [self.get_submodule(name) for name in weights_reports(self)]
+
+    def after_restart(self) -> None:
+        """Sets buffers to the start of a run, with random numbers of the seed; by default there are none."""
+
+    def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
+        """The method and what it is compared with, all with the same initial weights; see :attr:`comparison`.
+
+        Args:
+            data: what all are evaluated on.
+            seed: of the initial weights; ``None`` for the weights that the module has now.
+
+        Returns:
+            Entries by name; none by default.
+        """
+        return {}
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
