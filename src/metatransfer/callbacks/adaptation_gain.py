@@ -148,7 +148,7 @@ class AdaptationGain(Gain):
             evaluation = target_evaluation(one)
             assert evaluation is not None
             found.append(evaluation.last_evidence().on_cpu())
-        panel = panel_verdict(*found)
+        panel = panel_verdict(found[0], found[1])
         card = _panel_card(panel, "the last weights" if chosen is None else "the weights of the best checkpoint")
         if not (self.fallback and panel.hurts):
             return {"panel": card, "fallback": None}

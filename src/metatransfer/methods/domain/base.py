@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -384,7 +384,7 @@ class DomainAdaptationModule(TargetClassifierModule):
             Entries by name.
         """
 
-        def start() -> Self:
+        def start() -> DomainAdaptationModule:
             return detached(self) if seed is None else self.restarted(seed)
 
         found = {ADAPTATION.own: Entry(start)} if self.adapts else {}
