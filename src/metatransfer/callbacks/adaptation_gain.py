@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -19,9 +19,6 @@ from metatransfer.methods.base import MethodModule
 from metatransfer.methods.twins import ADAPTATION, ORACLE, detached, labelled, target_evaluation
 from metatransfer.metrics.validators import PanelVerdict, panel_verdict
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 ADAPTED, PLAIN = ADAPTATION.own, ADAPTATION.reference
 
 
@@ -34,9 +31,8 @@ class AdaptationGain(Gain):
     anew from other weights, orders and divisions. All are tested with their last weights, which nothing has selected;
     beside them stands the accuracy of the state that the run's checkpoint holds. The gain is the mean difference; its
     interval is Student's over the seeds. Where the target has no labels, or ``data.oracle`` is ``none``, only
-    validators speak, which need none: they compare the state of the best checkpoint with the twin. Writes
-    ``adaptation_gain.json`` and a picture. For a method that is its own twin it says what the target's labels would be
-    worth.
+    validators speak, which need none: they compare the state of the best checkpoint with the twin. For a method that
+    is its own twin it says what the target's labels would be worth.
 
     Args:
         seeds: how many, the run itself being the first; 0 trains nothing beside the run.
@@ -180,12 +176,6 @@ class AdaptationGain(Gain):
         lines.append(content["verdict"])
         lines.append(f"Without labels of the target: {panel['sentence']}" if panel is not None else "")
         return [*lines, content["fallback"] or ""]
-
-    def figure(self, percent: dict[str, list[float]], sentence: str) -> Figure:
-        """Accuracies on the target, seed by seed."""
-        from metatransfer.drawing.domains import adaptation_gain_figure
-
-        return adaptation_gain_figure(percent, sentence)
 
 
 def _panel_card(panel: PanelVerdict, judged: str) -> dict[str, Any]:

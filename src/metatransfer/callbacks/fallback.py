@@ -23,12 +23,6 @@ Module = TypeVar("Module", bound=MethodModule)
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint of tensors and plain values.
 
-    Args:
-        path: the file.
-
-    Returns:
-        Its content.
-
     Raises:
         UserError: there is no such file, or it is not such a checkpoint.
     """
@@ -47,15 +41,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def loaded(module: Module, path: str | Path) -> Module:
-    """Gives a module the weights of a checkpoint.
-
-    Args:
-        module: attached to no Trainer; changed in place.
-        path: of the checkpoint.
-
-    Returns:
-        The module.
-    """
+    """Gives a module, attached to no Trainer, the weights of a checkpoint; returns the module."""
     content = read_checkpoint(path)
     module.on_load_checkpoint(content)
     module.load_state_dict(content["state_dict"])
@@ -63,15 +49,7 @@ def loaded(module: Module, path: str | Path) -> Module:
 
 
 def chosen_state(trainer: Trainer, module: Module) -> Module | None:
-    """A copy of a method with the weights of the run's best checkpoint.
-
-    Args:
-        trainer: after a fit.
-        module: its method; left as it is.
-
-    Returns:
-        The copy, or ``None`` if nothing was saved.
-    """
+    """A copy of a method with the weights of the run's best checkpoint; ``None`` if nothing was saved."""
     path = getattr(trainer.checkpoint_callback, "best_model_path", None)
     return loaded(detached(module), path) if path else None
 
@@ -105,14 +83,7 @@ def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Pat
 
 
 def told(path: Path | None) -> str:
-    """What became of a fallback.
-
-    Args:
-        path: of the checkpoint that was written.
-
-    Returns:
-        One sentence.
-    """
+    """What became of a fallback."""
     if path is None:
         return "No fallback was written, because the run keeps no checkpoints."
     return f"The best checkpoint is now {short_path(path)}, which answers as the model of the source alone (fallback)."

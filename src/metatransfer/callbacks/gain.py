@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -20,20 +20,13 @@ from metatransfer.experiments.intervals import Interval
 from metatransfer.experiments.training import Budget, Evaluated, Spent, beside_the_run
 from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.base import MethodModule
+from metatransfer.methods.classifier import MOST_FREQUENT
 from metatransfer.methods.twins import Comparison, detached
 from metatransfer.storage import write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 class Start(NamedTuple):
-    """What a comparison begins with.
-
-    Attributes:
-        module: the method before the fit.
-        data: the data of the run.
-    """
+    """What a comparison begins with: the method before the fit, and the data of the run."""
 
     module: MethodModule
     data: LightningDataModule
@@ -124,9 +117,6 @@ class Gain(Callback):
     def check(self, start: Start) -> None:
         """Raises an error before the fit if the comparison could not be made after it.
 
-        Args:
-            start: the method before the fit, and its data.
-
         Raises:
             UserError: with what to change.
         """
@@ -165,51 +155,15 @@ class Gain(Callback):
     def measure(
         self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
     ) -> tuple[list[Scores], dict[str, Any]]:
-        """Trains and scores.
-
-        Args:
-            trainer: of the run.
-            module: the method after the fit.
-            start: the method before the fit, and its data.
-            budget: of the run.
-
-        Returns:
-            Scores for each seed, and what else the JSON file is to hold.
-        """
-
-    @abstractmethod
-    def figure(self, percent: dict[str, list[float]], sentence: str) -> Figure:
-        """The picture.
-
-        Args:
-            percent: scores by entry, one for each seed.
-            sentence: the verdict.
-
-        Returns:
-            The figure.
-        """
+        """Scores for each seed, and what else the JSON file is to hold; ``module`` is the method after the fit."""
 
     def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
-        """The gain and the verdict.
-
-        Args:
-            scores: by entry, one for each seed.
-
-        Returns:
-            The gain, ``None`` if it is not known, and a sentence.
-        """
+        """The gain, ``None`` if it is not known, and the verdict."""
         gain = Interval.of_gain(scores[self.comparison.own], scores[self.comparison.reference])
         return gain, verdict(gain, self.comparison)
 
     def remarks(self, content: dict[str, Any]) -> list[str]:
-        """Lines that are printed after the rows.
-
-        Args:
-            content: of the JSON file.
-
-        Returns:
-            By default the verdict.
-        """
+        """Lines that are printed after the rows: by default the verdict."""
         return [content["verdict"]]
 
     def _publish(self, trainer: Trainer, found: list[Scores], budget: Budget, more: dict[str, Any]) -> None:
@@ -230,9 +184,12 @@ class Gain(Callback):
         }
         path = run_folder(trainer) / f"{self.file}.json"
         write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-        if len(scores) > 1:
-            percent = {name: [100 * value for value in values] for name, values in scores.items()}
-            publish_figures(trainer, {self.file: self.figure(percent, sentence)})
+        # the most frequent class lies so low that nothing else could be told apart
+        shown = {name: [100 * value for value in scores[name]] for name in scores if name != MOST_FREQUENT}
+        if len(shown) > 1:
+            from metatransfer.drawing.classifiers import gain_figure  # matplotlib is slow to import
+
+            publish_figures(trainer, {self.file: gain_figure(shown, sentence)})
         console = Console(width=160)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -13,21 +13,17 @@ from metatransfer.errors import UserError
 from metatransfer.experiments.comparing import Scores, twins_over_seeds
 from metatransfer.experiments.training import Budget, Evaluated
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.classifier import MOST_FREQUENT
 from metatransfer.methods.twins import TRANSFER
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class TransferGain(Gain):
-    r"""After fine-tuning, says what the transfer was worth, as a number with an interval.
+    """After fine-tuning, says what the transfer was worth, as a number with an interval.
 
     For each of several seeds the method is trained again, and with the same budget a twin of the same architecture that
     starts from random weights and trains all of them; both see the same samples and are tested with their last weights,
     which nothing has selected. A seed draws the few labels, the order, the head and the twin's weights. The gain is the
     mean difference of the accuracies; the interval is Student's over the seeds. Beside them stand the baselines that
-    learn from the same samples. It prints one table and writes ``transfer_gain.json`` and a picture.
+    learn from the same samples.
 
     Args:
         seeds: how many, from 0 on.
@@ -68,9 +64,3 @@ class TransferGain(Gain):
             module, data, seeds=range(self.seeds), budget=budget, split=self.split, baselines=True
         )
         return scores, {"epochs": trainer.current_epoch}
-
-    def figure(self, percent: dict[str, list[float]], sentence: str) -> Figure:
-        """All but the most frequent class, which lies so low that nothing else could be told apart."""
-        from metatransfer.drawing.classifiers import gain_figure
-
-        return gain_figure({name: values for name, values in percent.items() if name != MOST_FREQUENT}, sentence)

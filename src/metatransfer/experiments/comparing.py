@@ -18,13 +18,7 @@ from metatransfer.methods.twins import Comparison, Entry
 
 
 class Trained(NamedTuple):
-    """An entry after its training.
-
-    Attributes:
-        name: of the entry.
-        module: with its last weights, which nothing has selected.
-        spent: what the training took.
-    """
+    """An entry after its training, with its last weights, which nothing has selected."""
 
     name: str
     module: MethodModule
@@ -32,12 +26,7 @@ class Trained(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Results of entries under one seed.
-
-    Attributes:
-        values: the compared metric by entry.
-        spent: what each training took, by entry.
-    """
+    """Results of entries under one seed: the compared metric, and what each training took."""
 
     values: dict[str, float]
     spent: dict[str, Spent]
@@ -88,9 +77,6 @@ def measure(
         budget: of each training.
         split: what all are scored on.
         baselines: whether to score the baselines of the last entry's method, too.
-
-    Returns:
-        The scores.
     """
     scores = Scores({}, {})
     for one in train_entries(entries, data, seed=seed, budget=budget):
@@ -111,19 +97,9 @@ def measure_twins(
     baselines: bool = False,
     leave_out: tuple[str, ...] = (),
 ) -> Scores:
-    """Trains a method and its twins under a seed that draws weights, divisions, labels and order.
+    """Trains a method, as it is before training, and its twins under a seed of weights, divisions, labels and order.
 
-    Args:
-        module: before training; left as it is.
-        data: divided again under the seed if it can be; otherwise the same for all seeds.
-        seed: which.
-        budget: see :func:`measure`.
-        split: see :func:`measure`.
-        baselines: see :func:`measure`.
-        leave_out: names of entries that are not trained.
-
-    Returns:
-        The scores.
+    Data that cannot be divided again are the same for all seeds. For the other arguments see :func:`measure`.
     """
     assert module.comparison is not None
     served: Any = data.reseeded(seed) if isinstance(data, ServesSamples | ServesDomains) else data
@@ -155,15 +131,7 @@ def by_entry(scores: Sequence[Scores]) -> dict[str, list[float]]:
 
 
 def intervals(scores: Sequence[Scores], comparison: Comparison) -> dict[str, Interval]:
-    """Means with intervals by entry, and the paired ``gain``.
-
-    Args:
-        scores: one for each seed.
-        comparison: says which entries are paired.
-
-    Returns:
-        By name.
-    """
+    """Means with intervals by entry, and the ``gain``, paired by seed."""
     values = by_entry(scores)
     gain = Interval.of_gain(values[comparison.own], values[comparison.reference])
     return {name: Interval.of(one) for name, one in values.items()} | {"gain": gain}

@@ -54,15 +54,7 @@ class Budget:
 
     @classmethod
     def of(cls, trainer: Trainer, *, validates: bool = False) -> Budget:
-        """The budget of a run.
-
-        Args:
-            trainer: of the run.
-            validates: whether the trainings beside it validate although no scheduler waits for a metric.
-
-        Returns:
-            The budget.
-        """
+        """The budget of a run; with ``validates`` also for trainings that validate without a scheduler's need."""
         device = trainer.strategy.root_device  # the module itself has left it after a fit
         plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
         timer = next((one for one in trainer.callbacks if isinstance(one, Timer)), None)  # type: ignore[attr-defined]
@@ -92,14 +84,7 @@ class Budget:
 
 
 def silent_trainer(settings: Mapping[str, Any]) -> Trainer:
-    """A Trainer that writes and shows nothing.
-
-    Args:
-        settings: its arguments.
-
-    Returns:
-        The Trainer.
-    """
+    """A Trainer that writes and shows nothing."""
     return Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, **{"devices": 1, **settings},
@@ -107,17 +92,7 @@ def silent_trainer(settings: Mapping[str, Any]) -> Trainer:
 
 
 def train(module: LightningModule, data: LightningDataModule, *, seed: int, budget: Budget) -> Trainer:
-    """Trains a method beside a run.
-
-    Args:
-        module: trained in place.
-        data: what it learns from.
-        seed: of everything that is drawn in the training.
-        budget: of the training.
-
-    Returns:
-        The Trainer.
-    """
+    """Trains a method in place, beside a run; the seed is that of everything that is drawn in the training."""
     seed_everything(seed, verbose=False)
     limits = {"max_epochs": budget.max_epochs, "max_steps": budget.max_steps, "max_time": budget.max_time}
     trainer = silent_trainer({**budget.settings, **limits, **({} if budget.validates else {"limit_val_batches": 0})})
@@ -126,17 +101,7 @@ def train(module: LightningModule, data: LightningDataModule, *, seed: int, budg
 
 
 def evaluate(module: LightningModule, data: LightningDataModule, split: Evaluated, budget: Budget) -> dict[str, float]:
-    """Evaluates a method beside a run.
-
-    Args:
-        module: with the weights that it has.
-        data: what it is evaluated on.
-        split: ``"val"`` or ``"test"``.
-        budget: its settings say how many batches are looked at.
-
-    Returns:
-        What was logged.
-    """
+    """What an evaluation of a method beside a run logs."""
     trainer = silent_trainer(budget.settings)
     run = trainer.test if split == "test" else trainer.validate
     run(module, datamodule=data, verbose=False)
@@ -144,14 +109,7 @@ def evaluate(module: LightningModule, data: LightningDataModule, split: Evaluate
 
 
 def spent(trainer: Trainer) -> Spent:
-    """What a training took.
-
-    Args:
-        trainer: after a fit.
-
-    Returns:
-        Its epochs, batches and steps.
-    """
+    """What a fit took."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.total.completed
     steps = trainer.global_step if trainer.lightning_module.automatic_optimization else batches
     return {"epochs": trainer.current_epoch, "batches": batches, "steps": steps}
@@ -159,11 +117,7 @@ def spent(trainer: Trainer) -> Spent:
 
 @contextlib.contextmanager
 def beside_the_run(data: LightningDataModule) -> Iterator[None]:
-    """What is trained inside leaves no trace: random numbers, the data module's Trainer and the logs.
-
-    Args:
-        data: of the run.
-    """
+    """What is trained inside leaves no trace in random numbers, in the data module's Trainer and in the logs."""
     attached = data.trainer
     try:
         with _own_random_state(), _quiet():

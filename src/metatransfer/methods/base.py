@@ -131,11 +131,7 @@ class MethodModule(LightningModule, ABC):
 
     @torch.inference_mode(False)  # an evaluation asks for it, and weights made there can take part in no gradient
     def untrained_twin(self) -> Self | None:
-        """A copy with freshly initialised weights, the same ones every time; the module itself is left as it is.
-
-        Returns:
-            The copy, or ``None`` where some submodule with parameters does not define ``reset_parameters``.
-        """
+        """A copy with new weights, the same ones every time; ``None`` if some layer has no ``reset_parameters``."""
         twin = detached(self)
         try:
             with drawing(twin, 0):
@@ -148,13 +144,7 @@ class MethodModule(LightningModule, ABC):
 
     @torch.inference_mode(False)
     def restarted(self, seed: int) -> Self:
-        """A copy as before training, with weights drawn under a seed; the module itself is left as it is.
-
-        Args:
-            seed: of all weights except those of :meth:`kept_modules`.
-
-        Returns:
-            The copy.
+        """A copy as before training; all weights except those of :meth:`kept_modules` are drawn under the seed.
 
         Raises:
             UserError: a layer does not define ``reset_parameters``.
@@ -173,14 +163,11 @@ class MethodModule(LightningModule, ABC):
         """Sets buffers to the start of a run, with random numbers of the seed; by default there are none."""
 
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
-        """The method and what it is compared with, all with the same initial weights; see :attr:`comparison`.
+        """The method and what it is compared with, none by default; see :attr:`comparison`.
 
         Args:
             data: what all are evaluated on.
-            seed: of the initial weights; ``None`` for the weights that the module has now.
-
-        Returns:
-            Entries by name; none by default.
+            seed: of the initial weights, equal for all; ``None`` for the weights that the module has now.
         """
         return {}
 

@@ -83,52 +83,25 @@ class TargetEvaluation(Protocol):
 
 
 def target_evaluation(module: LightningModule) -> TargetEvaluation | None:
-    """The evaluation of a method that is scored on a target domain.
-
-    Args:
-        module: any method.
-
-    Returns:
-        The evaluation, ``None`` if the method is scored in another way.
-    """
+    """The evaluation of a method that is scored on a target domain; ``None`` if it is scored in another way."""
     found = getattr(module, "evaluation", module)
     return found if isinstance(found, TargetEvaluation) else None
 
 
 def labelled(data: object, split: str) -> bool:
-    """Whether all targets of a split have labels that a report may use.
-
-    Args:
-        data: a data module.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-
-    Returns:
-        ``False`` also for data without domains.
-    """
+    """Whether all targets of a split have labels that a report may use."""
     labels = data.oracle_labels(split) if isinstance(data, ServesDomains) else None
     return labels is not None and bool((labels >= 0).all())
 
 
 def detached(module: Module) -> Module:
-    """A copy of a module without its Trainer, which holds the data and the loggers.
-
-    Args:
-        module: left unchanged.
-
-    Returns:
-        The copy.
-    """
+    """A copy of a module without its Trainer, which holds the data and the loggers."""
     return copy.deepcopy(module, {id(module._trainer): None} if module._trainer is not None else {})
 
 
 @contextlib.contextmanager
 def drawing(module: LightningModule, seed: int) -> Iterator[None]:
-    """Within the block the module lies on the CPU and random numbers come from a seed; afterwards all is as before.
-
-    Args:
-        module: whose weights are drawn in the block.
-        seed: of the CPU's random numbers.
-    """
+    """Within the block the module lies on the CPU and random numbers come from a seed; afterwards all is as before."""
     device = module.device
     module.to("cpu")
     with torch.random.fork_rng(devices=[]):
@@ -138,11 +111,7 @@ def drawing(module: LightningModule, seed: int) -> Iterator[None]:
 
 
 def redraw(module: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
-    """Initialises the weights of a module again.
-
-    Args:
-        module: changed in place.
-        keep: parts whose weights stay.
+    """Initialises the weights of a module again, except in the parts to keep.
 
     Raises:
         UserError: a part with weights does not define ``reset_parameters``.

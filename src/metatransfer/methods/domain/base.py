@@ -355,11 +355,7 @@ class DomainAdaptationModule(TargetClassifierModule):
         return [self.backbone] if self.backbone.weights_report is not None else []
 
     def unadapted(self) -> DomainAdaptationModule:
-        """The twin that never looks at the target, with equal networks, weights, optimiser and schedule.
-
-        Returns:
-            The twin; the module itself is left as it is.
-        """
+        """The twin that never looks at the target, with equal networks, weights, optimiser and schedule."""
         from metatransfer.methods.domain.source_only import SourceOnlyModule  # a subclass
 
         networks = copy.deepcopy((self.backbone, self.head))
@@ -374,15 +370,7 @@ class DomainAdaptationModule(TargetClassifierModule):
         )
 
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
-        """The method if it adapts, its twin without the target, and where labels are known one trained on the target.
-
-        Args:
-            data: what all are evaluated on.
-            seed: of the initial weights; ``None`` for the weights that the module has now.
-
-        Returns:
-            Entries by name.
-        """
+        """The method if it adapts, its twin without the target, and one trained on the target where labels are known."""
 
         def start() -> DomainAdaptationModule:
             return detached(self) if seed is None else self.restarted(seed)

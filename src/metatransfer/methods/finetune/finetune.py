@@ -258,14 +258,7 @@ class FineTuneModule(ClassifierModule):
         return [self.backbone, self.policies]
 
     def from_scratch(self, seed: int) -> Self:
-        """The twin that nothing is transferred to: random weights, all of them trained, whatever the policy.
-
-        Args:
-            seed: of the weights.
-
-        Returns:
-            The twin; the module itself is left as it is.
-        """
+        """The twin that nothing is transferred to: random weights, all of them trained, whatever the policy."""
         twin = self.restarted(seed)
         twin.policies = nn.ModuleList([Full()])
         with drawing(twin, seed + 1):
