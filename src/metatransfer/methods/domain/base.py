@@ -370,7 +370,7 @@ class DomainAdaptationModule(TargetClassifierModule):
         )
 
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
-        """The method if it adapts, its twin without the target, and one trained on the target where labels are known."""
+        """The method if it adapts, its twin without the target, and one trained on the target if labels are known."""
 
         def start() -> DomainAdaptationModule:
             return detached(self) if seed is None else self.restarted(seed)
