@@ -81,7 +81,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         super().__init__(optimizer, lr_scheduler)
         if execution.compile and inner.checkpoint:
             raise UserError(
-                "execution.compile and inner.checkpoint cannot be combined, as the compiler decides what is recomputed: "
+                "execution.compile and inner.checkpoint cannot be combined (the compiler decides what is recomputed): "
                 "choose one."
             )
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))

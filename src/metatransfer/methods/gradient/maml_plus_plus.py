@@ -50,8 +50,8 @@ class MAMLPlusPlusModule(MAMLModule):
     .. math:: \theta_i^{(t+1)} = \theta_i^{(t)} - \alpha_{l,t}\nabla\mathcal L_{S_i}(\theta_i^{(t)}), \qquad
               \min_{\theta,\alpha} \frac1T\sum_i\sum_{t=1}^{K} v_t\,\mathcal L_{Q_i}(\theta_i^{(t)})
 
-    - Multi-step loss: all weights :math:`v_t` start at :math:`1/K`; over ``schedule.loss_annealing_epochs``
-      those of the earlier steps fall to :math:`0.03/K`, the last one takes the rest, and from then on only the last step counts.
+    - Multi-step loss: all weights :math:`v_t` start at :math:`1/K`; over ``schedule.loss_annealing_epochs`` those of
+      the earlier steps fall to :math:`0.03/K` and the last one takes the rest; afterwards only the last step counts.
     - A rate for each parameter tensor and step, learned.
     - BatchNorm has a scale and a shift for each step, which the outer loop learns and the inner loop leaves alone.
     - First order for ``schedule.first_order_epochs``, second order from then on.

@@ -27,6 +27,7 @@ def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
 
     Raises:
         UserError: too few samples for a variance.
+        ValueError: any other error of the network.
     """
     if module.batch_norm != "running" or not module.training:
         return
@@ -64,6 +65,6 @@ def report_divergence(trajectory: list[Params], lr: float) -> None:
         )
     raise UserError(
         f"the inner loop diverged: parameter {name} is NaN or infinite after inner step {step + 1} of "
-        f"{len(trajectory) - 1} in task {task} of the meta-batch, at inner.lr={lr:g}; lower inner.lr, take fewer steps, "
-        "set inner.max_norm, or look at that task's samples. The weights were not updated."
+        f"{len(trajectory) - 1} in task {task} of the meta-batch, at inner.lr={lr:g}; lower inner.lr, take fewer "
+        "steps, set inner.max_norm, or look at that task's samples. The weights were not updated."
     )
