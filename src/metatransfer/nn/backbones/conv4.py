@@ -99,7 +99,7 @@ class Conv4(Backbone):
         self.load_weights(weights)
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, image_size, image_size)`` to ``(N, hidden_channels, image_size // 16, image_size // 16)``."""
+        """``(N, in_channels, H, W)`` to ``(N, hidden_channels, H // 16, W // 16)``."""
         maps: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
         return maps
 
