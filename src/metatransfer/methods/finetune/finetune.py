@@ -127,8 +127,8 @@ class FineTuneModule(ClassifierModule):
             return
         if not any(trains for name, trains in phase.items() if name not in self._never):
             raise UserError(
-                f"the policy {self._policy_text()} freezes everything in epoch {epoch}: nothing would be learned; let at "
-                "least the head train."
+                f"the policy {self._policy_text()} freezes everything in epoch {epoch}, so nothing would be learned: "
+                "let at least the head train."
             )
         self._phase = phase
         named = [layer for layer in self.layers if layer.parameters]
