@@ -150,7 +150,7 @@ def unstacked(batched: Any, chunk_size: int | None = None) -> list[Any]:  # noqa
     """
     leaves, nested = flattened(batched)
     # unbind has one backward for all tasks; indexing would write a whole zero tensor for each
-    apart = [leaf.unbind(0) if chunk_size is None else leaf.split(chunk_size) for leaf in leaves]
+    apart = [leaf.unbind(0) if chunk_size is None else torch.split(leaf, chunk_size) for leaf in leaves]
     return [nested(part) for part in zip(*apart, strict=True)]
 
 

@@ -19,7 +19,7 @@ from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss
 from metatransfer.functional.meta.batching import Batching, by_shares, explains_vmap, joined, unstacked
 from metatransfer.functional.meta.inputs import as_precise
-from metatransfer.functional.meta.update_rules import Params, PlainRule, State, UpdateRule, as_rule, clip_norm
+from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, as_rule, clip_norm
 
 Loss = Callable[[Any, Tensor], Tensor]
 """``loss(outputs, targets)`` of one task, a scalar; outputs are whatever the network returns, in any nesting."""
@@ -130,10 +130,10 @@ class _Step:
     def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return vmap(function, randomness="different") if self.stacked else function
 
-    def start(self, params: Params) -> State:
+    def start(self, params: Params) -> RuleState:
         return self._mapped(self.rule.start)(params)
 
-    def __call__(self, params: Params, state: State, x: Inputs, y: Tensor, step: int) -> tuple[Params, State]:
+    def __call__(self, params: Params, state: RuleState, x: Inputs, y: Tensor, step: int) -> tuple[Params, RuleState]:
         if self.second_order:
             params = {
                 name: value if value.requires_grad else value.detach().requires_grad_()
@@ -144,12 +144,12 @@ class _Step:
             point = {name: value.detach().requires_grad_() for name, value in params.items()}
         gradients = self._gradients(point, x, y, step)
 
-        def update(params: Params, gradients: Params, state: State) -> tuple[Params, State]:
+        def update(params: Params, gradients: Params, state: RuleState) -> tuple[Params, RuleState]:
             if self.clip is not None:
                 gradients = clip_norm(gradients, self.clip)
             return self.rule.update(params, gradients, state, step)
 
-        moved: tuple[Params, State] = self._mapped(update)(params, gradients, state)
+        moved: tuple[Params, RuleState] = self._mapped(update)(params, gradients, state)
         return moved
 
     def _gradients(self, point: Params, x: Inputs, y: Tensor, step: int) -> Params:
@@ -181,7 +181,7 @@ class Adaptation(NamedTuple):
     """
 
     steps: list[Params]
-    state: State
+    state: RuleState
 
 
 def adapt_tasks(

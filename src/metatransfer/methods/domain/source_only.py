@@ -7,7 +7,7 @@ import copy
 from torch import Tensor
 
 from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
-from metatransfer.nn.blocks.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Side
 
 
 class SourceOnlyModule(DomainAdaptationModule):
@@ -21,7 +21,7 @@ class SourceOnlyModule(DomainAdaptationModule):
 
     uses_target = False
 
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples, normalised as the source, unless the target's statistics are estimated.
 
         Args:

@@ -211,8 +211,8 @@ class FineTuneModule(ClassifierModule):
         optimizer = self.optimizer(self.parameter_groups())
         scale_groups(optimizer)
         if self.warmup_fraction is not None:
-            scheduler = linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            warmup = linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)

@@ -20,7 +20,7 @@ from metatransfer.functional.meta.divergence import all_finite
 from metatransfer.functional.meta.inner_loop import adapt_tasks
 from metatransfer.functional.meta.inputs import as_precise, concatenated, sample_axes
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
-from metatransfer.functional.meta.update_rules import Params, PlainRule, State, UpdateRule, sgd
+from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
 from metatransfer.methods.base import EpisodicModule
 from metatransfer.methods.gradient.compiled_step import CompiledStep
 from metatransfer.methods.gradient.reach import ReachesAllParameters
@@ -41,7 +41,7 @@ class AdaptedTasks(NamedTuple):
     params: Params
     support_x: Inputs
     steps: int
-    memory: State = ()
+    memory: RuleState = ()
 
 
 class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
