@@ -26,7 +26,7 @@ import torch
 
 from metatransfer import ArrayDataModule, FeatureClassifier, LinearSVM, NearestNeighbors
 from metatransfer.adapters import Labelled
-from metatransfer.adapters.domain.domain_adapters import (
+from metatransfer.adapters.estimators import (
     CorrelationAlignment,
     DomainAdapter,
     GeodesicFlowKernel,

@@ -115,7 +115,7 @@ def test_python_blocks_run(workplace):
         for number, block in enumerate(found):
             exec(compile(block, f"{page}, python block {number}", "exec"), namespace)
     # classes that the pages only define
-    assert namespace["HalvingMAML"](namespace["Conv4"](hidden_channels=4), 5, inner_steps=2).num_outputs == 5
+    assert namespace["HalvingMAML"](namespace["Conv4"](hidden_channels=4), 5).num_outputs == 5
     data = namespace["ShapesEpisodes"]()
     data.setup("fit")
     module = namespace["NearestMean"](namespace["Conv4"](hidden_channels=4))

@@ -434,7 +434,7 @@ def test_wrong_arguments(make, sentence):
 class Nothing(Full):
     """Lets nothing train."""
 
-    def trains(self, place, layers, epoch):
+    def trains(self, parameter, epoch):
         return False
 
 

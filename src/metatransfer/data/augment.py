@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
-from metatransfer.functional.random import Words, random_uniforms
+from metatransfer.functional.random import Bits, random_uniforms
 
 
 class Augmentation:
@@ -31,7 +31,7 @@ class Augmentation:
         settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
         return f"{type(self).__name__}({settings})"
 
-    def batch(self, x: Tensor, keys: Words) -> Tensor:
+    def batch(self, x: Tensor, keys: Bits) -> Tensor:
         """Changes the samples of a batch of tasks.
 
         Args:
@@ -123,7 +123,7 @@ class TorchvisionTransforms(Augmentation):
         self.transforms = list(transforms)
         self.each = each
 
-    def batch(self, x: Tensor, keys: Words) -> Tensor:
+    def batch(self, x: Tensor, keys: Bits) -> Tensor:
         """Changes the samples of a batch of tasks, ``(T, N, *shape)``."""
         if self.each == "image":
             return super().batch(x, keys)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from metatransfer.checks import check_choice, check_episode_shape, check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.random import Words, random_permutations, random_uniforms, random_words, stream_keys
+from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
 
 Integers = NDArray[np.int64]
 
@@ -58,7 +58,7 @@ class TaskShape(ABC):
         return f"{type(self).__name__}({settings})"
 
     @abstractmethod
-    def classes(self, key: Words, available: int, size: EpisodeSize) -> tuple[int, int]:
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """Classes of an episode.
 
         Args:
@@ -71,7 +71,7 @@ class TaskShape(ABC):
         """
 
     @abstractmethod
-    def counts(self, key: Words, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """Samples of each class of an episode.
 
         Args:
@@ -140,11 +140,11 @@ class FixedShape(TaskShape):
     from the training.
     """
 
-    def classes(self, key: Words, available: int, size: EpisodeSize) -> tuple[int, int]:
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """``num_ways``."""
         return size.num_ways, 0
 
-    def counts(self, key: Words, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """``num_shots`` and ``num_queries``."""
         return Counts(_all(ways, size.num_shots), _all(ways, size.num_queries), _all(ways, 0))
 
@@ -191,12 +191,12 @@ class MetaDatasetShape(TaskShape):
         """Two: one to learn from, one to ask about."""
         return 2
 
-    def classes(self, key: Words, available: int, size: EpisodeSize) -> tuple[int, int]:
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """Uniform between ``min_ways`` and the fewer of ``num_ways`` and what is there."""
         most = min(size.num_ways, available)
         return self.min_ways + _integer(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1), 0
 
-    def counts(self, key: Words, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """As the formula has it."""
         query = min(size.num_queries, int(samples.min()) // 2)
         left = samples - query
@@ -261,11 +261,11 @@ class ImbalancedShots(TaskShape):
         """``max_shots`` and the queries: any class may be the largest."""
         return self.max_shots + size.num_queries
 
-    def classes(self, key: Words, available: int, size: EpisodeSize) -> tuple[int, int]:
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """``num_ways``."""
         return size.num_ways, 0
 
-    def counts(self, key: Words, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """The profile, over the classes in random order."""
         low, high = self.min_shots, self.max_shots
         if self.profile == "random":
@@ -308,11 +308,11 @@ class SemiSupervised(TaskShape):
         """Shots, queries and unlabelled ones."""
         return super().least_samples(size) + self.num_unlabelled
 
-    def classes(self, key: Words, available: int, size: EpisodeSize) -> tuple[int, int]:
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """``num_ways`` and the distractors."""
         return size.num_ways, self.num_distractors
 
-    def counts(self, key: Words, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """Even, with the unlabelled ones."""
         labelled = np.arange(len(samples)) < ways
         return Counts(
@@ -324,9 +324,9 @@ def _all(ways: int, count: int) -> Integers:
     return np.full(ways, count, dtype=np.int64)
 
 
-def _below(words: Words, bound: int) -> Integers:
+def _below(words: Bits, bound: int) -> Integers:
     return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
 
 
-def _integer(key: Words, bound: int) -> int:
+def _integer(key: Bits, bound: int) -> int:
     return int(_below(random_words(key, 1), bound)[0, 0])

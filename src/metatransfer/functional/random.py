@@ -14,17 +14,17 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-Words = NDArray[np.uint64]
+Bits = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
 
-def _mix(words: Words) -> Words:
+def _mix(words: Bits) -> Bits:
     words = (words ^ (words >> np.uint64(30))) * _MIX_1
     words = (words ^ (words >> np.uint64(27))) * _MIX_2
     return words ^ (words >> np.uint64(31))
 
 
-def stream_keys(*parts: int | Integers) -> Words:
+def stream_keys(*parts: int | Integers) -> Bits:
     """Keys of independent streams.
 
     Args:
@@ -34,7 +34,7 @@ def stream_keys(*parts: int | Integers) -> Words:
         ``uint64`` array of the broadcast shape.
     """
     with np.errstate(over="ignore"):
-        key: Words = np.zeros((), dtype=np.uint64)
+        key: Bits = np.zeros((), dtype=np.uint64)
         for part in parts:
             # int64 first, so that negative seeds are welcome
             word = np.asarray(part, dtype=np.int64).astype(np.uint64)
@@ -42,7 +42,7 @@ def stream_keys(*parts: int | Integers) -> Words:
         return key
 
 
-def random_words(keys: Words, count: int, *, start: int = 0) -> Words:
+def random_words(keys: Bits, count: int, *, start: int = 0) -> Bits:
     """Draws ``start .. start + count - 1`` of each stream.
 
     Args:
@@ -58,7 +58,7 @@ def random_words(keys: Words, count: int, *, start: int = 0) -> Words:
         return _mix(keys[..., None] + steps)
 
 
-def random_uniforms(keys: Words, count: int, *, start: int = 0) -> NDArray[np.float32]:
+def random_uniforms(keys: Bits, count: int, *, start: int = 0) -> NDArray[np.float32]:
     """Uniform numbers in [0, 1), multiples of ``2**-24``.
 
     Args:
@@ -73,7 +73,7 @@ def random_uniforms(keys: Words, count: int, *, start: int = 0) -> NDArray[np.fl
     return words.astype(np.float32) * np.float32(2.0**-24)
 
 
-def random_subsets(keys: Words, population: int | Integers, size: int, *, start: int = 0) -> Integers:
+def random_subsets(keys: Bits, population: int | Integers, size: int, *, start: int = 0) -> Integers:
     """Uniform ordered subsets without replacement: Floyd's algorithm, then a shuffle, for all streams at once.
 
     The cost is ``O(size**2)`` per stream whatever the population, so 20,000 classes cost what 20 do.
@@ -99,7 +99,7 @@ def random_subsets(keys: Words, population: int | Integers, size: int, *, start:
     return np.take_along_axis(chosen.T, order, axis=1)
 
 
-def random_permutations(keys: Words, size: int, *, start: int = 0) -> Integers:
+def random_permutations(keys: Bits, size: int, *, start: int = 0) -> Integers:
     """A uniform permutation of ``0 .. size - 1`` for each stream.
 
     Args:

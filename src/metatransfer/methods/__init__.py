@@ -41,7 +41,9 @@ from metatransfer.methods.gradient import (
     ProtoMAMLModule,
     ReptileModule,
 )
+from metatransfer.methods.gradient.maml_plus_plus import OuterSchedule
 from metatransfer.methods.metric import ProtoNetModule
+from metatransfer.methods.options import Execution, InnerLoop
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.supervised import PretrainModule
 
@@ -60,6 +62,7 @@ __all__ = [
     "DeepCORALModule",
     "DomainAdaptationModule",
     "EpisodicModule",
+    "Execution",
     "FOMAMLModule",
     "FineTuneModule",
     "FineTunePolicy",
@@ -68,6 +71,7 @@ __all__ = [
     "GradualUnfreezing",
     "HeadOnly",
     "ImportanceWeightedModule",
+    "InnerLoop",
     "InnerLoopModule",
     "LastLayers",
     "LayerwiseLRDecay",
@@ -78,6 +82,7 @@ __all__ = [
     "MCDModule",
     "MetaSGDModule",
     "MethodModule",
+    "OuterSchedule",
     "Predictor",
     "PretrainModule",
     "ProtoMAMLModule",

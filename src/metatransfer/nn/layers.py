@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -22,6 +22,24 @@ class Layer(NamedTuple):
     name: str
     modules: tuple[nn.Module, ...]
     parameters: dict[str, nn.Parameter]
+
+
+class LayerParameter(NamedTuple):
+    """A parameter and its place among the layers.
+
+    Attributes:
+        name: in the network, ``head.`` in front of those of the head.
+        value: the parameter.
+        layer: the layer that it belongs to.
+        place: number of this layer, counted from the input.
+        below_head: number of layers between its layer and the output: 0 for the head, 1 for the last of the backbone.
+    """
+
+    name: str
+    value: nn.Parameter
+    layer: Layer
+    place: int
+    below_head: int
 
 
 def layers_of(network: nn.Module) -> list[Layer]:
@@ -75,6 +93,17 @@ def layers_of(network: nn.Module) -> list[Layer]:
         order = {**loose, **first.parameters}
         layers[0] = Layer(first.name, first.modules, {name: order[name] for name in names.values() if name in order})
     return layers
+
+
+def parameters_of(layers: Sequence[Layer]) -> Iterator[LayerParameter]:
+    """The parameters of layers, from input to output.
+
+    Yields:
+        Each with its layer.
+    """
+    for place, layer in enumerate(layers):
+        for name, value in layer.parameters.items():
+            yield LayerParameter(name, value, layer, place, len(layers) - 1 - place)
 
 
 def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, bool]]:

@@ -19,7 +19,7 @@ from contract import ROOT
 from metatransfer import MLP, LinearProbe, LinearSVM, NearestClassMean, NearestNeighbors, RawFeatures, UserError
 from metatransfer.adapters import Labelled
 from metatransfer.adapters.domain.domain_adapter import DomainAdapter
-from metatransfer.adapters.domain.domain_adapters import (
+from metatransfer.adapters.estimators import (
     CorrelationAlignment,
     GeodesicFlowKernel,
     JointDistributionAdaptation,

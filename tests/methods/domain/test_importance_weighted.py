@@ -11,7 +11,7 @@ from domain_toys import CLASSES, Clouds, batch, clouds, fit, module, trainer
 from conftest import best_checkpoint
 from contract import ROOT
 from metatransfer import MLP, UserError
-from metatransfer.adapters.domain.domain_adapters import KLIEP, DiscriminatorWeights, KernelMeanMatching
+from metatransfer.adapters.estimators import KLIEP, DiscriminatorWeights, KernelMeanMatching
 from metatransfer.methods.domain import importance_weighted
 from metatransfer.methods.domain.importance_weighted import ImportanceWeightedModule
 from metatransfer.methods.domain.source_only import SourceOnlyModule

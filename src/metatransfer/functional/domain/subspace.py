@@ -11,14 +11,10 @@ from scipy import linalg
 
 Array = NDArray[np.float64]
 _SMALL = 1e-8  # radians below which an angle is none: sin and cos of it are exact to the last digit
-_SQUARED = 1e-6  # least eigenvalue beside the largest: rounding is then below 500 times that of singular values
 
 
 def principal_directions(x: Array, count: int) -> Array:
-    """The directions of the largest variance.
-
-    With more samples than features from the covariance, which costs one product; of the singular value decomposition
-    of the samples themselves where directions are wanted of which squaring would leave little.
+    """The directions of the largest variance, by scikit-learn's PCA.
 
     Args:
         x: ``(n, d)``, centred.
@@ -27,20 +23,11 @@ def principal_directions(x: Array, count: int) -> Array:
     Returns:
         ``(d, count)`` orthonormal columns, each with its largest entry positive.
     """
-    directions = _directions_of_covariance(x, count) if len(x) > x.shape[1] else None
-    if directions is None:
-        directions = np.linalg.svd(x, full_matrices=False)[2][:count].T
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(0)[None], 0)
-    return directions * np.where(largest < 0, -1.0, 1.0)
+    from sklearn.decomposition import PCA  # takes a second to import
 
-
-def _directions_of_covariance(x: Array, count: int) -> Array | None:
-    size = x.shape[1]
-    values, vectors = linalg.eigh(x.T @ x, subset_by_index=[max(0, size - count), size - 1])
-    if values[0] <= _SQUARED * values[-1]:
-        return None
-    found: Array = vectors[:, ::-1]
-    return found
+    # of the samples, not of their covariance: squaring would lose the directions with little variance
+    directions: Array = PCA(count, svd_solver="full").fit(x).components_.T
+    return directions
 
 
 def alignment(source: Array, target: Array) -> Array:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
-State = Any
+RuleState = Any
 """Tensors in any nesting (dictionaries, tuples, lists)."""
 
 PlainRule = Callable[[Params, Params, int], Params]
@@ -34,8 +34,8 @@ class UpdateRule:
         update: ``update(params, gradients, state, step) -> (params, state)``, differentiable.
     """
 
-    start: Callable[[Params], State]
-    update: Callable[[Params, Params, State, int], tuple[Params, State]]
+    start: Callable[[Params], RuleState]
+    update: Callable[[Params, Params, RuleState, int], tuple[Params, RuleState]]
 
 
 def as_rule(rule: UpdateRule | PlainRule) -> UpdateRule:
@@ -43,7 +43,7 @@ def as_rule(rule: UpdateRule | PlainRule) -> UpdateRule:
     if isinstance(rule, UpdateRule):
         return rule
 
-    def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
+    def update(params: Params, gradients: Params, state: RuleState, step: int) -> tuple[Params, RuleState]:
         return rule(params, gradients, step), state
 
     return UpdateRule(start=lambda params: (), update=update)
@@ -80,7 +80,7 @@ def momentum(lr: Rates, decay: Rates = 0.9) -> UpdateRule:
         decay: :math:`\mu`, in any form that a rate may have; a learned one makes a learned optimiser.
     """
 
-    def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
+    def update(params: Params, gradients: Params, state: RuleState, step: int) -> tuple[Params, RuleState]:
         velocity = {name: rate_of(decay, name, step) * state[name] + gradients[name] for name in params}
         moved = {name: value - rate_of(lr, name, step) * velocity[name] for name, value in params.items()}
         return moved, velocity
@@ -111,7 +111,7 @@ def adam(
     """
     first, second = betas
 
-    def update(params: Params, gradients: Params, state: State, step: int) -> tuple[Params, State]:
+    def update(params: Params, gradients: Params, state: RuleState, step: int) -> tuple[Params, RuleState]:
         means, seconds, moved = {}, {}, {}
         for name, value in params.items():
             gradient = gradients[name]
@@ -123,7 +123,7 @@ def adam(
             moved[name] = value - rate_of(lr, name, step) * (means[name] / (1 - first ** (step + 1))) / (root + eps)
         return moved, (means, seconds)
 
-    def start(params: Params) -> State:
+    def start(params: Params) -> RuleState:
         zeros = _zeros(params)
         return zeros, zeros if squares is None else {name: squares[name] for name in params}
 

@@ -23,10 +23,10 @@ from metatransfer.methods.fitted import FittedModule
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone
 from metatransfer.nn.backbones.raw_features import RawFeatures
-from metatransfer.nn.blocks.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Side
 
 if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody else waits for scikit-learn
-    from metatransfer.adapters.domain.domain_adapters import DomainAdapter
+    from metatransfer.adapters.estimators import DomainAdapter
 
 
 class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
@@ -88,7 +88,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
 
     # ---- answers
 
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples in the common space.
 
         Args:
@@ -100,7 +100,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         """
         return self.adapted(self.backbone(x), domain)
 
-    def adapted(self, features: Tensor, domain: Domain) -> Tensor:
+    def adapted(self, features: Tensor, domain: Side) -> Tensor:
         """What the maps make of features; these themselves where there are none.
 
         Args:

@@ -20,7 +20,7 @@ from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.schedules import Annealing
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
-from metatransfer.nn.blocks.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Side
 
 
 class ADDAModule(AlternatingModule):
@@ -99,7 +99,7 @@ class ADDAModule(AlternatingModule):
                     part.train(mode)
         return self
 
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples, by the encoder of their domain.
 
         Args:

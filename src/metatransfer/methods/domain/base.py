@@ -29,8 +29,8 @@ from metatransfer.metrics.validators import (
 )
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import (
-    Domain,
     DomainBatchNorm,
+    Side,
     in_domain,
     reestimate_target_statistics,
     share_source_statistics,
@@ -131,7 +131,7 @@ class DomainAdaptationModule(TargetClassifierModule):
             A scalar, or ``None`` for nothing.
         """
 
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples.
 
         Args:

@@ -27,9 +27,9 @@ from metatransfer.metrics.validators import (
     Validator,
 )
 from metatransfer.nn import Head
-from metatransfer.nn.blocks.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Side
 
-SIDES: tuple[Domain, Domain] = ("source", "target")
+SIDES: tuple[Side, Side] = ("source", "target")
 REMEDY = "give it a DomainDataModule, with named sources and targets"
 _NEVER = -1e9  # below any score; EarlyStopping takes an infinite one for a failure
 _CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
@@ -71,7 +71,7 @@ class TargetClassifierModule(ClassifierModule):
         self._measured_by: dict[str, ClassifierMetrics] = {}
 
     @abstractmethod
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features ``(N, E)`` of samples of a domain.
 
         Args:
@@ -131,7 +131,7 @@ class TargetClassifierModule(ClassifierModule):
 
     # ---- evaluation
 
-    def collector(self, side: Domain) -> SideCollector:
+    def collector(self, side: Side) -> SideCollector:
         """What keeps the answers for one side.
 
         Args:

@@ -20,10 +20,10 @@ from metatransfer.methods.domain.schedules import Annealing
 from metatransfer.methods.feature_cache import features_of
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, Head, LinearHead
-from metatransfer.nn.blocks.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Side
 
 if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody else waits for scikit-learn
-    from metatransfer.adapters.domain.domain_adapters import ImportanceWeights
+    from metatransfer.adapters.estimators import ImportanceWeights
 
 Features = Literal["raw", "backbone"]
 _MOST_MATCHED = 5000  # source samples; twice as many take eight times as long, and four times the memory
@@ -89,7 +89,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self.estimator, self.features = estimator, features
         self.register_buffer("sample_weights", torch.zeros(0))
 
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples, normalised as the source: training sees no other.
 
         Args:
@@ -160,7 +160,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         """
         from sklearn.base import clone
 
-        from metatransfer.adapters.domain.domain_adapters import DiscriminatorWeights, KernelMeanMatching
+        from metatransfer.adapters.estimators import DiscriminatorWeights, KernelMeanMatching
 
         estimator = DiscriminatorWeights() if self.estimator is None else clone(self.estimator)
         if isinstance(estimator, KernelMeanMatching) and data.num_source_samples > _MOST_MATCHED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
-from metatransfer.nn.blocks.domain_norm import Domain
+from metatransfer.nn.blocks.domain_norm import Side
 
 
 class SourceOnlyModule(DomainAdaptationModule):
@@ -24,7 +24,7 @@ class SourceOnlyModule(DomainAdaptationModule):
         """Only by statistics of the target."""
         return self.normalization == "adabn"
 
-    def encode(self, x: Tensor, domain: Domain) -> Tensor:
+    def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples, normalised as the source, unless the target's statistics are estimated.
 
         Args:

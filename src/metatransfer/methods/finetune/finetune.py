@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -12,17 +14,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.finetune.policies import FineTunePolicy, Full
+from metatransfer.methods.finetune.optimizing import keep_proportions, linear_warmup, scale_groups
+from metatransfer.methods.finetune.policies import Full
+from metatransfer.methods.finetune.policy import FineTunePolicy
 from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
-from metatransfer.nn.layers import Layer, layers_of
+from metatransfer.nn.layers import Layer, layers_of, parameters_of
 
 ClassWeight = Literal["none", "balanced"]
 Interval = Literal["epoch", "step"]
@@ -33,10 +36,10 @@ class FineTuneModule(ClassifierModule):
 
     .. math:: \min_{w, h}\ \frac1N\sum_i \mathcal L\bigl(h(f_w(x_i)), y_i\bigr) + \Omega(w, h)
 
-    The policy says layer by layer what trains from which epoch on, at which rate, and the penalty :math:`\Omega`;
-    several are combined. All parameters are in the optimiser from the first step, so that every scheduler goes on over
-    a change; frozen layers have no gradient, and their BatchNorm and dropout are in evaluation mode. Biases and
-    other parameters of one dimension are kept from weight decay.
+    The policy may change the network, and says for each parameter from which epoch on it trains, at which rate, and
+    with which penalty :math:`\Omega`; several can be combined. All parameters are in the optimiser from the first step,
+    so that schedulers continue when something is unfrozen; frozen layers have no gradient, and their BatchNorm and
+    dropout are in evaluation mode. Biases and other parameters of one dimension have no weight decay.
 
     Args:
         backbone: the network :math:`f_w`; its own argument ``weights`` says what it knows.
@@ -79,28 +82,29 @@ class FineTuneModule(ClassifierModule):
         check_choice("lr_interval", lr_interval, get_args(Interval))
         if warmup_fraction is not None and lr_scheduler is not None:
             raise UserError("warmup_fraction and lr_scheduler both set the learning rates: leave one of them out.")
-        self.backbone = backbone
-        self.head = head(backbone.out_features, self.num_classes)
-        self.label_smoothing, self.class_weight = label_smoothing, class_weight
-        self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
         given = policy if isinstance(policy, list) else [policy or Full()]
         self.policies = nn.ModuleList(given or [Full()])
+        network = nn.Sequential(
+            OrderedDict[str, nn.Module](backbone=backbone, head=head(backbone.out_features, self.num_classes))
+        )
+        for one in self._policies():
+            one.prepare(network)
+        self.backbone: Backbone = network.backbone  # type: ignore[assignment]
+        self.head: Head = network.head  # type: ignore[assignment]
+        self.label_smoothing, self.class_weight = label_smoothing, class_weight
+        self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
         self.register_buffer("class_weights", None, persistent=False)
         # in a list, and so no second name of the same modules
         head_layer = Layer(
             "head", (self.head,), {f"head.{name}": value for name, value in self.head.named_parameters()}
         )
-        self.layers = [*layers_of(backbone), head_layer]
-        self._never = {
-            (layer.name, name)
-            for layer in self.layers
-            for name, value in layer.parameters.items()
-            if not value.requires_grad
-        }
+        self.layers = [*layers_of(self.backbone), head_layer]
+        # frozen before: no policy may train it
+        self._never = {one.name for one in parameters_of(self.layers) if not one.value.requires_grad}
         self._frozen: list[Layer] = []
-        self._phase: tuple[bool, ...] = ()
+        self._phase: dict[str, bool] = {}
         for one in self._policies():
-            one.prepare(self.layers)
+            one.start(self.layers)
         self.enter_epoch(0)
 
     def _policies(self) -> list[FineTunePolicy]:
@@ -109,7 +113,7 @@ class FineTuneModule(ClassifierModule):
     # ---- what trains
 
     def enter_epoch(self, epoch: int) -> None:
-        """Freezes and unfreezes what the policies say of an epoch; asked twice, nothing changes.
+        """Freezes and unfreezes parameters as the policies say for an epoch; a second call changes nothing.
 
         Args:
             epoch: its number, from 0.
@@ -117,31 +121,28 @@ class FineTuneModule(ClassifierModule):
         Raises:
             UserError: nothing is left to train.
         """
-        phase = tuple(self._trains(place, epoch) for place in range(len(self.layers)))
+        phase = {
+            one.name: all(policy.trains(one, epoch) for policy in self._policies())
+            for one in parameters_of(self.layers)
+        }
         if phase == self._phase:
             return
-        if not any(trains and self._own(layer) for layer, trains in zip(self.layers, phase, strict=True)):
+        if not any(trains for name, trains in phase.items() if name not in self._never):
             raise UserError(
-                f"the policy {self._policy_text()} freezes everything in epoch {epoch}: nothing would be learned; let "
-                "at least the head train."
+                f"the policy {self._policy_text()} freezes everything in epoch {epoch}, so nothing would be learned: "
+                "let at least the head train."
             )
         self._phase = phase
-        self._frozen = [layer for layer, trains in zip(self.layers, phase, strict=True) if not trains]
-        for layer, trains in zip(self.layers, phase, strict=True):
-            for value in self._own(layer):
-                value.requires_grad_(trains)
-                value.grad = value.grad if trains else None
+        named = [layer for layer in self.layers if layer.parameters]
+        self._frozen = [layer for layer in named if not any(phase[name] for name in layer.parameters)]
+        for one in parameters_of(self.layers):
+            if one.name not in self._never:
+                one.value.requires_grad_(phase[one.name])
+                one.value.grad = one.value.grad if phase[one.name] else None
         self.train(self.training)
 
-    def _own(self, layer: Layer) -> list[nn.Parameter]:
-        """What of a layer the policies may train: not what was frozen before."""
-        return [value for name, value in layer.parameters.items() if (layer.name, name) not in self._never]
-
-    def _trains(self, place: int, epoch: int) -> bool:
-        return all(policy.trains(place, self.layers, epoch) for policy in self._policies())
-
     def train(self, mode: bool = True) -> Self:
-        """As of torch, but what is frozen stays in evaluation mode: no dropout there, and no batch statistics."""
+        """Keeps frozen layers in evaluation mode: without dropout and batch statistics."""
         super().train(mode)
         for layer in getattr(self, "_frozen", ()):
             for module in layer.modules:
@@ -149,7 +150,7 @@ class FineTuneModule(ClassifierModule):
         return self
 
     def on_train_start(self) -> None:
-        """As of the base; a run that resumes in the middle of an epoch starts here."""
+        """Freezes and unfreezes, if a run resumes in the middle of an epoch."""
         super().on_train_start()
         self._change(self.current_epoch)
 
@@ -191,60 +192,40 @@ class FineTuneModule(ClassifierModule):
         return loss, outputs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters, two groups for a layer: with and without weight decay.
+        """All parameters, in two groups for a layer, with and without weight decay; more if its rates differ.
 
         Returns:
             ``params``, ``name``, ``lr_scale`` and ``decays`` of each.
         """
-        groups = []
-        for place, layer in enumerate(self.layers):
-            scale = 1.0
-            for policy in self._policies():
-                scale *= policy.lr_scale(place, self.layers)
-            decays = all(policy.decays(place, self.layers) for policy in self._policies())
-            for wanted, name in ((True, layer.name), (False, f"{layer.name}, without decay")):
-                chosen = [value for value in self._own(layer) if (decays and value.dim() > 1) == wanted]
-                if chosen:
-                    groups.append({"params": chosen, "name": name, "lr_scale": scale, "decays": wanted})
-        return groups
+        groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
+        for one in parameters_of(self.layers):
+            if one.name not in self._never:
+                scale = math.prod((policy.lr_scale(one) for policy in self._policies()), start=1.0)
+                decays = one.value.dim() > 1 and all(policy.decays(one) for policy in self._policies())
+                name = one.layer.name if decays else f"{one.layer.name}, without decay"
+                key = (one.place, not decays, scale)
+                group = {"params": [], "name": name, "lr_scale": scale, "decays": decays}
+                groups.setdefault(key, group)["params"].append(one.value)
+        return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser over the groups, and the scheduler, which keeps the proportions of their rates."""
         optimizer = self.optimizer(self.parameter_groups())
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * group["lr_scale"]
-            if not group["decays"] and "weight_decay" in group:
-                group["weight_decay"] = 0.0
+        scale_groups(optimizer)
         if self.warmup_fraction is not None:
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": self._warmup(optimizer), "interval": "step"},
-            }
+            warmup = linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", "val/loss")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
-        _keep_proportions(scheduler, optimizer)
+        keep_proportions(scheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
 
-    def _warmup(self, optimizer: Optimizer) -> LambdaLR:
-        """Linear rise and fall over the whole run.
-
-        Raises:
-            UserError: a run whose length is not known.
-        """
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise UserError("warmup_fraction needs a run with an end: set trainer.max_epochs or trainer.max_steps.")
-        rise = max(1, round(float(self.warmup_fraction or 0) * total))
-        return LambdaLR(
-            optimizer, lambda step: min((step + 1) / rise, max(0.0, (total - step) / max(1.0, total - rise)))
-        )
-
     def setup(self, stage: str) -> None:
-        """As of the base; weighs the classes by what the training has of them."""
+        """Weighs the classes by their frequency in training."""
         super().setup(stage)
         counts = getattr(getattr(self._trainer, "datamodule", None), "class_counts", None)
         if stage == "fit" and self.class_weight == "balanced" and counts is not None:
@@ -277,24 +258,10 @@ class FineTuneModule(ClassifierModule):
         return " + ".join(policy.protocol() for policy in self._policies())
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the policy and all that shapes the loss."""
+        """Adds the policy and the settings of the loss."""
         return super().protocol() | {
             "train_policy": self._policy_text(),
             "train_label_smoothing": self.label_smoothing,
             "train_class_weight": self.class_weight,
             "train_warmup_fraction": self.warmup_fraction,
         }
-
-
-def _keep_proportions(scheduler: LRScheduler, optimizer: Optimizer) -> None:
-    """Schedulers that set rates of their own, the same ones for all groups, learn their proportions."""
-    if isinstance(scheduler, OneCycleLR):
-        for group in optimizer.param_groups:
-            for key in ("initial_lr", "max_lr", "min_lr", "lr"):
-                group[key] = group[key] * group["lr_scale"]
-    elif isinstance(scheduler, CyclicLR):
-        scales = [group["lr_scale"] for group in optimizer.param_groups]
-        scheduler.base_lrs = [rate * scale for rate, scale in zip(scheduler.base_lrs, scales, strict=True)]
-        scheduler.max_lrs = [rate * scale for rate, scale in zip(scheduler.max_lrs, scales, strict=True)]
-        for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
-            group["lr"] = group["initial_lr"] = rate

@@ -1,84 +1,17 @@
-"""Which layers a fine-tuning trains, when, how fast and towards what: policies that can be combined."""
+"""Policies of fine-tuning, which can be combined."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metatransfer.arguments import plain_arguments, remember_arguments
 from metatransfer.checks import check_fraction, check_not_negative, check_positive, did_you_mean
 from metatransfer.errors import UserError
-from metatransfer.nn.layers import Layer
-
-
-class FineTunePolicy(nn.Module):
-    """Says of every layer of a network whether it trains in an epoch and how; the last layer is the head.
-
-    Layers are counted from the input, see :func:`metatransfer.nn.layers_of`. Of several policies a layer trains where
-    all of them let it, at the product of their rates; penalties add up. Every method here has a default that changes
-    nothing, so that a policy overrides what it is about.
-    """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
-
-    def prepare(self, layers: Sequence[Layer]) -> None:
-        """Looks at the network, and may change it, once: as it stands before training, its weights loaded.
-
-        Args:
-            layers: of the backbone, and the head.
-        """
-
-    def trains(self, place: int, layers: Sequence[Layer], epoch: int) -> bool:
-        """Whether a layer trains in an epoch.
-
-        Args:
-            place: of the layer.
-            layers: all of them.
-            epoch: from 0; the answer must depend on nothing else, so that a resumed run goes on as it would have.
-        """
-        return True
-
-    def lr_scale(self, place: int, layers: Sequence[Layer]) -> float:
-        """Factor of a layer's learning rate.
-
-        Args:
-            place: of the layer.
-            layers: all of them.
-        """
-        return 1.0
-
-    def decays(self, place: int, layers: Sequence[Layer]) -> bool:
-        """Whether the optimiser's weight decay acts on a layer.
-
-        Args:
-            place: of the layer.
-            layers: all of them.
-        """
-        return True
-
-    def penalty(self, layers: Sequence[Layer]) -> Tensor | None:
-        """What is added to the training loss.
-
-        Args:
-            layers: of the backbone, and the head.
-
-        Returns:
-            A scalar, or ``None``.
-        """
-        return None
-
-    def protocol(self) -> str:
-        """The policy and its arguments."""
-        arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+from metatransfer.methods.finetune.policy import FineTunePolicy, reinitialise
+from metatransfer.nn.layers import Layer, LayerParameter
 
 
 class Full(FineTunePolicy):
@@ -88,9 +21,9 @@ class Full(FineTunePolicy):
 class HeadOnly(FineTunePolicy):
     """Trains the head on features that stay as they are: a linear probe, by gradient descent."""
 
-    def trains(self, place: int, layers: Sequence[Layer], epoch: int) -> bool:
+    def trains(self, parameter: LayerParameter, epoch: int) -> bool:
         """The last layer alone."""
-        return place == len(layers) - 1
+        return parameter.below_head == 0
 
 
 class LastLayers(FineTunePolicy):
@@ -108,7 +41,7 @@ class LastLayers(FineTunePolicy):
         check_positive(count=count)
         self.count = count
 
-    def prepare(self, layers: Sequence[Layer]) -> None:
+    def start(self, layers: Sequence[Layer]) -> None:
         """Checks the number.
 
         Raises:
@@ -120,9 +53,9 @@ class LastLayers(FineTunePolicy):
                 f"({_names(layers[:-1])}): lower it, or take Full."
             )
 
-    def trains(self, place: int, layers: Sequence[Layer], epoch: int) -> bool:
+    def trains(self, parameter: LayerParameter, epoch: int) -> bool:
         """The last ones."""
-        return place >= len(layers) - 1 - self.count
+        return parameter.below_head <= self.count
 
 
 class GradualUnfreezing(FineTunePolicy):
@@ -145,7 +78,7 @@ class GradualUnfreezing(FineTunePolicy):
             )
         self.schedule = list(schedule)
 
-    def prepare(self, layers: Sequence[Layer]) -> None:
+    def start(self, layers: Sequence[Layer]) -> None:
         """Checks the length.
 
         Raises:
@@ -157,10 +90,10 @@ class GradualUnfreezing(FineTunePolicy):
                 f"layers ({_names(layers[:-1])}): give at most one epoch for each."
             )
 
-    def trains(self, place: int, layers: Sequence[Layer], epoch: int) -> bool:
+    def trains(self, parameter: LayerParameter, epoch: int) -> bool:
         """The head, and what its epoch has come for."""
-        below = len(layers) - 2 - place
-        return below < 0 or epoch >= self.schedule[min(below, len(self.schedule) - 1)]
+        below = parameter.below_head
+        return below == 0 or epoch >= self.schedule[min(below, len(self.schedule)) - 1]
 
 
 class LayerwiseLRDecay(FineTunePolicy):
@@ -182,9 +115,9 @@ class LayerwiseLRDecay(FineTunePolicy):
         check_fraction(factor=factor)
         self.factor = factor
 
-    def lr_scale(self, place: int, layers: Sequence[Layer]) -> float:
+    def lr_scale(self, parameter: LayerParameter) -> float:
         """The power of the factor."""
-        return float(self.factor ** (len(layers) - 1 - place))
+        return float(self.factor**parameter.below_head)
 
 
 class LayerwiseTransfer(FineTunePolicy):
@@ -219,7 +152,7 @@ class LayerwiseTransfer(FineTunePolicy):
             raise UserError(f"LayerwiseTransfer: layer '{name}' is {found[0]} and {found[1]}: name it in one list.")
         return found[0] if found else self.rest
 
-    def prepare(self, layers: Sequence[Layer]) -> None:
+    def start(self, layers: Sequence[Layer]) -> None:
         """Gives those that start afresh new weights.
 
         Raises:
@@ -236,9 +169,9 @@ class LayerwiseTransfer(FineTunePolicy):
             if self._kind(layer.name) == "reinitialised":
                 reinitialise(layer)
 
-    def trains(self, place: int, layers: Sequence[Layer], epoch: int) -> bool:
+    def trains(self, parameter: LayerParameter, epoch: int) -> bool:
         """All but the frozen ones; the head does."""
-        return place == len(layers) - 1 or self._kind(layers[place].name) != "frozen"
+        return parameter.below_head == 0 or self._kind(parameter.layer.name) != "frozen"
 
 
 class L2SP(FineTunePolicy):
@@ -263,16 +196,16 @@ class L2SP(FineTunePolicy):
         self.alpha, self.beta = alpha, beta
         self._keys: dict[str, str] = {}
 
-    def prepare(self, layers: Sequence[Layer]) -> None:
+    def start(self, layers: Sequence[Layer]) -> None:
         """Keeps the starting point."""
         for layer in layers[:-1]:
             for name, value in layer.parameters.items():
                 self._keys[name] = name.replace(".", "/")
                 self.register_buffer(self._keys[name], value.detach().clone())
 
-    def decays(self, place: int, layers: Sequence[Layer]) -> bool:
+    def decays(self, parameter: LayerParameter) -> bool:
         """Not where the penalty acts."""
-        return place == len(layers) - 1 and self.beta == 0
+        return parameter.below_head == 0 and self.beta == 0
 
     def penalty(self, layers: Sequence[Layer]) -> Tensor | None:
         """Both terms; frozen parameters are where they started."""
@@ -284,28 +217,6 @@ class L2SP(FineTunePolicy):
         ]
         terms += [self.beta / 2 * value.square().sum() for value in layers[-1].parameters.values() if self.beta]
         return torch.stack(terms).sum() if terms else None
-
-
-def reinitialise(layer: Layer) -> None:
-    """Gives a layer new random weights.
-
-    Args:
-        layer: changed in place.
-
-    Raises:
-        UserError: one of its modules does not say how (``reset_parameters``).
-    """
-    owners = [part for module in layer.modules for part in module.modules() if part._parameters]
-    owned = {id(value) for part in owners for value in part._parameters.values()}
-    lost = [name for name, value in layer.parameters.items() if id(value) not in owned]
-    stubborn = [type(part).__name__ for part in owners if not callable(getattr(part, "reset_parameters", None))]
-    if lost or stubborn:
-        raise UserError(
-            f"layer '{layer.name}' cannot be initialised anew: {(stubborn or lost)[0]} does not define "
-            "reset_parameters; define it, or leave the layer as it is."
-        )
-    for part in owners:
-        part.reset_parameters()  # type: ignore[operator]
 
 
 def _names(layers: Sequence[Layer]) -> str:

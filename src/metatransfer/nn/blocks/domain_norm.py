@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metatransfer.errors import UserError
 
-Domain = Literal["source", "target"]
+Side = Literal["source", "target"]
 
 
 class DomainBatchNorm(nn.Module):
@@ -33,7 +33,7 @@ class DomainBatchNorm(nn.Module):
         self.source, self.target = norm, copy.deepcopy(norm)
         if not own_affine:
             self.target.weight, self.target.bias = norm.weight, norm.bias
-        self.domain: Domain = "target"
+        self.domain: Side = "target"
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer, with the statistics of the domain."""
@@ -74,7 +74,7 @@ def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
 
 
 @contextlib.contextmanager
-def in_domain(network: nn.Module, domain: Domain) -> Iterator[None]:
+def in_domain(network: nn.Module, domain: Side) -> Iterator[None]:
     """What passes the network inside is normalised as of a domain.
 
     Args:

@@ -1,6 +1,6 @@
-"""All adapters of domains and all importance weights at once, for the command to know them by their short names.
+"""All estimators that follow scikit-learn: adapters of domains and importance weights.
 
-Whoever reads this module waits for scikit-learn: it is imported where one of them is asked for.
+It is imported only where one of them is used, because importing scikit-learn takes a second.
 """
 
 from metatransfer.adapters.domain.correlation_alignment import CorrelationAlignment
