@@ -176,4 +176,5 @@ def forget_old(folder: Path, kind: str, days: int = 60) -> None:
 
 
 def _checksum(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"").hexdigest()
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return hashlib.sha256(flat.view(np.uint8).data if flat.size else b"").hexdigest()
