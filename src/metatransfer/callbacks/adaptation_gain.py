@@ -106,6 +106,8 @@ class AdaptationGain(Callback):
         self.twin, self._start = None, None
         if not self.seeds or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if not self._asked_for and not isinstance(pl_module, DomainAdaptationModule):
+            return
         obstacle = self._obstacle(trainer, pl_module)
         if obstacle is not None:
             if self._asked_for:
