@@ -24,9 +24,10 @@ import metatransfer  # importing the rooms is the registry of short class names
 from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_file, check_positive, check_seed, check_writable
+from metatransfer.cli.classes import import_class, needs_value
 from metatransfer.cli.config_files import check_config, check_config_text
 from metatransfer.cli.linking import build_data, follow_data
-from metatransfer.cli.messages import explain, explain_exception, import_class, needs_value
+from metatransfer.cli.messages import explain, explain_exception
 from metatransfer.cli.rewriting import clear_nulls, rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import no_weight_files
@@ -174,8 +175,8 @@ class MetaTransferCLI(LightningCLI):
         if described:
             data = build_data(described)
             follow_data(settings.model, data)
-            # Lightning notes the arguments for the checkpoint when it builds the first module, which must have the data;
-            # there is no public way to hand it a data module that is built already
+            # what stands in the checkpoint; Lightning would dump it later, without the data, and there is no public way
+            # to hand it a data module that is built already
             self._dump_config()
             settings.data = None
         path = settings.get("ckpt_path")

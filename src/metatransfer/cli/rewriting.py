@@ -34,12 +34,14 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     name = ""
     for argument in arguments:
-        check_limits(argument, f"argument '{argument[:40]}...'")
+        equals, value = "", argument
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            found.append(name + equals + _rewrite_value(name, value))
-        else:
-            found.append(_rewrite_value(name, argument))
+            if not equals:
+                found.append(argument)
+                continue
+        check_limits(value, f"argument '{argument[:40]}...'")
+        found.append((name + equals if equals else "") + _rewrite_value(name, value))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +110,7 @@ class BestCheckpoint(ModelCheckpoint):
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if isinstance(exception, KeyboardInterrupt):
-            rank_zero_info(f"Stopped; go on with the same command and --ckpt_path {self.last_model_path}")
+            rank_zero_info(f"Stopped; go on with the same command and --ckpt_path {shlex.quote(self.last_model_path)}")
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)

@@ -50,4 +50,4 @@ class PredictionWriter(Callback):
         write_atomically(path, text.getvalue())
         count = sum(len(part.files) for part in self._collected)
         self._collected.clear()
-        Console().print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)
+        Console(markup=False).print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)
