@@ -28,7 +28,7 @@ from metatransfer.cli.classes import import_class, needs_value
 from metatransfer.cli.config_files import check_config, check_config_text
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain, explain_exception
-from metatransfer.cli.rewriting import clear_nulls, rewrite_arguments, rewrite_config
+from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import no_weight_files
 
@@ -117,7 +117,6 @@ class MetaTransferCLI(LightningCLI):
                 super().parse_arguments(parser, typed)
             except ParserError as error:
                 raise UserError(explain(str(error), re.findall(r"--[\w.]+", self._help()))) from error
-        clear_nulls(self.config[str(self.config.get("subcommand"))], typed)
         settings = self.config[str(self.config.get("subcommand"))]
         check_seed(seed_everything=int(settings.seed_everything))  # Lightning takes true and false, too
         if not isinstance(settings.trainer, Namespace):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -152,6 +153,11 @@ def _abstract(found: re.Match[str], message: str) -> str:
     return f"the class for {'.'.join(keys)} is a base that cannot be built itself: give one of {known}."
 
 
+def _no_such_class(found: re.Match[str], message: str) -> str:
+    known = [name for name, value in vars(import_module(found[1])).items() if isinstance(value, type)]
+    return f"module {found[1]} has no class '{found[2]}'{did_you_mean(found[2], known)}"
+
+
 def _missing(found: re.Match[str], message: str) -> str:
     names = [name.strip().rpartition(".")[2] for name in found[1].split(",")]
     return (
@@ -164,6 +170,7 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"Path is not a file: '([^']*)'", lambda m, _: f"config file '{m[1]}' is a folder, but must be a file."),
     (r"(?:class_path '[\w.]+'|callable class):(\s*)the following arguments are required: ([\w, ]+)", _missing_argument),
     (r"Option '([^']*)' is not accepted", _unknown_argument),
+    (r"module '([\w.]+)' has no attribute '(\w+)'", _no_such_class),
     (r"Expected an instantiatable class, but[\w ]* is abstract", _abstract),
     (r"argument (?:-\w/)?(\S+): expected one argument", lambda m, _: f"{m[1]} needs a value."),
     (r'^Parser key "config": (--config.*)$', lambda m, _: m[1]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from jsonargparse import Namespace
 from lightning.pytorch.cli import ReduceLROnPlateau
 
 import metatransfer
@@ -29,7 +27,7 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
         arguments: as typed, ``--name value`` or ``--name=value``.
 
     Returns:
-        As many arguments.
+        Arguments for the parser.
     """
     found: list[str] = []
     name = ""
@@ -41,7 +39,12 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
                 found.append(argument)
                 continue
         check_limits(value, f"argument '{argument[:40]}...'")
-        found.append((name + equals if equals else "") + _rewrite_value(name, value))
+        outer, _, last = name.rpartition(".")
+        if value in _NULLS and re.match(r"--(model|data)\.", outer):  # of a nested class; the parser would read 'None'
+            found = found if equals else found[:-1]
+            found.append(f"{outer}={json.dumps({last: None})}")
+        else:
+            found.append((name + equals if equals else "") + _rewrite_value(name, value))
     return found
 
 
@@ -59,33 +62,6 @@ def rewrite_config(text: str, name: str = "") -> str:
     if not isinstance(root, yaml.MappingNode) or not _rewrite_mapping(root, name):
         return text
     return yaml.serialize(root, Dumper=yaml.SafeDumper)
-
-
-def clear_nulls(settings: Namespace, arguments: Sequence[str]) -> None:
-    """Sets arguments of nested classes that were given as null to ``None``; the parser makes the text 'None' of them.
-
-    Args:
-        settings: what was parsed; changed in place.
-        arguments: of the command.
-    """
-    flat = [part for argument in arguments for part in (argument.split("=", 1) if argument[:2] == "--" else [argument])]
-    for option, value in itertools.pairwise(flat):
-        if not option.startswith("--") or value not in _NULLS:
-            continue
-        place: object = settings
-        *outer, last = option[2:].split(".")
-        for key in outer:
-            place = _inside(place, key)
-        if _inside(place, last) == "None":
-            holder = place.init_args if isinstance(place, Namespace) and "init_args" in place else place
-            assert isinstance(holder, Namespace)
-            holder[last] = None
-
-
-def _inside(place: object, key: str) -> object:
-    if isinstance(place, Namespace) and "class_path" in place:
-        place = place.get("init_args")
-    return place.get(key) if isinstance(place, Namespace) else None
 
 
 def _rewrite_value(name: str, value: str) -> str:
