@@ -243,7 +243,6 @@ def test_folders_have_at_most_twenty_files():
 PRIVATE = {
     "_parse_ckpt_path": "Lightning would let the checkpoint's arguments win; a test in test_cli pins it",
     "_dump_config": "Lightning notes the arguments when it builds the first module",
-    "_actions": "argparse's",
     "_save_checkpoint": "the protocol card is written with the checkpoint",
     "_remove_checkpoint": "the protocol card is removed with the checkpoint",
     "_save_last_checkpoint": "ModelCheckpoint has no public way to save the last state",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -94,6 +95,19 @@ def test_overfitting_sees_the_same_batch_in_every_epoch(cli, monkeypatch):
     assert len(seen) == 3
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
+
+
+def test_the_printed_command_can_be_pasted_from_a_folder_with_markup(cli, tmp_path, monkeypatch, capsys):
+    """Rich would take ``[/x]`` for the end of a style and leave ``[red]`` out; a shell would split at the space."""
+    folder = tmp_path / "my [red] exp[lr=0.1] [" / "x]"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    root = f"--trainer.default_root_dir={folder}"
+    cli("fit", PROTONET, root, "--trainer.limit_train_batches=1")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lightning test")]
+    command = shlex.split(line)
+    main([*command[1:], "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    assert results(folder / "lightning_logs" / "version_1")["stage"] == "test"
 
 
 def test_turning_things_off(cli):
