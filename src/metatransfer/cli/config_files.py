@@ -1,7 +1,8 @@
-"""Configuration files, looked at before the parser makes something else of them."""
+"""Checks of configuration files before they are parsed."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -11,28 +12,76 @@ from metatransfer.errors import UserError
 _SECTIONS = ("trainer", "checkpoint", "model", "data")
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs", "<<")
 _COMMANDS = ("fit", "validate", "test", "predict")
+# a configuration of this package has some hundred values, at most ten deep
+_MOST_CHARACTERS, _MOST_VALUES, _DEEPEST, _LONGEST_NUMBER = 1_000_000, 100_000, 50, 1_000
+
+
+def check_limits(text: str, name: str) -> None:
+    """Raises an error if a YAML text would take very long to read, before it is read.
+
+    Args:
+        text: a configuration, or the value of one argument.
+        name: how to call it in the sentence.
+
+    Raises:
+        UserError: the text is too long, nested too deeply, grows too large by its anchors, or has an endless number.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise UserError(f"{name} has {len(text)} characters, but a configuration may have {_MOST_CHARACTERS}.")
+    if re.search(rf"(?<![\d_])[\d_]{{{_LONGEST_NUMBER}}}", text):
+        raise UserError(f"{name} holds a number of more than {_LONGEST_NUMBER} digits: check it.")
+    if re.search(r"[\[{&]", text):
+        _check_structure(text, name)
+
+
+def _check_structure(text: str, name: str) -> None:
+    """Counts the values with anchors expanded; a text that is not YAML passes, since its reader answers better.
+
+    Raises:
+        UserError: too deep, too many, or an anchor inside itself.
+    """
+    sizes: dict[str, int] = {}
+    open_: list[tuple[str | None, int]] = []  # anchor, and number of values before
+    count = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            anchor = getattr(event, "anchor", None)
+            if isinstance(event, yaml.AliasEvent) and anchor not in sizes and any(anchor == one for one, _ in open_):
+                raise UserError(f"{name}: anchor '{anchor}' contains itself: write its values out.")
+            count += sizes.get(anchor or "", 1) if isinstance(event, yaml.AliasEvent) else 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_.append((anchor, count))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = open_.pop()
+                sizes[anchor or ""] = count - before
+            if len(open_) > _DEEPEST:
+                raise UserError(f"{name} is nested more than {_DEEPEST} deep: check its brackets.")
+            if count > _MOST_VALUES:
+                raise UserError(f"{name} has more than {_MOST_VALUES} values, its anchors expanded: write fewer.")
+    except yaml.YAMLError:
+        return
 
 
 def check_config(path: str | Path) -> None:
-    """Refuses a configuration file that is no YAML of sections, before the parser makes something else of it.
+    """Raises an error if a configuration file is not a YAML file of sections.
 
     Args:
         path: the file, which exists.
 
     Raises:
-        UserError: not UTF-8, not YAML, not made of sections, or a name that stands twice; with the line.
+        UserError: not UTF-8, not YAML, not made of sections, or a name that appears twice; with the line.
     """
     content = Path(path).read_bytes()
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"config file '{path}', line {line}: this is no UTF-8 text; give a YAML file.") from error
+        raise UserError(f"config file '{path}', line {line}: this is not UTF-8 text; give a YAML file.") from error
     check_config_text(text, f"config file '{path}'")
 
 
 def check_config_text(text: str, name: str) -> None:
-    """Refuses a configuration that is no YAML of sections.
+    """Raises an error if a configuration is not a YAML text of sections.
 
     Args:
         text: the YAML.
@@ -41,18 +90,19 @@ def check_config_text(text: str, name: str) -> None:
     Raises:
         UserError: as :func:`check_config`.
     """
+    check_limits(text, name)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise UserError(f"{name}, line {line}: this is no valid YAML: {error.problem}.") from error
+        raise UserError(f"{name}, line {line}: this is not valid YAML: {error.problem}.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{name} is no text: give a YAML file.") from error
+        raise UserError(f"{name} is not a text file: give a YAML file.") from error
     if root is None:
-        raise UserError(f"{name} is empty: it must hold sections such as trainer, model and data.")
+        raise UserError(f"{name} is empty: it must have sections such as trainer, model and data.")
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{name} must hold sections such as trainer, model and data, but holds {_described(root)}.")
+        raise UserError(f"{name} must have sections such as trainer, model and data, but has {_described(root)}.")
     _check_sections(root, name)
     _check_names(root, name)
 
@@ -66,15 +116,15 @@ def _check_sections(root: yaml.MappingNode, name: str) -> None:
         if key.value in _SECTIONS and not (isinstance(value, yaml.MappingNode) or as_word):
             kind = "a class or names with values" if of_class else "names with values"
             raise UserError(
-                f"{name}, line {value.start_mark.line + 1}: section '{key.value}' must hold {kind}, but "
-                f"holds {_described(value)}."
+                f"{name}, line {value.start_mark.line + 1}: section '{key.value}' must have {kind}, but "
+                f"has {_described(value)}."
             )
 
 
 def _check_names(node: yaml.Node, name: str) -> None:
-    """Refuses a name that stands twice, and arguments of a class that do not stand under ``init_args``.
+    """Raises an error for a name that appears twice and for arguments of a class outside of ``init_args``.
 
-    YAML keeps the last of two values without a word, and the parser does not take the class for one.
+    YAML silently keeps the last of two values, and the parser would not recognize the class.
 
     Raises:
         UserError: with the line.
@@ -88,10 +138,10 @@ def _check_names(node: yaml.Node, name: str) -> None:
     for index, (key, value) in enumerate(node.value):
         where = f"{name}, line {key.start_mark.line + 1}"
         if key.value in names[:index] and key.value != "<<":
-            raise UserError(f"{where}: '{key.value}' stands a second time in its section: keep one of the two.")
+            raise UserError(f"{where}: '{key.value}' appears twice in its section: keep one of the two.")
         if "class_path" in names and key.value not in _OF_CLASS:
             raise UserError(
-                f"{where}: '{key.value}' stands beside class_path, but the arguments of a class stand under init_args."
+                f"{where}: '{key.value}' is beside class_path, but the arguments of a class belong under init_args."
             )
         _check_names(value, name)
 

@@ -1,70 +1,89 @@
-"""What of a model follows from its data, where the configuration leaves it open."""
+"""What of a model follows from its data, if the configuration leaves it open."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
-from metatransfer.cli.messages import import_class
+from metatransfer.batches import Episode
+from metatransfer.data_info import DataInfo, ServesData
+
+_OF_MODEL = ("num_outputs", "num_classes")
+_OF_BACKBONE = ("vocabulary_size", "in_shape", "in_channels", "image_size")
 
 
-def follow_data(model: Namespace, data: Namespace) -> None:
-    """Fills in ``num_outputs``, ``num_classes`` and the backbone's ``in_channels``, ``image_size`` or ``in_shape``.
-
-    Only what is null is filled in; values that are given stay, whatever the data says.
+def build_data(settings: Namespace) -> LightningDataModule:
+    """Builds the data module, so that it can be asked before the model is built.
 
     Args:
-        model: the section ``model``, with ``class_path``; changed in place.
-        data: the section ``data``.
+        settings: the section ``data``, with ``class_path``.
+
+    Returns:
+        The data module.
     """
-    arguments = model.get("init_args")
-    if not isinstance(arguments, Namespace):
-        return
-    if "num_outputs" in arguments and arguments.num_outputs is None:
-        ways = _ways(data)
-        arguments.num_outputs = max(1, ways) if ways is not None else None  # the data refuses 0 in its own words
-    ask = functools.cache(lambda: _built(data))
-    if "num_classes" in arguments and arguments.num_classes is None and _has(data, "num_classes"):
-        arguments.num_classes = ask().num_classes
-    backbone = arguments.get("backbone")
-    network = backbone.get("init_args") if isinstance(backbone, Namespace) else None
-    if not isinstance(network, Namespace):
-        return
-    if "vocabulary_size" in network and network.vocabulary_size is None and _has(data, "vocabulary_size"):
-        network.vocabulary_size = ask().vocabulary_size
-    wanted = [name for name in ("in_channels", "image_size", "in_shape") if name in network and network[name] is None]
-    if not wanted or not _has(data, "sample_shape"):
-        return
-    shape: tuple[int, ...] = ask().sample_shape()
-    image = len(shape) == 3
-    if "in_shape" in wanted:
-        network["in_shape"] = list(shape)
-    if "in_channels" in wanted and image:
-        network["in_channels"] = shape[0]
-    if "image_size" in wanted and image and shape[1] == shape[2]:
-        network["image_size"] = shape[1]
-
-
-def _ways(data: Namespace) -> int | None:
-    """The outputs that a data module's tasks ask for: targets, ways, or those of the source that it trains on."""
-    arguments = data.get("init_args") or {}
-    trained_on = arguments.get("train") or arguments.get("episodes")
-    if isinstance(trained_on, Namespace) and "class_path" in trained_on:
-        return _ways(trained_on)
-    ways: int | None = getattr(import_class(data.class_path), "num_targets", None) or arguments.get("num_ways")
-    return ways
-
-
-def _has(data: Namespace, name: str) -> bool:
-    return hasattr(import_class(data.class_path), name)
-
-
-def _built(data: Namespace) -> Any:  # noqa: ANN401
-    """The data module itself, to be asked; it is built a second time for the run."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    settings = Namespace(data=data)  # type: ignore[no-untyped-call]
-    return parser.instantiate(settings).data
+    built: LightningDataModule = parser.instantiate(Namespace(data=settings)).data  # type: ignore[no-untyped-call]
+    return built
+
+
+def follow_data(model: Namespace, data: LightningDataModule) -> None:
+    """Fills in the arguments of the model and of its backbone that are null and follow from the data.
+
+    Args:
+        model: the section ``model``, with ``class_path``; changed in place. Values that are given stay.
+        data: the data module; a user's own without ``info()`` fills in nothing.
+    """
+    arguments = _arguments(model)
+    network = _arguments(arguments.get("backbone"))
+    wanted = [(place, name) for place, names in ((arguments, _OF_MODEL), (network, _OF_BACKBONE)) for name in names
+              if name in place and place[name] is None]  # fmt: skip
+    info = info_of(data) if wanted else None  # may have to open files
+    if info is None:
+        return
+    shape = info.sample_shape
+    image = len(shape) == 3
+    found = {
+        "num_outputs": info.num_outputs,
+        "num_classes": info.num_classes,
+        "vocabulary_size": info.vocabulary_size,
+        "in_shape": list(shape) or None,
+        "in_channels": shape[0] if image else None,
+        "image_size": shape[1] if image and shape[1] == shape[2] else None,
+    }
+    for place, name in wanted:
+        place[name] = found[name]
+
+
+def _arguments(described: Any) -> Namespace:  # noqa: ANN401
+    arguments = described.get("init_args") if isinstance(described, Namespace) else None
+    return arguments if isinstance(arguments, Namespace) else Namespace()  # type: ignore[no-untyped-call]
+
+
+def info_of(data: object) -> DataInfo | None:
+    """The description of the data.
+
+    Args:
+        data: a data module.
+
+    Returns:
+        ``data.info()``; ``None`` for a user's own data module without it.
+    """
+    return data.info() if isinstance(data, ServesData) else _info_of_old_module(data)
+
+
+# TEMPORARY: until the data modules of the first house are gone. To be deleted at the merge, with its use above.
+def _info_of_old_module(data: Any) -> DataInfo | None:  # noqa: ANN401
+    inner = getattr(data, "train_data", None) or getattr(data, "episodes", None) or data
+    if not isinstance(data, LightningDataModule) or not hasattr(data, "protocol"):
+        return None
+    return DataInfo(
+        batch=Episode,
+        sample_shape=data.sample_shape() if hasattr(data, "sample_shape") else (),
+        num_ways=getattr(inner, "num_ways", None),
+        num_targets=getattr(inner, "num_targets", None),
+        class_names=tuple(map(str, range(data.num_classes))) if hasattr(data, "num_classes") else (),
+        vocabulary_size=data.vocabulary_size if hasattr(data, "vocabulary_size") else None,
+    )

@@ -5,91 +5,78 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
-from unittest import mock
 
 import torch
-from jsonargparse import Namespace, _typehints
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    ReduceLROnPlateau,
-    SaveConfigCallback,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
-from metatransfer.callbacks import (
-    BestCheckpoint,
-    ClassifierFigures,
-    EpisodeFigures,
-    FinishBatch,
-    PredictionWriter,
-    Report,
-    StartChecks,
-)
-from metatransfer.callbacks.adaptation_gain import AdaptationGain
-from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics
+import metatransfer  # importing the rooms is the registry of short class names
+from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_file, check_positive, check_seed, check_writable
+from metatransfer.cli.classes import import_class, needs_value
 from metatransfer.cli.config_files import check_config, check_config_text
-from metatransfer.cli.linking import follow_data
-from metatransfer.cli.messages import explain, explain_exception, import_class, refused_null
+from metatransfer.cli.linking import build_data, follow_data
+from metatransfer.cli.messages import explain, explain_exception
+from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
-from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.nn.weights import no_weight_files
 
-_CHECKING = (
-    "lightning",
-    "torch/optim",
-    "torch/distributions",
-    "torchvision",
-)  # packages that check what they are given
+# packages that check what they are given
+_CHECKING = ("lightning", "torch/optim", "torch/distributions", "torchvision")
 _KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # words, not paths, to Lightning
 
 
+class ParserError(Exception):
+    """What jsonargparse reports, in its own words."""
+
+
 class ArgumentParser(LightningArgumentParser):
-    """The parser, with complaints of one sentence."""
+    """The parser: configurations are checked and rewritten before it reads them, and errors are raised."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.started_in = Path.cwd()
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401
-        """Reads a configuration file that has been looked at."""
+        """Reads a configuration file."""
         if os.path.isfile(path):  # not one behind a URL or a pipe
             check_config(Path(path))
         settings: Namespace = super().parse_path(path, *args, **kwargs)
         return settings
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", **kwargs: Any) -> Namespace:  # noqa: ANN401
-        """Reads a configuration given as text, which has been looked at as well."""
+        """Reads the content of a configuration file, or one given as text."""
         if not path:
             check_config_text(content, "--config")
+        with contextlib.chdir(self.started_in):  # the parser changes to the folder of the file
+            content = rewrite_config(content)
         settings: Namespace = super().parse_string(content, path, **kwargs)
         return settings
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends with the complaint in one sentence.
+        """Raises an error instead of ending the process.
 
         Args:
             message: what jsonargparse reports.
             ex: what caused it.
 
         Raises:
-            UserError: always.
+            ParserError: always.
         """
         if not self.exit_on_error:  # a parser inside another's type check, which needs the report as it is
             super().error(message, ex)
-        known = [option for action in self._actions for option in action.option_strings]
-        for action in self._actions:
-            for parser in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
-                known += [option for inner in parser._actions for option in inner.option_strings]
-        raise UserError(explain(message, known)) from ex
+        raise ParserError(message) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -109,25 +96,31 @@ class SaveConfig(SaveConfigCallback):
 
 
 class MetaTransferCLI(LightningCLI):
-    """LightningCLI with short class names, honest checkpoints and one-sentence errors."""
+    """LightningCLI with short class names and one-sentence errors, whose arguments win over those of a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the section ``checkpoint``."""
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_class_arguments(BestCheckpoint, "checkpoint")
+        self._help = parser.format_help
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses, without Lightning's warning that a program's own arguments exist.
+        """Parses what was typed.
 
         Raises:
-            UserError: a value that Lightning would trip over later.
+            UserError: an argument that the parser or, later, Lightning would not take.
         """
-        with warnings.catch_warnings(), _plateau_by_short_name():
+        typed = rewrite_arguments(sys.argv[1:] if args is None else [str(part) for part in list(args)])
+        with warnings.catch_warnings():
+            # a program's own arguments are meant to replace those of the command line
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().parse_arguments(parser, args)
+            try:
+                super().parse_arguments(parser, typed)
+            except ParserError as error:
+                raise UserError(explain(str(error), re.findall(r"--[\w.]+", self._help()))) from error
         settings = self.config[str(self.config.get("subcommand"))]
-        check_seed(seed_everything=int(settings.seed_everything))  # true and false are words of Lightning's
+        check_seed(seed_everything=int(settings.seed_everything))  # Lightning takes true and false, too
         if not isinstance(settings.trainer, Namespace):
-            raise UserError(f"trainer must hold names with values, but is {settings.trainer}.")
+            raise UserError(f"trainer must have names with values, but is {settings.trainer}.")
         for name in ("val_check_interval", "accumulate_grad_batches"):
             value = settings.trainer[name]
             check_positive(**{f"trainer.{name}": value if isinstance(value, int | float) else None})
@@ -173,15 +166,28 @@ class MetaTransferCLI(LightningCLI):
             print("warning: no --ckpt_path is given, so untrained weights will answer", file=sys.stderr)
         for section in ("model", "data"):
             _check_nulls(settings.get(section), section)
-        if settings.get("data"):
-            follow_data(settings.model, settings.data)
 
     def instantiate_classes(self) -> None:
-        """Builds everything; where a checkpoint brings the weights, the file that they started from may be gone."""
-        path = self.config[str(self.subcommand)].get("ckpt_path")
-        # the last checkpoint, asked for by a word, may turn out not to exist
-        with no_weight_files() if path and path not in _KEPT_CHECKPOINTS else contextlib.nullcontext():
-            super().instantiate_classes()
+        """Builds everything, the data first, since the model follows from it."""
+        settings = self.config[str(self.subcommand)]
+        described, data = settings.get("data"), None
+        if described:
+            data = build_data(described)
+            follow_data(settings.model, data)
+            # what stands in the checkpoint; Lightning would dump it later, without the data, and there is no public way
+            # to hand it a data module that is built already
+            self._dump_config()
+            settings.data = None
+        path = settings.get("ckpt_path")
+        try:
+            # the weights come from the checkpoint, so the file that they started from may be gone; the last checkpoint,
+            # asked for by a word, may turn out not to exist
+            with no_weight_files() if path and path not in _KEPT_CHECKPOINTS else contextlib.nullcontext():
+                super().instantiate_classes()
+        finally:
+            if described:
+                settings.data = described  # to be saved
+        self.datamodule = data
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         """Adds the callbacks that every run has, unless the user turned them off or brings their own.
@@ -189,48 +195,29 @@ class MetaTransferCLI(LightningCLI):
         Raises:
             UserError: settings that the Trainer refuses.
         """
-        self.model.run_seed = self._get(self.config, "seed_everything")
-        trainer = self._get(self.config_init, "trainer")
+        settings = self.config_init[str(self.subcommand)]
+        self.model.run_seed = self.config[str(self.subcommand)].seed_everything
+        trainer = settings.trainer
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        wanted: list[type[Callback]] = [FinishBatch, Report, EpisodeFigures, ClassifierFigures, PredictionWriter]
-        if self.subcommand == "fit" and isinstance(self.model, DomainAdaptationModule):
-            # the diagnostics look at the gain's twin, and the report names the checkpoint that it chose
-            wanted[1:1] = [AdaptationGain, DomainDiagnostics]
-        extra = [
-            AdaptationGain.unasked() if kind is AdaptationGain else kind()
-            for kind in wanted
-            if not any(isinstance(callback, kind) for callback in given)
-        ]
+        extra = standard_callbacks(given)
         if not any(isinstance(callback, StartChecks) for callback in given):
             given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             extra.append(RichProgressBar())
         own_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in given)
         if trainer.get("enable_checkpointing") is not False and not own_checkpoint:
-            extra.append(self._get(self.config_init, "checkpoint"))
-        config = {**trainer, **kwargs, "callbacks": list(given)}
+            extra.append(settings.checkpoint)
         try:
-            return self._instantiate_trainer(config, [] if config.get("barebones") else extra)
+            return super().instantiate_trainer(
+                callbacks=[*given, *([] if trainer.get("barebones") else extra)], **kwargs
+            )
         except (ValueError, TypeError) as error:
             raise UserError(f"trainer: {error}") from error
 
 
-@contextlib.contextmanager
-def _plateau_by_short_name() -> Iterator[None]:
-    """Takes ``ReduceLROnPlateau`` for Lightning's, the only one of that name that knows what to monitor."""
-    resolve = _typehints.resolve_class_path_by_name
-
-    def resolved(kind: Any, name: str) -> str:  # noqa: ANN401
-        known = {ReduceLROnPlateau.__name__: f"{ReduceLROnPlateau.__module__}.{ReduceLROnPlateau.__name__}"}
-        return known.get(name) or resolve(kind, name)
-
-    with mock.patch.object(_typehints, "resolve_class_path_by_name", resolved):
-        yield
-
-
 def _check_nulls(settings: Any, path: str) -> None:  # noqa: ANN401
-    """Refuses null where an argument has a value by default.
+    """Raises an error for null where an argument needs a value; the parser takes null anywhere.
 
     Raises:
         UserError: with the argument.
@@ -239,7 +226,7 @@ def _check_nulls(settings: Any, path: str) -> None:  # noqa: ANN401
         return
     kind = import_class(settings.class_path)
     for name, value in vars(settings.get("init_args") or settings).items():
-        if value is None and isinstance(kind, type) and refused_null(kind, name):
+        if value is None and isinstance(kind, type) and needs_value(kind, name):
             raise UserError(f"{path}.{name} is null, but needs a value: leave it out for its default, or give one.")
         _check_nulls(value, f"{path}.{name}")
 
@@ -266,7 +253,7 @@ def _folders(settings: Namespace) -> Iterator[tuple[str, str | Path]]:
     yield from found
 
 
-def main(args: ArgsType = None) -> None:
+def main(args: list[str] | None = None) -> None:
     """Runs the command line.
 
     Args:
@@ -290,6 +277,7 @@ def main(args: ArgsType = None) -> None:
             LightningDataModule,
             save_config_callback=SaveConfig,
             parser_class=ArgumentParser,
+            parser_kwargs={"version": metatransfer.__version__},
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,

@@ -1,93 +1,27 @@
-"""Methods as LightningModules: the bases, and one folder per family."""
+"""Methods as LightningModules: the bases, and one folder per family.
 
+A family exports its classes in its own ``__init__``; here and in ``metatransfer`` they appear by themselves.
+"""
+
+from metatransfer.methods import classical, domain, features, finetune, gradient, metric, options, supervised
 from metatransfer.methods.base import EpisodicModule, MethodModule
-from metatransfer.methods.classical import TfidfSVMModule
+from metatransfer.methods.classical import *
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.domain import (
-    AdaBNModule,
-    AdaptedFeaturesModule,
-    ADDAModule,
-    Annealing,
-    CDANModule,
-    DANModule,
-    DANNModule,
-    DeepCORALModule,
-    DomainAdaptationModule,
-    ImportanceWeightedModule,
-    MCDModule,
-    SourceOnlyModule,
-)
-from metatransfer.methods.features import FrozenFeaturesModule
-from metatransfer.methods.finetune import (
-    L2SP,
-    FineTuneModule,
-    FineTunePolicy,
-    Full,
-    GradualUnfreezing,
-    HeadOnly,
-    LastLayers,
-    LayerwiseLRDecay,
-    LayerwiseTransfer,
-)
-from metatransfer.methods.gradient import (
-    ANILModule,
-    BOILModule,
-    FOMAMLModule,
-    InnerLoopModule,
-    LearnedOptimizerModule,
-    MAMLModule,
-    MAMLPlusPlusModule,
-    MetaSGDModule,
-    ProtoMAMLModule,
-    ReptileModule,
-)
-from metatransfer.methods.gradient.maml_plus_plus import OuterSchedule
-from metatransfer.methods.metric import ProtoNetModule
-from metatransfer.methods.options import Execution, InnerLoop
+from metatransfer.methods.domain import *
+from metatransfer.methods.features import *
+from metatransfer.methods.finetune import *
+from metatransfer.methods.gradient import *
+from metatransfer.methods.metric import *
+from metatransfer.methods.options import *
 from metatransfer.methods.predictor import Predictor
-from metatransfer.methods.supervised import PretrainModule
+from metatransfer.methods.supervised import *
 
-__all__ = [
-    "L2SP",
-    "ADDAModule",
-    "ANILModule",
-    "AdaBNModule",
-    "AdaptedFeaturesModule",
-    "Annealing",
-    "BOILModule",
-    "CDANModule",
-    "ClassifierModule",
-    "DANModule",
-    "DANNModule",
-    "DeepCORALModule",
-    "DomainAdaptationModule",
-    "EpisodicModule",
-    "Execution",
-    "FOMAMLModule",
-    "FineTuneModule",
-    "FineTunePolicy",
-    "FrozenFeaturesModule",
-    "Full",
-    "GradualUnfreezing",
-    "HeadOnly",
-    "ImportanceWeightedModule",
-    "InnerLoop",
-    "InnerLoopModule",
-    "LastLayers",
-    "LayerwiseLRDecay",
-    "LayerwiseTransfer",
-    "LearnedOptimizerModule",
-    "MAMLModule",
-    "MAMLPlusPlusModule",
-    "MCDModule",
-    "MetaSGDModule",
-    "MethodModule",
-    "OuterSchedule",
-    "Predictor",
-    "PretrainModule",
-    "ProtoMAMLModule",
-    "ProtoNetModule",
-    "ReptileModule",
-    "SourceOnlyModule",
-    "TfidfSVMModule",
-]
+__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor"]
+__all__ += options.__all__
+__all__ += classical.__all__
+__all__ += domain.__all__
+__all__ += features.__all__
+__all__ += finetune.__all__
+__all__ += gradient.__all__
+__all__ += metric.__all__
+__all__ += supervised.__all__

@@ -1,7 +1,31 @@
-"""torchmetrics.Metric subclasses."""
+"""torchmetrics.Metric subclasses, and validators that choose a model without target labels."""
 
 from metatransfer.metrics.classification import Answers, ClassifierMetrics, reliability
 from metatransfer.metrics.episode_mean import EpisodeMean
 from metatransfer.metrics.episode_metrics import EpisodeMetrics
+from metatransfer.metrics.validators import (
+    DeepEmbeddedValidation,
+    Entropy,
+    Evidence,
+    ImportanceWeightedValidation,
+    InformationMaximization,
+    SoftNeighborhoodDensity,
+    SourceAccuracy,
+    Validator,
+)
 
-__all__ = ["Answers", "ClassifierMetrics", "EpisodeMean", "EpisodeMetrics", "reliability"]
+__all__ = [
+    "Answers",
+    "ClassifierMetrics",
+    "DeepEmbeddedValidation",
+    "Entropy",
+    "EpisodeMean",
+    "EpisodeMetrics",
+    "Evidence",
+    "ImportanceWeightedValidation",
+    "InformationMaximization",
+    "SoftNeighborhoodDensity",
+    "SourceAccuracy",
+    "Validator",
+    "reliability",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from metatransfer.callbacks.run.run_folder import run_folder, write_atomically
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_monitor
 from metatransfer.errors import UserError
 from metatransfer.methods.protocol import evaluation_key, protocol_card
 from metatransfer.metrics.validators import PANEL
+from metatransfer.storage import atomic_file, write_atomically
 
 AUTO = "auto"
 
@@ -108,7 +110,7 @@ class BestCheckpoint(ModelCheckpoint):
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if isinstance(exception, KeyboardInterrupt):
-            rank_zero_info(f"Stopped; go on with the same command and --ckpt_path {self.last_model_path}")
+            rank_zero_info(f"Stopped; go on with the same command and --ckpt_path {shlex.quote(self.last_model_path)}")
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
@@ -136,9 +138,8 @@ def save_with_card(path: Path, content: dict[str, Any]) -> None:
         path: of the checkpoint.
         content: with ``protocol``.
     """
-    draft = path.with_name(path.name + ".part")
-    torch.save(content, draft)
-    draft.replace(path)
+    with atomic_file(path) as draft:
+        torch.save(content, draft)
     write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
 
 

@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from metatransfer.batches import Predictions
-from metatransfer.callbacks.run.run_folder import run_folder, short_path, write_atomically
+from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.storage import short_path, write_atomically
 
 
 class PredictionWriter(Callback):
@@ -49,4 +50,4 @@ class PredictionWriter(Callback):
         write_atomically(path, text.getvalue())
         count = sum(len(part.files) for part in self._collected)
         self._collected.clear()
-        Console().print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)
+        Console(markup=False).print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)

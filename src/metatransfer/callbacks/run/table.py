@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from metatransfer.callbacks.run.run_folder import short_path
+from metatransfer.storage import short_path
 
 
 def with_interval(name: str, number: dict[str, float | None]) -> str:
@@ -130,8 +131,6 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
         table.add_row("fallback", results["fallback"])
     table.add_row("checkpoint", results["checkpoint"] or "none: the weights in memory")
     config = folder / "config.yaml"
-    if stage == "fit" and results["checkpoint"] and config.exists():
-        table.add_row("test it", f"lightning test --config {short_path(config)} --ckpt_path {results['checkpoint']}")
     if "trained_under" in results:
         changed = results["protocol_differences"]
         table.add_row(
@@ -141,4 +140,9 @@ def print_report(results: dict[str, Any], folder: Path) -> None:
     table.add_row("seconds", f"{results['seconds']:.0f}")
     console = Console()
     # a file or a pipe has no width of its own: paths must stay whole for copying
-    Console(width=console.width if console.is_terminal else 160).print(table)
+    # names in brackets are not rich's markup
+    console = Console(width=console.width if console.is_terminal else 160, markup=False, highlight=False)
+    console.print(table)
+    if stage == "fit" and results["checkpoint"] and config.exists():
+        command = ["lightning", "test", "--config", short_path(config), "--ckpt_path", results["checkpoint"]]
+        console.print(shlex.join(command), soft_wrap=True)

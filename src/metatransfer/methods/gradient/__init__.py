@@ -6,7 +6,7 @@ from metatransfer.methods.gradient.boil import BOILModule
 from metatransfer.methods.gradient.fomaml import FOMAMLModule
 from metatransfer.methods.gradient.learned_optimizer import LearnedOptimizerModule
 from metatransfer.methods.gradient.maml import MAMLModule
-from metatransfer.methods.gradient.maml_plus_plus import MAMLPlusPlusModule
+from metatransfer.methods.gradient.maml_plus_plus import MAMLPlusPlusModule, OuterSchedule
 from metatransfer.methods.gradient.meta_sgd import MetaSGDModule
 from metatransfer.methods.gradient.proto_maml import ProtoMAMLModule
 from metatransfer.methods.gradient.reptile import ReptileModule
@@ -20,6 +20,7 @@ __all__ = [
     "MAMLModule",
     "MAMLPlusPlusModule",
     "MetaSGDModule",
+    "OuterSchedule",
     "ProtoMAMLModule",
     "ReptileModule",
 ]

@@ -1,0 +1,107 @@
+"""Classes that users name: by import path, by their base, and what arguments they take."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def import_class(path: str) -> Any:  # noqa: ANN401
+    """The object that an import path names.
+
+    Args:
+        path: ``package.module.Class``.
+
+    Returns:
+        The object.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def needs_value(kind: type, name: str) -> bool:
+    """Whether an argument of a class cannot be null.
+
+    Args:
+        kind: the class.
+        name: of the argument.
+
+    Returns:
+        ``True`` if its annotation excludes ``None`` and its default is another value.
+    """
+    parameter, hint = parameters(kind).get(name), type_of(kind, name)
+    known = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
+    return known and type(None) not in typing.get_args(hint)
+
+
+def subclasses(base: type) -> dict[str, type]:
+    """The classes below a base that users may name; Lightning's demos and inner parts are not among them.
+
+    Args:
+        base: the base class.
+
+    Returns:
+        Grandchildren included, by name.
+    """
+    found: dict[str, type] = {}
+    children: list[type] = base.__subclasses__()
+    for child in children:
+        package = ".".join(child.__module__.split(".")[:3])
+        public = package.split(".")[0] != "lightning" or hasattr(import_module(package), child.__name__)
+        if public and not child.__name__.startswith("_") and not inspect.isabstract(child) and "demos" not in package:
+            found[child.__name__] = child
+        found |= subclasses(child)
+    return dict(sorted(found.items()))
+
+
+def parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class and of its bases.
+
+    Args:
+        kind: the class.
+
+    Returns:
+        Without ``self``.
+    """
+    inits = [vars(base)["__init__"] for base in reversed(kind.__mro__[:-1]) if "__init__" in vars(base)]
+    return {name: one for init in inits for name, one in inspect.signature(init).parameters.items() if name != "self"}
+
+
+def type_of(kind: type, name: str) -> Any:  # noqa: ANN401
+    """The type of an argument.
+
+    Args:
+        kind: the class.
+        name: of the argument.
+
+    Returns:
+        The annotation, ``None`` if there is none that can be evaluated.
+    """
+    for base in kind.__mro__[:-1]:
+        init = vars(base).get("__init__")
+        if init is not None and name in inspect.signature(init).parameters:
+            try:
+                return typing.get_type_hints(init).get(name)
+            except NameError:  # a type that is imported for type checking alone
+                return None
+    return None
+
+
+def classes_in(hint: Any) -> list[type]:  # noqa: ANN401
+    """The classes that an annotation is made of.
+
+    Args:
+        hint: such as ``Callable[[Iterable], Optimizer] | None``.
+
+    Returns:
+        Those that are not built in; of a callable, what it returns.
+    """
+    arguments, origin = typing.get_args(hint), typing.get_origin(hint)
+    if isinstance(origin, type) and issubclass(origin, Callable):  # type: ignore[arg-type]
+        arguments = arguments[-1:]
+    if not arguments:
+        return [hint] if isinstance(hint, type) and hint.__module__ not in ("builtins", "types") else []
+    return [found for argument in arguments for found in classes_in(argument)]
