@@ -156,7 +156,7 @@ def test_commands_parse(page, command, workplace):
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(one, id=one[-1], marks=() if "cross.yaml" in one else pytest.mark.slow)
+        pytest.param(one, id=one[-1], marks=() if "--data.export_episodes" in one else pytest.mark.slow)
         for page, one in COMMANDS
         if page == DATA and "--data" not in one
     ],
