@@ -80,7 +80,7 @@ def answers(module):
     modes = [(part, part.training) for part in module.modules()]
     shape = tuple(module.backbone.in_shape or (1, 28, 28))
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(20, *shape, generator=generator).to(next(module.parameters()))
+    x = torch.rand(20, *shape, generator=generator).to(next(module.parameters(), torch.zeros(())))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         if isinstance(module, EpisodicModule):

@@ -26,9 +26,7 @@ def keep(message):
     _kept[test].append(_plain(message))
     if compared and not updating:
         expected = read().get(test, [])[len(_kept[test]) - 1 :][:1]
-        assert expected == _kept[test][-1:], (
-            "reworded? then run pytest --update-messages on this file"
-        )
+        assert expected == _kept[test][-1:], "reworded? then run pytest --update-messages on this file"
     return message
 
 
