@@ -1,14 +1,26 @@
-"""What all tests share: few threads, a clean random state, a small command line."""
+"""What all tests share: few threads, a clean random state, a small command line, and runs that are made only once."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
+import sys
 import warnings
+import zlib
 from pathlib import Path
+
+# before torch starts its threads; the processes that tests start take it over
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+import yaml
+from filelock import FileLock
 
+import messages
+import processes
 from contract import wraps_episodes
 from metatransfer.cli import main
 
@@ -26,9 +38,60 @@ SMALL_DATA = [
     "--data.num_queries=2",
     "--data.eval_num_queries=2",
 ]
+TWO_BATCHES = ["--data.train_episodes=4"]  # in an epoch, with the two tasks of a batch above
+ENDLESS = ["--data.train_episodes=100000"]
 # six batches of an epoch, as the episodes above make
 SMALL_BATCHES = ["--data.batch_size=4", "--trainer.limit_train_batches=6"]
 SMALL_RUN = ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1"]
+FEW_STEPS = {"reptile": ["--model.inner_steps=4", "--model.train_inner_steps=2"]}
+
+
+# ---- which tests run, and where
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--third",
+        type=int,
+        choices=(0, 1, 2),
+        help="run a third of the tests, always the same",
+    )
+    parser.addoption(
+        "--update-messages", action="store_true", help="write tests/golden_messages.txt anew for the files that run"
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One worker for each core, at most four; none for single files, where their start would take longer."""
+    named = [argument.partition("::")[0] for argument in config.args]
+    if config.option.update_messages or (named and all(name.endswith(".py") for name in named)):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4)
+
+
+def pytest_configure(config):
+    # other versions of other packages word their part of a message otherwise
+    messages.compared = config.option.third is None
+    messages.updating = config.option.update_messages
+    processes.preload()
+
+
+def pytest_collection_modifyitems(config, items):
+    third = config.option.third
+    if third is None:
+        return
+    chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+def pytest_sessionfinish():
+    messages.write()
+
+
+# ---- what every test starts from
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +99,13 @@ def _quiet_and_reproducible():
     # the suite's networks are tiny: more threads only wait for each other
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    found = list(sys.path)  # the command adds the folder that it is called in
     with warnings.catch_warnings():
         yield
+    sys.path[:] = found
+
+
+# ---- the command line
 
 
 @pytest.fixture
@@ -46,18 +114,61 @@ def cli(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(command, config, *arguments, small=True):
-        extra = [*SHRINK, *(small_data(config) if small else []), *(SMALL_RUN if small else [])]
-        main([command, "--config", str(config), *extra, *map(str, arguments)])
+        main(command_line(command, config, *arguments, small=small))
         return latest_run(tmp_path)
 
     return run
 
 
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Runs that several tests only look at: ``runs("fit", config, ...)`` as with ``cli``, made when first asked for.
+
+    All workers share them. Nobody may write into their folders.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    root /= "runs"
+    root.mkdir(exist_ok=True)
+
+    def run(command, config, *arguments, small=True):
+        words = command_line(command, config, *arguments, small=small)
+        folder = root / hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        with FileLock(f"{folder}.lock"):
+            if not folder.with_suffix(".done").exists():
+                folder.mkdir()
+                torch.manual_seed(0)
+                with contextlib.chdir(folder):
+                    main(words)
+                folder.with_suffix(".done").touch()
+        return latest_run(folder)
+
+    return run
+
+
+def command_line(command, config, *arguments, small=True):
+    extra = [*SHRINK, *([*small_data(config), *SMALL_RUN] if small else [])]
+    return [command, "--config", str(config), *extra, *map(str, arguments)]
+
+
 def small_data(config):
     """Few episodes, wherever the configuration has them."""
+    return in_episodes(config, SMALL_DATA) + (SMALL_BATCHES if wraps_episodes(Path(config)) else [])
+
+
+def in_episodes(config, arguments):
+    """Arguments of episodic data, wherever the configuration has them."""
     if not wraps_episodes(Path(config)):
-        return SMALL_DATA
-    return [argument.replace("--data.", "--data.episodes.") for argument in SMALL_DATA] + SMALL_BATCHES
+        return arguments
+    return [argument.replace("--data.", "--data.episodes.") for argument in arguments]
+
+
+def tiny(config):
+    """A narrow network, and few inner steps where a configuration has many."""
+    backbone = yaml.safe_load(Path(config).read_text())["model"]["init_args"]["backbone"]
+    narrow = ["--model.backbone.hidden_channels=8"] if backbone["class_path"] == "Conv4" else []
+    return narrow + FEW_STEPS.get(Path(config).stem, [])
 
 
 def latest_run(root):

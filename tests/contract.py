@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import lightning.pytorch as pl
+import pytest
 import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
@@ -51,6 +53,44 @@ def wraps_episodes(path):
 def serves_domains(path):
     """Whether a YAML's data are the sources and targets of domain adaptation."""
     return "sources" in data_of(path).get("init_args", {})
+
+
+def name_of(path):
+    return path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+
+
+def canaries(paths, *chosen):
+    """Parameters for all configurations, of which only the chosen ones are not slow."""
+    assert set(chosen) <= set(map(name_of, paths)), chosen
+    return [
+        pytest.param(path, id=name_of(path), marks=() if name_of(path) in chosen else pytest.mark.slow)
+        for path in paths
+    ]
+
+
+class KeepAnswers(pl.Callback):
+    """Writes what the method answers at the end of its training into the folder of its run."""
+
+    def on_fit_end(self, trainer, module):
+        torch.save(answers(module), Path(trainer.log_dir) / "answers.pt")
+
+
+def answers(module):
+    """What a method of the shipped configurations answers to random samples, however it was built or loaded."""
+    modes = [(part, part.training) for part in module.modules()]
+    shape = tuple(module.backbone.in_shape or (1, 28, 28))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(20, *shape, generator=generator).to(next(module.parameters(), torch.zeros(())))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        if isinstance(module, EpisodicModule):
+            y = torch.arange(10) % 5 if len(shape) > 1 else x[:10]  # one number in, one number out
+            found = module.adapt(x[:10], y).outputs(x[10:])
+        else:
+            found = module.eval()(x)
+    for part, training in modes:
+        part.training = training
+    return found
 
 
 CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and not serves_samples(path)]
@@ -118,11 +158,15 @@ __all__ = [
     "SAMPLE_CONFIGS",
     "WAYS",
     "EpisodicModule",
+    "KeepAnswers",
+    "answers",
+    "canaries",
     "config_of",
     "episode",
     "glyphs_for",
     "metatransfer",
     "methods",
+    "name_of",
     "small",
     "training_batch",
     "wraps_episodes",

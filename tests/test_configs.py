@@ -9,14 +9,20 @@ import torch
 import yaml
 from PIL import Image
 
-from conftest import best_checkpoint, results
-from contract import CONFIGS, EVERY_CONFIG, ROOT, methods, needs_files, wraps_episodes
-from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule, SinusoidEpisodes
+from conftest import best_checkpoint, in_episodes, results, tiny
+from contract import CONFIGS, EVERY_CONFIG, answers, canaries, methods, name_of, needs_files
+from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 
 FILES_ASKED_FOR = [path for path in EVERY_CONFIG if needs_files(path)]
-configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
+KEEP = '--trainer.callbacks=[{"class_path": "contract.KeepAnswers"}]'
+
+
+@pytest.fixture
+def fitted(runs):
+    """The run of a configuration that all tests of this file look at."""
+    return lambda config: runs("fit", config, *tiny(config), KEEP)
 
 
 def test_every_method_has_a_config():
@@ -24,7 +30,7 @@ def test_every_method_has_a_config():
     assert {kind.__name__ for kind in methods(MethodModule)} <= named
 
 
-@pytest.mark.parametrize("config", EVERY_CONFIG, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
+@pytest.mark.parametrize("config", canaries(EVERY_CONFIG, "maml", "omniglot/protonet"))  # most others are fitted below
 def test_every_config_parses(config, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--config", str(config), "--print_config"])
@@ -60,16 +66,16 @@ def save(image, path):
     Image.fromarray(((1 - image[0]) * 255).byte().numpy()).resize((90, 90)).save(path)
 
 
-@configs
-def test_fit_validate_test_predict(cli, config, tmp_path):
-    run = cli("fit", config)
-    fitted = results(run)
-    assert fitted["stage"] == "fit"
-    assert {"stage", "metrics", "baselines", "protocol", "checkpoint", "seconds"} <= fitted.keys()
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml", "pretrain", "sinusoid/maml"))
+def test_fit_validate_test_predict(cli, fitted, config, tmp_path):
+    run = fitted(config)
+    fit = results(run)
+    assert fit["stage"] == "fit"
+    assert {"stage", "metrics", "baselines", "protocol", "checkpoint", "seconds"} <= fit.keys()
     checkpoint = best_checkpoint(run)
-    assert fitted["checkpoint"] == str(checkpoint.relative_to(tmp_path))
+    assert fit["checkpoint"] == str(checkpoint.relative_to(run.parents[1]))
     card = json.loads(card_path(checkpoint).read_text())
-    assert card == fitted["protocol"]
+    assert card == fit["protocol"]
     score = card["selection"].rpartition("/")[2]
     assert card["data"]["eval_episode"]["num_queries"] == 2
     assert card["selection"] in ("max val/accuracy", "min val/mse")
@@ -78,26 +84,27 @@ def test_fit_validate_test_predict(cli, config, tmp_path):
     assert list(run.glob("events.out.tfevents*"))
 
     saved = run / "config.yaml"  # what a run saves runs again
+    measured = {}
     for command in ("validate", "test"):
-        again = cli(command, saved, "--ckpt_path", checkpoint, small=False)
-        measured = results(again)
-        assert measured["stage"] == command
-        assert measured["protocol_differences"] == []
-        for number in (measured["metrics"][score], measured["metrics"]["loss"], *baselines(measured, score)):
+        measured[command] = again = results(cli(command, saved, "--ckpt_path", checkpoint, small=False))
+        assert again["stage"] == command
+        assert again["protocol_differences"] == []
+        for number in (again["metrics"][score], again["metrics"]["loss"], *baselines(again, score)):
             assert number["value"] >= 0
             assert number["ci95"] >= 0  # six tasks may score alike
-        assert measured["metrics"]["loss"]["ci95"] > 0
-    validated = results(again.parent / "version_1")["metrics"]
-    assert validated[score] == pytest.approx(fitted["metrics"][score])
-    assert validated["loss"]["value"] == pytest.approx(fitted["metrics"]["loss"]["value"], rel=1e-5)
+        assert again["metrics"]["loss"]["ci95"] > 0
+    validated = measured["validate"]["metrics"]
+    assert validated[score] == pytest.approx(fit["metrics"][score])
+    assert validated["loss"]["value"] == pytest.approx(fit["metrics"]["loss"]["value"], rel=1e-5)
+    if score == "accuracy":  # made of pictures
+        assert_pictures_get_labels(cli, config, saved, checkpoint, tmp_path)
 
-    if card["data"]["data"] != "GlyphEpisodes":
-        return  # not made of pictures
+
+def assert_pictures_get_labels(cli, config, saved, checkpoint, folder):
     data = GlyphEpisodes(num_queries=3)
     data.setup("test")
-    write_folder(tmp_path, data.episode("test", 0))
-    where = "--data.episodes" if wraps_episodes(config) else "--data"
-    folders = [f"{where}.support", tmp_path / "support", f"{where}.query", tmp_path / "query"]
+    write_folder(folder, data.episode("test", 0))
+    folders = in_episodes(config, [f"--data.{name}={folder / name}" for name in ("support", "query")])
     predicted = cli("predict", saved, "--ckpt_path", checkpoint, *folders, small=False)
     rows = (predicted / "predictions.csv").read_text().splitlines()
     assert rows[0] == "file,label," + ",".join(f"p(letter-{i})" for i in range(5))
@@ -115,36 +122,28 @@ def baselines(measured, score):
     return [numbers[score] for numbers in measured["baselines"].values()]
 
 
-@configs
-def test_loaded_from_its_checkpoint_it_predicts_the_same(cli, config):
-    run = cli("fit", config)
-    path = best_checkpoint(run)
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fitted, config):
+    run = fitted(config)
+    path = run / "checkpoints" / "last.ckpt"
     kind = next(k for k in methods(EpisodicModule) if k.__name__ == results(run)["protocol"]["method"]["name"])
     module = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    weights = torch.load(path, weights_only=True)["state_dict"]
-    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
-    data = {kind.__name__: kind for kind in (GlyphEpisodes, SinusoidEpisodes)}[
-        results(run)["protocol"]["data"]["data"]
-    ]()
-    data.setup("test")
-    batch = data.episode("test", 3)
-    one = module.adapt(batch.support_x[0], batch.support_y[0]).outputs(batch.query_x[0])
-    two = kind.load_from_checkpoint(path).adapt(batch.support_x[0], batch.support_y[0]).outputs(batch.query_x[0])
-    assert torch.equal(one, two)
+    assert torch.equal(answers(module), torch.load(run / "answers.pt", weights_only=True))
 
 
-@configs
-def test_the_same_seed_gives_the_same_run(cli, config):
-    states = []
-    for _ in range(2):
-        run = cli("fit", config, "--trainer.limit_train_batches=3")
-        states.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+def state(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-@configs
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
+def test_the_same_seed_gives_the_same_run(cli, fitted, config):
+    one, two = state(fitted(config)), state(cli("fit", config, *tiny(config)))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("config", canaries(CONFIGS, "protonet"))
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_run(cli, config, precision):
-    run = cli("fit", config, "--trainer.precision", precision, "--trainer.limit_train_batches=2")
+    run = cli("fit", config, *tiny(config), "--trainer.precision", precision, "--trainer.limit_train_batches=2")
     assert results(run)["metrics"]["loss"]["value"] > 0
     assert results(run)["protocol"]["precision"] == precision

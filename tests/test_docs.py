@@ -42,6 +42,7 @@ def commands(page):
 DATA = "docs/data.md"
 OTHERS = (DATA, "docs/add_a_method.md", "docs/index.md")
 COMMANDS = [(page, command) for page in (*PAGES, *OTHERS) for command in commands(page)]
+FIRST = {page: command for page, command in reversed(COMMANDS)}  # of each page
 
 
 def write_named_blocks(folder):
@@ -54,7 +55,7 @@ def write_named_blocks(folder):
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
+def workplace(tmp_path, monkeypatch, request):
     """An empty folder with ``configs`` and ``docs`` in it, as a checkout has them, and modules found as documented."""
     for name in ("configs", "docs"):
         (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
@@ -63,10 +64,16 @@ def workplace(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     write_named_blocks(tmp_path)
     yield tmp_path
-    # no other test is to see these classes
-    for name in ("matching", "shapes_episodes", "my_episodes", "my_policies", "my_method"):
-        sys.modules.pop(name, None)
-    gc.collect()
+    # no other test is to see these classes; a collection of the whole suite's garbage takes half a second
+    own = [sys.modules.pop(name) for name in set(sys.modules) if is_under(sys.modules[name], (EXAMPLES, tmp_path))]
+    if own or "test_python_blocks_run" in request.node.name:
+        del own
+        gc.collect()
+
+
+def is_under(module, folders):
+    file = getattr(module, "__file__", None)
+    return file is not None and any(Path(file).is_relative_to(folder) for folder in folders)
 
 
 def test_the_added_method_runs(workplace):
@@ -126,7 +133,13 @@ def test_there_are_commands():
     assert len(COMMANDS) > 10
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(page, command, id=page, marks=() if command is FIRST[page] else pytest.mark.slow)
+        for page, command in COMMANDS
+    ],
+)
 def test_commands_parse(page, command, workplace):
     for option, value in pairwise(command):
         if option == "--config":
@@ -141,7 +154,12 @@ def test_commands_parse(page, command, workplace):
 
 
 @pytest.mark.parametrize(
-    "command", [one for page, one in COMMANDS if page == DATA and "--data" not in one], ids=lambda value: value[-1]
+    "command",
+    [
+        pytest.param(one, id=one[-1], marks=() if "--data.export_episodes" in one else pytest.mark.slow)
+        for page, one in COMMANDS
+        if page == DATA and "--data" not in one
+    ],
 )
 def test_commands_of_the_data_page_run(command, workplace):
     """In the order of the page, small; the second of two takes up what the first has written."""

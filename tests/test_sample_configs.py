@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 
 from conftest import best_checkpoint, results
-from contract import ROOT, SAMPLE_CONFIGS, methods
+from contract import ROOT, SAMPLE_CONFIGS, answers, canaries, methods
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.methods.classifier import ClassifierModule
 
 configs = pytest.mark.parametrize("config", SAMPLE_CONFIGS, ids=lambda path: path.name)
+canary = pytest.mark.parametrize("config", canaries(SAMPLE_CONFIGS, "finetune"))
 GAIN = json.dumps([{"class_path": "TransferGain", "init_args": {"seeds": 2}}])
-SHORT = ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--trainer.callbacks=null"]
+BRIEF = ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1"]
+SHORT = [*BRIEF, '--trainer.callbacks=[{"class_path": "contract.KeepAnswers"}]']
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +32,22 @@ def test_there_are_some():
     assert {path.name for path in SAMPLE_CONFIGS} >= {"finetune.yaml", "frozen_features.yaml"}
 
 
+@pytest.fixture
+def fitted(runs):
+    """The run of a configuration that all tests of this file look at."""
+    return lambda config: runs("fit", config, *SHORT, small=False)
+
+
 @configs
-def test_fit_validate_test(cli, config, tmp_path):
-    run = cli("fit", config, *SHORT, small=False)
-    fitted = results(run)
+def test_fit_validate_test(cli, fitted, config):
+    run = fitted(config)
+    fit = results(run)
     checkpoint = best_checkpoint(run)
-    assert fitted["checkpoint"] == str(checkpoint.relative_to(tmp_path))
-    assert json.loads(card_path(checkpoint).read_text()) == fitted["protocol"]
-    assert fitted["protocol"]["data"]["classes"] == 10
-    assert fitted["protocol"]["initial_weights"]["backbone"]["file"] == "conv4_glyphs.safetensors"
-    assert {"most frequent class", "pixel 1-NN"} == set(fitted["baselines"])
+    assert fit["checkpoint"] == str(checkpoint.relative_to(run.parents[1]))
+    assert json.loads(card_path(checkpoint).read_text()) == fit["protocol"]
+    assert fit["protocol"]["data"]["classes"] == 10
+    assert fit["protocol"]["initial_weights"]["backbone"]["file"] == "conv4_glyphs.safetensors"
+    assert {"most frequent class", "pixel 1-NN"} == set(fit["baselines"])
     figures = {path.name for path in (run / "figures").glob("*.png")}
     assert {"val_confusion.png", "val_calibration.png", "val_mistakes.png"} <= figures
     saved = run / "config.yaml"
@@ -47,35 +55,46 @@ def test_fit_validate_test(cli, config, tmp_path):
         again = cli(command, saved, "--ckpt_path", checkpoint, small=False)
         measured = results(again)
         assert measured["protocol_differences"] == []
-        assert measured["samples"] == fitted["protocol"]["data"]["samples"][split]
+        assert measured["samples"] == fit["protocol"]["data"]["samples"][split]
         least = measured["baselines"]["most frequent class"]["accuracy"]["value"]
         assert least < measured["metrics"]["accuracy"]["value"] <= 1
         assert measured["metrics"]["accuracy"]["ci95"] > 0
         rows = list(csv.DictReader((again / f"{split}_classes.csv").open()))
         assert sum(int(row["samples"]) for row in rows) == measured["samples"]
         if command == "validate":
-            assert measured["metrics"]["accuracy"] == pytest.approx(fitted["metrics"]["accuracy"])
+            assert measured["metrics"]["accuracy"] == pytest.approx(fit["metrics"]["accuracy"])
 
 
-@configs
-def test_the_same_seed_gives_the_same_run(cli, config):
-    states = [
-        torch.load(cli("fit", config, *SHORT, small=False) / "checkpoints" / "last.ckpt", weights_only=True)
-        for _ in range(2)
-    ]
-    assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
+@canary
+def test_the_same_seed_gives_the_same_run(cli, fitted, config):
+    one, two = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (fitted(config), cli("fit", config, *BRIEF, "--trainer.callbacks=null", small=False))
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-@configs
+@canary
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_run(cli, config, precision):
     run = cli("fit", config, *SHORT, "--trainer.precision", precision, small=False)
     assert results(run)["metrics"]["accuracy"]["value"] > 0.11
 
 
+def method_of(run, base):
+    return next(k for k in methods(base) if k.__name__ == results(run)["protocol"]["method"]["name"])
+
+
 @configs
-def test_loaded_from_its_checkpoint_it_answers_the_same_and_labels_pictures(cli, config, tmp_path):
-    """The weights that it started from are not asked for, and pictures in a folder get labels."""
+def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fitted, config):
+    run = fitted(config)
+    path = run / "checkpoints" / "last.ckpt"
+    module = method_of(run, ClassifierModule).load_from_checkpoint(path, map_location="cpu")
+    assert torch.equal(answers(module), torch.load(run / "answers.pt", weights_only=True))
+
+
+@canary
+def test_pictures_are_labelled(cli, config, tmp_path):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -87,10 +106,7 @@ def test_loaded_from_its_checkpoint_it_answers_the_same_and_labels_pictures(cli,
         Image.fromarray(pixels).resize((28, 28)).save(folder / f"{index}.png")
     data = ["--data", "ImageFolderDataModule", "--data.root", root, "--data.image_size=28", "--data.channels=1"]
     run = cli("fit", config, *SHORT, *data, "--data.labels_per_class=5", small=False)
-    kind = next(k for k in methods(ClassifierModule) if k.__name__ == results(run)["protocol"]["method"]["name"])
-    one, two = (kind.load_from_checkpoint(best_checkpoint(run), map_location="cpu").eval() for _ in range(2))
-    x = torch.rand(5, 1, 28, 28)
-    assert torch.equal(one(x), two(x))
+    one = method_of(run, ClassifierModule).load_from_checkpoint(best_checkpoint(run), map_location="cpu")
     assert one.class_names == ("digit-0", "digit-1", "digit-2")
     query = tmp_path / "query"
     shutil.copytree(root / "digit-1", query)
@@ -105,7 +121,7 @@ def test_loaded_from_its_checkpoint_it_answers_the_same_and_labels_pictures(cli,
 
 
 def test_the_gain_is_measured(cli, capsys):
-    run = cli("fit", ROOT / "configs" / "finetune.yaml", *SHORT[:2], f"--trainer.callbacks={GAIN}", small=False)
+    run = cli("fit", ROOT / "configs" / "finetune.yaml", *BRIEF, f"--trainer.callbacks={GAIN}", small=False)
     found = json.loads((run / "transfer_gain.json").read_text())
     assert found["seeds"] == 2
     transfer, scratch = (found["accuracy"][name]["values"] for name in ("transfer", "from scratch"))

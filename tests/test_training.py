@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch.multiprocessing import spawn
 
-from conftest import ROOT, SHRINK, SMALL_DATA, latest_run, results
-from contract import CONFIGS, glyphs_for, methods, small
+from conftest import ENDLESS, ROOT, TWO_BATCHES, command_line, latest_run, results, tiny
+from contract import CONFIGS, canaries, glyphs_for, methods, small
 from metatransfer import Conv4, EpisodeMean, EpisodicModule, GlyphEpisodes, MAMLModule
+from metatransfer.cli import main
+from processes import exit_code, in_two, started
 
-configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
 DROPOUT = "--model.backbone.dropout=0.2"  # a run that also consumes random numbers
 
 
@@ -48,34 +48,47 @@ class StopAt(pl.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@configs
-@pytest.mark.parametrize("in_batch", [False, True], ids=["between-batches", "in-a-batch"])
-def test_an_interrupted_run_goes_on_bit_equal(cli, config, in_batch):
-    """Interrupted in the second of three epochs, after the third of six batches."""
-    whole = cli("fit", config, "--trainer.max_epochs=3", DROPOUT)
-    expected = weights(whole / "checkpoints" / "last.ckpt")
+@pytest.fixture
+def whole(runs):
+    """The run of a configuration that nothing interrupts; the tests below arrive at its weights by detours."""
+    return lambda config: runs("fit", config, *three_epochs(config))
 
+
+def three_epochs(config):
+    return [*tiny(config), "--trainer.max_epochs=3", DROPOUT]
+
+
+def assert_interrupted_goes_on_bit_equal(cli, whole, config, in_batch):
+    """Interrupted in the second of three epochs, after the third of six batches."""
     stop = {"class_path": "test_training.StopAt", "init_args": {"batches": 9, "in_batch": in_batch}}
     with pytest.raises(SystemExit):
-        cli("fit", config, "--trainer.max_epochs=3", DROPOUT, f"--trainer.callbacks={json.dumps([stop])}")
+        cli("fit", config, *three_epochs(config), f"--trainer.callbacks={json.dumps([stop])}")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores further ones for its shutdown
-    stopped = latest_run(whole.parents[1])
-    assert stopped != whole
-    last = stopped / "checkpoints" / "last.ckpt"
+    last = latest_run(Path.cwd()) / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 9
 
-    resumed = cli("fit", config, "--trainer.max_epochs=3", DROPOUT, "--ckpt_path", last)
-    assert_equal_states(weights(resumed / "checkpoints" / "last.ckpt"), expected)
+    resumed = cli("fit", config, *three_epochs(config), "--ckpt_path", last)
+    expected = whole(config)
+    assert_equal_states(weights(resumed / "checkpoints" / "last.ckpt"), weights(expected / "checkpoints" / "last.ckpt"))
     # the report goes on too: the same best epoch with the same number
-    assert results(resumed)["metrics"] == results(whole)["metrics"]
+    assert results(resumed)["metrics"] == results(expected)["metrics"]
 
 
-@configs
-def test_resuming_at_the_end_of_an_epoch_is_bit_equal(cli, config):
-    expected = weights(cli("fit", config, "--trainer.max_epochs=3", DROPOUT) / "checkpoints" / "last.ckpt")
-    first = cli("fit", config, "--trainer.max_epochs=1", DROPOUT)
-    checkpoint = first / "checkpoints" / "last.ckpt"
-    resumed = cli("fit", config, "--trainer.max_epochs=3", DROPOUT, "--ckpt_path", checkpoint)
+@pytest.mark.parametrize("config", canaries(CONFIGS, "pretrain"))
+def test_interrupted_between_batches_it_goes_on_bit_equal(cli, whole, config):
+    assert_interrupted_goes_on_bit_equal(cli, whole, config, in_batch=False)
+
+
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
+def test_interrupted_in_a_batch_it_goes_on_bit_equal(cli, whole, config):
+    assert_interrupted_goes_on_bit_equal(cli, whole, config, in_batch=True)
+
+
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
+def test_resuming_at_the_end_of_an_epoch_is_bit_equal(cli, whole, config):
+    expected = weights(whole(config) / "checkpoints" / "last.ckpt")
+    first = cli("fit", config, *three_epochs(config), "--trainer.max_epochs=1")
+    resumed = cli("fit", config, *three_epochs(config), "--ckpt_path", first / "checkpoints" / "last.ckpt")
     assert_equal_states(weights(resumed / "checkpoints" / "last.ckpt"), expected)
 
 
@@ -115,25 +128,23 @@ WITH_VALIDATIONS = [
     ],
     ids=["before", "inside", "at-once", "in-mid-epoch"],
 )
-def test_an_interrupted_validation_is_done_when_the_run_goes_on(cli, stage, batch, times, settings):
+def test_an_interrupted_validation_is_done_when_the_run_goes_on(cli, runs, stage, batch, times, settings):
     """With a scheduler that lives on validations: each one left out or done twice changes the weights.
 
     Stopped in the second of three epochs of two batches, each with three batches of validation.
     """
     config = ROOT / "configs" / "protonet.yaml"
-    settings = [*WITH_VALIDATIONS, DROPOUT, "--data.train_episodes=4", *settings]
+    settings = [*tiny(config), *WITH_VALIDATIONS, DROPOUT, *TWO_BATCHES, *settings]
 
     def interrupting(times):
         where = {"epoch": 1, "stage": stage, "batch": batch, "times": times}
         return f"--trainer.callbacks={json.dumps([{'class_path': 'test_training.InterruptAt', 'init_args': where}])}"
 
-    whole = cli("fit", config, *settings, interrupting(0))
+    whole = runs("fit", config, *settings, interrupting(0))
     with pytest.raises(SystemExit):
         cli("fit", config, *settings, interrupting(times))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    stopped = latest_run(whole.parents[1])
-    assert stopped != whole
-    last = stopped / "checkpoints" / "last.ckpt"
+    last = latest_run(Path.cwd()) / "checkpoints" / "last.ckpt"
     resumed = cli("fit", config, *settings, interrupting(0), "--ckpt_path", last)
     ended = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed)]
     assert ended[1]["lr_schedulers"] == ended[0]["lr_schedulers"]
@@ -142,31 +153,39 @@ def test_an_interrupted_validation_is_done_when_the_run_goes_on(cli, stage, batc
     assert history[1] == history[0]
 
 
+class Tell(pl.Callback):
+    """Makes a file when a few batches are done."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            Path(self.path).touch()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_control_c_leaves_a_checkpoint_that_resumes(tmp_path):
+def test_control_c_leaves_a_checkpoint_that_resumes(cli, tmp_path):
     """A real SIGINT to a real process."""
-    command = [
-        sys.executable, "-m", "metatransfer", "fit", "--config", str(ROOT / "configs" / "protonet.yaml"),
-        *SHRINK, *SMALL_DATA, "--data.train_episodes=100000", "--trainer.num_sanity_val_steps=0",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    config = ROOT / "configs" / "protonet.yaml"
+    told = tmp_path / "told"
+    tell = json.dumps([{"class_path": "test_training.Tell", "init_args": {"path": str(told)}}])
+    fit = [*tiny(config), *ENDLESS, f"--trainer.callbacks={tell}"]
+    process = started(main, command_line("fit", config, *fit), output=tmp_path / "output.txt")
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("lightning_logs/version_0/events*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0].decode()
+    while not told.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    exit_code(process, 60)
+    output = (tmp_path / "output.txt").read_text()
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     assert last.exists(), output
     assert f"--ckpt_path {last}" in output
     assert "Traceback" not in output
     step = torch.load(last, weights_only=True)["global_step"]
-    assert step > 0
-    resume = [*command, "--ckpt_path", str(last), "--trainer.max_steps", str(step + 2)]
-    subprocess.run(resume, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120)
-    again = tmp_path / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
-    assert torch.load(again, weights_only=True)["global_step"] == step + 2
+    assert step >= 3
+    again = cli("fit", config, *fit, "--ckpt_path", last, "--trainer.max_steps", step + 2)
+    assert torch.load(again / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step + 2
 
 
 # ---- two processes
@@ -205,33 +224,24 @@ class GroupNormConv(Conv4):
         return cls(hidden_channels=4, norm="group").double()
 
 
-def ddp_worker(rank, name, port, folder):
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0",
-        "LOCAL_RANK": str(rank), "RANK": str(rank),
-    }  # fmt: skip
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
+def train_as_one_of_two(rank, name, folder):
     kind = next(kind for kind in methods(EpisodicModule) if kind.__name__ == name)
     found = train_one_step(kind, 2, {"strategy": "ddp", "devices": 2})
     metric = EpisodeMean()
     metric.update(torch.tensor([[0.2, 0.4, 0.9], [0.5, 1.0, 0.3]][rank]))
     torch.save({"gradients": found, "mean": metric.compute()}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@pytest.mark.parametrize("kind", methods(EpisodicModule), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=kind.__name__, marks=() if kind is MAMLModule else pytest.mark.slow)
+        for kind in methods(EpisodicModule)
+    ],
+)
 def test_two_processes_give_the_single_process_gradient(kind, tmp_path):
     expected = train_one_step(kind, 4, {"devices": 1})
-    spawn(ddp_worker, args=(kind.__name__, free_port(), str(tmp_path)), nprocs=2)
+    in_two(train_as_one_of_two, kind.__name__, str(tmp_path))
     for rank in range(2):
         saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert saved["gradients"].keys() == expected.keys()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import socket
-import subprocess
-import sys
 from functools import partial
 
 import lightning.pytorch as pl
@@ -16,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.multiprocessing import spawn
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CyclicLR,
@@ -42,6 +38,7 @@ from metatransfer import (
     TensorSource,
     UserError,
 )
+from processes import exit_code, in_two, started
 
 CLASSES = 4
 
@@ -327,16 +324,18 @@ def fit(folder, scheduler, *callbacks, resume=None):
     return method
 
 
-@pytest.mark.parametrize("scheduler", ["lambda", "one-cycle", "cosine", "sequential"])
+def fit_until_killed(folder, scheduler):
+    fit(folder, scheduler, Kill(15))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    ["sequential", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lambda", "one-cycle", "cosine"))],
+)
 def test_killed_in_the_second_phase_it_goes_on_bit_equal(scheduler, tmp_path):
     """PITFALLS 26. The process is killed in its third epoch, where one layer more trains, in the middle of it."""
     whole = fit(tmp_path / "whole", scheduler)
-    code = (
-        f"import sys; sys.path[:0] = {sys.path!r}; import torch; torch.set_num_threads(1)\n"
-        f"from test_finetune import fit, Kill; fit({str(tmp_path / 'killed')!r}, {scheduler!r}, Kill(15))"
-    )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=300, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert exit_code(started(fit_until_killed, tmp_path / "killed", scheduler)) == -signal.SIGKILL
     last = tmp_path / "killed" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 12
     resumed = fit(tmp_path / "resumed", scheduler, resume=last)
@@ -375,27 +374,15 @@ def fit_in(processes, path):
     torch.save(method.state_dict(), path.with_name(f"{path.name}-{run.global_rank}.pt"))
 
 
-def worker(rank, port, path):
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2", "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
-    torch.set_num_threads(1)
+def fit_as_one_of_two(rank, path):
     fit_in(2, path)
-    torch.distributed.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_two_processes_go_through_the_phases_as_one_does(tmp_path):
     """torch's wrapper averages only what could be trained when it was made: it is made anew at every phase."""
     fit_in(1, tmp_path / "one")
     expected = torch.load(tmp_path / "one-0.pt", weights_only=True)
-    spawn(worker, args=(free_port(), tmp_path / "two"), nprocs=2)
+    in_two(fit_as_one_of_two, tmp_path / "two")
     for rank in range(2):
         found = torch.load(tmp_path / f"two-{rank}.pt", weights_only=True)
         for name, value in expected.items():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from metatransfer.adapters.estimators import (
 )
 from metatransfer.data.domain import DomainDataModule
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
+from processes import exit_code, exit_with_what_is_imported, started
 
 CONFIG = ROOT / "configs" / "adapted_features.yaml"
 ADAPTERS = {
@@ -281,8 +280,7 @@ def test_the_nearest_by_euclidean_distance():
 
 
 def test_the_command_starts_without_scikit_learn():
-    code = "import metatransfer.cli, sys; sys.exit('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert exit_code(started(exit_with_what_is_imported, "sklearn")) == 0
 
 
 class Identity(DomainAdapter):

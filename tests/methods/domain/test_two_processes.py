@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from functools import partial
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch.multiprocessing import spawn
 
 from metatransfer import MLP, ArrayDataModule, DomainDataModule, UserError
 from metatransfer.methods.domain import ADDAModule, CDANModule, DANNModule, DeepCORALModule, MCDModule
+from processes import in_two
 
 # statistics over a batch are of each process's share, which no averaged gradient makes those of the whole
 SAMPLE_BY_SAMPLE = {"dann": DANNModule, "cdan": CDANModule, "mcd": MCDModule, "adda": ADDAModule}
@@ -36,37 +34,31 @@ def trained(kind, devices, **settings):
     return dict(module.state_dict()), {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def worker(rank, name, port, folder):
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0",
-        "LOCAL_RANK": str(rank), "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
-    torch.set_num_threads(1)
+def train_as_one_of_two(rank, name, folder):
     kind = (SAMPLE_BY_SAMPLE | STATISTICS)[name]
     torch.save(trained(kind, 2, strategy="ddp_find_unused_parameters_true"), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
-def in_two(name, folder):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    spawn(worker, args=(name, port, str(folder)), nprocs=2)
+def both(name, folder):
+    in_two(train_as_one_of_two, name, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", SAMPLE_BY_SAMPLE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "mcd" else pytest.mark.slow) for name in SAMPLE_BY_SAMPLE]
+)
 def test_two_processes_train_as_one(name, tmp_path):
     expected, metrics = trained(SAMPLE_BY_SAMPLE[name], 1)
-    for weights, numbers in in_two(name, tmp_path):
+    for weights, numbers in both(name, tmp_path):
         for key, value in expected.items():
             torch.testing.assert_close(weights[key], value, rtol=1e-9, atol=1e-12)
         for key in ("val/source_accuracy", "val/selection", "oracle/accuracy"):
             assert numbers[key] == pytest.approx(metrics[key], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_batch_are_those_of_a_process(tmp_path):
-    (one, _), (two, _) = in_two("deep coral", tmp_path)
+    (one, _), (two, _) = both("deep coral", tmp_path)
     assert all(torch.equal(value, two[key]) for key, value in one.items())
 
 
