@@ -382,6 +382,15 @@ class EpisodicDataModule(LightningDataModule):
         assert self.prediction_task is not None
         return TaskLoader(self.prediction_task)
 
+    def info(self) -> Any:  # noqa: ANN401
+        """TEMPORARY."""
+        from metatransfer.data_info import DataInfo
+
+        return DataInfo(
+            Episode, self.sample_shape(), self.num_ways, getattr(self, "num_targets", None),
+            skipped=dict(getattr(self, "skipped", {})),
+        )  # fmt: skip
+
     def protocol(self) -> dict[str, Any]:
         """What must stand beside every number measured on this data."""
 
