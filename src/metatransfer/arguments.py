@@ -8,6 +8,7 @@ Lightning the arguments as plain data; here the same form is made of arguments g
 from __future__ import annotations
 
 import copy
+import dataclasses
 import enum
 import functools
 import inspect
@@ -76,6 +77,9 @@ def _describe(value: Any) -> Any:  # noqa: ANN401
         return _OMIT if any(item is _OMIT for item in items) else items
     if isinstance(value, dict):
         return plain_arguments(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # its type stands in the signature
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return plain_arguments({name: getattr(value, name) for name in fields})
     if isinstance(value, functools.partial) and not value.args and isinstance(value.func, type):
         return {"class_path": _class_path(value.func), "init_args": plain_arguments(value.keywords)}
     if isinstance(value, type):

@@ -1,9 +1,8 @@
 """Lightning callbacks: checkpoints with their protocol, the report, pictures, predictions."""
 
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
-from metatransfer.callbacks.classifier_figures import ClassifierFigures
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics
-from metatransfer.callbacks.figures import EpisodeFigures
+from metatransfer.callbacks.figures import Figures
 from metatransfer.callbacks.run.checkpoint import BestCheckpoint
 from metatransfer.callbacks.run.interrupt import FinishBatch
 from metatransfer.callbacks.run.predictions import PredictionWriter
@@ -14,9 +13,8 @@ from metatransfer.callbacks.transfer_gain import TransferGain
 __all__ = [
     "AdaptationGain",
     "BestCheckpoint",
-    "ClassifierFigures",
     "DomainDiagnostics",
-    "EpisodeFigures",
+    "Figures",
     "FinishBatch",
     "PredictionWriter",
     "Report",

@@ -29,8 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import metatransfer  # noqa: F401 - importing the rooms is the registry of short class names
 from metatransfer.callbacks import (
     BestCheckpoint,
-    ClassifierFigures,
-    EpisodeFigures,
+    Figures,
     FinishBatch,
     PredictionWriter,
     Report,
@@ -193,7 +192,7 @@ class MetaTransferCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        wanted: list[type[Callback]] = [FinishBatch, Report, EpisodeFigures, ClassifierFigures, PredictionWriter]
+        wanted: list[type[Callback]] = [FinishBatch, Report, Figures, PredictionWriter]
         if self.subcommand == "fit" and isinstance(self.model, DomainAdaptationModule):
             # the diagnostics look at the gain's twin, and the report names the checkpoint that it chose
             wanted[1:1] = [AdaptationGain, DomainDiagnostics]

@@ -1,10 +1,11 @@
 """Methods as LightningModules: the bases, and one folder per family."""
 
-from metatransfer.methods.base import EpisodicModule, MethodModule
+from metatransfer.methods.base import MethodModule
 from metatransfer.methods.classical import TfidfSVMModule
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import (
     AdaBNModule,
+    Adaptation,
     AdaptedFeaturesModule,
     ADDAModule,
     Annealing,
@@ -15,8 +16,11 @@ from metatransfer.methods.domain import (
     DomainAdaptationModule,
     ImportanceWeightedModule,
     MCDModule,
+    Ramp,
     SourceOnlyModule,
 )
+from metatransfer.methods.episodic import EpisodicModule
+from metatransfer.methods.evaluation import Evaluation, OnEpisodes, OnSamples, OnTarget
 from metatransfer.methods.features import FrozenFeaturesModule
 from metatransfer.methods.finetune import (
     L2SP,
@@ -50,6 +54,7 @@ __all__ = [
     "ADDAModule",
     "ANILModule",
     "AdaBNModule",
+    "Adaptation",
     "AdaptedFeaturesModule",
     "Annealing",
     "BOILModule",
@@ -60,6 +65,7 @@ __all__ = [
     "DeepCORALModule",
     "DomainAdaptationModule",
     "EpisodicModule",
+    "Evaluation",
     "FOMAMLModule",
     "FineTuneModule",
     "FineTunePolicy",
@@ -78,10 +84,14 @@ __all__ = [
     "MCDModule",
     "MetaSGDModule",
     "MethodModule",
+    "OnEpisodes",
+    "OnSamples",
+    "OnTarget",
     "Predictor",
     "PretrainModule",
     "ProtoMAMLModule",
     "ProtoNetModule",
+    "Ramp",
     "ReptileModule",
     "SourceOnlyModule",
     "TfidfSVMModule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -57,9 +58,7 @@ def source_only_twin(module: DomainAdaptationModule) -> DomainAdaptationModule:
         backbone=networks[0],
         num_classes=module.num_classes,
         head=lambda *_: networks[1],
-        normalization="joint",
-        validator=module.validator,
-        annealing=module.annealing,
+        adaptation=replace(module.adaptation, normalization="joint", validator=module.validator),
         optimizer=module.optimizer,
         lr_scheduler=module.lr_scheduler,
     )

@@ -28,7 +28,7 @@ from metatransfer.functional.meta.compiled import CompiledLoss
 from metatransfer.functional.meta.inner_loop import adapt_tasks, all_finite, first_divergence
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, State, UpdateRule, sgd
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.methods.episodic import EpisodicModule
 
 
 class AdaptedTasks(NamedTuple):

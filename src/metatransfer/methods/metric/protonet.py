@@ -12,7 +12,7 @@ from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.nn import Backbone
 
 
@@ -62,7 +62,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
         return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
 
-    def score(self, prototypes: Tensor, queries: Tensor) -> Tensor:
+    def similarities(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
         scale = self.scale if self.distance == "cosine" else 1.0
         return prototype_scores(queries, prototypes, self.distance, scale)
@@ -73,7 +73,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
 
     def predict_tasks(self, state: Tensor, query_x: Tensor) -> Tensor:
         """Logits of the queries."""
-        return self.score(state, self.embed(query_x))
+        return self.similarities(state, self.embed(query_x))
 
     def forward(self, episode: Episode) -> Tensor:
         """Logits of the queries. Support and queries share one pass, and in training their BatchNorm statistics, as in
@@ -82,7 +82,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         shots = episode.support_x.shape[1]
         embedded = self.embed(torch.cat([episode.support_x, episode.query_x], dim=1))
         support, queries = embedded[:, :shots], embedded[:, shots:]
-        return self.score(class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries)
+        return self.similarities(class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries)
 
     def protocol(self) -> dict[str, Any]:
         """As of the base, with the distance."""
