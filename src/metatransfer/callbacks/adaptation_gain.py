@@ -13,7 +13,7 @@ from rich.console import Console
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.numbers import number
 from metatransfer.callbacks.run.report import Report
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
 from metatransfer.experiments.domain_twins import (
@@ -36,6 +36,7 @@ from metatransfer.experiments.training import Evaluated, Interval, beside_the_ru
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.metrics.validators import PanelVerdict, panel_verdict
+from metatransfer.storage import write_atomically
 
 
 class AdaptationGain(Callback):

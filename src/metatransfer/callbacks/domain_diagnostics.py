@@ -14,7 +14,7 @@ from torch import Tensor
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.numbers import number
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.checks import check_choice
 from metatransfer.experiments.domain_twins import PLAIN, adapts, detached, evaluate, has_labels
 from metatransfer.experiments.training import beside_the_run, budget
@@ -22,6 +22,7 @@ from metatransfer.functional.domain.distance import class_conditional_a_distance
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.metrics.validators import Evidence
+from metatransfer.storage import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,13 +13,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, write_atomically
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.errors import UserError
 from metatransfer.experiments.training import Interval, beside_the_run, budget, train
 from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.classifier import MOST_FREQUENT
 from metatransfer.methods.finetune import FineTuneModule
+from metatransfer.storage import write_atomically
 
 TRANSFER, SCRATCH = "transfer", "from scratch"
 

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.callbacks.run.checkpoint import save_with_card
-from metatransfer.callbacks.run.run_folder import short_path
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
 from metatransfer.experiments.training import Evaluated, silent_trainer, train
 from metatransfer.methods.domain import DomainAdaptationModule, SourceOnlyModule
 from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.metrics.validators import Evidence
+from metatransfer.storage import short_path
 
 ADAPTED, PLAIN, ORACLE = "adapted", "source only", "target-trained"
 FALLBACK = "source_only.ckpt"

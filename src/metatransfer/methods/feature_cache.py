@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import uuid
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,24 +18,9 @@ from metatransfer.arguments import plain_arguments
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
 from metatransfer.nn import Backbone
+from metatransfer.storage import cache_file, cache_folder, keep_array, kept_array
 
-_FORMAT = 2
-_CHECKSUM = hashlib.sha256().digest_size
-
-
-def cache_folder(cache_dir: str | None = None) -> Path:
-    """Where features are kept.
-
-    Args:
-        cache_dir: as the user gave it.
-
-    Returns:
-        ``cache_dir``, else ``features`` in what the environment variable ``METATRANSFER_CACHE`` says, else in
-        ``~/.cache/metatransfer``.
-    """
-    if cache_dir:
-        return Path(cache_dir).expanduser()
-    return Path(os.environ.get("METATRANSFER_CACHE") or "~/.cache/metatransfer").expanduser() / "features"
+_FORMAT = 3
 
 
 def weights_key(network: nn.Module) -> str:
@@ -96,7 +80,7 @@ def cached_features(
         backbone: the network, in evaluation mode.
         content: names samples and transform; equal for equal samples.
         batches: gives the numbers ``(B,)`` of samples and their features ``(B, E)`` until all had their turn, in any
-            order; asked only where there are none yet.
+            order; called only if the cache has none.
         samples: how many there are.
         cache_dir: folder of the cache.
 
@@ -106,36 +90,29 @@ def cached_features(
     Raises:
         UserError: the folder cannot be written to, or features that are not finite.
     """
-    key = hashlib.sha256(f"{_FORMAT} {weights_key(backbone)} {content}".encode()).hexdigest()[:32]
-    folder = cache_folder(cache_dir)
-    path = folder / f"features-{key}.npy"
     shape = (samples, backbone.out_features)
-    found = _read(path, shape)
-    if found is not None:
-        return found
-    temporary = folder / f".features-{key}-{uuid.uuid4().hex}"
-    with _told_of(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # refused now rather than after the work
-    try:
-        found = _computed(shape, batches(), type(backbone).__name__)
-        with _told_of(folder):
-            _write(temporary, found)
-            temporary.replace(path)  # whole or not at all, and whoever comes first
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = cache_file(cache_folder("features", cache_dir), "features", str(_FORMAT), weights_key(backbone), content)
+    kept = kept_array(path, shape, np.float32)
+    if kept is not None:
+        return kept.array
+    with _told_of(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()  # an error now rather than after the work
+    found = _computed(shape, batches(), type(backbone).__name__)
+    with _told_of(path.parent):
+        keep_array(path, found)
     return found
 
 
 @contextlib.contextmanager
 def _told_of(folder: Path) -> Iterator[None]:
-    """Says what a folder refuses; samples that cannot be read are another matter.
+    """Turns errors of the cache's folder into one sentence; those of reading samples are left alone.
 
     Yields:
         Nothing.
 
     Raises:
-        UserError: in one sentence.
+        UserError: the folder cannot be written to.
     """
     try:
         yield
@@ -165,39 +142,3 @@ def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], 
         given[rows] = True
     assert given.all(), f"{(~given).sum()} samples were left out"
     return array
-
-
-def _write(path: Path, array: NDArray[np.float32]) -> None:
-    """An array file with a checksum behind it, which numpy does not look at."""
-    with path.open("w+b") as file:
-        np.save(file, array, allow_pickle=False)
-        length = file.tell()
-        checksum = _checksum(file, length)
-        file.seek(length)
-        file.write(checksum)
-        file.flush()
-        os.fsync(file.fileno())  # else a machine that goes down may leave the right name and no content
-
-
-def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """What was kept, ``None`` where it is missing, cut short or damaged: it is then computed anew."""
-    try:
-        with path.open("rb") as file:
-            length = max(0, path.stat().st_size - _CHECKSUM)
-            if _checksum(file, length) != file.read():
-                return None
-            file.seek(0)
-            found: NDArray[np.float32] = np.load(file, allow_pickle=False)
-    except OSError:
-        return None
-    return found if found.shape == shape and found.dtype == np.float32 else None
-
-
-def _checksum(file: BinaryIO, length: int) -> bytes:
-    """That of the first bytes of a file, which is left behind them."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while length and (part := file.read(min(length, 2**20))):
-        digest.update(part)
-        length -= len(part)
-    return digest.digest()

@@ -11,11 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from metatransfer.callbacks.run.run_folder import run_folder, write_atomically
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_monitor
 from metatransfer.errors import UserError
 from metatransfer.methods.protocol import evaluation_key, protocol_card
 from metatransfer.metrics.validators import PANEL
+from metatransfer.storage import atomic_file, write_atomically
 
 AUTO = "auto"
 
@@ -136,9 +137,8 @@ def save_with_card(path: Path, content: dict[str, Any]) -> None:
         path: of the checkpoint.
         content: with ``protocol``.
     """
-    draft = path.with_name(path.name + ".part")
-    torch.save(content, draft)
-    draft.replace(path)
+    with atomic_file(path) as draft:
+        torch.save(content, draft)
     write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
 
 

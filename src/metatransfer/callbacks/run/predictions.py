@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from metatransfer.batches import Predictions
-from metatransfer.callbacks.run.run_folder import run_folder, short_path, write_atomically
+from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.storage import short_path, write_atomically
 
 
 class PredictionWriter(Callback):

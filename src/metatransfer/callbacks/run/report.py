@@ -18,13 +18,14 @@ from torch import Tensor
 
 from metatransfer.batches import DomainSamples, Episode, LabelledBatch, MetaBatch, episodes_of
 from metatransfer.callbacks.run.numbers import Numbers, Overruled, number, numbers_of, oracle_card
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder, short_path, write_atomically
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.callbacks.run.table import print_report
 from metatransfer.functional.losses import episode_scores, is_regression
 from metatransfer.methods.base import Baseline, MethodModule
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.metrics import EpisodeMean
+from metatransfer.storage import short_path, write_atomically
 
 STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.TESTING: "test"}
 

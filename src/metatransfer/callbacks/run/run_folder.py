@@ -47,31 +47,3 @@ def _choose(trainer: Trainer) -> Path:
     folder = root / f"version_{max(taken, default=-1) + 1}"
     folder.mkdir(parents=True, exist_ok=True)  # taken from now on
     return folder
-
-
-def short_path(path: str | Path) -> str:
-    """The path as one would type it from here.
-
-    Args:
-        path: any path.
-
-    Returns:
-        Relative to the working folder where it lies inside, else as it is.
-    """
-    try:
-        return str(Path(path).absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
-
-    Args:
-        path: the file; its folder is made.
-        text: its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from metatransfer.callbacks.run.run_folder import short_path
+from metatransfer.storage import short_path
 
 
 def with_interval(name: str, number: dict[str, float | None]) -> str:
