@@ -21,7 +21,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
 
-from metatransfer.callbacks.run.report import processor_name
+from metatransfer.callbacks.run.machine import processor_name
 from metatransfer.data import DomainDataModule
 from metatransfer.experiments.domain_twins import ADAPTED, ORACLE, PLAIN, measure_adaptation
 from metatransfer.experiments.training import Interval, beside_the_run

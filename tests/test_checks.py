@@ -108,7 +108,10 @@ def test_good_episodes_pass():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({name: t[:0] for name, t in episode()._asdict().items() if t is not None}, ["has no task: its leading axis must be 1 or more"]),
+        (
+            {name: t[:0] for name, t in episode()._asdict().items() if t is not None},
+            ["has no task: its leading axis must be 1 or more"],
+        ),
         ({"support_y": torch.zeros(6).long()}, ["leading task axis", "(6,)", "(T, S, *shape)"]),
         ({"query_x": torch.zeros(1, 4, 3, 5)}, ["same number of tasks", "(1, 4, 3, 5)"]),
         ({"support_y": torch.zeros(2, 5).long()}, ["as many support labels as support samples", "(2, 5)"]),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metatransfer import MLP, ArrayDataModule, BestCheckpoint, ClassifierFigures, Report, UserError
+from metatransfer import MLP, ArrayDataModule, BestCheckpoint, Figures, OnTarget, Report, UserError
 from metatransfer.callbacks import domain_diagnostics
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics, distances
@@ -202,9 +202,7 @@ def test_a_sound_run_is_not_warned_of(tmp_path):
 
 @pytest.mark.parametrize("pictures", ["pca", "tsne", "none"])
 def test_pictures(tmp_path, pictures):
-    trainer(tmp_path, DomainDiagnostics(pictures), ClassifierFigures(), Report()).fit(
-        module(), datamodule=data(tmp_path)
-    )
+    trainer(tmp_path, DomainDiagnostics(pictures), Figures(), Report()).fit(module(), datamodule=data(tmp_path))
     names = {path.stem for path in tmp_path.rglob("*.png")}
     assert names == {"domain_curves", "learning_curve"} | ({"domains"} if pictures != "none" else set())
     for path in tmp_path.rglob("*.png"):
@@ -278,7 +276,7 @@ def test_the_report_keeps_the_oracle_apart(tmp_path, capsys):
     assert told["gap"] == pytest.approx(100 * (told["best_accuracy"] - told["accuracy"]["value"]))
     assert told["selected_by"] == found["protocol"]["method"]["train_selection"]
     capsys.readouterr()
-    print_report(found, tmp_path)
+    print_report(found, tmp_path, OnTarget(3))
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("15 val of the target, 15 of the source", "trained on source (105) with labels and target0 (105)",
                  "labels of the target, for the report only", "selection gap", "chosen on these samples"):  # fmt: skip

@@ -18,8 +18,8 @@ from scipy import stats
 
 from metatransfer import (
     BestCheckpoint,
-    ClassifierFigures,
     Conv4,
+    Figures,
     FineTuneModule,
     FrozenFeaturesModule,
     HeadOnly,
@@ -213,7 +213,7 @@ def test_the_verdict_in_words(values, sentence):
 
 def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     gain = TransferGain(seeds=3)
-    run = trainer(tmp_path, gain, Report(), ClassifierFigures())
+    run = trainer(tmp_path, gain, Report(), Figures())
     method, labelled = module(), data(Given)
     start = copy.deepcopy(method)
     run.fit(method, datamodule=labelled)

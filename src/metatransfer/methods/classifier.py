@@ -67,7 +67,11 @@ class SampleClassifier(MethodModule):
         """
 
     def check_samples(self, x: Inputs) -> None:
-        """Also raises an error if samples are not finite."""
+        """Also raises an error if samples are not finite.
+
+        Raises:
+            UserError: NaN or infinity.
+        """
         if isinstance(x, Tensor) and not torch.isfinite(x).all():
             raise UserError("the data holds samples that are NaN or infinite: clean the data.")
         super().check_samples(x)

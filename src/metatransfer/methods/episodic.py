@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.batches import Episode, Inputs, PredictionTask, Predictions, episodes_of, map_inputs
+from metatransfer.batches import Episode, Inputs, Predictions, PredictionTask, episodes_of, map_inputs
 from metatransfer.checks import check_batch_kind, check_episode
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import is_regression, mask_absent_classes

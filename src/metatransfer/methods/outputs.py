@@ -12,7 +12,7 @@ from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores
 
 Outputs: TypeAlias = Any
-"""``(T, Q, C)`` logits, ``(T, Q, D)`` values, nested tuples and dicts of tensors, or an object such as a distribution."""
+"""``(T, Q, C)`` logits, ``(T, Q, D)`` values, tuples or dicts of tensors, or an object such as a distribution."""
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
@@ -91,8 +91,11 @@ def default_task_losses(outputs: Outputs, targets: Tensor, loss: Callable[[Outpu
         return episode_losses(outputs, targets)
     if callable(getattr(outputs, "log_prob", None)):
         return -outputs.log_prob(targets).flatten(1).mean(1)  # type: ignore[no-any-return]
-    tasks = range(len(targets))
-    return torch.stack([loss(map_tensors(lambda part, t=t: part[t : t + 1], outputs), targets[t : t + 1]) for t in tasks])  # type: ignore[misc]
+
+    def of_task(task: int) -> Tensor:
+        return loss(map_tensors(lambda part: part[task : task + 1], outputs), targets[task : task + 1])
+
+    return torch.stack([of_task(task) for task in range(len(targets))])
 
 
 def default_score(outputs: Outputs, targets: Tensor) -> Tensor:

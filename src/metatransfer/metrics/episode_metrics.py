@@ -28,7 +28,11 @@ class EpisodeMetrics(nn.Module):
         self.score_name = "accuracy"
 
     def update(
-        self, outputs: Any, targets: Tensor, scores: Tensor | None = None, losses: Tensor | None = None  # noqa: ANN401
+        self,
+        outputs: Any,  # noqa: ANN401
+        targets: Tensor,
+        scores: Tensor | None = None,
+        losses: Tensor | None = None,
     ) -> None:
         """Adds ``T`` episodes.
 

@@ -397,15 +397,15 @@ def test_samples_that_do_not_fit_are_refused(kind):
     method = module(kind)
     small = batch()
     with pytest.raises(UserError, match=f"{kind.__name__} learns from pairs .* serves LabelledBatch"):
-        method.shared_step(LabelledBatch(small.source_x, small.source_y), "train")
+        method.training_step(LabelledBatch(small.source_x, small.source_y), 0)
     with pytest.raises(UserError, match=r"source have shape \(3,\), those of the target \(4,\)"):
-        method.shared_step(small._replace(target_x=torch.randn(5, 4)), "train")
+        method.training_step(small._replace(target_x=torch.randn(5, 4)), 0)
     with pytest.raises(UserError, match=r"built for samples of shape \(3,\)"):
-        method.shared_step(small._replace(source_x=torch.randn(6, 4), target_x=torch.randn(5, 4)), "train")
+        method.training_step(small._replace(source_x=torch.randn(6, 4), target_x=torch.randn(5, 4)), 0)
     with pytest.raises(UserError, match="NaN or infinite"):
-        method.shared_step(small._replace(target_x=small.target_x * torch.nan), "train")
+        method.training_step(small._replace(target_x=small.target_x * torch.nan), 0)
     with pytest.raises(UserError, match="labels"):
-        method.shared_step(small._replace(source_y=small.source_y + 1), "train")
+        method.training_step(small._replace(source_y=small.source_y + 1), 0)
 
 
 @every

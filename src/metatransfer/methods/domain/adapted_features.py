@@ -19,7 +19,8 @@ from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adaptation import Adaptation
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.metrics.validators import Validator

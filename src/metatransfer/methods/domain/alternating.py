@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from metatransfer.batches import DomainBatch
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 

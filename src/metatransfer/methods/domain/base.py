@@ -57,7 +57,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
     uses_target: ClassVar[bool] = True
     normalizations: ClassVar[tuple[Normalization, ...]] = ("joint", "separate", "domain_specific", "adabn")
     evaluation: OnTarget
-    head: nn.Module
+    head: Head
     best_source_accuracy: Tensor
 
     def __init__(

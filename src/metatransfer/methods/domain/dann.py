@@ -11,7 +11,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.domain.schedules import RAMP, Ramp
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, reverse_gradient
 

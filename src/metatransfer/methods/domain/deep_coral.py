@@ -12,8 +12,9 @@ from torch import Tensor
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.functional.domain.discrepancy import coral
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.dan import AdaptedLayer
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 

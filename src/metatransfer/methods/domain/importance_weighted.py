@@ -18,7 +18,8 @@ from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.feature_cache import features_of
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Domain

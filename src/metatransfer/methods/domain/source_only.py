@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.nn.blocks.domain_norm import Domain
 
 

@@ -230,7 +230,11 @@ class Comparison:
     """
 
     def __init__(
-        self, evaluation: Evaluation, module: Method, baselines: Mapping[str, Baseline], test_names: tuple[str, ...] = ()
+        self,
+        evaluation: Evaluation,
+        module: Method,
+        baselines: Mapping[str, Baseline],
+        test_names: tuple[str, ...] = (),
     ) -> None:
         self.evaluation, self.module, self.baselines = evaluation, module, dict(baselines)
         keys = ["", *(f"{name}/" for name in test_names)]

@@ -48,7 +48,9 @@ def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) 
         first = episode.map(lambda tensor: tensor[:1])
         predicted = point_of(module(first))[0].argmax(-1).cpu()
         shown: Any = first.map(lambda tensor: tensor[0].cpu())
-        figures[f"{stage}_episode"] = drawing.episode_figure(*shown[:4], predicted)
+        figures[f"{stage}_episode"] = drawing.episode_figure(
+            shown.support_x, shown.support_y, shown.query_x, shown.query_y, predicted
+        )
     elif regression and x.shape[2:] == episode.support_y.shape[2:] == (1,):
         figures[f"{stage}_episode"] = regression_figure(module, episode)
     if isinstance(module, AdaptsInSteps):
@@ -81,8 +83,9 @@ def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int
     curves = {name: outputs[step] for step, name in names.items() if step <= last} if last else {"method": outputs[0]}
     shown: Any = few.map(_plain)
     return drawing.regression_figure(
-        *shown[:4], _plain(grid), {name: _plain(point_of(values)) for name, values in curves.items()}
-    )
+        shown.support_x, shown.support_y, shown.query_x, shown.query_y, _plain(grid),
+        {name: _plain(point_of(values)) for name, values in curves.items()},
+    )  # fmt: skip
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -82,7 +82,9 @@ class OnSamples(Evaluation):
 
         data = datamodule_of(module)
         show = data.show if isinstance(data, ServesSamples | ServesDomains) else None
-        found = sample_figures(answers, confusion, error, module.class_names, lambda n: show and show(stage, n), mistakes)
+        found = sample_figures(
+            answers, confusion, error, module.class_names, lambda n: show and show(stage, n), mistakes
+        )
         return {f"{stage}_{name}": figure for name, figure in found.items()}
 
     def tables(self, module: Method, stage: str) -> dict[str, str]:

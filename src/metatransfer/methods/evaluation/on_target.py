@@ -43,7 +43,7 @@ class OnTarget(OnSamples):
     A validation logs ``val/source_accuracy``, validators as ``val/<name>``, and ``val/selection``, the score of the
     chosen one (higher is better). ``oracle/accuracy``, if the data module knows the target's labels, is for reports; a
     run cannot be selected by it. The method has ``encode(x, domain)``, ``head(features)``, and a buffer
-    ``best_source_accuracy``, which stands in its checkpoints.
+    ``best_source_accuracy``, which its checkpoints keep.
 
     Args:
         num_classes: number of classes.
@@ -53,6 +53,7 @@ class OnTarget(OnSamples):
     monitor: ClassVar[str] = "val/selection"
     percentages: ClassVar[frozenset[str]] = OnSamples.percentages | {"source_accuracy"}
     withheld: ClassVar[str | None] = "oracle"
+    best_source_accuracy: Tensor
 
     def __init__(self, num_classes: int, validator: Validator | None = None) -> None:
         super().__init__(num_classes)
@@ -60,6 +61,7 @@ class OnTarget(OnSamples):
         self.score_name = "source_accuracy"
         self.validator = validator or InformationMaximization()
         self._sizes: dict[str, int] = {}
+        self.register_buffer("best_source_accuracy", torch.zeros(()), persistent=False)
         self.sides = nn.ModuleDict({side: SideCollector() for side in SIDES})
 
     # ---- the start of a run
@@ -101,7 +103,7 @@ class OnTarget(OnSamples):
         return self.sides[side]  # type: ignore[return-value]
 
     def step(self, module: Method, batch: DomainSamples, stage: str, place: int = 0) -> None:
-        """In a validation collects outputs for the sources (first loader) or the target; in a test scores the target."""
+        """Collects outputs for the sources (first loader) or the target in a validation; scores a test."""
         if stage == "test":
             self.collect(module(batch.x), batch, stage, place)
             return
@@ -126,6 +128,7 @@ class OnTarget(OnSamples):
         if not module.trainer.sanity_checking:
             self._sizes = {"samples": len(evidence.target_logits), "source_samples": len(right)}
             best.copy_(torch.maximum(best, right.mean().to(best)))
+        self.best_source_accuracy.copy_(best)
         allowed = self.validator.allows(float(right.mean()), float(best))
         numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else _NEVER)
         numbers |= self._by_labels(datamodule_of(module))

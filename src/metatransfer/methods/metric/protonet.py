@@ -82,7 +82,9 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         shots = episode.support_x.shape[1]
         embedded = self.embed(torch.cat([episode.support_x, episode.query_x], dim=1))
         support, queries = embedded[:, :shots], embedded[:, shots:]
-        return self.similarities(class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries)
+        return self.similarities(
+            class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries
+        )
 
     def protocol(self) -> dict[str, Any]:
         """As of the base, with the distance."""

@@ -93,7 +93,7 @@ class PretrainModule(EpisodicModule[Tensor]):
         """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, through the backbone in one batch."""
         shape = (x if isinstance(x, Tensor) else x.ids).shape[:2]
         features: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
-        return features.unflatten(0, shape)
+        return features.reshape(*shape, *features.shape[1:])
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
         """The class means ``(T, W, E)``."""
