@@ -23,10 +23,13 @@ from lightning.pytorch.cli import instantiate_module
 
 from metatransfer.callbacks.run.machine import processor_name
 from metatransfer.data import DomainDataModule
-from metatransfer.experiments.domain_twins import ADAPTED, ORACLE, PLAIN, measure_adaptation
-from metatransfer.experiments.training import Interval, beside_the_run
+from metatransfer.experiments.comparing import measure_twins
+from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.training import Budget, beside_the_run
 from metatransfer.methods import DomainAdaptationModule
+from metatransfer.methods.twins import ADAPTATION, ORACLE
 
+ADAPTED, PLAIN = ADAPTATION.own, ADAPTATION.reference
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("dann", "cdan", "adda", "dan", "deep_coral", "mcd", "adabn")
 
@@ -59,13 +62,12 @@ def measure(pair: str, method: str, seed: int, root: str | None, *, oracle: bool
     network.setdefault("image_size", data.sample_shape()[1])
     torch.manual_seed(seed)
     module = instantiate_module(kinds[model["class_path"]], {"num_classes": data.num_classes, **model["init_args"]})
-    settings = {
-        name: config["trainer"][name] for name in ("max_epochs", "limit_train_batches") if name in config["trainer"]
-    }
-    settings |= {"accelerator": "cpu", "devices": 1, "limit_val_batches": 0}
+    settings = {"accelerator": "cpu"}
+    settings |= {name: value for name, value in config["trainer"].items() if name == "limit_train_batches"}
+    budget = Budget(config["trainer"].get("max_epochs"), settings=settings)
     start = time.perf_counter()
     with beside_the_run(data):
-        found = measure_adaptation(module, data, seed=seed, settings=settings, oracle=oracle)
+        found = measure_twins(module, data, seed=seed, budget=budget, leave_out=() if oracle else (ORACLE,)).values
     return {**found, "seconds": round(time.perf_counter() - start, 1)}
 
 

@@ -18,8 +18,11 @@ from matplotlib.figure import Figure
 
 from metatransfer import Conv4, DigitsDataModule, FineTuneModule, GradualUnfreezing
 from metatransfer.callbacks.run.report import machine
-from metatransfer.callbacks.transfer_gain import SCRATCH, TRANSFER, Interval, gain_of, measure_gain
 from metatransfer.drawing.episodes import to_pixels
+from metatransfer.experiments.comparing import intervals, twins_over_seeds
+from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.training import Budget
+from metatransfer.methods.twins import TRANSFER
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS = {1: 120, 5: 60, 10: 30, 50: 30}
@@ -37,16 +40,19 @@ def measure(labels: int, seeds: int) -> dict[str, Interval]:
         warmup_fraction=0.1,
         optimizer=partial(torch.optim.AdamW, lr=0.003),
     )
-    settings = {"max_epochs": epochs, "limit_val_batches": 0, "accelerator": "cpu"}
-    scores = measure_gain(module, data, seeds=range(seeds), settings=settings)
-    return {name: Interval.of(values) for name, values in scores.items()} | {"gain": gain_of(scores)}
+    budget = Budget(epochs, settings={"accelerator": "cpu"})
+    return intervals(twins_over_seeds(module, data, seeds=range(seeds), budget=budget, baselines=True), TRANSFER)
 
 
 def draw(found: dict[int, dict[str, Interval]]) -> Figure:
     """Accuracy against labels per class, with intervals over seeds."""
     figure = Figure(figsize=(6.0, 4.2), layout="constrained")
     axis = figure.subplots()
-    for name, color, marker in ((TRANSFER, "#1565c0", "o"), (SCRATCH, "#c62828", "s"), ("pixel 1-NN", "#757575", "^")):
+    for name, color, marker in (
+        (TRANSFER.own, "#1565c0", "o"),
+        (TRANSFER.reference, "#c62828", "s"),
+        ("pixel 1-NN", "#757575", "^"),
+    ):
         rows = [found[labels][name] for labels in found]
         axis.errorbar(
             list(found),
@@ -55,7 +61,7 @@ def draw(found: dict[int, dict[str, Interval]]) -> Figure:
             marker=marker,
             color=color,
             capsize=3,
-            label={TRANSFER: "fine-tuned from typeset characters"}.get(name, name),
+            label={TRANSFER.own: "fine-tuned from typeset characters"}.get(name, name),
         )
     axis.set(xscale="log", xlabel="labels per class", ylabel="test accuracy, %", title="Handwritten digits")
     axis.set_xticks(list(found), [str(labels) for labels in found])

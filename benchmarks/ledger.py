@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from metatransfer.experiments.training import Interval
+from metatransfer.experiments.intervals import Interval
 
 FOLDER = Path(__file__).resolve().parent
 HEAD = """# Reproduction ledger

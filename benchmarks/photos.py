@@ -24,7 +24,9 @@ from sklearn.datasets import load_sample_images
 
 from metatransfer import FineTuneModule, ImageFolderDataModule, LayerwiseLRDecay, TimmBackbone
 from metatransfer.callbacks.run.report import machine
-from metatransfer.callbacks.transfer_gain import Interval, gain_of, measure_gain
+from metatransfer.experiments.comparing import intervals, twins_over_seeds
+from metatransfer.experiments.training import Budget
+from metatransfer.methods.twins import TRANSFER
 
 NAMES = ("astronaut", "brick", "cat", "coffee", "coins", "grass", "gravel", "moon", "retina", "rocket")
 SIDE = 96  # pixels of a piece
@@ -73,9 +75,9 @@ def main() -> None:
             warmup_fraction=0.1,
             optimizer=partial(torch.optim.AdamW, lr=0.002),
         )
-        settings = {"max_epochs": options.epochs, "limit_val_batches": 0, "accelerator": "cpu"}
-        scores = measure_gain(module, data, seeds=range(options.seeds), settings=settings)
-    rows = {name: Interval.of(values) for name, values in scores.items()} | {"gain": gain_of(scores)}
+        budget = Budget(options.epochs, settings={"accelerator": "cpu"})
+        scores = twins_over_seeds(module, data, seeds=range(options.seeds), budget=budget, baselines=True)
+    rows = intervals(scores, TRANSFER)
     print({name: str(row) for name, row in rows.items()})
     content = {
         "labels_per_class": 5,

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "data": GROUND | {"functional"},
     "methods": GROUND | {"functional", "nn", "metrics", "adapters", "drawing"},
     "drawing": GROUND | {"functional"},
-    "experiments": GROUND | {"functional", "nn", "metrics", "methods", "callbacks"},
+    "experiments": GROUND | {"functional", "nn", "metrics", "methods"},
     "callbacks": GROUND | {"functional", "nn", "metrics", "methods", "experiments", "drawing"},
 }
 FREE = {"cli", "__main__", "__init__"}  # the top

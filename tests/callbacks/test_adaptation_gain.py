@@ -14,19 +14,22 @@ import torch
 from PIL import Image
 
 from metatransfer import MLP, ArrayDataModule, BestCheckpoint, FineTuneModule, Report, UserError
-from metatransfer.callbacks.adaptation_gain import AdaptationGain, verdict
+from metatransfer.callbacks.adaptation_gain import AdaptationGain
+from metatransfer.callbacks.fallback import FALLBACK, loaded
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 from metatransfer.data.domain import DomainDataModule
-from metatransfer.experiments.domain_twins import FALLBACK, loaded, measure_adaptation
-from metatransfer.experiments.training import Interval
-from metatransfer.methods.domain import AdaBNModule, DANNModule, SourceOnlyModule
-from metatransfer.methods.domain.source_only import source_only_twin
+from metatransfer.experiments.comparing import measure_twins
+from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.training import Budget
+from metatransfer.experiments.verdict import verdict
+from metatransfer.methods.domain import AdaBNModule, DANNModule, MCDModule, SourceOnlyModule
+from metatransfer.methods.twins import ADAPTATION
 from metatransfer.metrics.validators import panel_verdict
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 
 CLASSES = 3
-SETTINGS = {"max_epochs": 2, "accelerator": "cpu", "limit_val_batches": 0}
+BUDGET = Budget(2, settings={"accelerator": "cpu"})
 
 
 def blobs(count, shift, angle, seed):
@@ -37,9 +40,9 @@ def blobs(count, shift, angle, seed):
     return x.astype(np.float32), labels
 
 
-def data(folder, labels=None, **arguments):
+def data(folder, labels=None, size=120, **arguments):
     """Three clouds, in the target shifted and turned; ``labels`` makes others of the target's."""
-    for name, given in (("source", (120, 0.0, 0.0, 0)), ("target", (120, 1.0, 0.6, 1))):
+    for name, given in (("source", (120, 0.0, 0.0, 0)), ("target", (size, 1.0, 0.6, 1))):
         x, y = blobs(*given)
         arrays = {"x": x} if name == "target" and labels == "none" else {"x": x, "y": y}
         if name == "target" and callable(labels):
@@ -88,8 +91,8 @@ def test_scores_are_those_of_trainings_by_hand(tmp_path):
     last = trainer(None).test(copy.deepcopy(method), datamodule=data(tmp_path), verbose=False)[0]["test/accuracy"]
     chosen = DANNModule.load_from_checkpoint(run.checkpoint_callback.best_model_path)
     selected = trainer(None).test(chosen, datamodule=data(tmp_path), verbose=False)[0]["test/accuracy"]
-    twin = by_hand(source_only_twin(start), data(tmp_path), data(tmp_path))
-    oracle = by_hand(source_only_twin(start), data(tmp_path).oracle_twin(), data(tmp_path))
+    twin = by_hand(start.unadapted(), data(tmp_path), data(tmp_path))
+    oracle = by_hand(start.unadapted(), data(tmp_path).oracle_twin(), data(tmp_path))
     scores = {name: one["values"] for name, one in found["accuracy"].items()}
     assert scores == {
         "adapted": [pytest.approx(last)],
@@ -98,7 +101,7 @@ def test_scores_are_those_of_trainings_by_hand(tmp_path):
     }
     assert found["selected_accuracy"] == pytest.approx(selected)
     assert found["gain"]["values"] == [pytest.approx(last - twin)]
-    assert found["verdict"] == verdict(Interval.of([scores["adapted"][0] - scores["source only"][0]]))
+    assert found["verdict"] == verdict(Interval.of([scores["adapted"][0] - scores["source only"][0]]), ADAPTATION)
     assert len({last, twin, oracle}) > 1, "nothing to tell apart"
 
 
@@ -126,11 +129,11 @@ def test_further_seeds_are_trained_anew(tmp_path):
     trainer(tmp_path, AdaptationGain(seeds=3)).fit(method, datamodule=data(tmp_path))
     found = written(tmp_path)
     for place, seed in ((1, 5), (2, 6)):
-        again = measure_adaptation(start, data(tmp_path), seed=seed, settings=SETTINGS)
+        again = measure_twins(start, data(tmp_path), seed=seed, budget=BUDGET).values
         assert {name: one["values"][place] for name, one in found["accuracy"].items()} == again
         twin, reseeded = start.restarted(seed), data(tmp_path).reseeded(seed)
         assert again["adapted"] == by_hand(twin, reseeded, reseeded, seed)
-        plain = source_only_twin(start.restarted(seed))
+        plain = start.restarted(seed).unadapted()
         assert again["source only"] == by_hand(plain, reseeded, reseeded, seed)
     assert found["seeds"] == 3
     differences = [
@@ -142,7 +145,7 @@ def test_further_seeds_are_trained_anew(tmp_path):
 
 def test_target_statistics_of_further_seeds_are_estimated(tmp_path):
     method = module(AdaBNModule, norm=True)
-    found = measure_adaptation(method, data(tmp_path), seed=1, settings=SETTINGS)
+    found = measure_twins(method, data(tmp_path), seed=1, budget=BUDGET).values
     by_hand_twin, reseeded = method.restarted(1), data(tmp_path).reseeded(1)
     pl.seed_everything(1, verbose=False)
     run = trainer(None, limit_val_batches=0)
@@ -177,6 +180,17 @@ def test_a_source_only_run_learns_what_labels_would_be_worth(tmp_path, capsys):
 def test_statistics_of_the_target_are_an_adaptation(tmp_path):
     trainer(tmp_path, AdaptationGain()).fit(module(AdaBNModule, norm=True), datamodule=data(tmp_path))
     assert set(written(tmp_path)["accuracy"]) == {"adapted", "source only", "target-trained"}
+
+
+@pytest.mark.parametrize("kind", [DANNModule, MCDModule], ids=["one optimiser", "three steps for a batch"])
+def test_every_twin_takes_as_many_steps_as_the_run(tmp_path, kind):
+    run = trainer(tmp_path, AdaptationGain(seeds=2), max_time={"hours": 1})
+    run.fit(module(kind), datamodule=data(tmp_path, size=60))
+    found = written(tmp_path)["budget"]
+    assert (found["max_epochs"], found["max_seconds"]) == (2, 3600)
+    steps = {name: [one["steps"] for one in rows] for name, rows in found["spent"].items()}
+    assert steps == {name: [10, 10] for name in ("adapted", "source only", "target-trained")}
+    assert found["spent"]["target-trained"][0]["epochs"] == 5, "epochs of two batches"
 
 
 # ---- without labels
@@ -215,7 +229,7 @@ def test_the_panel_compares_the_chosen_state_with_the_twin(tmp_path):
     evidence = []
     for one in (chosen, copy.deepcopy(gain.twin)):
         trainer(None).validate(one, datamodule=data(tmp_path), verbose=False)
-        evidence.append(one.last_evidence())
+        evidence.append(one.evaluation.last_evidence())
     found, expected = written(tmp_path)["panel"], panel_verdict(*evidence)
     assert found["hurts"] == expected.hurts
     assert found["judged"] == "the weights of the best checkpoint"
@@ -297,7 +311,7 @@ def test_a_twin_from_its_checkpoint_is_not_trained_again(tmp_path):
     trainer(folder, gain).fit(module(seed=9), datamodule=data(tmp_path))
     assert written(folder)["accuracy"]["source only"]["values"] == [pytest.approx(expected)]
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in gain.twin.state_dict().items())
-    other = loaded(source_only_twin(module()), path)
+    other = loaded(module().unadapted(), path)
     assert torch.equal(other.head.linear.weight, plain.head.linear.weight)
 
 
@@ -341,12 +355,16 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     path = tmp_path / "images.npz"
     np.savez(path, x=np.zeros((30, 2), np.float32), y=np.arange(30) % CLASSES)
     tuned = FineTuneModule(MLP((2,), (4,)), CLASSES)
-    with pytest.raises(UserError, match="compares a DomainAdaptationModule with its source-only twin, not a FineTune"):
+    with pytest.raises(UserError, match="FineTuneModule has no such twins: leave the callback out"):
         trainer(tmp_path, AdaptationGain()).fit(tuned, datamodule=ArrayDataModule(str(path)))
     with pytest.raises(UserError, match="limit_test_batches is 0: set it, or leave the callback out"):
         trainer(tmp_path, AdaptationGain(), limit_test_batches=0).fit(module(), datamodule=data(tmp_path))
+    trainer(tmp_path, AdaptationGain.unasked()).fit(
+        FineTuneModule(MLP((2,), (4,)), CLASSES), datamodule=ArrayDataModule(str(path))
+    )
+    assert not list(tmp_path.rglob("adaptation_gain.json")), "other methods are left alone"
     run = trainer(tmp_path, AdaptationGain.unasked(), limit_test_batches=0)
-    with pytest.warns(UserWarning, match=r"is not measured: .* limit_test_batches is 0"):
+    with pytest.warns(UserWarning, match=r"AdaptationGain measures nothing: .* limit_test_batches is 0"):
         run.fit(module(), datamodule=data(tmp_path))
     assert run.global_step
     with pytest.raises(UserError, match="nowhere"):
@@ -359,7 +377,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     run = trainer(tmp_path)
     with pytest.raises(UserError, match="AdaptationGain trains in one process"):
         AdaptationGain().setup(run, module(), "fit")
-    with pytest.warns(UserWarning, match="What adaptation gains is not measured: AdaptationGain trains in one process"):
+    with pytest.warns(UserWarning, match="AdaptationGain measures nothing: it trains in one process"):
         AdaptationGain.unasked().setup(run, module(), "fit")
 
 
@@ -377,31 +395,6 @@ def test_wrong_arguments(arguments, sentence):
 
 
 # ---- in words and pictures
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ([0.2, 0.21, 0.19], "Adaptation gains 20.00 ± 2.48 points of target accuracy over source only (3 seeds)."),
-        (
-            [-0.2, -0.21, -0.19],
-            "Adaptation HURTS (negative transfer): it loses 20.00 ± 2.48 points of target accuracy against source only "
-            "(3 seeds).",
-        ),
-        (
-            [0.1, -0.05],
-            "Adaptation makes no difference that 2 seeds could tell: 2.50 ± 95.30 points of target accuracy.",
-        ),
-        ([0.3], "Adaptation gains 30.00 points of target accuracy over source only, in one seed only."),
-        (
-            [-0.3],
-            "Adaptation loses 30.00 points of target accuracy against source only (negative transfer), in one seed "
-            "only.",
-        ),
-    ],
-)
-def test_the_verdict_in_words(values, sentence):
-    assert verdict(Interval.of(values)) == sentence
 
 
 def test_the_command_adds_it_and_prints_one_report(tmp_path, monkeypatch, capsys):

@@ -67,7 +67,7 @@ def distance_of(evidence):
 def test_distances_are_those_of_the_validation_features(tmp_path):
     method = module()
     trainer(tmp_path, DomainDiagnostics()).fit(method, datamodule=data(tmp_path))
-    found, evidence = written(tmp_path), method.last_evidence()
+    found, evidence = written(tmp_path), method.evaluation.last_evidence()
     assert found["after"]["proxy_a_distance"] == pytest.approx(distance_of(evidence))
     by_class = class_conditional_a_distance(
         evidence.source_features.double(), evidence.source_labels, evidence.target_features.double(),
@@ -77,7 +77,7 @@ def test_distances_are_those_of_the_validation_features(tmp_path):
     untrained = module()
     trainer(None).validate(untrained, datamodule=data(tmp_path), verbose=False)
     assert found["before"]["network"] == "before training"
-    assert found["before"]["proxy_a_distance"] == pytest.approx(distance_of(untrained.last_evidence()))
+    assert found["before"]["proxy_a_distance"] == pytest.approx(distance_of(untrained.evaluation.last_evidence()))
 
 
 def test_before_is_the_twin_where_there_is_one(tmp_path):
@@ -86,13 +86,13 @@ def test_before_is_the_twin_where_there_is_one(tmp_path):
     found = written(tmp_path)["before"]
     assert found["network"] == "source only"
     trainer(None).validate(gain.twin, datamodule=data(tmp_path), verbose=False)
-    assert found["proxy_a_distance"] == pytest.approx(distance_of(gain.twin.last_evidence()))
+    assert found["proxy_a_distance"] == pytest.approx(distance_of(gain.twin.evaluation.last_evidence()))
 
 
 def test_what_cannot_be_measured_is_no_number(tmp_path):
     method = module()
     trainer(None).validate(method, datamodule=data(tmp_path), verbose=False)
-    evidence = method.last_evidence()
+    evidence = method.evaluation.last_evidence()
     none = {"proxy_a_distance": None, "class_conditional_a_distance": None}
     assert distances(evidence._replace(target_features=evidence.target_features[:4]), CLASSES) == none
     assert distances(evidence._replace(source_features=evidence.source_features * math.nan), CLASSES) == none

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import stats
 
 from metatransfer import (
     BestCheckpoint,
@@ -31,10 +30,22 @@ from metatransfer import (
     TransferGain,
     UserError,
 )
-from metatransfer.callbacks.transfer_gain import Interval, gain_of, measure_gain, verdict
+from metatransfer.experiments.comparing import by_entry, twins_over_seeds
+from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.training import Budget
+from metatransfer.experiments.verdict import verdict
+from metatransfer.methods.twins import TRANSFER
 
 CLASSES = 3
-SETTINGS = {"max_epochs": 1, "accelerator": "cpu", "limit_val_batches": 0}
+BUDGET = Budget(1, settings={"accelerator": "cpu"})
+
+
+def measured(method, labelled, seeds, budget=BUDGET, **arguments):
+    return by_entry(twins_over_seeds(method, labelled, seeds=seeds, budget=budget, baselines=True, **arguments))
+
+
+def gain_of(scores):
+    return Interval.of_gain(scores["transfer"], scores["from scratch"])
 
 
 class Blobs(LabelledDataModule):
@@ -93,7 +104,7 @@ def trainer(folder, *callbacks, **arguments):
 
 
 def test_both_twins_of_a_seed_see_the_same_and_seeds_differ():
-    scores = measure_gain(module(), data(), seeds=[0, 1, 7], settings=SETTINGS)
+    scores = measured(module(), data(), [0, 1, 7])
     assert [seed for _, seed, _ in Blobs.served] == [0, 0, 1, 1, 7, 7]
     samples = [rows for *_, rows in Blobs.served]
     assert samples[0] == samples[1]
@@ -102,7 +113,6 @@ def test_both_twins_of_a_seed_see_the_same_and_seeds_differ():
     assert set(scores) == {"transfer", "from scratch", "most frequent class", "pixel 1-NN"}
     assert {len(values) for values in scores.values()} == {3}
     assert all(0 <= value <= 1 for values in scores.values() for value in values)
-    assert gain_of(scores).values == [a - b for a, b in zip(scores["transfer"], scores["from scratch"], strict=True)]
 
 
 def test_it_is_reproducible_and_touches_nothing():
@@ -119,11 +129,11 @@ def test_it_is_reproducible_and_touches_nothing():
         )  # fmt: skip
 
     before = outside()
-    first = measure_gain(method, labelled, seeds=[3, 4], settings=SETTINGS)
+    first = measured(method, labelled, [3, 4])
     assert outside() == before
     torch.rand(5)
     random.random()
-    assert measure_gain(method, labelled, seeds=[3, 4], settings=SETTINGS) == first
+    assert measured(method, labelled, [3, 4]) == first
     assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
     assert [part.training for part in method.modules()] == modes
     assert [value.requires_grad for value in method.parameters()] == wanted
@@ -136,7 +146,7 @@ def test_it_is_reproducible_and_touches_nothing():
 def test_scores_are_those_of_trainings_by_hand():
     """Last weights, the whole test split; baselines on the very same batches."""
     method, labelled = module(), data(Given)
-    scores = measure_gain(method, labelled, seeds=[2], settings=SETTINGS)
+    scores = measured(method, labelled, [2])
     twin = labelled.reseeded(2)
     for name, learner in (("transfer", method.restarted(2)), ("from scratch", method.from_scratch(2))):
         pl.seed_everything(2, verbose=False)
@@ -147,13 +157,13 @@ def test_scores_are_those_of_trainings_by_hand():
     frequent = int(np.argmax(twin.class_counts))
     assert scores["most frequent class"] == [pytest.approx(np.mean(test.labels == frequent))]
 
-    few = measure_gain(method, labelled, seeds=[2], settings=SETTINGS | {"limit_test_batches": 1})
+    short = Budget(1, settings={"accelerator": "cpu", "limit_test_batches": 1})
+    few = measured(method, labelled, [2], short)
     assert few["most frequent class"] == [pytest.approx(np.mean(test.labels[:8] == frequent))]
 
 
 def test_on_the_validation_split():
-    settings = SETTINGS | {"limit_val_batches": 1.0}
-    scores = measure_gain(module(), data(Given), seeds=[0], split="val", settings=settings)
+    scores = measured(module(), data(Given), [0], split="val")
     assert scores["most frequent class"] == [pytest.approx(1 / 3)]
 
 
@@ -166,46 +176,10 @@ def test_what_is_not_reseeded_is_the_same_for_all(tmp_path):
 
     fixed = Fixed()
     fixed.trainer = run = trainer(tmp_path)
-    scores = measure_gain(module(), fixed, seeds=[0, 1], settings=SETTINGS)
+    scores = measured(module(), fixed, [0, 1])
     assert set(scores) == {"transfer", "from scratch"}
     assert len({tuple(rows) for *_, rows in Blobs.served}) == 1
     assert fixed.trainer is run
-
-
-# ---- the number
-
-
-def test_the_interval_is_students():
-    values = [0.61, 0.64, 0.55, 0.7]
-    found = Interval.of(values)
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    assert found.mean == pytest.approx(np.mean(values))
-    assert found.ci95 == pytest.approx((high - low) / 2)
-    assert str(found) == f"62.50 ± {100 * found.ci95:.2f}"
-    # two seeds by hand: t(0.975, 1) = 12.7062
-    assert Interval.of([0.2, 0.4]).ci95 == pytest.approx(12.706204736 * 0.1)
-    assert Interval.of([0.5]).ci95 is None
-    assert str(Interval.of([0.5])) == "50.00"
-    assert Interval.of([0.5, 0.5]).ci95 == 0
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ([0.2, 0.21, 0.19], "Transfer gains 20.00 ± 2.48 points of accuracy over training from scratch (3 seeds)."),
-        (
-            [-0.2, -0.21, -0.19],
-            "Transfer HURTS: it loses 20.00 ± 2.48 points of accuracy against training from scratch (3 seeds).",
-        ),
-        ([0.1, -0.05], "Transfer makes no difference that 2 seeds could tell: 2.50 ± 95.30 points of accuracy."),
-        ([-0.1, 0.05], "Transfer makes no difference that 2 seeds could tell: -2.50 ± 95.30 points of accuracy."),
-        ([0.3], "Transfer gains 30.00 points of accuracy, in one seed only."),
-        ([-0.3], "Transfer loses 30.00 points of accuracy, in one seed only."),
-        ([0.0, 0.0], "Transfer makes no difference that 2 seeds could tell: 0.00 ± 0.00 points of accuracy."),
-    ],
-)
-def test_the_verdict_in_words(values, sentence):
-    assert verdict(Interval.of(values)) == sentence
 
 
 # ---- the callback
@@ -221,12 +195,12 @@ def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     folder = tmp_path / "lightning_logs" / "version_0"
     found = json.loads((folder / "transfer_gain.json").read_text())
     Blobs.served.clear()
-    again = measure_gain(start, data(Given), seeds=range(3), settings=SETTINGS)
+    again = measured(start, data(Given), range(3))
     for name, values in again.items():
         interval = Interval.of(values)
         assert found["accuracy"][name] == {"values": values, "mean": interval.mean, "ci95": interval.ci95}
     assert found["gain"]["values"] == gain_of(again).values
-    assert found["verdict"] == verdict(gain_of(again))
+    assert found["verdict"] == verdict(gain_of(again), TRANSFER)
     assert (found["seeds"], found["split"], found["epochs"]) == (3, "test", 1)
     shown = " ".join(capsys.readouterr().out.split())
     assert found["verdict"] in shown
@@ -278,7 +252,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit(tmp_path, monkeypatch):
         assert run.global_step == 0
 
     frozen = FrozenFeaturesModule(Conv4(image_size=16, hidden_channels=4), CLASSES, cache_dir=str(tmp_path))
-    refused("compares a FineTuneModule with its twin from scratch, not a FrozenFeaturesModule", frozen)
+    refused("FrozenFeaturesModule has no such twins: leave the callback out", frozen)
     refused("limit_test_batches is 0: set it, or leave the callback out", limit_test_batches=0)
     refused("limit_val_batches is 0", gain=TransferGain(split="val"), limit_val_batches=0)
 
@@ -300,7 +274,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit(tmp_path, monkeypatch):
         def forward(self, x):
             return super().forward(x) * self.scale
 
-    refused("cannot be made|cannot be initialised anew", FineTuneModule(Stubborn(), CLASSES))
+    refused("Stubborn does not define reset_parameters", FineTuneModule(Stubborn(), CLASSES))
     monkeypatch.setattr(pl.Trainer, "world_size", property(lambda _: 2))
     run = trainer(tmp_path)
     with pytest.raises(UserError, match="TransferGain trains in one process"):

@@ -16,11 +16,11 @@ from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.numbers import number
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.checks import check_choice
-from metatransfer.experiments.domain_twins import PLAIN, adapts, detached, evaluate, has_labels
-from metatransfer.experiments.training import beside_the_run, budget
+from metatransfer.experiments.training import Budget, beside_the_run, evaluate
 from metatransfer.functional.domain.distance import class_conditional_a_distance, collapse_signs, proxy_a_distance
-from metatransfer.methods.domain import DomainAdaptationModule
+from metatransfer.methods.base import MethodModule
 from metatransfer.methods.fitted import FittedModule
+from metatransfer.methods.twins import ADAPTATION, detached, labelled, target_evaluation
 from metatransfer.metrics.validators import Evidence
 from metatransfer.storage import write_atomically
 
@@ -33,7 +33,7 @@ _FOLDS = 5
 
 
 class DomainDiagnostics(Callback):
-    """Looks at a fit of a :class:`DomainAdaptationModule` from outside.
+    """Looks from outside at a fit of a method that is evaluated on a target domain; others are left alone.
 
     After the fit: the proxy A-distance of the validation features (Ben-David et al. 2007, NeurIPS), as a whole and
     class by class with the target's predicted classes, before and after adaptation, and pictures of both. Before is the
@@ -64,7 +64,8 @@ class DomainDiagnostics(Callback):
         self._curves: dict[str, list[float]] = {name: [] for name in _CURVES}
         self._stride, self._seen = 1, 0
         self._due_at: int | None = None
-        self._start: DomainAdaptationModule | None = None
+        self._start: MethodModule | None = None
+        self._adapts = False
 
     # ---- state: a resumed fit keeps its past
 
@@ -93,11 +94,14 @@ class DomainDiagnostics(Callback):
             return
         self._forget()
         agree_on_run_folder(trainer)
-        alone = trainer.world_size == 1 and getattr(trainer, "datamodule", None) is not None
-        if isinstance(pl_module, DomainAdaptationModule) and alone and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            twin = adapts(pl_module) and any(gain.pending for gain in _gains(trainer))
-            fitted = isinstance(pl_module, FittedModule)  # which has no answers before
-            self._start = None if twin or fitted else detached(pl_module)
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, MethodModule) or target_evaluation(pl_module) is None or data is None:
+            return
+        self._adapts = ADAPTATION.own in pl_module.twins(data)
+        twin = self._adapts and any(gain.pending for gain in _gains(trainer))
+        fitted = isinstance(pl_module, FittedModule)  # which has no answers before
+        if not (trainer.world_size > 1 or trainer.fast_dev_run or twin or fitted):  # type: ignore[attr-defined]
+            self._start = detached(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets weights that a resumed run has not started from."""
@@ -129,12 +133,11 @@ class DomainDiagnostics(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks for signs of a collapse."""
-        looking = isinstance(pl_module, DomainAdaptationModule) and adapts(pl_module)
-        if not self._fitting or trainer.sanity_checking or not looking:
+        evaluation = target_evaluation(pl_module)
+        if not self._fitting or trainer.sanity_checking or not self._adapts or evaluation is None:
             return
-        assert isinstance(pl_module, DomainAdaptationModule)
-        evidence = pl_module.last_evidence()
-        floor, best = pl_module.validator.source_floor, float(pl_module.best_source_accuracy)  # type: ignore[arg-type]
+        evidence = evaluation.last_evidence()
+        floor, best = evaluation.validator.source_floor, float(evaluation.best_source_accuracy)
         right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean()
         found = collapse_signs(
             evidence.target_logits,
@@ -153,7 +156,7 @@ class DomainDiagnostics(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures, draws and writes."""
-        if not isinstance(pl_module, DomainAdaptationModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if target_evaluation(pl_module) is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         evidence, (before, name) = _evidence(pl_module), self._before(trainer)
         self._start = None
@@ -165,12 +168,12 @@ class DomainDiagnostics(Callback):
         for when, who, known in (("before", before, _evidence(before)), ("after", pl_module, evidence)):
             if who is not None and known is not None:
                 network = name if when == "before" else "after the fit"
-                content[when] = {"network": network, **distances(known, pl_module.num_classes)}
+                content[when] = {"network": network, **distances(known, known.source_logits.shape[-1])}
         path = run_folder(trainer) / "domain_diagnostics.json"
         write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         publish_figures(trainer, self._figures(trainer, before, pl_module))
 
-    def _before(self, trainer: Trainer) -> tuple[DomainAdaptationModule | None, str]:
+    def _before(self, trainer: Trainer) -> tuple[LightningModule | None, str]:
         """The network to compare with, validated."""
         twin = next((gain.twin for gain in _gains(trainer) if gain.twin is not None), None)
         before = twin or self._start
@@ -179,12 +182,10 @@ class DomainDiagnostics(Callback):
         if _evidence(before) is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             with beside_the_run(data):
-                evaluate(before, data, "val", budget(trainer, validate=True))
-        return before, PLAIN if twin is not None else "before training"
+                evaluate(before, data, "val", Budget.of(trainer))
+        return before, ADAPTATION.reference if twin is not None else "before training"
 
-    def _figures(
-        self, trainer: Trainer, before: DomainAdaptationModule | None, module: DomainAdaptationModule
-    ) -> dict[str, Figure]:
+    def _figures(self, trainer: Trainer, before: LightningModule | None, module: LightningModule) -> dict[str, Figure]:
         from metatransfer.drawing import domains as drawing
 
         curves = {name: [] if all(map(math.isnan, values)) else values for name, values in self._curves.items()}
@@ -200,16 +201,13 @@ class DomainDiagnostics(Callback):
         if all(one is not None and one.finite() for one in known):
             planes = [
                 drawing.embed(
-                    one.source_features,
-                    one.target_features,
-                    one.source_labels,
-                    _labels(trainer, who),
-                    self.pictures,
+                    one.source_features, one.target_features, one.source_labels, _labels(trainer, who), self.pictures
                 )
                 for one, who in zip(known, (before, module), strict=True)
                 if one is not None
-            ]
-            figures["domains"] = drawing.embedding_figure(planes[0], planes[1], module.class_names)
+            ]  # fmt: skip
+            names = trainer.datamodule.info().class_names  # type: ignore[attr-defined]
+            figures["domains"] = drawing.embedding_figure(planes[0], planes[1], names)
         return figures
 
 
@@ -242,17 +240,18 @@ def _gains(trainer: Trainer) -> list[AdaptationGain]:
     return [one for one in getattr(trainer, "callbacks", ()) if isinstance(one, AdaptationGain)]
 
 
-def _evidence(module: DomainAdaptationModule | None) -> Evidence | None:
-    """What the last validation told; ``None`` where there was none."""
-    if module is None or not module.collector("target").update_called:
+def _evidence(module: LightningModule | None) -> Evidence | None:
+    """The evidence of the last validation; ``None`` if there was none."""
+    evaluation = target_evaluation(module) if module is not None else None
+    if evaluation is None or not evaluation.collector("target").update_called:
         return None
-    return module.last_evidence()
+    return evaluation.last_evidence()
 
 
-def _labels(trainer: Trainer, module: DomainAdaptationModule) -> Tensor | None:
-    """Labels of the validated target samples, for the colours, where all are known and may be looked at."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if not has_labels(data, "val"):
+def _labels(trainer: Trainer, module: LightningModule) -> Tensor | None:
+    """Labels of the validated target samples, for the colours, if all are known and may be looked at."""
+    data, evaluation = trainer.datamodule, target_evaluation(module)  # type: ignore[attr-defined]
+    if evaluation is None or not labelled(data, "val"):
         return None
     labels: Tensor = data.oracle_labels("val")
-    return labels[module.collector("target").compute().number.cpu()]
+    return labels[evaluation.collector("target").compute().number.cpu()]

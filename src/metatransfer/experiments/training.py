@@ -1,81 +1,97 @@
-"""What a run is compared with: trainings beside it, over several seeds."""
+"""Trainings beside a run, on a budget, which leave no trace in it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import random
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer
 
 Evaluated = Literal["val", "test"]
 
 
-class Interval(NamedTuple):
-    """A mean over seeds.
+class Spent(TypedDict):
+    """What a training took.
 
     Attributes:
-        values: one for each seed.
-        mean: of them.
-        ci95: half-width of its 95% interval by Student's t; ``None`` for one seed.
+        epochs: completed epochs.
+        batches: training batches.
+        steps: steps of the optimiser; of several optimisers that are stepped in turn, rounds of one batch each.
     """
 
-    values: list[float]
-    mean: float
-    ci95: float | None
+    epochs: int
+    batches: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each training of a comparison may spend.
+
+    Attributes:
+        max_epochs: as of the Trainer.
+        max_steps: as of the Trainer.
+        max_time: as of the Trainer.
+        validates: whether trainings validate; a scheduler that waits for a metric needs it.
+        settings: other arguments of the Trainer, in one process.
+    """
+
+    max_epochs: int | None = None
+    max_steps: int = -1
+    max_time: timedelta | None = None
+    validates: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Mean and interval of values."""
-        from scipy.stats import t  # a second to import, which other runs need not pay
+    def of(cls, trainer: Trainer, *, validates: bool = False) -> Budget:
+        """The budget of a run.
 
-        number = len(values)
-        mean = sum(values) / number
-        if number < 2:
-            return cls(list(values), mean, None)
-        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (number - 1))
-        return cls(list(values), mean, float(t.ppf(0.975, number - 1)) * spread / math.sqrt(number))
+        Args:
+            trainer: of the run.
+            validates: whether the trainings beside it validate although no scheduler waits for a metric.
 
-    def __str__(self) -> str:
-        interval = f" ± {100 * self.ci95:.2f}" if self.ci95 is not None else ""
-        return f"{100 * self.mean:.2f}{interval}"
+        Returns:
+            The budget.
+        """
+        device = trainer.strategy.root_device  # the module itself has left it after a fit
+        plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+        timer = next((one for one in trainer.callbacks if isinstance(one, Timer)), None)  # type: ignore[attr-defined]
+        left = timer.time_remaining() if timer is not None else None
+        same = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
+        limits = tuple(f"limit_{split}_batches" for split in ("train", "val", "test"))
+        return cls(
+            max_epochs=trainer.max_epochs,
+            max_steps=trainer.max_steps,
+            max_time=timedelta(seconds=round(timer.time_elapsed() + left, 3)) if timer and left is not None else None,
+            validates=validates or plateau,
+            settings={
+                "accelerator": "gpu" if device.type == "cuda" else device.type,
+                "devices": 1 if device.index is None else [device.index],
+                **{name: getattr(trainer, name) for name in same + limits},
+            },
+        )
 
+    def in_steps(self, steps: int | None) -> Budget:
+        """The same budget in optimiser steps, whatever the length of an epoch; unchanged for ``None``."""
+        return self if steps is None else replace(self, max_epochs=-1, max_steps=steps)
 
-def budget(trainer: Trainer, *, validate: bool = False) -> dict[str, Any]:
-    """What a run may spend, for those that are compared with it.
-
-    Args:
-        trainer: of the run.
-        validate: whether they need the validation split; a scheduler that waits for a metric always does.
-
-    Returns:
-        Arguments of a Trainer in one process.
-    """
-    device = trainer.strategy.root_device  # the module itself has left it after a fit
-    plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
-    return {
-        "max_epochs": trainer.max_epochs,
-        "max_steps": trainer.max_steps,
-        "accelerator": "gpu" if device.type == "cuda" else device.type,
-        "devices": 1 if device.index is None else [device.index],
-        "precision": trainer.precision,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "limit_train_batches": trainer.limit_train_batches,
-        "limit_test_batches": trainer.limit_test_batches,
-        "limit_val_batches": trainer.limit_val_batches if plateau or validate else 0,
-    }
+    def card(self) -> dict[str, Any]:
+        """The limits as plain values, for reports."""
+        seconds = self.max_time.total_seconds() if self.max_time is not None else None
+        return {"max_epochs": self.max_epochs, "max_steps": self.max_steps, "max_seconds": seconds}
 
 
-def silent_trainer(settings: dict[str, Any]) -> Trainer:
+def silent_trainer(settings: Mapping[str, Any]) -> Trainer:
     """A Trainer that writes and shows nothing.
 
     Args:
@@ -86,32 +102,59 @@ def silent_trainer(settings: dict[str, Any]) -> Trainer:
     """
     return Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, **{"devices": 1} | settings,
+        num_sanity_val_steps=0, **{"devices": 1, **settings},
     )  # fmt: skip
 
 
-def train(
-    learner: LightningModule,
-    data: LightningDataModule,
-    *,
-    seed: int,
-    settings: dict[str, Any],
-) -> Trainer:
+def train(module: LightningModule, data: LightningDataModule, *, seed: int, budget: Budget) -> Trainer:
     """Trains a method beside a run.
 
     Args:
-        learner: trained in place.
+        module: trained in place.
         data: what it learns from.
-        seed: of all that is drawn on the way.
-        settings: arguments of the Trainer: the budget.
+        seed: of everything that is drawn in the training.
+        budget: of the training.
 
     Returns:
         The Trainer.
     """
     seed_everything(seed, verbose=False)
-    trainer = silent_trainer(settings)
-    trainer.fit(learner, datamodule=data)
+    limits = {"max_epochs": budget.max_epochs, "max_steps": budget.max_steps, "max_time": budget.max_time}
+    trainer = silent_trainer({**budget.settings, **limits, **({} if budget.validates else {"limit_val_batches": 0})})
+    trainer.fit(module, datamodule=data)
     return trainer
+
+
+def evaluate(module: LightningModule, data: LightningDataModule, split: Evaluated, budget: Budget) -> dict[str, float]:
+    """Evaluates a method beside a run.
+
+    Args:
+        module: with the weights that it has.
+        data: what it is evaluated on.
+        split: ``"val"`` or ``"test"``.
+        budget: its settings say how many batches are looked at.
+
+    Returns:
+        What was logged.
+    """
+    trainer = silent_trainer(budget.settings)
+    run = trainer.test if split == "test" else trainer.validate
+    run(module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def spent(trainer: Trainer) -> Spent:
+    """What a training took.
+
+    Args:
+        trainer: after a fit.
+
+    Returns:
+        Its epochs, batches and steps.
+    """
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+    steps = trainer.global_step if trainer.lightning_module.automatic_optimization else batches
+    return {"epochs": trainer.current_epoch, "batches": batches, "steps": steps}
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 
 # private, but the only way to know whether the command line is building the module: saving the arguments twice would
@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
 from metatransfer.batches import Inputs
@@ -24,8 +24,8 @@ from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation
 from metatransfer.methods.evaluation.hooks import EvaluatedModule
 from metatransfer.methods.protocol import protocol_card
+from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone
-from metatransfer.nn.backbones.image_backbone import ImageBackbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 
 
@@ -44,9 +44,11 @@ class MethodModule(EvaluatedModule, ABC):
         learns_from: type of the training batches.
         trained_protocol: the protocol card of the checkpoint that the weights come from.
         run_seed: seed of the run, as the command line sets it.
+        comparison: what :meth:`twins` compares, ``None`` if the method has no twins.
     """
 
     learns_from: ClassVar[type]
+    comparison: ClassVar[Comparison | None] = None
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
 
@@ -135,19 +137,53 @@ class MethodModule(EvaluatedModule, ABC):
         Returns:
             The copy, or ``None`` where some submodule with parameters does not define ``reset_parameters``.
         """
-        # a copy must not take the Trainer, with data and loggers, along
-        twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
-        # a network of another library draws all its weights at once
-        wholes = [part for part in twin.modules() if isinstance(part, ImageBackbone)]
-        inside = {id(part) for whole in wholes for part in whole.modules()}
-        owners = [part for part in twin.modules() if part._parameters and id(part) not in inside] + wholes
-        if not all(callable(getattr(owner, "reset_parameters", None)) for owner in owners):
+        twin = detached(self)
+        try:
+            with drawing(twin, 0):
+                redraw(twin)
+        except UserError:
             return None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            for owner in owners:
-                owner.to("cpu").reset_parameters()  # type: ignore[operator]
-        return twin.to(self.device).eval()
+        return twin.eval()
+
+    # ---- copies that are trained beside a run
+
+    @torch.inference_mode(False)
+    def restarted(self, seed: int) -> Self:
+        """A copy as before training, with weights drawn under a seed; the module itself is left as it is.
+
+        Args:
+            seed: of all weights except those of :meth:`kept_modules`.
+
+        Returns:
+            The copy.
+
+        Raises:
+            UserError: a layer does not define ``reset_parameters``.
+        """
+        twin = detached(self)
+        with drawing(twin, seed):
+            redraw(twin, keep=twin.kept_modules())
+            twin.after_restart()
+        return twin
+
+    def kept_modules(self) -> list[nn.Module]:
+        """The parts whose weights :meth:`restarted` keeps; by default the networks with weights from a file."""
+        return [self.get_submodule(name) for name in weights_reports(self)]
+
+    def after_restart(self) -> None:
+        """Sets buffers to the start of a run, with random numbers of the seed; by default there are none."""
+
+    def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
+        """The method and what it is compared with, all with the same initial weights; see :attr:`comparison`.
+
+        Args:
+            data: what all are evaluated on.
+            seed: of the initial weights; ``None`` for the weights that the module has now.
+
+        Returns:
+            Entries by name; none by default.
+        """
+        return {}
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401

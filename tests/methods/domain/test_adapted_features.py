@@ -28,7 +28,6 @@ from metatransfer.adapters.domain.domain_adapters import (
 )
 from metatransfer.data.domain import DomainDataModule
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
-from metatransfer.methods.domain.source_only import source_only_twin
 
 CONFIG = ROOT / "configs" / "adapted_features.yaml"
 ADAPTERS = {
@@ -175,7 +174,7 @@ def test_a_network_s_features_are_computed_once_and_read_again(tmp_path, monkeyp
 def test_its_twin_is_the_same_classifier_without_an_adapter():
     module, data = method(SubspaceAlignment(2), LinearSVM()), clouds()
     fit(module, data)
-    twin = source_only_twin(module)
+    twin = module.unadapted()
     assert twin.adapter is None
     assert not twin.classifier.learned
     fit(twin, data)
@@ -195,7 +194,7 @@ def test_its_twin_is_the_same_classifier_without_an_adapter():
 def test_after_take_over_the_checkpoint_answers_as_the_twin(tmp_path):
     module, data = method(SubspaceAlignment(2)), clouds()
     running = fit(module, data)
-    twin = source_only_twin(module)
+    twin = module.unadapted()
     fit(twin, data)
     module.take_over(twin)
     running.save_checkpoint(tmp_path / "it.ckpt")

@@ -14,7 +14,6 @@ from torch import nn
 
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adda import ADDAModule
-from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.nn import PerceptronHead
 
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
@@ -175,7 +174,7 @@ def test_another_of_its_kind_is_taken_over_whole():
     one.take_over(other)
     assert same(one.backbone, other.backbone)
     assert same(one.source_backbone, other.source_backbone)
-    twin = source_only_twin(module(ADDAModule, seed=2))
+    twin = module(ADDAModule, seed=2).unadapted()
     one.take_over(twin)
     assert same(one.backbone, twin.backbone)
     assert same(one.source_backbone, twin.backbone)

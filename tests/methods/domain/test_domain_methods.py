@@ -34,7 +34,7 @@ from metatransfer.methods.domain.alternating import AlternatingModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.mcd import MCDModule
 from metatransfer.methods.domain.schedules import Annealing, ramp
-from metatransfer.methods.domain.source_only import SourceOnlyModule, source_only_twin
+from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.metrics.validators import Entropy
 from metatransfer.nn import PerceptronHead
 
@@ -262,7 +262,7 @@ def test_restarted_runs_are_equal_for_equal_seeds(kind):
 @pytest.mark.parametrize("trained", [False, True])
 def test_after_take_over_it_answers_as_the_twin(kind, trained):
     method = module(kind)
-    twin = source_only_twin(method)
+    twin = method.unadapted()
     assert isinstance(twin, SourceOnlyModule)
     x = torch.randn(20, 3)
     assert torch.equal(twin.eval()(x), method.eval()(x))
@@ -278,7 +278,7 @@ def test_after_take_over_it_answers_as_the_twin(kind, trained):
 @adapting
 def test_the_twin_is_untouched_by_the_method(kind):
     method = module(kind)
-    twin = source_only_twin(method)
+    twin = method.unadapted()
     before = copy.deepcopy(twin.state_dict())
     fit(method, clouds(), max_epochs=1)
     assert all(torch.equal(value, before[name]) for name, value in twin.state_dict().items())
@@ -314,7 +314,7 @@ def test_evaluation_changes_nothing_and_logs_what_it_should(kind):
     }  # fmt: skip
     assert known <= found.keys()
     assert found["val/selection"] == pytest.approx(found["val/information_maximization"])
-    evidence = method.last_evidence()
+    evidence = method.evaluation.last_evidence()
     assert evidence.source_features.shape == (48, 16)
     assert evidence.target_logits.shape == (48, CLASSES)
     tested = running.test(method, datamodule=data, verbose=False)[0]

@@ -21,7 +21,8 @@ from metatransfer import (
     SourceOnlyModule,
     UserError,
 )
-from metatransfer.experiments.domain_twins import measure_adaptation
+from metatransfer.experiments.comparing import measure_twins
+from metatransfer.experiments.training import Budget
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 
 
@@ -50,8 +51,8 @@ def fit(module, data, **settings):
 def test_the_oracle_sees_the_target_as_the_run_does(standardize):
     data = DomainDataModule({"a": arrays()}, {"b": arrays(20.0, 3.0, seed=1)}, batch_size=20, standardize=standardize)
     module = DANNModule(network(), 3, optimizer=partial(torch.optim.Adam, lr=0.02))
-    settings = {"accelerator": "cpu", "max_epochs": 30, "limit_val_batches": 0}
-    assert measure_adaptation(module, data, seed=0, settings=settings)["target-trained"] > 0.8
+    budget = Budget(30, settings={"accelerator": "cpu"})
+    assert measure_twins(module, data, seed=0, budget=budget).values["target-trained"] > 0.8
 
 
 def test_the_targets_statistics_do_not_depend_on_the_order_of_its_file():

@@ -12,10 +12,9 @@ from conftest import best_checkpoint
 from contract import ROOT
 from metatransfer import MLP, UserError
 from metatransfer.adapters.domain.domain_adapters import KLIEP, DiscriminatorWeights, KernelMeanMatching
-from metatransfer.experiments.domain_twins import adapts
 from metatransfer.methods.domain import importance_weighted
 from metatransfer.methods.domain.importance_weighted import ImportanceWeightedModule
-from metatransfer.methods.domain.source_only import SourceOnlyModule, source_only_twin
+from metatransfer.methods.domain.source_only import SourceOnlyModule
 
 CONFIG = ROOT / "configs" / "importance_weighted.yaml"
 ESTIMATORS = {"KMM": KernelMeanMatching, "KLIEP": KLIEP, "discriminator": DiscriminatorWeights, "default": lambda: None}
@@ -121,8 +120,8 @@ def test_a_new_run_finds_them_anew():
 
 def test_it_adapts_and_its_twin_does_not():
     one = method()
-    assert adapts(one)
-    assert isinstance(source_only_twin(one), SourceOnlyModule)
+    assert one.adapts
+    assert isinstance(one.unadapted(), SourceOnlyModule)
 
 
 class Far(Clouds):

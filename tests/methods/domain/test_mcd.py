@@ -13,7 +13,6 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.mcd import HeadPair, MCDModule
-from metatransfer.methods.domain.source_only import source_only_twin
 from metatransfer.nn import LinearHead
 
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -103,7 +102,7 @@ def test_both_classifiers_start_from_different_weights_also_after_a_restart():
 
 def test_a_twin_with_one_classifier_sets_both():
     method, other = module(MCDModule), module(MCDModule)
-    single = copy.deepcopy(source_only_twin(method))
+    single = copy.deepcopy(method.unadapted())
     single.head = single.head.second
     method.take_over(single)
     x = torch.randn(6, 3)

@@ -14,7 +14,7 @@ from metatransfer.errors import UserError
 from metatransfer.methods.domain.adabn import AdaBNModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.source_only import SourceOnlyModule, source_only_twin
+from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.nn import DomainBatchNorm
 
 
@@ -36,7 +36,7 @@ def test_the_target_is_never_looked_at(kind):
 
 def test_the_twin_has_the_same_networks_and_learns_as_a_plain_classifier():
     method = module(DANNModule)
-    twin = source_only_twin(method)
+    twin = method.unadapted()
     assert same(twin.backbone, method.backbone)
     assert same(twin.head, method.head)
     assert twin.backbone is not method.backbone
@@ -50,11 +50,11 @@ def test_the_twin_has_the_same_networks_and_learns_as_a_plain_classifier():
     fit(twin, clouds(), max_epochs=1)
     for one, other in zip([*network.parameters(), *head.parameters()], twin.parameters(), strict=True):
         torch.testing.assert_close(one, other)
-    assert isinstance(source_only_twin(module(MCDModule)), SourceOnlyModule)
+    assert isinstance(module(MCDModule).unadapted(), SourceOnlyModule)
 
 
 def test_the_twin_of_domain_specific_layers_answers_by_those_of_the_source():
-    twin = source_only_twin(module(DANNModule, normalization="domain_specific"))
+    twin = module(DANNModule, normalization="domain_specific").unadapted()
     fit(twin, clouds(), max_epochs=1)
     layers = [part for part in twin.backbone.modules() if isinstance(part, DomainBatchNorm)]
     assert len(layers) == 2

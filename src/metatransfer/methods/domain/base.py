@@ -5,25 +5,27 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
+from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
 from metatransfer.methods.domain.pairs import Pair, check_pair, gradient_ratio
 from metatransfer.methods.domain.progress import ProgressModule
 from metatransfer.methods.domain.statistics import TargetStatisticsModule
-from metatransfer.methods.evaluation.on_target import OnTarget, Side
-from metatransfer.metrics.domain_evidence import Evidence, SideCollector
+from metatransfer.methods.evaluation.on_target import OnTarget
+from metatransfer.methods.twins import ADAPTATION, ORACLE, Comparison, Entry, detached, labelled
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, Head, LinearHead
-from metatransfer.nn.backbones.image_backbone import ImageBackbone
 from metatransfer.nn.blocks.domain_norm import Domain, in_domain, share_source_statistics, split_batch_norm
 
 
@@ -54,6 +56,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
     """
 
     learns_from: ClassVar[type] = DomainBatch
+    comparison: ClassVar[Comparison | None] = ADAPTATION
     uses_target: ClassVar[bool] = True
     normalizations: ClassVar[tuple[Normalization, ...]] = ("joint", "separate", "domain_specific", "adabn")
     evaluation: OnTarget
@@ -90,14 +93,6 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
     def validator(self) -> Validator:
         """What selects the best state."""
         return self.evaluation.validator
-
-    def collector(self, side: Side) -> SideCollector:
-        """What keeps the outputs of the last validation for one side."""
-        return self.evaluation.collector(side)
-
-    def last_evidence(self) -> Evidence:
-        """What the last validation tells without a label of the target; all processes take part."""
-        return self.evaluation.last_evidence()
 
     # ---- what a method says
 
@@ -220,45 +215,52 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
 
     # ---- twins
 
-    def restarted(self, seed: int) -> Self:
-        """The method under another seed, before training.
+    @property
+    def adapts(self) -> bool:
+        """Whether the method uses the target at all."""
+        return True
+
+    def kept_modules(self) -> list[nn.Module]:
+        """The network if its weights come from a file; copies of it follow in :meth:`after_restart`."""
+        return [self.backbone] if self.backbone.weights_report is not None else []
+
+    def unadapted(self) -> DomainAdaptationModule:
+        """The twin that never looks at the target, with equal networks, weights, optimiser and schedule.
+
+        Returns:
+            The twin; the module itself is left as it is.
+        """
+        from metatransfer.methods.domain.source_only import SourceOnlyModule  # a subclass
+
+        networks = copy.deepcopy((self.backbone, self.head))
+        return SourceOnlyModule(
+            backbone=networks[0],
+            num_classes=self.num_classes,
+            head=lambda *_: networks[1],
+            adaptation=replace(self.adaptation, normalization=None, validator=self.validator),
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
+        )
+
+    def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
+        """The method if it adapts, its twin without the target, and where labels are known one trained on the target.
 
         Args:
-            seed: of all weights that come from no file.
+            data: what all are evaluated on.
+            seed: of the initial weights; ``None`` for the weights that the module has now.
 
         Returns:
-            A copy; the module itself is left as it is.
-
-        Raises:
-            UserError: a layer does not say how it is initialised.
+            Entries by name.
         """
-        twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
-        kept = {id(part) for part in twin.backbone.modules()} if self.backbone.weights_report is not None else set()
-        wholes = [part for part in twin.modules() if isinstance(part, ImageBackbone) and id(part) not in kept]
-        kept |= {id(part) for whole in wholes for part in whole.modules()}
-        owners = [part for part in twin.modules() if part._parameters and id(part) not in kept] + wholes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for part in owners:
-                if not callable(getattr(part, "reset_parameters", None)):
-                    raise UserError(
-                        f"{type(self).__name__} cannot start anew under another seed: {type(part).__name__} does not "
-                        "define reset_parameters; define it."
-                    )
-                part.reset_parameters()  # type: ignore[operator]
-            twin.after_restart()
-        return twin
 
-    def after_restart(self) -> None:
-        """Brings buffers to the start of a run, with the random numbers of the seed; by default there are none."""
+        def start() -> DomainAdaptationModule:
+            return detached(self) if seed is None else self.restarted(seed)
 
-    def unadapted(self) -> DomainAdaptationModule | None:
-        """The same method without a look at the target.
-
-        Returns:
-            A copy, or ``None``: training the same networks on the source alone is.
-        """
-        return None
+        found = {ADAPTATION.own: Entry(start)} if self.adapts else {}
+        found[ADAPTATION.reference] = Entry(lambda: start().unadapted())
+        if isinstance(data, ServesDomains) and all(labelled(data, split) for split in ("train", "val")):
+            found[ORACLE] = Entry(lambda: start().unadapted(), cast(Any, data.oracle_twin))
+        return found
 
     def take_over(self, other: DomainAdaptationModule) -> None:
         """Answers as another method of the same networks does, from now on.

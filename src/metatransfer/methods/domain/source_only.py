@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 from torch import Tensor
 
 from metatransfer.methods.domain.base import DomainAdaptationModule
@@ -23,6 +20,11 @@ class SourceOnlyModule(DomainAdaptationModule):
 
     uses_target = False
 
+    @property
+    def adapts(self) -> bool:
+        """Only by statistics of the target."""
+        return self.normalization == "adabn"
+
     def encode(self, x: Tensor, domain: Domain) -> Tensor:
         """Features of samples, normalised as the source, unless the target's statistics are estimated.
 
@@ -38,28 +40,3 @@ class SourceOnlyModule(DomainAdaptationModule):
     def transfer_loss(self, pair: Pair) -> Tensor | None:
         """Nothing."""
         return None
-
-
-def source_only_twin(module: DomainAdaptationModule) -> DomainAdaptationModule:
-    """The twin of a method that does not adapt: equal networks, weights, optimiser and schedule.
-
-    Args:
-        module: before training; left as it is.
-
-    Returns:
-        The twin.
-    """
-    own = module.unadapted()
-    if own is not None:
-        return own
-    networks = copy.deepcopy(
-        (module.backbone, module.head), {id(module._trainer): None} if module._trainer is not None else {}
-    )
-    return SourceOnlyModule(
-        backbone=networks[0],
-        num_classes=module.num_classes,
-        head=lambda *_: networks[1],
-        adaptation=replace(module.adaptation, normalization="joint", validator=module.validator),
-        optimizer=module.optimizer,
-        lr_scheduler=module.lr_scheduler,
-    )

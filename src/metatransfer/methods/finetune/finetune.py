@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -19,7 +19,8 @@ from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.finetune.policies import FineTunePolicy, Full, reinitialise
+from metatransfer.methods.finetune.policies import FineTunePolicy, Full
+from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.layers import Layer, layers_of
 
@@ -54,6 +55,7 @@ class FineTuneModule(ClassifierModule):
         UserError: an argument out of its range, two schedulers, or a policy that does not fit the network.
     """
 
+    comparison: ClassVar[Comparison | None] = TRANSFER
     class_weights: Tensor | None
 
     def __init__(
@@ -251,49 +253,32 @@ class FineTuneModule(ClassifierModule):
 
     # ---- what it is compared with
 
-    def restarted(self, seed: int) -> Self:
-        """A copy whose head is drawn anew; called before training, it is the method under another seed.
-
-        Args:
-            seed: of the head.
-
-        Returns:
-            The copy; the module itself is left as it is.
-        """
-        twin = copy.deepcopy(self, {id(self._trainer): None} if self._trainer is not None else {})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            reinitialise(twin.layers[-1])
-        return twin
+    def kept_modules(self) -> list[nn.Module]:
+        """All but the head."""
+        return [self.backbone, self.policies]
 
     def from_scratch(self, seed: int) -> Self:
-        """The twin that nothing is transferred to: random weights, of which all train, whatever the policy.
+        """The twin that nothing is transferred to: random weights, all of them trained, whatever the policy.
 
         Args:
             seed: of the weights.
 
         Returns:
             The twin; the module itself is left as it is.
-
-        Raises:
-            UserError: a layer of the backbone does not say how it is initialised.
         """
         twin = self.restarted(seed)
         twin.policies = nn.ModuleList([Full()])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
-            whole = getattr(twin.backbone, "reset_parameters", None)
-            if callable(whole):
-                whole()
-            for layer in [] if callable(whole) else twin.layers[:-1]:
-                try:
-                    reinitialise(layer)
-                except UserError as error:
-                    raise UserError(
-                        f"the twin from scratch cannot be made: {type(self.backbone).__name__}'s {error}"
-                    ) from error
+        with drawing(twin, seed + 1):
+            redraw(twin.backbone)
         twin.enter_epoch(0)
         return twin
+
+    def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
+        """The method, and the same network trained from scratch."""
+        return {
+            TRANSFER.own: Entry(lambda: detached(self) if seed is None else self.restarted(seed)),
+            TRANSFER.reference: Entry(lambda: self.from_scratch(seed or 0)),
+        }
 
     def _policy_text(self) -> str:
         return " + ".join(policy.protocol() for policy in self._policies())

@@ -1,0 +1,240 @@
+"""The base of callbacks that say what a method gained over its twin."""
+
+from __future__ import annotations
+
+import json
+import signal
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+
+from metatransfer.callbacks.figures import publish_figures
+from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.checks import check_choice
+from metatransfer.errors import UserError
+from metatransfer.experiments.comparing import Scores, by_entry
+from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.training import Budget, Evaluated, Spent, beside_the_run
+from metatransfer.experiments.verdict import verdict
+from metatransfer.methods.base import MethodModule
+from metatransfer.methods.twins import Comparison, detached
+from metatransfer.storage import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Start(NamedTuple):
+    """What a comparison begins with.
+
+    Attributes:
+        module: the method before the fit.
+        data: the data of the run.
+    """
+
+    module: MethodModule
+    data: LightningDataModule
+
+
+class Gain(Callback):
+    """After a fit, trains a method's twins on the run's budget and reports the difference over several seeds.
+
+    Writes ``<file>.json`` and a picture, and prints one row for each entry and the verdict.
+
+    Args:
+        seeds: how many; 0 measures nothing.
+        split: ``"test"`` or ``"val"``, on which all are compared.
+
+    Attributes:
+        comparison: the kind of methods that have something to compare, see :attr:`MethodModule.comparison`.
+        file: name of the JSON file and of the picture.
+        score: what a printed number is; ``{}`` stands for the split.
+    """
+
+    comparison: ClassVar[Comparison]
+    file: ClassVar[str]
+    score: ClassVar[str]
+
+    def __init__(self, seeds: int, split: Evaluated) -> None:
+        check_choice("split", split, ("val", "test"))
+        self.seeds, self.split = seeds, split
+        self._start: Start | None = None
+        self._asked_for = True
+
+    @classmethod
+    def unasked(cls) -> Self:
+        """A callback that is silent for methods without such a comparison, and warns where it cannot measure."""
+        found = cls()  # type: ignore[call-arg]
+        found._asked_for = False
+        return found
+
+    @property
+    def pending(self) -> bool:
+        """Whether twins will be trained after the fit."""
+        return self._start is not None
+
+    # ---- before the fit
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keeps the method as it is before training.
+
+        Raises:
+            UserError: nothing can be compared, and the user asked for it.
+        """
+        if stage != "fit":
+            return
+        self._start = None
+        compares = isinstance(pl_module, MethodModule) and pl_module.comparison == self.comparison
+        if not self.seeds or trainer.fast_dev_run or not (compares or self._asked_for):  # type: ignore[attr-defined]
+            return
+        obstacle = self._obstacle(trainer, pl_module)
+        if obstacle is not None:
+            if self._asked_for:
+                raise UserError(f"{type(self).__name__} {obstacle}.")
+            rank_zero_warn(f"{type(self).__name__} measures nothing: it {obstacle}.")
+            return
+        assert isinstance(pl_module, MethodModule)
+        agree_on_run_folder(trainer)
+        start = Start(detached(pl_module), trainer.datamodule)  # type: ignore[attr-defined]
+        self.check(start)
+        self._start = start
+
+    def _obstacle(self, trainer: Trainer, module: LightningModule) -> str | None:
+        own, reference = self.comparison.own, self.comparison.reference
+        if not isinstance(module, MethodModule) or module.comparison != self.comparison:
+            return (
+                f"compares '{own}' with '{reference}', but {type(module).__name__} has no such twins: leave the "
+                "callback out"
+            )
+        if trainer.world_size > 1:
+            return "trains in one process: leave it out here, or set trainer.devices=1"
+        if getattr(trainer, "datamodule", None) is None:
+            return "trains on data several times: give the Trainer a data module, no loaders"
+        if getattr(trainer, f"limit_{self.split}_batches") == 0:
+            return (
+                f"compares on the {self.split} split, but limit_{self.split}_batches is 0: set it, or leave the "
+                "callback out"
+            )
+        return None
+
+    @abstractmethod
+    def check(self, start: Start) -> None:
+        """Raises an error before the fit if the comparison could not be made after it.
+
+        Args:
+            start: the method before the fit, and its data.
+
+        Raises:
+            UserError: with what to change.
+        """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives up if a run is resumed: the weights that it once started from are not read again."""
+        if trainer.ckpt_path is not None and self._start is not None:
+            self._start = None
+            rank_zero_warn(
+                f"{type(self).__name__} measures nothing after a resumed fit: the weights that it started from are not "
+                "known any more; for the gain, fit from the start."
+            )
+
+    # ---- after the fit
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Trains what the run is compared with, and reports."""
+        start, self._start = self._start, None
+        if start is None or trainer.interrupted:
+            return
+        assert isinstance(pl_module, MethodModule)
+        handler = signal.getsignal(signal.SIGINT)
+        budget = Budget.of(trainer, validates=self.split == "val")
+        try:
+            with beside_the_run(start.data):
+                scores, more = self.measure(trainer, pl_module, start, budget)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            signal.signal(signal.SIGINT, handler)
+            rank_zero_warn(
+                f"{type(self).__name__} measures nothing: the comparison was stopped; the run itself is done."
+            )
+            return
+        self._publish(trainer, scores, budget, more)
+
+    @abstractmethod
+    def measure(
+        self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
+    ) -> tuple[list[Scores], dict[str, Any]]:
+        """Trains and scores.
+
+        Args:
+            trainer: of the run.
+            module: the method after the fit.
+            start: the method before the fit, and its data.
+            budget: of the run.
+
+        Returns:
+            Scores for each seed, and what else the JSON file is to hold.
+        """
+
+    @abstractmethod
+    def figure(self, percent: dict[str, list[float]], sentence: str) -> Figure:
+        """The picture.
+
+        Args:
+            percent: scores by entry, one for each seed.
+            sentence: the verdict.
+
+        Returns:
+            The figure.
+        """
+
+    def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
+        """The gain and the verdict.
+
+        Args:
+            scores: by entry, one for each seed.
+
+        Returns:
+            The gain, ``None`` if it is not known, and a sentence.
+        """
+        gain = Interval.of_gain(scores[self.comparison.own], scores[self.comparison.reference])
+        return gain, verdict(gain, self.comparison)
+
+    def remarks(self, content: dict[str, Any]) -> list[str]:
+        """Lines that are printed after the rows.
+
+        Args:
+            content: of the JSON file.
+
+        Returns:
+            By default the verdict.
+        """
+        return [content["verdict"]]
+
+    def _publish(self, trainer: Trainer, found: list[Scores], budget: Budget, more: dict[str, Any]) -> None:
+        scores = by_entry(found)
+        spent: dict[str, list[Spent]] = {name: [one.spent[name] for one in found] for name in found[0].spent}
+        intervals = {name: Interval.of(values) for name, values in scores.items()}
+        gain, sentence = self.conclude(scores)
+        content: dict[str, Any] = {
+            "split": self.split,
+            "seeds": self.seeds,
+            "weights": "the last ones, unselected",
+            "budget": {**budget.card(), "spent": spent},
+            "interval": "95 %, Student's t over the seeds",
+            "accuracy": {name: interval._asdict() for name, interval in intervals.items()},
+            "gain": gain._asdict() if gain is not None else None,
+            "verdict": sentence,
+            **more,
+        }
+        path = run_folder(trainer) / f"{self.file}.json"
+        write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        if len(scores) > 1:
+            percent = {name: [100 * value for value in values] for name, values in scores.items()}
+            publish_figures(trainer, {self.file: self.figure(percent, sentence)})
+        console = Console(width=160)
+        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]
+        for line in filter(None, [*rows, *self.remarks(content)]):
+            console.print(line, highlight=False)

@@ -1,0 +1,162 @@
+"""What a method says about its comparison: twins to train beside it, and the words for the difference."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+
+from metatransfer.data_info import ServesDomains
+from metatransfer.errors import UserError
+from metatransfer.metrics.domain_evidence import SideCollector
+from metatransfer.metrics.validators import Evidence, Validator
+from metatransfer.nn.backbones.image_backbone import ImageBackbone
+
+if TYPE_CHECKING:
+    from metatransfer.methods.base import MethodModule
+
+ORACLE = "target-trained"
+Module = TypeVar("Module", bound=LightningModule)
+
+
+class Entry(NamedTuple):
+    """Something to train on a budget. Both parts are made when they are needed, so that one network is held at a time.
+
+    Attributes:
+        module: makes the method, before training.
+        data: makes the data that it learns from; ``None`` for the data that all entries are evaluated on.
+    """
+
+    module: Callable[[], MethodModule]
+    data: Callable[[], LightningDataModule] | None = None
+
+
+class Comparison(NamedTuple):
+    """The names and words for the gain of a method over its twin.
+
+    Attributes:
+        own: name of the entry of the method itself.
+        reference: name of the entry that the gain is measured over.
+        subject: what gains or loses, as the first word of a sentence.
+        over: the reference within a sentence.
+        points: unit of the gain.
+        loss: name of a negative gain, in brackets; empty if there is none.
+        metrics: the compared metric by split.
+    """
+
+    own: str
+    reference: str
+    subject: str
+    over: str
+    points: str
+    loss: str
+    metrics: dict[str, str]
+
+
+TRANSFER = Comparison(
+    "transfer", "from scratch", "Transfer", "training from scratch", "points of accuracy", "",
+    {"val": "val/accuracy", "test": "test/accuracy"},
+)  # fmt: skip
+ADAPTATION = Comparison(
+    "adapted", "source only", "Adaptation", "source only", "points of target accuracy", " (negative transfer)",
+    {"val": "oracle/accuracy", "test": "test/accuracy"},
+)  # fmt: skip
+
+
+@runtime_checkable
+class TargetEvaluation(Protocol):
+    """An evaluation on labelled samples of a source and unlabelled samples of a target."""
+
+    validator: Validator
+    best_source_accuracy: Tensor
+
+    def last_evidence(self) -> Evidence:
+        """Outputs and features of the last validation, without target labels."""
+
+    def collector(self, side: Any) -> SideCollector:  # noqa: ANN401
+        """The outputs of the last validation for ``"source"`` or ``"target"``."""
+
+
+def target_evaluation(module: LightningModule) -> TargetEvaluation | None:
+    """The evaluation of a method that is scored on a target domain.
+
+    Args:
+        module: any method.
+
+    Returns:
+        The evaluation, ``None`` if the method is scored in another way.
+    """
+    found = getattr(module, "evaluation", module)
+    return found if isinstance(found, TargetEvaluation) else None
+
+
+def labelled(data: object, split: str) -> bool:
+    """Whether all targets of a split have labels that a report may use.
+
+    Args:
+        data: a data module.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Returns:
+        ``False`` also for data without domains.
+    """
+    labels = data.oracle_labels(split) if isinstance(data, ServesDomains) else None
+    return labels is not None and bool((labels >= 0).all())
+
+
+def detached(module: Module) -> Module:
+    """A copy of a module without its Trainer, which holds the data and the loggers.
+
+    Args:
+        module: left unchanged.
+
+    Returns:
+        The copy.
+    """
+    return copy.deepcopy(module, {id(module._trainer): None} if module._trainer is not None else {})
+
+
+@contextlib.contextmanager
+def drawing(module: LightningModule, seed: int) -> Iterator[None]:
+    """Within the block the module lies on the CPU and random numbers come from a seed; afterwards all is as before.
+
+    Args:
+        module: whose weights are drawn in the block.
+        seed: of the CPU's random numbers.
+    """
+    device = module.device
+    module.to("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the accelerators' streams
+        yield
+    module.to(device)
+
+
+def redraw(module: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
+    """Initialises the weights of a module again.
+
+    Args:
+        module: changed in place.
+        keep: parts whose weights stay.
+
+    Raises:
+        UserError: a part with weights does not define ``reset_parameters``.
+    """
+    kept = {id(part) for one in keep for part in one.modules()}
+    # a network of another library draws all its weights at once
+    wholes = [part for part in module.modules() if isinstance(part, ImageBackbone) and id(part) not in kept]
+    kept |= {id(part) for whole in wholes for part in whole.modules()}
+    owners = [part for part in module.modules() if part._parameters and id(part) not in kept] + wholes
+    for part in owners:
+        if not callable(getattr(part, "reset_parameters", None)):
+            raise UserError(
+                f"{type(module).__name__} cannot be initialised again: its part {type(part).__name__} does not define "
+                "reset_parameters; define it."
+            )
+    for part in owners:
+        part.reset_parameters()  # type: ignore[operator]
