@@ -16,6 +16,7 @@ from torch import nn
 
 from metatransfer.arguments import plain_arguments, remember_arguments
 from metatransfer.methods import MAMLModule, ProtoNetModule
+from metatransfer.methods.options import InnerLoop
 from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, LinearHead
 
 
@@ -170,7 +171,9 @@ def test_a_list_that_changes_later_does_not_change_what_was_noted():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: MAMLModule(MLP((2,), (4,)), 3, functools.partial(CosineHead, scale=4.0), inner_lr=0.1),
+        lambda: MAMLModule(
+            MLP((2,), (4,)), 3, functools.partial(CosineHead, scale=4.0), inner=InnerLoop(steps=1, lr=0.1)
+        ),
         lambda: ProtoNetModule(backbone=MLP((2,), (4,)), distance="cosine", scale=3.0),
     ],
 )

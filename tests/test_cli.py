@@ -32,16 +32,16 @@ def complaint(capsys, *arguments):
 
 
 def test_command_line_wins_over_the_checkpoint(cli, monkeypatch):
-    """PITFALLS 16: Lightning would test with the checkpoint's inner_steps."""
+    """PITFALLS 16: Lightning would test with the checkpoint's inner.steps."""
     run = cli("fit", MAML, "--trainer.limit_train_batches=1")
     checkpoint = best_checkpoint(run)
-    assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["inner_steps"] == 3
+    assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["inner"]["steps"] == 3
     used = []
     predict = MAMLModule.predict_tasks
     monkeypatch.setattr(
         MAMLModule, "predict_tasks", lambda self, state, x: used.append(state.steps) or predict(self, state, x)
     )
-    tested = cli("test", MAML, "--ckpt_path", checkpoint, "--model.inner_steps", 10)
+    tested = cli("test", MAML, "--ckpt_path", checkpoint, "--model.inner.steps", 10)
     assert max(used) == 10
     answer = results(tested)
     assert answer["protocol"]["method"]["inner_steps"] == 10
@@ -53,15 +53,15 @@ def test_command_line_wins_over_the_checkpoint(cli, monkeypatch):
 
 def test_configs_compose_and_are_saved(cli, tmp_path):
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("model: {init_args: {inner_lr: 0.123, optimizer: {class_path: SGD, init_args: {lr: 0.05}}}}")
+    overlay.write_text("model: {init_args: {inner: {lr: 0.123}, optimizer: {class_path: SGD, init_args: {lr: 0.05}}}}")
     scheduler = ["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=2"]
     run = cli("fit", MAML, "--config", overlay, *scheduler, "--trainer.limit_train_batches=1")
     saved = yaml.safe_load((run / "config.yaml").read_text())
     arguments = saved["model"]["init_args"]
-    assert arguments["inner_lr"] == 0.123
+    assert arguments["inner"]["lr"] == 0.123
     assert arguments["optimizer"]["class_path"] == "torch.optim.SGD"
     assert arguments["lr_scheduler"]["init_args"]["step_size"] == 2
-    assert arguments["train_inner_steps"] == 1  # of the first file
+    assert arguments["inner"]["train_steps"] == 1  # of the first file
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 0.05
     assert state["lr_schedulers"][0]["step_size"] == 2
@@ -137,7 +137,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.backbone", "Conv5"], ["unknown class 'Conv5' for backbone", "Conv4?"]),
     (["fit", "--config", MAML, "--model.optimizer", "Adm"], ["unknown class 'Adm' for optimizer", "Did you mean Adam?"]),
     (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
-    (["fit", "--config", MAML, "--model.inner_stps", "3"], ["MAMLModule has no argument 'inner_stps'", "inner_steps?"]),
+    (["fit", "--config", MAML, "--model.iner", "3"], ["MAMLModule has no argument 'iner'", "inner?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["lr_scheduler ReduceLROnPlateau needs monitor: give --model.lr_scheduler.monitor."]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau"]),
@@ -150,7 +150,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.optimizer.lrr", "1"], ["Adam has no argument 'lrr'. Did you mean lr?"]),
     (["fit", "--config", MAML, "--model.optimizer.betas", "0.9"], ["model.optimizer.betas must be a list, but is '0.9'"]),
     (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
-    (["fit", "--config", MAML, "--model.inner_lr", "null"], ["model.inner_lr is null, but needs a value"]),
+    (["fit", "--config", MAML, "--model.inner.lr", "null"], ["model.inner.lr must be a number"]),
     (["fit", "--config", MAML, "--data.num_shots", "null"], ["data.num_shots is null, but needs a value"]),
     (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of ", "ProtoNetModule"]),
     (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
@@ -176,12 +176,12 @@ MISTAKES = [
     (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
     (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),
     (["fit", "--config", ROOT / "configs"], ["configs' is a folder"]),
-    (["fit", "--config", MAML, "--modl.inner_steps", "3"], ["unknown option", "Did you mean --model.inner_steps?"]),
+    (["fit", "--config", MAML, "--modl.inner.steps", "3"], ["unknown option", "Did you mean --model.inner"]),
     (["fit", "--config", MAML, "--trainr.max_epochs", "3"], ["unknown option '--trainr.max_epochs'", "--trainer.max_epochs?"]),
-    (["fit", "--config", MAML, "--model.inner_steps", "x"], ["inner_steps must be an integer", "'x'"]),
+    (["fit", "--config", MAML, "--model.inner.steps", "x"], ["inner.steps must be an integer", "'x'"]),
     (["fit", "--config", MAML, "--trainer.max_epochs", "x"], ["trainer.max_epochs must be an integer", "'x'"]),
     (["fit", "--config", MAML, "--model.batch_norm", "suport"], ["batch_norm must be one of", "Did you mean support?"]),
-    (["fit", "--config", MAML, "--model.inner_lr", "0"], ["inner_lr must be a number above 0"]),
+    (["fit", "--config", MAML, "--model.inner.lr", "0"], ["inner.lr must be", "0.0"]),
     (["fit", "--config", MAML, "--model", "not.there.Thing"], ["no module 'not'"]),
     (["fit", "--config", "nope.yaml"], ["nope.yaml' does not exist"]),
     (["fitt", "--config", MAML], ["unknown command 'fitt'", "Did you mean fit?"]),

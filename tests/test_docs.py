@@ -18,6 +18,7 @@ import pytest
 
 from metatransfer.cli import main
 from metatransfer.data import load_glyphs
+from metatransfer.methods.options import InnerLoop
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md")
@@ -115,7 +116,10 @@ def test_python_blocks_run(workplace):
         for number, block in enumerate(found):
             exec(compile(block, f"{page}, python block {number}", "exec"), namespace)
     # classes that the pages only define
-    assert namespace["HalvingMAML"](namespace["Conv4"](hidden_channels=4), 5, inner_steps=2).num_outputs == 5
+    assert (
+        namespace["HalvingMAML"](namespace["Conv4"](hidden_channels=4), 5, inner=InnerLoop(steps=2, lr=0.4)).num_outputs
+        == 5
+    )
     data = namespace["ShapesEpisodes"]()
     data.setup("fit")
     module = namespace["NearestMean"](namespace["Conv4"](hidden_channels=4))

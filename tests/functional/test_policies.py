@@ -15,6 +15,7 @@ from engine_networks import RECURRENT, WAYS, Recurrent
 from torch import nn
 from torch.func import functional_call
 
+from inner_options import grouped
 from metatransfer import ANILModule, Backbone, Conv4, Episode, MAMLModule, UserError
 from metatransfer.functional import choose_batching
 
@@ -40,7 +41,7 @@ def episode(shape, shots=2, queries=3, classes=None):
 
 
 def made(backbone, kind=MAMLModule, **options):
-    module = kind(backbone, num_outputs=WAYS, **({"inner_lr": LR} | options)).double()
+    module = kind(backbone, num_outputs=WAYS, **grouped(kind, **({"inner_lr": LR} | options))).double()
     with torch.no_grad():
         for name, value in module.network.named_parameters():
             if value.dim() == 1 and "layers" in name:  # a fresh affine map is 1 and 0: give it something to be wrong in
@@ -55,7 +56,7 @@ def explicit(network, batch, steps, *, answer=None, adapts=lambda name: True):
     """Outer loss, by plain autograd: ``answer(params, support_x, query_x)`` gives the queries' outputs."""
     start = {name: value for name, value in network.named_parameters() if value.requires_grad}
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         params = dict(start)
         for _ in range(steps):
             loss = F.cross_entropy(functional_call(network, params, (support_x,)), support_y)
@@ -333,7 +334,7 @@ class Normed(Backbone):
 
 
 def test_samples_of_another_precision_are_taken_as_the_weights_are():
-    module, batch = MAMLModule(Normed(), WAYS, inner_steps=1), episode((8,))
+    module, batch = MAMLModule(Normed(), WAYS), episode((8,))
     assert batch.query_x.dtype == torch.float64
     assert module.train().training_loss(batch)[0].dtype == torch.float32
     assert module.eval()(batch).dtype == torch.float32

@@ -10,14 +10,20 @@ from torch.func import functional_call
 
 from contract import episode
 from metatransfer import MLP, BOILModule, Conv4, Episode, UserError
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 def test_the_gradient_is_that_of_an_explicit_loop_over_the_body(batching):
-    module = BOILModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=2, inner_lr=0.1, batching=batching)
+    module = BOILModule(
+        Conv4(hidden_channels=4),
+        num_outputs=3,
+        inner=InnerLoop(steps=2, lr=0.1),
+        execution=Execution(batching=batching),
+    )
     module, batch = module.double().train(), double(episode())
     everything, losses = dict(module.network.named_parameters()), []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         body = {name: value for name, value in everything.items() if name.startswith("backbone")}
         for _ in range(2):
             loss = F.cross_entropy(functional_call(module.network, body, (support_x,)), support_y)
@@ -31,7 +37,7 @@ def test_the_gradient_is_that_of_an_explicit_loop_over_the_body(batching):
 
 
 def test_the_head_does_not_adapt():
-    module, batch = BOILModule(MLP((1,), (8,)), num_outputs=1, inner_lr=0.01), sinusoids(3, 5, 0)
+    module, batch = BOILModule(MLP((1,), (8,)), num_outputs=1, inner=InnerLoop(steps=1, lr=0.01)), sinusoids(3, 5, 0)
     adapted = module.fit_tasks(batch.support_x, batch.support_y).params
     assert set(adapted) == {f"backbone.{name}" for name, _ in module.backbone.named_parameters()}
     assert module.train().training_loss(Episode(*batch))[0].isfinite()

@@ -16,6 +16,7 @@ from torch import nn
 
 from contract import WAYS
 from contract import episode as small_images
+from inner_options import grouped
 from metatransfer import MLP, ANILModule, Backbone, Conv4, Episode, FOMAMLModule, MAMLModule, MetaSGDModule
 
 l2l = pytest.importorskip("learn2learn")
@@ -64,7 +65,7 @@ def from_theirs(model):
     def make(kind, **options):
         whole = copy.deepcopy(model)
         backbone = TheirFeatures(whole.features, model.classifier.in_features)
-        module = kind(backbone, num_outputs=WAYS, **options)
+        module = kind(backbone, num_outputs=WAYS, **grouped(kind, **options))
         module.head.linear.load_state_dict(model.classifier.state_dict())
         return module
 
@@ -72,7 +73,7 @@ def from_theirs(model):
 
 
 def our_own(backbone, outputs):
-    return lambda kind, **options: kind(backbone(), num_outputs=outputs, **options)
+    return lambda kind, **options: kind(backbone(), num_outputs=outputs, **grouped(kind, **options))
 
 
 def case(name):
@@ -113,7 +114,7 @@ def task_loss(outputs, targets):
 def their_loss(learner, batch, steps):
     """The loop of learn2learn's examples: clone, adapt, evaluate; the mean over tasks."""
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         clone = learner.clone()
         for _ in range(steps):
             clone.adapt(task_loss(clone(support_x), support_y))
@@ -182,7 +183,7 @@ def test_anil_is_their_maml_of_the_head(name, steps, way):
         features, classifier = network.features, network.classifier
     head = l2l.algorithms.MAML(classifier, lr=lr)
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         clone, support, queries = head.clone(), features(support_x), features(query_x)
         for _ in range(steps):
             clone.adapt(task_loss(clone(support), support_y))
@@ -205,7 +206,7 @@ def test_anil_is_their_lightning_module(way):
         train_ways=WAYS, train_shots=shots, train_queries=queries, test_ways=WAYS,
     )  # fmt: skip
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         # sorted by class, the shots of a class before its queries
         x = torch.cat([support_x.unflatten(0, (WAYS, shots)), query_x.unflatten(0, (WAYS, queries))], dim=1)
         y = torch.cat([support_y.unflatten(0, (WAYS, shots)), query_y.unflatten(0, (WAYS, queries))], dim=1)

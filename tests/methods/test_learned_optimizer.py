@@ -10,20 +10,24 @@ from torch.func import functional_call
 
 from contract import episode
 from metatransfer import MLP, Conv4, LearnedOptimizerModule, MAMLModule, UserError
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_weights_rates_and_momenta_get_the_gradients_of_the_explicit_loop(batching, first_order):
     module = LearnedOptimizerModule(
-        Conv4(hidden_channels=4), 3, inner_steps=3, batching=batching, first_order=first_order
+        Conv4(hidden_channels=4),
+        3,
+        inner=InnerLoop(steps=3, lr=0.1, first_order=first_order),
+        execution=Execution(batching=batching),
     )
     module, batch = module.double().train(), double(episode())
     with torch.no_grad():
         for value in (*module.log_rates.parameters(), *module.logit_momenta.parameters()):
             value.add_(torch.randn_like(value) * 0.3)
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         params = dict(module.network.named_parameters())
         velocity = {name: torch.zeros_like(value) for name, value in params.items()}
         rates = {name: torch.exp(value) for name, value in module.log_rates().items()}
@@ -42,15 +46,15 @@ def test_weights_rates_and_momenta_get_the_gradients_of_the_explicit_loop(batchi
 
 
 def test_one_step_is_mamls():
-    ours = LearnedOptimizerModule(Conv4(hidden_channels=4), 3, inner_steps=1, inner_lr=0.1).double().eval()
-    theirs = MAMLModule(Conv4(hidden_channels=4), 3, inner_steps=1, inner_lr=0.1).double().eval()
+    ours = LearnedOptimizerModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=1, lr=0.1)).double().eval()
+    theirs = MAMLModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=1, lr=0.1)).double().eval()
     theirs.load_state_dict({n: v for n, v in ours.state_dict().items() if n.startswith(("backbone", "head"))})
     ours.log_rates.reset_parameters()  # log 0.1 in float64: it was made in float32
     torch.testing.assert_close(ours(double(episode())), theirs(double(episode())), rtol=1e-9, atol=1e-12)
 
 
 def test_regression_learns_rates_and_momenta_too():
-    module, batch = LearnedOptimizerModule(MLP((1,), (8,)), 1, inner_steps=3, inner_lr=0.01), sinusoids(3, 5, 0)
+    module, batch = LearnedOptimizerModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=3, lr=0.01)), sinusoids(3, 5, 0)
     module.train().training_loss(batch)[0].backward()
     assert all(value.grad.abs().max() > 0 for value in module.parameters())
 

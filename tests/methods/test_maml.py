@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from contract import episode
+from inner_options import grouped
 from metatransfer import MLP, Conv4, CosineHead, Episode, MAMLModule, ResNet12, UserError
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 def double(batch):
@@ -18,12 +20,12 @@ def double(batch):
 def explicit_loss(module, batch, steps, first_order=False):
     """MAML written out: a loop over tasks, torch.autograd.grad, native layers in train mode."""
     network, losses = module.network.train(), []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         params = dict(network.named_parameters())
         for _ in range(steps):
             loss = F.cross_entropy(functional_call(network, params, (support_x,)), support_y)
             gradients = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
-            params = {n: p - module.inner_lr * g for (n, p), g in zip(params.items(), gradients, strict=True)}
+            params = {n: p - module.inner.lr * g for (n, p), g in zip(params.items(), gradients, strict=True)}
         losses.append(F.cross_entropy(functional_call(network, params, (query_x,)), query_y))
     return torch.stack(losses).mean()
 
@@ -33,7 +35,10 @@ def explicit_loss(module, batch, steps, first_order=False):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_training_gradient_is_that_of_the_explicit_loop(steps, batching, first_order):
     module = MAMLModule(
-        Conv4(hidden_channels=4), num_outputs=3, inner_steps=steps, batching=batching, first_order=first_order
+        Conv4(hidden_channels=4),
+        num_outputs=3,
+        inner=InnerLoop(steps=steps, lr=0.4, first_order=first_order),
+        execution=Execution(batching=batching),
     ).double()
     batch = double(episode(tasks=3))
     loss, _ = module.train().training_loss(batch)
@@ -48,12 +53,12 @@ def test_training_gradient_is_that_of_the_explicit_loop(steps, batching, first_o
 def test_steps_and_rate_differ_between_training_and_evaluation():
     batch = episode()
     module = MAMLModule(
-        Conv4(hidden_channels=4), num_outputs=3, inner_steps=3, inner_lr=0.1, train_inner_steps=1, train_inner_lr=0.4
+        Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=3, lr=0.1, train_steps=1, train_lr=0.4)
     )
     weights = module.state_dict()
 
     def outputs(steps, lr):
-        twin = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=steps, inner_lr=lr)
+        twin = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=steps, lr=lr))
         twin.load_state_dict(weights)
         return twin.eval()(batch)
 
@@ -73,7 +78,7 @@ def sinusoids(tasks, shots, seed):
 def test_learns_to_regress():
     """Float targets: squared error, and an initialisation that adapts better than the untrained one."""
     torch.manual_seed(1)
-    module = MAMLModule(MLP((1,), (40, 40)), num_outputs=1, inner_lr=0.01).train()
+    module = MAMLModule(MLP((1,), (40, 40)), num_outputs=1, inner=InnerLoop(steps=1, lr=0.01)).train()
     unseen = sinusoids(100, 10, seed=10**6)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     before = module.eval().training_loss(unseen)[0].item()
@@ -94,9 +99,10 @@ def test_learns_to_regress():
 
 
 def test_auto_loops_over_convolutions_on_a_cpu_only():
-    assert MAMLModule(Conv4(), num_outputs=5)._batching(torch.zeros(1)) == "loop"
-    assert MAMLModule(MLP(), num_outputs=5)._batching(torch.zeros(1)) == "vmap"
-    assert MAMLModule(Conv4(), num_outputs=5, batching="vmap")._batching(torch.zeros(1)) == "vmap"
+    x = torch.zeros(1)
+    assert Execution().batching_for(Conv4(), x) == "loop"
+    assert Execution().batching_for(MLP(), x) == "vmap"
+    assert Execution(batching="vmap").batching_for(Conv4(), x) == "vmap"
 
 
 def test_running_statistics_are_collected_in_training_and_used_in_evaluation():
@@ -115,7 +121,12 @@ def test_networks_without_batch_norm_are_not_transductive():
 
 
 def test_any_backbone_and_head():
-    module = MAMLModule(ResNet12(1, widths=(4, 4, 8, 8)), num_outputs=3, head=CosineHead, first_order=True)
+    module = MAMLModule(
+        ResNet12(1, widths=(4, 4, 8, 8)),
+        num_outputs=3,
+        head=CosineHead,
+        inner=InnerLoop(steps=1, lr=0.4, first_order=True),
+    )
     loss, outputs = module.train().training_loss(episode())
     loss.backward()
     assert outputs.shape == (2, 12, 3)
@@ -134,18 +145,19 @@ def test_frozen_parameters_do_not_adapt():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_outputs": None}, "MAMLModule needs num_outputs"),
-        ({"inner_lr": 0.0}, "inner_lr must be a number above 0"),
-        ({"inner_lr": float("inf")}, "inner_lr must be a number above 0"),
-        ({"inner_steps": -1}, "inner_steps must be 0 or more"),
-        ({"batch_norm": "batch"}, "batch_norm must be one of transductive, support, running"),
-        ({"batching": "vmapp"}, "Did you mean vmap?"),
-        ({"chunk_size": 0}, "chunk_size must be a number above 0"),
+        (lambda: {"num_outputs": None}, "MAMLModule needs num_outputs"),
+        (lambda: {"inner": InnerLoop(steps=1, lr=0.0)}, "inner.lr must be .*0"),
+        (lambda: {"inner": InnerLoop(steps=1, lr=float("inf"))}, "inner.lr must be .*inf"),
+        (lambda: {"inner": InnerLoop(steps=-1, lr=0.1)}, "inner.steps must be .*-1"),
+        (lambda: {"inner": InnerLoop(steps=1, lr=0.1, train_steps=-2)}, "inner.train_steps must be .*-2"),
+        (lambda: {"batch_norm": "batch"}, "batch_norm must be one of transductive, support, running"),
+        (lambda: {"execution": Execution(batching="vmapp")}, r"execution.batching .*'vmapp'.* Did you mean vmap\?"),
+        (lambda: {"execution": Execution(chunk_size=0)}, "execution.chunk_size must be .*0"),
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        MAMLModule(Conv4(hidden_channels=4), **({"num_outputs": 3} | arguments))
+    with pytest.raises(UserError, match=message):
+        MAMLModule(Conv4(hidden_channels=4), **({"num_outputs": 3} | arguments()))
 
 
 def test_running_policy_refuses_layers_without_running_averages():
@@ -156,7 +168,10 @@ def test_running_policy_refuses_layers_without_running_averages():
 
 
 def test_a_module_frozen_for_inference_adapts_as_before():
-    module, batch = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=3), episode(tasks=1)
+    module, batch = (
+        MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=3, lr=0.4)),
+        episode(tasks=1),
+    )
     expected = module.adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
     module.freeze()
     again = module.adapt(batch.support_x[0], batch.support_y[0]).predict_proba(batch.query_x[0])
@@ -166,10 +181,12 @@ def test_a_module_frozen_for_inference_adapts_as_before():
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 def test_a_diverging_inner_loop_is_reported_before_the_weights_are_spoiled(batching):
     batch = episode(tasks=3)
-    module = MAMLModule(MLP((1, 28, 28), (8,)), num_outputs=3, inner_steps=3, inner_lr=0.1, batching=batching).train()
+    module = MAMLModule(
+        MLP((1, 28, 28), (8,)), num_outputs=3, inner=InnerLoop(steps=3, lr=0.1), execution=Execution(batching=batching)
+    ).train()
     batch.support_x[1] *= 1e30
     before = [value.clone() for value in module.parameters()]
-    with pytest.raises(UserError, match=r"after inner step \d of 3 in task 1 of the meta-batch, at inner_lr=0.1"):
+    with pytest.raises(UserError, match=r"after inner step \d of 3 in task 1 of the meta-batch, at inner.lr=0.1"):
         module.training_loss(batch)
     assert all(torch.equal(one, two) for one, two in zip(before, module.parameters(), strict=True))
     assert all(value.grad is None for value in module.parameters())
@@ -181,7 +198,9 @@ def test_ways_of_computing_change_no_gradient(options):
     found = []
     for chosen in ({}, options):
         torch.manual_seed(0)
-        module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=3, inner_lr=0.1, **chosen).double()
+        module = MAMLModule(
+            Conv4(hidden_channels=4), 3, **grouped(MAMLModule, inner_steps=3, inner_lr=0.1, **chosen)
+        ).double()
         module.train().training_loss(batch)[0].backward()
         found.append(torch.cat([value.grad.flatten() for value in module.parameters()]))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
@@ -189,18 +208,22 @@ def test_ways_of_computing_change_no_gradient(options):
 
 def test_the_curve_is_what_fewer_steps_give():
     batch = episode(tasks=3)
-    module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=3).eval()
+    module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=3, lr=0.4)).eval()
     curve = module.adaptation_curve(batch)
     assert curve.shape == (4, 3)
     for steps in range(4):
-        module.inner_steps = steps
+        module.inner = InnerLoop(steps=steps, lr=0.4)
         outputs = module(batch)
         torch.testing.assert_close(curve[steps], (outputs.argmax(-1) == batch.query_y).float().mean(1))
 
 
 def test_inner_gradients_are_clipped():
     batch = double(episode(tasks=2))
-    module = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_lr=1.0, max_inner_norm=0.01).double().eval()
+    module = (
+        MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=1, lr=1.0, max_norm=0.01))
+        .double()
+        .eval()
+    )
     start = module.adapted_parameters()
     moved = module.fit_tasks(batch.support_x, batch.support_y).params
     for task in range(2):

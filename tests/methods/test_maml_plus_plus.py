@@ -12,6 +12,8 @@ from torch.func import functional_call
 
 from contract import episode
 from metatransfer import MLP, Conv4, MAMLModule, MAMLPlusPlusModule, UserError
+from metatransfer.methods.gradient.maml_plus_plus import OuterSchedule
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 def at_epoch(module, epoch):
@@ -32,9 +34,9 @@ def spread(module):
 
 
 def explicit_loss(module, batch, weights, first_order):
-    network, steps = module.network, module.train_inner_steps
+    network, steps = module.network, module.inner.steps_in(True)
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         params, total = module.adapted_parameters(), 0.0
         rates = module.rates()
         for step in range(steps):
@@ -58,7 +60,11 @@ def explicit_loss(module, batch, weights, first_order):
 )
 def test_everything_learned_gets_the_gradient_of_the_explicit_loop(batching, epoch, weights, first_order):
     module = MAMLPlusPlusModule(
-        Conv4(hidden_channels=4), 3, inner_steps=3, loss_annealing_epochs=5, first_order_epochs=1, batching=batching
+        Conv4(hidden_channels=4),
+        3,
+        inner=InnerLoop(steps=3, lr=0.1),
+        schedule=OuterSchedule(loss_annealing_epochs=5, first_order_epochs=1),
+        execution=Execution(batching=batching),
     )
     module, batch = at_epoch(spread(module.double().train()), epoch), double(episode())
     assert module.step_weights() == pytest.approx(weights)
@@ -76,7 +82,15 @@ def test_everything_learned_gets_the_gradient_of_the_explicit_loop(batching, epo
 @pytest.mark.parametrize("epoch", [0, 1, 7, 9, 10, 50])
 def test_step_weights_are_those_of_the_papers_code(epoch):
     steps, epochs = 5, 10
-    module = at_epoch(MAMLPlusPlusModule(MLP((1,), (4,)), 1, inner_steps=steps, loss_annealing_epochs=epochs), epoch)
+    module = at_epoch(
+        MAMLPlusPlusModule(
+            MLP((1,), (4,)),
+            1,
+            inner=InnerLoop(steps=steps, lr=0.1),
+            schedule=OuterSchedule(loss_annealing_epochs=epochs),
+        ),
+        epoch,
+    )
     weights = [1.0 / steps] * steps
     decay = 1.0 / steps / epochs
     for index in range(steps - 1):
@@ -90,9 +104,13 @@ def test_step_weights_are_those_of_the_papers_code(epoch):
 
 def test_with_none_of_its_parts_it_is_maml():
     ours = MAMLPlusPlusModule(
-        Conv4(hidden_channels=4), 3, inner_steps=2, loss_annealing_epochs=0, per_step_batch_norm=False
+        Conv4(hidden_channels=4),
+        3,
+        inner=InnerLoop(steps=2, lr=0.1),
+        schedule=OuterSchedule(loss_annealing_epochs=0),
+        per_step_batch_norm=False,
     )
-    theirs = MAMLModule(Conv4(hidden_channels=4), 3, inner_steps=2, inner_lr=0.1).double().train()
+    theirs = MAMLModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=2, lr=0.1)).double().train()
     ours = ours.double().train()
     ours.rates.reset_parameters()  # 0.1 in float64: it was made in float32
     theirs.load_state_dict({n: value for n, value in ours.state_dict().items() if not n.startswith("rates.")})
@@ -104,7 +122,7 @@ def test_batch_norm_of_each_step_starts_where_the_network_is():
     backbone = Conv4(hidden_channels=4)
     with torch.no_grad():
         backbone.layers[1].weight.fill_(3.0)
-    module = MAMLPlusPlusModule(backbone, 3, inner_steps=4)
+    module = MAMLPlusPlusModule(backbone, 3, inner=InnerLoop(steps=4, lr=0.1))
     values = module.per_step["weight"]()["backbone.layers.1.weight"]
     assert values.shape == (4, 4)
     assert (values == 3).all()
@@ -115,10 +133,15 @@ def test_batch_norm_of_each_step_starts_where_the_network_is():
 
 
 def test_the_per_step_values_reach_evaluation_and_further_steps_repeat_the_last():
-    module, batch = spread(MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner_steps=2)).double().eval(), episode()
+    module, batch = (
+        spread(MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=2, lr=0.1))).double().eval(),
+        episode(),
+    )
     batch = double(batch)
     before = module(batch)
-    longer = MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner_steps=3, train_inner_steps=2).double().eval()
+    longer = (
+        MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=3, lr=0.1, train_steps=2)).double().eval()
+    )
     longer.load_state_dict(module.state_dict())
     two, three = longer.adapt_through(batch.support_x, batch.support_y, trajectory=True)[2:]
     torch.testing.assert_close(longer.predict_tasks(two, batch.query_x), before)
@@ -133,7 +156,9 @@ def test_the_per_step_values_reach_evaluation_and_further_steps_repeat_the_last(
 
 
 def test_running_statistics_are_collected_with_the_values_of_the_first_step():
-    module = spread(MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner_steps=2, batch_norm="running")).train()
+    module = spread(
+        MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=2, lr=0.1), batch_norm="running")
+    ).train()
     batch, buffer = episode(), module.backbone.layers[5].running_mean
     before = buffer.clone()
     module.training_loss(batch)
@@ -146,7 +171,7 @@ def test_running_statistics_are_collected_with_the_values_of_the_first_step():
 
 
 def test_networks_without_batch_norm_and_regression():
-    module, batch = MAMLPlusPlusModule(MLP((1,), (8,)), 1, inner_steps=2, inner_lr=0.01), sinusoids(3, 5, 0)
+    module, batch = MAMLPlusPlusModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=2, lr=0.01)), sinusoids(3, 5, 0)
     assert not len(module.per_step)
     assert not module.protocol()["per_step_batch_norm"]
     module.train().training_loss(batch)[0].backward()
@@ -155,8 +180,8 @@ def test_networks_without_batch_norm_and_regression():
 
 def test_wrong_arguments():
     with pytest.raises(UserError, match="needs 1 inner step or more in training, but has 0"):
-        MAMLPlusPlusModule(MLP((1,), (8,)), 1, inner_steps=0)
+        MAMLPlusPlusModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=0, lr=0.1))
     with pytest.raises(UserError, match="loss_annealing_epochs"):
-        MAMLPlusPlusModule(MLP((1,), (8,)), 1, loss_annealing_epochs=-1)
+        MAMLPlusPlusModule(MLP((1,), (8,)), 1, schedule=OuterSchedule(loss_annealing_epochs=-1))
     with pytest.raises(UserError, match="first_order_epochs"):
-        MAMLPlusPlusModule(MLP((1,), (8,)), 1, first_order_epochs=-1)
+        MAMLPlusPlusModule(MLP((1,), (8,)), 1, schedule=OuterSchedule(first_order_epochs=-1))

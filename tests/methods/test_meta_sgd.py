@@ -10,20 +10,24 @@ from torch.func import functional_call
 
 from contract import episode
 from metatransfer import MLP, Conv4, MAMLModule, MetaSGDModule, UserError
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_weights_and_rates_get_the_gradients_of_the_explicit_loop(batching, first_order):
     module = MetaSGDModule(
-        Conv4(hidden_channels=4), num_outputs=3, inner_steps=2, batching=batching, first_order=first_order
+        Conv4(hidden_channels=4),
+        num_outputs=3,
+        inner=InnerLoop(steps=2, lr=0.01, first_order=first_order),
+        execution=Execution(batching=batching),
     )
     module, batch = module.double().train(), double(episode())
     with torch.no_grad():
         for value in module.rates.parameters():
             value.uniform_(-0.01, 0.1)
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         params = dict(module.network.named_parameters())
         for _ in range(2):
             loss = F.cross_entropy(functional_call(module.network, params, (support_x,)), support_y)
@@ -55,8 +59,8 @@ def test_the_gradient_of_a_rate_is_the_finite_difference():
 
 
 def test_it_starts_as_maml():
-    ours = MetaSGDModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=2, inner_lr=0.1).double().eval()
-    theirs = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner_steps=2, inner_lr=0.1).double().eval()
+    ours = MetaSGDModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=2, lr=0.1)).double().eval()
+    theirs = MAMLModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=2, lr=0.1)).double().eval()
     theirs.load_state_dict({n: value for n, value in ours.state_dict().items() if not n.startswith("rates.")})
     ours.rates.reset_parameters()  # 0.1 in float64: it was made in float32
     batch = double(episode())
@@ -64,7 +68,7 @@ def test_it_starts_as_maml():
 
 
 def test_wrong_arguments():
-    with pytest.raises(UserError, match="inner_lr must be a number above 0"):
-        MetaSGDModule(Conv4(hidden_channels=4), num_outputs=3, inner_lr=0.0)
+    with pytest.raises(UserError, match=r"inner\.lr must be"):
+        MetaSGDModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=1, lr=0.0))
     with pytest.raises(UserError, match="MetaSGDModule needs num_outputs"):
         MetaSGDModule(Conv4(hidden_channels=4))

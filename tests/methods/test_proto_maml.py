@@ -11,11 +11,12 @@ from torch.func import functional_call
 from contract import episode
 from metatransfer import MLP, Conv4, ProtoMAMLModule, ProtoNetModule, UserError
 from metatransfer.functional import stateless
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 def explicit_loss(module, batch, steps, rate, first_order, by_support):
     losses, forward = [], stateless(module.backbone)
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in zip(*batch[:4], strict=True):
         params = dict(module.backbone.named_parameters())
         features = functional_call(module.backbone, params, (support_x,))
         ways = int(support_y.max()) + 1
@@ -48,7 +49,8 @@ def explicit_loss(module, batch, steps, rate, first_order, by_support):
 )
 def test_the_gradient_is_that_of_an_explicit_loop(batching, first_order, batch_norm):
     module = ProtoMAMLModule(
-        Conv4(hidden_channels=4), inner_steps=2, inner_lr=0.05, batching=batching, first_order=first_order,
+        Conv4(hidden_channels=4), inner=InnerLoop(steps=2, lr=0.05, first_order=first_order), 
+        execution=Execution(batching=batching),
         batch_norm=batch_norm,
     )  # fmt: skip
     module, batch = module.double().train(), double(episode())
@@ -62,7 +64,7 @@ def test_the_gradient_is_that_of_an_explicit_loop(batching, first_order, batch_n
 
 
 def test_without_a_step_it_is_a_prototypical_network():
-    ours = ProtoMAMLModule(Conv4(hidden_channels=4, norm="group"), inner_steps=0).double().eval()
+    ours = ProtoMAMLModule(Conv4(hidden_channels=4, norm="group"), inner=InnerLoop(steps=0, lr=0.1)).double().eval()
     theirs = ProtoNetModule(Conv4(hidden_channels=4, norm="group")).double().eval()
     theirs.load_state_dict(ours.state_dict())
     batch = double(episode())
@@ -70,7 +72,10 @@ def test_without_a_step_it_is_a_prototypical_network():
 
 
 def test_any_number_of_ways_and_an_absent_class_is_never_the_answer():
-    module, batch = ProtoMAMLModule(Conv4(hidden_channels=4), inner_steps=2).double().eval(), double(episode())
+    module, batch = (
+        ProtoMAMLModule(Conv4(hidden_channels=4), inner=InnerLoop(steps=2, lr=0.1)).double().eval(),
+        double(episode()),
+    )
     keep = batch.support_y[0] != 1
     fewer = batch._replace(support_x=batch.support_x[:, keep], support_y=batch.support_y[:, keep])
     outputs = module(fewer)
@@ -82,7 +87,7 @@ def test_any_number_of_ways_and_an_absent_class_is_never_the_answer():
 
 
 def test_the_head_adapts_too():
-    module, batch = ProtoMAMLModule(Conv4(hidden_channels=4), inner_steps=1).eval(), episode()
+    module, batch = ProtoMAMLModule(Conv4(hidden_channels=4), inner=InnerLoop(steps=1, lr=0.1)).eval(), episode()
     before, after = module.adapt_through(batch.support_x, batch.support_y, trajectory=True)
     assert {"head.weight", "head.bias", "backbone.layers.0.weight"} <= set(after.params)
     assert not torch.equal(before.params["head.weight"], after.params["head.weight"])

@@ -11,12 +11,13 @@ from test_maml import double, sinusoids
 
 from contract import episode
 from metatransfer import MLP, Conv4, ReptileModule, UserError
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 def adapted_by_torch(module, x, y, loss):
     network = copy.deepcopy(module.network)
-    optimizer = torch.optim.Adam(network.parameters(), lr=module.inner_lr, betas=(0.0, 0.999))
-    for _ in range(module.train_inner_steps):
+    optimizer = torch.optim.Adam(network.parameters(), lr=module.inner.lr, betas=(0.0, 0.999))
+    for _ in range(module.inner.steps_in(True)):
         optimizer.zero_grad()
         loss(network(x), y).backward()
         optimizer.step()
@@ -28,9 +29,16 @@ def adapted_by_torch(module, x, y, loss):
 def test_a_step_of_plain_descent_goes_to_the_mean_of_the_adapted_weights(batching, regression):
     torch.manual_seed(0)
     if regression:
-        module, batch, loss = ReptileModule(MLP((1,), (8,)), 1, batching=batching), sinusoids(3, 5, 0), F.mse_loss
+        module, batch, loss = (
+            ReptileModule(MLP((1,), (8,)), 1, execution=Execution(batching=batching)),
+            sinusoids(3, 5, 0),
+            F.mse_loss,
+        )
     else:
-        module, batch = ReptileModule(Conv4(hidden_channels=4), 3, batching=batching), episode(tasks=3)
+        module, batch = (
+            ReptileModule(Conv4(hidden_channels=4), 3, execution=Execution(batching=batching)),
+            episode(tasks=3),
+        )
         loss = F.cross_entropy
     module.inner_batch_size = None
     module, batch = module.double().train(), double(batch)
@@ -56,7 +64,7 @@ def test_the_loss_that_is_shown_is_that_of_the_queries_after_adaptation():
 
 
 def test_mini_batches_are_shuffled_passes_over_the_task():
-    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=6, inner_batch_size=5)
+    module = ReptileModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=50, lr=0.001, train_steps=6), inner_batch_size=5)
     rows = module._draw_rows(4, 15)
     assert rows.shape == (4, 6, 5)
     for task in rows:
@@ -64,14 +72,18 @@ def test_mini_batches_are_shuffled_passes_over_the_task():
             assert sorted(passed.tolist()) == list(range(15))
     assert not torch.equal(rows[0], rows[1])
     assert module._draw_rows(4, 5) is None  # the whole task
-    uneven = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=3, inner_batch_size=4)._draw_rows(2, 6)
+    uneven = ReptileModule(
+        MLP((1,), (8,)), 1, inner=InnerLoop(steps=50, lr=0.001, train_steps=3), inner_batch_size=4
+    )._draw_rows(2, 6)
     assert uneven.shape == (2, 3, 4)
     assert sorted(uneven[0].flatten()[:6].tolist()) == list(range(6))
 
 
 def test_a_step_learns_from_its_mini_batch_alone():
     """With one step of one sample, the other samples of the task move nothing."""
-    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=1, inner_batch_size=1, keep_moments=False)
+    module = ReptileModule(
+        MLP((1,), (8,)), 1, inner=InnerLoop(steps=50, lr=0.001, train_steps=1), inner_batch_size=1, keep_moments=False
+    )
     module = module.double().train()
     batch = double(sinusoids(1, 5, 0))
     samples = batch.support_y.shape[1] + batch.query_y.shape[1]
@@ -91,7 +103,7 @@ def test_a_step_learns_from_its_mini_batch_alone():
 def test_second_moments_go_on_from_task_to_task():
     """Serially, with one optimiser of torch for all tasks: its moments and its steps are never set back."""
     torch.manual_seed(0)
-    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=3, inner_batch_size=None, inner_lr=0.01)
+    module = ReptileModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=50, lr=0.01, train_steps=3), inner_batch_size=None)
     module = module.double().train()
     reference = copy.deepcopy(module.network)
     inner = torch.optim.Adam(reference.parameters(), lr=0.01, betas=(0.0, 0.999))
@@ -127,12 +139,18 @@ def test_second_moments_go_on_from_task_to_task():
 
 @pytest.mark.parametrize("batching", ["loop", "threads", "vmap"])
 def test_moments_of_a_meta_batch_are_averaged(batching):
-    module = ReptileModule(MLP((1,), (8,)), 1, train_inner_steps=2, inner_batch_size=None, batching=batching)
+    module = ReptileModule(
+        MLP((1,), (8,)),
+        1,
+        inner=InnerLoop(steps=50, lr=0.001, train_steps=2),
+        inner_batch_size=None,
+        execution=Execution(batching=batching),
+    )
     module, batch = module.double().train(), double(sinusoids(4, 5, 0))
     alone = []
     for task in range(4):
         one = copy.deepcopy(module)
-        one.training_loss(type(batch)(*(tensor[task : task + 1] for tensor in batch)))
+        one.training_loss(batch.map(lambda x, task=task: x[task : task + 1]))
         alone.append(one.moments())
     module.training_loss(batch)
     for name, value in module.moments().items():
@@ -159,7 +177,10 @@ def test_what_is_frozen_stays():
 
 
 def test_a_diverging_inner_loop_is_named():
-    module, batch = ReptileModule(MLP((1,), (8,)), 1, inner_lr=1e38).train(), sinusoids(2, 5, 0)
+    module, batch = (
+        ReptileModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=50, lr=1e38, train_steps=5)).train(),
+        sinusoids(2, 5, 0),
+    )
     with pytest.raises(UserError, match=r"the inner loop diverged: .* in task [01] of the meta-batch"):
         module.training_loss(batch)
 

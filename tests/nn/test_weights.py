@@ -11,11 +11,12 @@ from torch import nn
 
 from contract import episode
 from metatransfer import MLP, Backbone, Conv4, MAMLModule, ProtoNetModule, ResNet12, UserError
+from metatransfer.methods.options import InnerLoop
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.nn.weights import no_weight_files
 
 METHODS = {
-    "maml": lambda backbone: MAMLModule(backbone, num_outputs=3, inner_lr=0.1),
+    "maml": lambda backbone: MAMLModule(backbone, num_outputs=3, inner=InnerLoop(steps=1, lr=0.1)),
     "protonet": lambda backbone: ProtoNetModule(backbone, distance="cosine"),
 }
 

@@ -135,7 +135,7 @@ class MetaTransferCLI(LightningCLI):
         """Checks the checkpoint and lets the command line win.
 
         Lightning would put the checkpoint's hyper-parameters over those of the YAML and the command line, so that
-        ``test --model.inner_steps 10`` would silently test with those of the training.
+        ``test --model.inner.steps 10`` would silently test with those of the training.
 
         Raises:
             UserError: there is no such file, or it is no checkpoint.

@@ -10,7 +10,8 @@ from metatransfer.functional.meta.batching import (
     mean_over_parts,
     over_tasks,
 )
-from metatransfer.functional.meta.inner_loop import Adaptation, adapt_tasks, all_finite, first_divergence, inner_loop
+from metatransfer.functional.meta.divergence import all_finite, first_divergence
+from metatransfer.functional.meta.inner_loop import Adaptation, adapt_tasks, inner_loop
 from metatransfer.functional.meta.prototypes import (
     class_prototypes,
     cosine_scores,

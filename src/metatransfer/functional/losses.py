@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,17 +77,17 @@ def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(-1) == targets).float().mean(1)
 
 
-def mask_absent_classes(outputs: Tensor, support_y: Tensor) -> Tensor:
-    """Rules out classes that a task's support set does not have, where an output layer is larger than the task.
+def mask_absent_classes(outputs: Any, support_y: Tensor) -> Any:  # noqa: ANN401
+    """Rules out classes that a task's support set does not have, if an output layer is larger than the task.
 
     Args:
-        outputs: ``(T, Q, C)`` logits, or values of a regression, which are left as they are.
+        outputs: ``(T, Q, C)`` logits. Outputs of a regression, and several tensors, are returned unchanged.
         support_y: ``(T, S)`` labels, or float targets.
 
     Returns:
         ``(T, Q, C)`` with the least finite number for absent classes: their probability is 0, their gradient too.
     """
-    if is_regression(support_y):
+    if is_regression(support_y) or not isinstance(outputs, Tensor):
         return outputs
     classes = torch.arange(outputs.shape[-1], device=outputs.device)
     present = (support_y.unsqueeze(-1) == classes).any(1)

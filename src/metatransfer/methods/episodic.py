@@ -104,7 +104,7 @@ class EpisodicModule(MethodModule, Generic[State]):
             number.
         """
         outputs = self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
-        return mask_absent_classes(outputs, episode.support_y) if isinstance(outputs, Tensor) else outputs
+        return mask_absent_classes(outputs, episode.support_y)
 
     def training_loss(self, batch: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401
         """The outer objective: by default the mean query loss.

@@ -31,6 +31,7 @@ from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.evaluation import OnEpisodes
 from metatransfer.methods.evaluation.episode_figures import regression_figure
+from metatransfer.methods.options import InnerLoop
 
 PROTONET = ROOT / "configs" / "protonet.yaml"
 
@@ -197,7 +198,7 @@ def test_untrained_weights_are_not_called_selected(cli):
                                               (1, ["before adaptation", "after 1 step"]), (0, ["method"])])  # fmt: skip
 def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeypatch):
     """The curves are the method's answers on a grid over the queries, under the right names."""
-    module = MAMLModule(MLP((1,), (8,)), num_outputs=1, inner_steps=steps, inner_lr=0.01).eval()
+    module = MAMLModule(MLP((1,), (8,)), num_outputs=1, inner=InnerLoop(steps=steps, lr=0.01)).eval()
     data = SinusoidEpisodes()
     data.setup("test")
     episode = Episode(*(torch.cat(parts) for parts in zip(*(data.episode("test", i) for i in range(5)), strict=True)))
@@ -231,8 +232,8 @@ def test_a_regression_run_draws_its_tasks_to_tensorboard_and_png(cli):
 def test_a_validation_that_is_not_a_number_leaves_a_gap_in_the_curve(cli):
     """The inner loop of an evaluation may diverge; training goes on, and so do the pictures."""
     run = cli(
-        "fit", ROOT / "configs" / "sinusoid" / "maml.yaml", "--trainer.max_epochs=3", "--model.inner_lr=1e30",
-        "--model.train_inner_lr=0.01",
+        "fit", ROOT / "configs" / "sinusoid" / "maml.yaml", "--trainer.max_epochs=3", "--model.inner.lr=1e30",
+        "--model.inner.train_lr=0.01",
     )  # fmt: skip
     assert results(run)["metrics"]["mse"]["value"] is None
     assert (run / "figures" / "learning_curve.png").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
+from inner_options import grouped
 from metatransfer import (
     MLP,
     Backbone,
@@ -23,6 +25,10 @@ from metatransfer import (
     UserError,
 )
 from metatransfer.functional.meta.compiled import CompiledLoss
+from metatransfer.methods.gradient.maml_plus_plus import OuterSchedule
+from metatransfer.methods.options import Execution, InnerLoop
+
+TINY = InnerLoop(steps=1, lr=0.01)
 
 
 @pytest.fixture
@@ -56,23 +62,34 @@ def step(module, batch):
 
 
 CASES = {
-    "MAML": lambda **a: MAMLModule(Conv4(hidden_channels=4), 3, inner_steps=2, **a),
-    "a loop": lambda **a: MAMLModule(Conv4(hidden_channels=4), 3, **(a | {"batching": "loop"})),
-    "first order": lambda **a: MAMLModule(Conv4(hidden_channels=4), 3, first_order=True, **a),
-    "support": lambda **a: MAMLModule(Conv4(hidden_channels=4), 3, batch_norm="support", **a),
-    "running": lambda **a: MAMLModule(Conv4(hidden_channels=4), 3, batch_norm="running", **a),
-    "Meta-SGD": lambda **a: MetaSGDModule(Conv4(hidden_channels=4), 3, **a),
-    "MAML++": lambda **a: MAMLPlusPlusModule(Conv4(hidden_channels=4), 3, inner_steps=2, **a),
-    "regression": lambda **a: LearnedOptimizerModule(MLP((1,), (8,)), 1, inner_steps=2, inner_lr=0.01, **a),
+    "MAML": (MAMLModule, {"inner_steps": 2}),
+    "a loop": (MAMLModule, {"batching": "loop"}),
+    "first order": (MAMLModule, {"first_order": True}),
+    "support": (MAMLModule, {"batch_norm": "support"}),
+    "running": (MAMLModule, {"batch_norm": "running"}),
+    "Meta-SGD": (MetaSGDModule, {}),
+    "MAML++": (MAMLPlusPlusModule, {"inner_steps": 2}),
+    "regression": (LearnedOptimizerModule, {"inner_steps": 2, "inner_lr": 0.01}),
 }
+
+
+def build(case, **options):
+    kind, own = CASES[case]
+    network, outputs = (MLP((1,), (8,)), 1) if case == "regression" else (Conv4(hidden_channels=4), 3)
+    return kind(network, outputs, **grouped(kind, **{**options, **own})).double().train()
+
+
+def uncompiled(module):
+    plain = copy.deepcopy(module)
+    plain.execution = replace(module.execution, compile=False)
+    return plain
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_outputs_and_gradients_are_those_of_the_plain_step(case, traces):
     torch.manual_seed(0)
-    compiled = CASES[case](compile=True, batching="vmap").double().train()
-    plain = CASES[case](batching="vmap").double().train()
-    plain.load_state_dict(compiled.state_dict())
+    compiled = build(case, compile=True, batching="vmap")
+    plain = uncompiled(compiled)
     for seed in (0, 1):  # another meta-batch through the same trace
         batch = curves(seed=seed) if case == "regression" else images(tasks=2, seed=seed)
         one, two = step(compiled, batch), step(plain, batch)
@@ -89,11 +106,11 @@ def test_loss_outputs_and_gradients_are_those_of_the_plain_step(case, traces):
 
 def test_what_changes_the_step_makes_a_new_trace(traces):
     module = MAMLPlusPlusModule(
-        MLP((1,), (8,)), 1, inner_steps=2, loss_annealing_epochs=2, first_order_epochs=1, compile=True
-    )
+        MLP((1,), (8,)), 1, inner=InnerLoop(steps=2, lr=0.1), execution=Execution(compile=True),
+        schedule=OuterSchedule(loss_annealing_epochs=2, first_order_epochs=1),
+    )  # fmt: skip
     module = module.double().train()
-    plain = copy.deepcopy(module)
-    plain.compile_step = False
+    plain = uncompiled(module)
     for epoch, expected in ((0, 1), (0, 1), (1, 2), (2, 3), (3, 3)):
         for each in (module, plain):
             each._trainer = SimpleNamespace(current_epoch=epoch, barebones=False)
@@ -117,7 +134,7 @@ class Half(Backbone):
 
 
 def test_a_parameter_that_no_task_reaches_has_no_gradient(traces):
-    module = MAMLModule(Half(), 1, inner_lr=0.01, compile=True).double().train()
+    module = MAMLModule(Half(), 1, inner=TINY, execution=Execution(compile=True)).double().train()
     module.training_loss(curves())[0].backward()
     assert module.backbone.unused.weight.grad is None
     assert module.backbone.used.weight.grad is not None
@@ -126,18 +143,17 @@ def test_a_parameter_that_no_task_reaches_has_no_gradient(traces):
 
 
 def test_divergence_is_named(traces):
-    module = MAMLModule(MLP((1,), (8,)), 1, inner_steps=5, inner_lr=1e200, compile=True).double().train()
+    module = MAMLModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=5, lr=1e200), execution=Execution(compile=True))
     with pytest.raises(UserError, match="the inner loop diverged"):
-        module.training_loss(curves())
+        module.double().train().training_loss(curves())
 
 
 def test_through_the_real_compiler():
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs g++ on a CPU")
-    module = MAMLModule(MLP((1,), (4,)), 1, inner_lr=0.01, compile=True).double().train()
+    module = MAMLModule(MLP((1,), (4,)), 1, inner=TINY, execution=Execution(compile=True)).double().train()
     one = step(module, curves(tasks=2))
-    module.compile_step = False
-    for name, value in step(module, curves(tasks=2)).items():
+    for name, value in step(uncompiled(module), curves(tasks=2)).items():
         torch.testing.assert_close(one[name], value, rtol=1e-9, atol=1e-11)
 
 
@@ -154,5 +170,5 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
 
 
 def test_not_with_checkpointed_steps():
-    with pytest.raises(UserError, match="compile and checkpoint do not go together"):
-        MAMLModule(MLP((1,), (4,)), 1, compile=True, checkpoint=True)
+    with pytest.raises(UserError, match=r"execution\.compile and inner\.checkpoint cannot be combined"):
+        MAMLModule(MLP((1,), (4,)), 1, **grouped(MAMLModule, compile=True, checkpoint=True))

@@ -14,6 +14,7 @@ from torch import nn
 from metatransfer import Backbone, Conv4, Episode, MAMLModule, UserError
 from metatransfer.functional import adapt_tasks, choose_batching, in_threads, over_tasks, sgd, stateless
 from metatransfer.functional.meta.threads import _pools, replica_of, thread_count
+from metatransfer.methods.options import Execution, InnerLoop
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def episode(tasks=5):
 
 
 def gradients(module, batch, batching):
-    module.batching = batching
+    module.execution = Execution(batching=batching)
     module.zero_grad()
     loss, outputs = module.training_loss(batch)
     loss.backward()
@@ -44,7 +45,11 @@ def gradients(module, batch, batching):
 @pytest.mark.parametrize("batch_norm", ["transductive", "support", "running"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_gradients_are_those_of_the_loop_and_the_same_every_time(steps, batch_norm):
-    module = MAMLModule(Conv4(hidden_channels=4), 3, inner_steps=steps, batch_norm=batch_norm).double().train()
+    module = (
+        MAMLModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=steps, lr=0.4), batch_norm=batch_norm)
+        .double()
+        .train()
+    )
     batch = episode()
     assert choose_batching(module.network, batch.support_x) == "threads"
     loop, once, again = (gradients(module, batch, batching) for batching in ("loop", "threads", "threads"))
@@ -55,10 +60,10 @@ def test_gradients_are_those_of_the_loop_and_the_same_every_time(steps, batch_no
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_answers_are_those_of_the_loop(mode):
-    module, batch = MAMLModule(Conv4(hidden_channels=4), 3, inner_steps=2).double().eval(), episode()
+    module, batch = MAMLModule(Conv4(hidden_channels=4), 3, inner=InnerLoop(steps=2, lr=0.4)).double().eval(), episode()
     answers = []
     for batching in ("loop", "threads"):
-        module.batching = batching
+        module.execution = Execution(batching=batching)
         with mode():
             answers.append(module(batch))
     torch.testing.assert_close(*answers, rtol=1e-12, atol=1e-13)

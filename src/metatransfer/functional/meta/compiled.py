@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.batching import flattened
 
 
 class CompiledLoss:
@@ -20,64 +22,75 @@ class CompiledLoss:
     nothing is differentiated afterwards. What Python decides is decided while tracing: another key, another trace.
 
     Args:
-        function: ``function(params, *batched)`` returns the loss, a scalar, and further tensors.
+        function: ``function(params, *batched)`` returns the loss, a scalar, and further tensors in any nesting.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(self, function: Callable[..., tuple[Any, ...]]) -> None:
         self.function = function
         self._known: dict[Hashable, _Graph] = {}
 
     def __call__(
-        self, params: Mapping[str, Tensor], *batched: Tensor, key: Hashable = None
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """What the function returns, as constants, and the gradients of its loss.
+        self,
+        params: Mapping[str, Tensor],
+        *batched: Any,  # noqa: ANN401
+        key: Hashable = None,
+    ) -> tuple[tuple[Any, ...], list[Tensor | None]]:
+        """Evaluates the function and the gradients of its loss.
 
         Args:
             params: what the loss is differentiated by, by name.
-            batched: further arguments.
+            batched: further arguments, tensors in any nesting.
             key: all that the trace depends on besides sizes and types.
 
         Returns:
-            The outputs, and a gradient for each parameter, ``None`` where the loss does not depend on it.
+            What the function returns, as constants, and a gradient for each parameter, ``None`` if the loss does not
+            depend on it.
 
         Raises:
             UserError: no compiler works here.
         """
         leaves = [value.detach() for value in params.values()]
-        sizes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in (*leaves, *batched))
+        tensors, nested = flattened(batched)
+        sizes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in (*leaves, *tensors))
+        place = (key, *params, sizes, str(pytree.tree_structure(batched)))
         with torch.no_grad():
-            graph = self._known.get((key, *params, sizes)) or self._trace(list(params), leaves, batched)
-            self._known[key, *params, sizes] = graph
+            if place not in self._known:
+                self._known[place] = self._trace(list(params), leaves, tensors, nested)
+            graph = self._known[place]
             try:
-                found = graph.run(leaves, *batched)
+                found = graph.run(leaves, *tensors)
             except BackendCompilerFailed as error:
                 raise UserError(
                     "compile=True needs a working compiler (g++ for a CPU, Triton for a GPU), but it failed: "
                     f"{error.inner_exception}; install one, or leave compile out."
                 ) from error
         gradients = iter(found[graph.outputs :])
-        return found[: graph.outputs], [next(gradients) if reached else None for reached in graph.reached]
+        return graph.nested(found[: graph.outputs]), [next(gradients) if there else None for there in graph.reached]
 
-    def _trace(self, names: list[str], leaves: list[Tensor], batched: tuple[Tensor, ...]) -> _Graph:
-        outputs, reached = 0, [True] * len(leaves)
+    def _trace(
+        self, names: list[str], leaves: list[Tensor], tensors: list[Tensor], nested: Callable[[Sequence[Tensor]], Any]
+    ) -> _Graph:
+        traced: list[Any] = []
 
-        def whole(leaves: list[Tensor], *batched: Tensor) -> list[Tensor]:
-            nonlocal outputs, reached
+        def whole(leaves: list[Tensor], *tensors: Tensor) -> list[Tensor]:
             with torch.enable_grad():
                 leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-                found = self.function(dict(zip(names, leaves, strict=True)), *batched)
-                gradients = torch.autograd.grad(found[0], leaves, allow_unused=True)
-            outputs, reached = len(found), [gradient is not None for gradient in gradients]
+                results = self.function(dict(zip(names, leaves, strict=True)), *nested(tensors))
+                gradients = torch.autograd.grad(results[0], leaves, allow_unused=True)
+            found, nest = flattened(results)
+            traced[:] = [len(found), [gradient is not None for gradient in gradients], nest]
             return [tensor.detach() for tensor in found] + [gradient for gradient in gradients if gradient is not None]
 
-        graph = make_fx(whole)(leaves, *batched)
-        return _Graph(torch.compile(graph, fullgraph=True, dynamic=False), outputs, reached)
+        graph = make_fx(whole)(leaves, *tensors)
+        return _Graph(torch.compile(graph, fullgraph=True, dynamic=False), *traced)
 
-    def __deepcopy__(self, memo: object) -> None:
+    def __deepcopy__(self, memo: object) -> CompiledLoss | None:
         """A copied module compiles anew."""
+        return None
 
 
 class _Graph(NamedTuple):
     run: Callable[..., list[Tensor]]
     outputs: int
     reached: list[bool]
+    nested: Callable[[Sequence[Tensor]], Any]

@@ -14,13 +14,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint as recompute
 
+from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss
 from metatransfer.functional.meta.batching import Batching, by_shares, explains_vmap, joined, unstacked
+from metatransfer.functional.meta.inputs import as_precise
 from metatransfer.functional.meta.update_rules import Params, PlainRule, State, UpdateRule, as_rule, clip_norm
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Network = Callable[[Params, Tensor], Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
+"""``loss(outputs, targets)`` of one task, a scalar; outputs are whatever the network returns, in any nesting."""
+Network = Callable[[Params, Any], Any]
 FixedAt = Callable[[int], Params]
 """``fixed_at(step)``: parameters that do not adapt but differ from step to step; steps count from 0."""
 
@@ -43,7 +46,7 @@ def _check_params(params: Params) -> None:
 def inner_loop(
     forward: Network,
     params: Params,
-    support_x: Tensor,
+    support_x: Inputs,
     support_y: Tensor,
     *,
     steps: int,
@@ -60,19 +63,19 @@ def inner_loop(
     Finn et al. 2017 (1703.03400), Eq. 1. What the dictionary holds is what adapts; everything else is fixed inside
     ``forward``. The result stays differentiable with respect to ``params`` and whatever ``update`` depends on. Works
     inside ``torch.inference_mode`` and under ``torch.func.vmap``; autocast is switched off, so that inner gradients are
-    as precise as the parameters are. For many tasks :func:`adapt_tasks` is the faster way.
+    as precise as the parameters are. For many tasks :func:`adapt_tasks` is faster.
 
     Args:
         forward: ``forward(params, x)``, a pure function (see :func:`metatransfer.functional.stateless`).
         params: what adapts.
-        support_x: ``(S, *shape)``.
+        support_x: ``(S, *shape)``, or inputs of any nesting.
         support_y: ``(S,)`` or ``(S, D)``.
         steps: number of updates; 0 returns the parameters as they are.
         update: the update rule, e.g. ``sgd(0.4)``.
         first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
         loss: ``loss(outputs, targets)``, a scalar.
         clip: largest norm of the gradients of a step.
-        fixed_at: parameters that ``forward`` is given besides at each step.
+        fixed_at: further parameters for ``forward`` at each step.
 
     Returns:
         The adapted parameters, under the same names.
@@ -81,9 +84,14 @@ def inner_loop(
         UserError: nothing to adapt.
     """
     _check_params(params)
-    if support_x.is_floating_point():
-        support_x = support_x.to(next(iter(params.values())).dtype)
-    rule = as_rule(update)
+    if torch.is_inference_mode_enabled():  # where older torch (2.6) silently returns gradients of 0
+        wanted = torch.is_grad_enabled()  # leaving inference mode switches them on
+        with torch.inference_mode(False), torch.set_grad_enabled(wanted):
+            return inner_loop(
+                forward, *pytree.tree_map(_ordinary, (params, support_x, support_y)), steps=steps, update=update,
+                first_order=first_order, loss=loss, clip=clip, fixed_at=fixed_at,
+            )  # fmt: skip
+    support_x, rule = as_precise(support_x, params), as_rule(update)
     state = rule.start(params)
     for step in range(steps):
         fixed = {} if fixed_at is None else fixed_at(step)
@@ -93,7 +101,7 @@ def inner_loop(
 
         # at detached parameters, so that no outer graph is built through what adapts
         point = {name: value.detach() for name, value in params.items()} if first_order else params
-        with _inner_pass(support_x.device):
+        with _inner_pass(support_y.device):
             gradients = grad(support_loss)(point)
         if first_order:  # parameters that do not adapt, or inputs, may require gradients too
             gradients = {name: value.detach() for name, value in gradients.items()}
@@ -125,7 +133,7 @@ class _Step:
     def start(self, params: Params) -> State:
         return self._mapped(self.rule.start)(params)
 
-    def __call__(self, params: Params, state: State, x: Tensor, y: Tensor, step: int) -> tuple[Params, State]:
+    def __call__(self, params: Params, state: State, x: Inputs, y: Tensor, step: int) -> tuple[Params, State]:
         if self.second_order:
             params = {
                 name: value if value.requires_grad else value.detach().requires_grad_()
@@ -144,13 +152,13 @@ class _Step:
         moved: tuple[Params, State] = self._mapped(update)(params, gradients, state)
         return moved
 
-    def _gradients(self, point: Params, x: Tensor, y: Tensor, step: int) -> Params:
+    def _gradients(self, point: Params, x: Inputs, y: Tensor, step: int) -> Params:
         fixed = {} if self.fixed_at is None else self.fixed_at(step)
 
-        def support_loss(current: Params, x: Tensor, y: Tensor) -> Tensor:
+        def support_loss(current: Params, x: Inputs, y: Tensor) -> Tensor:
             return self.loss(self.forward({**fixed, **current}, x), y)
 
-        with torch.enable_grad(), _inner_pass(x.device):
+        with torch.enable_grad(), _inner_pass(y.device):
             with explains_vmap() if self.stacked else nullcontext():
                 total = self._mapped(support_loss)(point, x, y).sum()
             if not total.requires_grad:
@@ -179,7 +187,7 @@ class Adaptation(NamedTuple):
 def adapt_tasks(
     forward: Network,
     params: Params,
-    support_x: Tensor,
+    support_x: Inputs,
     support_y: Tensor,
     *,
     steps: int,
@@ -202,7 +210,7 @@ def adapt_tasks(
     Args:
         forward: ``forward(params, x)``, a pure function (see :func:`metatransfer.functional.stateless`).
         params: what adapts, the same start for every task.
-        support_x: ``(T, S, *shape)``.
+        support_x: ``(T, S, *shape)``, or inputs of any nesting, such as tokens.
         support_y: ``(T, S)`` or ``(T, S, D)``.
         steps: number of updates; 0 returns the parameters as they are.
         update: the update rule, e.g. ``sgd(0.4)``; sees one task.
@@ -210,8 +218,8 @@ def adapt_tasks(
         first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
         loss: ``loss(outputs, targets)`` of one task, a scalar.
         clip: largest norm of the gradients of a task in a step.
-        fixed_at: parameters that ``forward`` is given besides at each step (per-step BatchNorm).
-        rows: ``(T, steps, B)`` rows of the support set that each step learns from; all where left out.
+        fixed_at: further parameters for ``forward`` at each step (per-step BatchNorm).
+        rows: ``(T, steps, B)`` rows of the support set that each step learns from; all if ``None``.
         checkpoint: keep only the parameters of each step and recompute the rest in the backward pass: memory hardly
             grows with the steps, for one more forward and backward pass of each.
         trajectory: return the parameters of every step instead of the last alone.
@@ -235,7 +243,7 @@ def adapt_tasks(
     def adapt(batch: _Tasks) -> Adaptation:
         start = params
         if step_of.stacked:
-            start = {name: value.expand(len(batch.x), *value.shape) for name, value in params.items()}
+            start = {name: value.expand(len(batch.y), *value.shape) for name, value in params.items()}
         elif batch.own:
             # what the task starts from may have been computed with params, but an inner step changes either by itself
             start = {name: value.view_as(value) for name, value in params.items()}
@@ -255,10 +263,9 @@ def adapt_tasks(
         params, own, support_x, support_y = pytree.tree_map(_ordinary, (params, own, support_x, support_y))
         if not differentiable:  # a view of a parameter would still say that it requires a gradient
             params, own = pytree.tree_map(torch.detach, (params, own))
-        if support_x.is_floating_point():
-            support_x = support_x.to(next(iter({**params, **own}.values())).dtype)
+        support_x = as_precise(support_x, {**params, **own})
         tasks = _Tasks(support_x, support_y, own, {} if rows is None else {"rows": rows})
-        size = (chunk_size or len(support_x)) if step_of.stacked else None
+        size = (chunk_size or len(support_y)) if step_of.stacked else None
         parts = by_shares(lambda share: [adapt(part) for part in share], unstacked(tasks, size), batching)
         if len(parts) == 1 and step_of.stacked:
             return parts[0]
@@ -273,48 +280,16 @@ def _ordinary(tensor: Tensor) -> Tensor:
 class _Tasks(NamedTuple):
     """One task or a stack of them."""
 
-    x: Tensor
+    x: Inputs
     y: Tensor
     own: Params
     rows: Params
 
-    def at(self, step: int, stacked: bool) -> tuple[Tensor, Tensor]:
+    def at(self, step: int, stacked: bool) -> tuple[Inputs, Tensor]:
         """The support samples that a step learns from."""
         if not self.rows:
             return self.x, self.y
-        if not stacked:
-            chosen = self.rows["rows"][step]
-            return self.x[chosen], self.y[chosen]
-        chosen = self.rows["rows"][:, step]
-        task = torch.arange(len(chosen), device=chosen.device).unsqueeze(1)
-        return self.x[task, chosen], self.y[task, chosen]
-
-
-def all_finite(params: Params) -> Tensor:
-    """Whether no number is NaN or infinite: a boolean on the device, for which nothing waits.
-
-    Args:
-        params: tensors of any shapes by name; a step that diverged leaves its traces in the last parameters.
-    """
-    if not params:
-        return torch.tensor(True)
-    # the largest magnitude is NaN or infinite as soon as one number is
-    return torch.isfinite(torch.nn.utils.get_total_norm(list(params.values()), norm_type=torch.inf))
-
-
-def first_divergence(trajectory: list[Params]) -> tuple[int, int, str] | None:
-    """Where the inner loop went wrong first.
-
-    Args:
-        trajectory: of :func:`adapt_tasks`; each parameter ``(T, *shape)``.
-
-    Returns:
-        Step and task, counted from 0, and the name of a parameter that is not finite; ``None`` where all is well. The
-        step is -1 where the parameters were not finite to begin with.
-    """
-    for step, params in enumerate(trajectory):
-        for name, value in params.items():
-            wrong = ~torch.isfinite(value).flatten(1).all(1)
-            if wrong.any():
-                return step - 1, int(wrong.int().argmax()), name
-    return None
+        rows = self.rows["rows"][:, step] if stacked else self.rows["rows"][step]
+        chosen = (torch.arange(len(rows), device=rows.device).unsqueeze(1), rows) if stacked else rows
+        found: tuple[Inputs, Tensor] = pytree.tree_map(lambda part: part[chosen], (self.x, self.y))
+        return found

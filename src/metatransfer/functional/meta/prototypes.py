@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metatransfer.batches import Inputs
+from metatransfer.functional.meta.inputs import concatenated
+
 Distance = Literal["cosine", "euclidean"]
 
 
@@ -81,11 +84,11 @@ def prototype_scores(queries: Tensor, prototypes: Tensor, distance: Distance, sc
         return squared_euclidean_scores(queries, prototypes)
 
 
-def nearest_neighbor(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+def nearest_neighbor(support_x: Inputs, support_y: Tensor, query_x: Inputs) -> Tensor:
     """1-nearest-neighbour prediction on the raw inputs, the untrained baseline of every few-shot number.
 
     Args:
-        support_x: ``(T, S, *shape)``.
+        support_x: ``(T, S, *shape)``; texts are compared by the cosine of their token counts.
         support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
         query_x: ``(T, Q, *shape)``.
 
@@ -93,10 +96,21 @@ def nearest_neighbor(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> T
         One-hot scores ``(T, Q, W)`` for labels, with ``W`` one more than the largest label, or the neighbour's
         targets ``(T, Q, D)`` for floats.
     """
-    support, query = support_x.flatten(2).float(), query_x.flatten(2).float()
-    nearest = squared_euclidean_scores(query, support).argmax(-1)
+    if isinstance(support_x, Tensor) and isinstance(query_x, Tensor):
+        nearest = squared_euclidean_scores(query_x.flatten(2).float(), support_x.flatten(2).float()).argmax(-1)
+    else:
+        counts, shots = _token_counts(concatenated(support_x, query_x, 1)), support_y.shape[1]
+        nearest = cosine_scores(counts[:, shots:], counts[:, :shots]).argmax(-1)
     if support_y.is_floating_point():
         index = nearest.unsqueeze(-1).expand(-1, -1, support_y.shape[-1])
         return support_y.gather(1, index)
     labels = support_y.gather(1, nearest)
     return F.one_hot(labels, int(support_y.max()) + 1).to(torch.float32)
+
+
+def _token_counts(texts: Inputs) -> Tensor:
+    """How often each text ``(T, N, L)`` has each of the ``V`` tokens that occur at all, ``(T, N, V)``."""
+    ids, mask = texts
+    place = ids.unique(return_inverse=True)[1]
+    counts = torch.zeros(*ids.shape[:2], int(place.max()) + 1, device=ids.device)
+    return counts.scatter_add_(2, place, mask.to(counts.dtype))

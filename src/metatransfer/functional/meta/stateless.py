@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils import _pytree as pytree
 
+from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.batch_norm import batch_norm
 from metatransfer.functional.meta.threads import replica_of
@@ -29,7 +31,7 @@ BatchNormPolicy = Literal["transductive", "support", "running"]
 class Forward(Protocol):
     """A network as a function of its parameters."""
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Any:  # noqa: ANN401
         """The outputs for ``x``; BatchNorm takes its statistics from the leading ``statistics_rows`` or all rows."""
 
 
@@ -69,7 +71,7 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
             )
     plain = _steered(module, running, composite)
 
-    def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+    def forward(params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Any:  # noqa: ANN401
         own = replica_of(module)
         # a function is steered through its layers, which no two threads can do at once to the same
         steered = plain if own is module else _steered(own, running, composite)
@@ -93,17 +95,16 @@ def _steered(module: nn.Module, running: bool, composite: bool) -> Forward:
     layer_norms = [layer for layer in module.modules() if isinstance(layer, nn.LayerNorm)] if composite else []
     padded = [layer for layer in module.modules() if isinstance(layer, nn.Embedding) and layer.padding_idx is not None]
 
-    def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+    def forward(params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Any:  # noqa: ANN401
         replaced: dict[nn.Module, Callable[[Tensor], Tensor]] = {
             layer: _batch_norm(layer, running, composite, statistics_rows) for layer in batch_norms.values()
         }
         replaced |= {layer: _instance_norm(layer, composite) for layer in instance_norms}
         replaced |= {layer: _layer_norm(layer) for layer in layer_norms}
         replaced |= {layer: _padded_embedding(layer) for layer in padded}
-        with _forwards(replaced), _differentiable_layers(recurrent and x.is_cuda):
+        with _forwards(replaced), _differentiable_layers(recurrent and pytree.tree_leaves(x)[0].is_cuda):
             copies = {path: layer._buffers[name].clone() for path, (layer, name) in others.items()}
-            outputs: Tensor = functional_call(module, {**copies, **params}, (x,))
-        return outputs
+            return functional_call(module, {**copies, **params}, (x,))
 
     return forward
 

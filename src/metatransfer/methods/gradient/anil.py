@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
+from metatransfer.batches import Inputs
 from metatransfer.functional.meta.batching import over_tasks
+from metatransfer.functional.meta.inputs import concatenated, sample_axes
 from metatransfer.functional.meta.stateless import Forward, stateless
 from metatransfer.functional.meta.update_rules import Params
 from metatransfer.methods.gradient.base import AdaptedTasks
@@ -27,8 +30,8 @@ class ANILModule(MAMLModule):
         """Those of the head."""
         return {name: value for name, value in super().adapted_parameters().items() if name.startswith("head.")}
 
-    def features(self, x: Tensor, statistics_rows: int | None = None) -> Tensor:
-        """What the head learns from.
+    def features(self, x: Inputs, statistics_rows: int | None = None) -> Tensor:
+        """The features that the head learns from.
 
         Args:
             x: ``(T, N, *shape)``.
@@ -39,27 +42,29 @@ class ANILModule(MAMLModule):
         """
         forward = stateless(self.backbone, running=self.batch_norm == "running" and not self.training)
 
-        def of_task(x: Tensor) -> Tensor:
-            return forward({}, x, statistics_rows)
+        def of_task(x: Inputs) -> Tensor:
+            return forward({}, x, statistics_rows)  # type: ignore[no-any-return]
 
-        return over_tasks(of_task, x, batching=self._batching(x), chunk_size=self.chunk_size)
+        way = self.execution.batching_for(self.network, x)
+        return over_tasks(of_task, x, batching=way, chunk_size=self.execution.chunk_size)
 
-    def predict_tasks(self, state: AdaptedTasks, query_x: Tensor) -> Tensor:
+    def predict_tasks(self, state: AdaptedTasks, query_x: Inputs) -> Any:  # noqa: ANN401
         """Outputs of the adapted heads."""
         if self.batch_norm != "support":
             return super().predict_tasks(state, self.features(query_x))
-        # queries need the statistics of the support set in every layer, so that it goes along
-        shots = state.support_x.shape[1]
-        features = self.features(torch.cat([state.support_x, query_x], dim=1), shots)
+        # queries need the statistics of the support set in every layer, so it is passed along
+        shots = sample_axes(state.support_x, 2)[1]
+        features = self.features(concatenated(state.support_x, query_x, 1), shots)
         return super().predict_tasks(state._replace(support_x=features[:, :shots]), features[:, shots:])
 
-    def _run(
-        self, support_x: Tensor, support_y: Tensor, trajectory: bool, rows: Tensor | None = None
+    def adapt_through(
+        self, support_x: Inputs, support_y: Tensor, trajectory: bool = False, rows: Tensor | None = None
     ) -> list[AdaptedTasks]:
-        states = super()._run(self.features(support_x), support_y, trajectory, rows)
+        """Runs the inner loop of every task on its features."""
+        states = super().adapt_through(self.features(support_x), support_y, trajectory, rows)
         return [state._replace(support_x=support_x) for state in states]
 
-    def _forward(self, x: Tensor) -> Forward:
+    def _forward(self, x: Inputs) -> Forward:
         readout = nn.Sequential()
         readout.add_module("head", self.head)  # under the name that its parameters have in the whole network
         return stateless(readout, running=self.batch_norm == "running" and not self.training)

@@ -14,7 +14,7 @@ class FOMAMLModule(MAMLModule):
               \theta_i = \theta - \alpha\,\mathrm{const}\bigl(\nabla_\theta \mathcal L_{S_i}(\theta)\bigr)
 
     Inner gradients are constants: the outer gradient is that of the adapted parameters, without second derivatives.
-    The arguments are those of :class:`MAMLModule`; ``first_order`` is on, whatever it is given as.
+    The arguments are those of :class:`MAMLModule`; ``inner.first_order`` has no effect: it is always on.
     """
 
     def takes_constants(self) -> bool:
@@ -22,5 +22,5 @@ class FOMAMLModule(MAMLModule):
         return True
 
     def protocol(self) -> dict[str, Any]:
-        """As of MAML, of first order."""
+        """Records first order."""
         return super().protocol() | {"first_order": True}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from metatransfer.errors import UserError
-from metatransfer.functional.meta.batching import Batching
 from metatransfer.functional.meta.stateless import BatchNormPolicy
 from metatransfer.functional.meta.update_rules import PlainRule, UpdateRule, momentum
 from metatransfer.methods.gradient.maml import MAMLModule
+from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
+
+INNER = InnerLoop(steps=3, lr=0.1)
 
 
 class LearnedOptimizerModule(MAMLModule):
@@ -28,24 +30,18 @@ class LearnedOptimizerModule(MAMLModule):
 
     Args:
         backbone: features.
-        num_outputs: as in :class:`MAMLModule`.
-        head: as in :class:`MAMLModule`.
-        inner_steps: gradient steps on a support set, in training and evaluation; momentum needs 2 to show.
-        inner_lr: what the rates :math:`\alpha` start from.
-        momentum: what the momenta :math:`\mu` start from, above 0 and below 1.
-        train_inner_steps: steps in training, where they differ from ``inner_steps``.
-        first_order: take the inner gradients as constants; the optimiser is learned all the same.
-        batch_norm: as in :class:`MAMLModule`.
-        batching: as in :class:`MAMLModule`.
-        chunk_size: as in :class:`MAMLModule`.
-        checkpoint: as in :class:`MAMLModule`.
-        compile: as in :class:`MAMLModule`.
-        max_inner_norm: as in :class:`MAMLModule`.
+        num_outputs: see :class:`MAMLModule`.
+        head: see :class:`MAMLModule`.
+        inner: the gradient steps on a support set; the rates :math:`\alpha` start at ``inner.lr``. Momentum needs 2
+            steps or more to have an effect.
+        momentum: where the momenta :math:`\mu` start, above 0 and below 1.
+        batch_norm: see :class:`MAMLModule`.
+        execution: how the tasks of a meta-batch are computed.
         optimizer: makes the outer optimiser, of weights and inner optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument out of its range, or ``num_outputs`` missing.
+        UserError: an argument outside its range, or ``num_outputs`` missing.
     """
 
     def __init__(
@@ -53,28 +49,23 @@ class LearnedOptimizerModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        inner_steps: int = 3,
-        inner_lr: float = 0.1,
+        *,
+        inner: InnerLoop = INNER,
         momentum: float = 0.5,
-        train_inner_steps: int | None = None,
-        first_order: bool = False,
         batch_norm: BatchNormPolicy = "transductive",
-        batching: Literal["auto"] | Batching = "auto",
-        chunk_size: int | None = None,
-        checkpoint: bool = False,
-        compile: bool = False,
-        max_inner_norm: float | None = None,
+        execution: Execution = EXECUTION,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_unused(type(self).__name__, "its rates are learned", **{"inner.train_lr": inner.train_lr})
         super().__init__(
-            backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, first_order, batch_norm,
-            batching, chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
+            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
         if not 0 < momentum < 1:
             raise UserError(f"momentum must be above 0 and below 1 to be learned, but is {momentum}.")
         one_each: dict[str, tuple[int, ...]] = {name: () for name in self.adapted_parameters()}
-        self.log_rates = LearnedTensors(one_each, math.log(inner_lr))
+        self.log_rates = LearnedTensors(one_each, math.log(inner.lr))
         self.logit_momenta = LearnedTensors(one_each, math.log(momentum / (1 - momentum)))
 
     def update_rule(self) -> UpdateRule | PlainRule:
@@ -83,5 +74,5 @@ class LearnedOptimizerModule(MAMLModule):
         return momentum(rates, {name: value.sigmoid() for name, value in self.logit_momenta().items()})
 
     def protocol(self) -> dict[str, Any]:
-        """As of MAML; the rate is where the learned ones started."""
+        """Adds what is learned; ``inner_lr`` is where the rates started."""
         return super().protocol() | {"learned_rates": "per tensor", "learned_momenta": "per tensor"}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from metatransfer.checks import check_positive
 from metatransfer.errors import UserError
-from metatransfer.functional.meta.batching import Batching
 from metatransfer.functional.meta.stateless import BatchNormPolicy
 from metatransfer.methods.gradient.base import InnerLoopModule
+from metatransfer.methods.options import EXECUTION, Execution, InnerLoop
 from metatransfer.nn import Backbone, Head, LinearHead
+
+INNER = InnerLoop(steps=1, lr=0.4)
 
 
 class MAMLModule(InnerLoopModule):
@@ -28,30 +29,17 @@ class MAMLModule(InnerLoopModule):
         backbone: features.
         num_outputs: number of ways, or size of a regression target; on the command line taken from the data.
         head: makes the output layer from ``(in_features, out_features)``.
-        inner_steps: gradient steps on a support set, in training and evaluation.
-        inner_lr: their rate :math:`\alpha`.
-        train_inner_steps: steps in training, where they differ from ``inner_steps``.
-        train_inner_lr: rate in training, where it differs from ``inner_lr``.
-        first_order: take the inner gradients as constants (FOMAML): cheaper, usually a little worse.
-        batch_norm: whose statistics BatchNorm uses: ``"transductive"`` (of the batch at hand, queries by themselves, as
-            in the paper), ``"support"`` (of the support set, for its queries too) or ``"running"`` (in evaluation
-            running averages, which training collects of the support sets under the unadapted parameters; training
+        inner: the gradient steps on a support set, :math:`\alpha` being their learning rate.
+        batch_norm: whose statistics BatchNorm uses: ``"transductive"`` (those of the batch, queries by themselves, as
+            in the paper), ``"support"`` (those of the support set, for its queries too) or ``"running"`` (in evaluation
+            running averages, which training collects from the support sets under the unadapted parameters; training
             itself normalises by batch).
-        batching: ``"loop"`` over tasks, ``"threads"`` as many at once as there are threads, ``"vmap"`` all as one
-            larger operation, or ``"auto"``: what was measured to be faster, see
-            :func:`metatransfer.functional.choose_batching`.
-        chunk_size: with vmap, tasks at a time; all where left out.
-        checkpoint: recompute the inner steps in the backward pass instead of keeping them: slower, but of each step
-            only the parameters are kept.
-        compile: compile the training step, inner loop and outer gradient in one, for the size of its meta-batches. It
-            takes 8 to 20 seconds at the start and makes small fully connected networks about five times as fast;
-            convolutions on a CPU gain nothing. Outputs of layers are not available to hooks.
-        max_inner_norm: largest norm of the gradients of a task in an inner step; no limit where left out.
+        execution: how the tasks of a meta-batch are computed.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument out of its range, or ``num_outputs`` missing.
+        UserError: an argument outside its range, or ``num_outputs`` missing.
     """
 
     backbone: Backbone
@@ -62,17 +50,10 @@ class MAMLModule(InnerLoopModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        inner_steps: int = 1,
-        inner_lr: float = 0.4,
-        train_inner_steps: int | None = None,
-        train_inner_lr: float | None = None,
-        first_order: bool = False,
+        *,
+        inner: InnerLoop = INNER,
         batch_norm: BatchNormPolicy = "transductive",
-        batching: Literal["auto"] | Batching = "auto",
-        chunk_size: int | None = None,
-        checkpoint: bool = False,
-        compile: bool = False,
-        max_inner_norm: float | None = None,
+        execution: Execution = EXECUTION,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -82,9 +63,8 @@ class MAMLModule(InnerLoopModule):
                 "regression target."
             )
         check_positive(num_outputs=num_outputs)
-        network = {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}
         super().__init__(
-            network, inner_steps, inner_lr, train_inner_steps, train_inner_lr, first_order, batch_norm, batching,
-            chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
+            {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}, inner=inner,
+            batch_norm=batch_norm, execution=execution, optimizer=optimizer, lr_scheduler=lr_scheduler,
         )  # fmt: skip
         self.num_outputs = num_outputs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -12,12 +13,35 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode
 from metatransfer.checks import check_not_negative
 from metatransfer.errors import UserError
-from metatransfer.functional.meta.batching import Batching
 from metatransfer.functional.meta.stateless import BatchNormPolicy, batch_norm_layers
 from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, sgd
 from metatransfer.methods.gradient.base import AdaptedTasks
 from metatransfer.methods.gradient.maml import MAMLModule
+from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
+
+
+@dataclass(frozen=True)
+class OuterSchedule:
+    """When the training of MAML++ changes.
+
+    Attributes:
+        loss_annealing_epochs: epochs until only the last inner step counts; 0 for from the start.
+        first_order_epochs: epochs until inner gradients are differentiated too.
+
+    Raises:
+        UserError: a negative number.
+    """
+
+    loss_annealing_epochs: int = 10
+    first_order_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        names = "loss_annealing_epochs", "first_order_epochs"
+        check_not_negative(**{f"schedule.{name}": getattr(self, name) for name in names})
+
+
+INNER, SCHEDULE = InnerLoop(steps=5, lr=0.1), OuterSchedule()
 
 
 class MAMLPlusPlusModule(MAMLModule):
@@ -26,37 +50,30 @@ class MAMLPlusPlusModule(MAMLModule):
     .. math:: \theta_i^{(t+1)} = \theta_i^{(t)} - \alpha_{l,t}\nabla\mathcal L_{S_i}(\theta_i^{(t)}), \qquad
               \min_{\theta,\alpha} \frac1T\sum_i\sum_{t=1}^{K} v_t\,\mathcal L_{Q_i}(\theta_i^{(t)})
 
-    - Multi-step loss: all weights :math:`v_t` start at :math:`1/K`; over ``loss_annealing_epochs`` those of the
-      earlier steps fall to :math:`0.03/K`, the last one takes the rest, and from then on only the last step counts.
+    - Multi-step loss: all weights :math:`v_t` start at :math:`1/K`; over ``schedule.loss_annealing_epochs`` those of
+      the earlier steps fall to :math:`0.03/K` and the last one takes the rest; afterwards only the last step counts.
     - A rate for each parameter tensor and step, learned.
     - BatchNorm has a scale and a shift for each step, which the outer loop learns and the inner loop leaves alone.
-    - First order for ``first_order_epochs``, second order from then on.
+    - First order for ``schedule.first_order_epochs``, second order from then on.
     - Its outer rate falls by half a cosine: ``lr_scheduler: CosineAnnealingLR``.
 
     The per-step running statistics of the paper are collected in its code but used nowhere; here there are none.
 
     Args:
         backbone: features.
-        num_outputs: as in :class:`MAMLModule`.
-        head: as in :class:`MAMLModule`.
-        inner_steps: gradient steps on a support set, in training and evaluation; the paper takes 5.
-        inner_lr: what the rates :math:`\alpha` start from.
-        train_inner_steps: steps :math:`K` in training, at least 1, where they differ from ``inner_steps``; further
-            steps in evaluation have what the last of them learned.
-        loss_annealing_epochs: epochs until only the last step counts; 0 for from the start.
-        first_order_epochs: epochs until inner gradients are differentiated too.
+        num_outputs: see :class:`MAMLModule`.
+        head: see :class:`MAMLModule`.
+        inner: the gradient steps on a support set, at least 1 in training (:math:`K`; the paper takes 5); the rates
+            :math:`\alpha` start at ``inner.lr``. Further steps in evaluation use what the last of them learned.
+        schedule: when training changes from all steps to the last one, and from first order to second.
         per_step_batch_norm: scale and shift of BatchNorm differ from step to step.
-        batch_norm: as in :class:`MAMLModule`.
-        batching: as in :class:`MAMLModule`.
-        chunk_size: as in :class:`MAMLModule`.
-        checkpoint: as in :class:`MAMLModule`.
-        compile: as in :class:`MAMLModule`.
-        max_inner_norm: as in :class:`MAMLModule`.
+        batch_norm: see :class:`MAMLModule`.
+        execution: how the tasks of a meta-batch are computed.
         optimizer: makes the outer optimiser, of weights and rates.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument out of its range, or ``num_outputs`` missing.
+        UserError: an argument outside its range, or ``num_outputs`` missing.
     """
 
     def __init__(
@@ -64,31 +81,26 @@ class MAMLPlusPlusModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        inner_steps: int = 5,
-        inner_lr: float = 0.1,
-        train_inner_steps: int | None = None,
-        loss_annealing_epochs: int = 10,
-        first_order_epochs: int = 0,
+        *,
+        inner: InnerLoop = INNER,
+        schedule: OuterSchedule = SCHEDULE,
         per_step_batch_norm: bool = True,
         batch_norm: BatchNormPolicy = "transductive",
-        batching: Literal["auto"] | Batching = "auto",
-        chunk_size: int | None = None,
-        checkpoint: bool = False,
-        compile: bool = False,
-        max_inner_norm: float | None = None,
+        execution: Execution = EXECUTION,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        name = type(self).__name__
+        check_unused(name, "its rates are learned", **{"inner.train_lr": inner.train_lr})
+        check_unused(name, "set schedule.first_order_epochs", **{"inner.first_order": inner.first_order})
         super().__init__(
-            backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, None, False, batch_norm, batching,
-            chunk_size, checkpoint, compile, max_inner_norm, optimizer, lr_scheduler,
+            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
-        steps = self.train_inner_steps
+        steps = inner.steps_in(True)
         if steps < 1:
-            raise UserError(f"{type(self).__name__} needs 1 inner step or more in training, but has {steps}.")
-        check_not_negative(loss_annealing_epochs=loss_annealing_epochs, first_order_epochs=first_order_epochs)
-        self.loss_annealing_epochs = loss_annealing_epochs
-        self.first_order_epochs = first_order_epochs
+            raise UserError(f"{name} needs 1 inner step or more in training, but has {steps}: raise inner.steps.")
+        self.schedule = schedule
         affine = _affine(self.network) if per_step_batch_norm else {}
         self.per_step = nn.ModuleDict()
         for part in ("weight", "bias"):
@@ -98,7 +110,7 @@ class MAMLPlusPlusModule(MAMLModule):
         self._per_step_names = set(affine)
         for value in affine.values():  # what the steps have of their own takes its place
             value.requires_grad_(False)
-        self.rates = LearnedTensors({name: (steps,) for name in self.adapted_parameters()}, inner_lr)
+        self.rates = LearnedTensors({name: (steps,) for name in self.adapted_parameters()}, inner.lr)
 
     def adapted_parameters(self) -> Params:
         """All that are not frozen, but scale and shift of BatchNorm where each step has its own."""
@@ -108,50 +120,50 @@ class MAMLPlusPlusModule(MAMLModule):
     def update_rule(self) -> UpdateRule | PlainRule:
         """Gradient descent at the learned rate of each tensor and step."""
         rates = self.rates()
-        return sgd([{name: rate[step] for name, rate in rates.items()} for step in range(self.train_inner_steps)])
+        return sgd([{name: rate[step] for name, rate in rates.items()} for step in range(self.inner.steps_in(True))])
 
     def parameters_at(self, step: int) -> Params:
         """Scale and shift of BatchNorm at a step."""
-        step = min(step, self.train_inner_steps - 1)
+        step = min(step, self.inner.steps_in(True) - 1)
         return {name: values[step] for part in self.per_step.values() for name, values in part().items()}
 
     def takes_constants(self) -> bool:
         """In training, for the first epochs."""
-        return self.training and self.current_epoch < self.first_order_epochs
+        return self.training and self.current_epoch < self.schedule.first_order_epochs
 
     def learns_from_all_steps(self) -> bool:
         """In training, until the last step takes the whole weight."""
-        return self.training and self.current_epoch < self.loss_annealing_epochs
+        return self.training and self.current_epoch < self.schedule.loss_annealing_epochs
 
     def step_weights(self) -> list[float]:
         """The weight :math:`v_t` of the query loss after each step, as of this epoch; they sum to 1."""
-        steps = self.train_inner_steps
-        if self.current_epoch >= self.loss_annealing_epochs:
+        steps = self.inner.steps_in(True)
+        if self.current_epoch >= self.schedule.loss_annealing_epochs:
             return [0.0] * (steps - 1) + [1.0]
-        left = 1 - self.current_epoch / self.loss_annealing_epochs
+        left = 1 - self.current_epoch / self.schedule.loss_annealing_epochs
         earlier = max(left, 0.03) / steps
         return [earlier] * (steps - 1) + [1 - earlier * (steps - 1)]
 
-    def outer_loss(self, states: list[AdaptedTasks], episode: Episode) -> tuple[Tensor, Tensor]:
+    def outer_loss(self, states: list[AdaptedTasks], episode: Episode) -> tuple[Tensor, Any]:
         """The query losses after each step, weighted; the outputs are those after the last."""
         if len(states) == 1:
             return super().outer_loss(states, episode)
-        loss, outputs = torch.zeros((), device=episode.query_x.device), episode.query_x
+        loss, outputs = torch.zeros((), device=episode.query_y.device), None
         for state, weight in zip(states[1:], self.step_weights(), strict=True):
             own, outputs = super().outer_loss([state], episode)
             loss = loss + weight * own
         return loss, outputs
 
     def compile_key(self) -> Hashable:
-        """As of MAML, with the weights of the steps."""
+        """Adds the weights of the steps."""
         return super().compile_key(), tuple(self.step_weights())
 
     def protocol(self) -> dict[str, Any]:
-        """As of MAML; the rate is where the learned ones started."""
+        """Adds what is learned and when; ``inner_lr`` is where the rates started."""
         return super().protocol() | {
             "learned_rates": "per tensor and step",
-            "loss_annealing_epochs": self.loss_annealing_epochs,
-            "first_order_epochs": self.first_order_epochs,
+            "loss_annealing_epochs": self.schedule.loss_annealing_epochs,
+            "first_order_epochs": self.schedule.first_order_epochs,
             "per_step_batch_norm": bool(self.per_step),
         }
 

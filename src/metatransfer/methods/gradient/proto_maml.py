@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.functional.meta.batching import Batching, over_tasks
+from metatransfer.batches import Inputs
+from metatransfer.functional.meta.batching import over_tasks
 from metatransfer.functional.meta.prototypes import class_prototypes
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward
 from metatransfer.functional.meta.update_rules import Params
 from metatransfer.methods.gradient.base import InnerLoopModule
+from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone
 
+INNER = InnerLoop(steps=1, lr=0.1)
 WEIGHT, BIAS = "head.weight", "head.bias"
 
 
@@ -34,21 +36,15 @@ class ProtoMAMLModule(InnerLoopModule):
 
     Args:
         backbone: features.
-        inner_steps: as in :class:`MAMLModule`.
-        inner_lr: as in :class:`MAMLModule`; squared distances ask for smaller rates than a fresh head does.
-        train_inner_steps: as in :class:`MAMLModule`.
-        train_inner_lr: as in :class:`MAMLModule`.
-        first_order: as in :class:`MAMLModule`; the prototypes are learned through all the same.
-        batch_norm: as in :class:`MAMLModule`.
-        batching: as in :class:`MAMLModule`.
-        chunk_size: as in :class:`MAMLModule`.
-        checkpoint: as in :class:`MAMLModule`.
-        max_inner_norm: as in :class:`MAMLModule`.
+        inner: the gradient steps on a support set; squared distances need smaller rates than a new head does. With
+            ``first_order`` the prototypes are differentiated all the same.
+        batch_norm: see :class:`MAMLModule`.
+        execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument out of its range.
+        UserError: an argument outside its range.
     """
 
     backbone: Backbone
@@ -56,32 +52,27 @@ class ProtoMAMLModule(InnerLoopModule):
     def __init__(
         self,
         backbone: Backbone,
-        inner_steps: int = 1,
-        inner_lr: float = 0.1,
-        train_inner_steps: int | None = None,
-        train_inner_lr: float | None = None,
-        first_order: bool = False,
+        *,
+        inner: InnerLoop = INNER,
         batch_norm: BatchNormPolicy = "transductive",
-        batching: Literal["auto"] | Batching = "auto",
-        chunk_size: int | None = None,
-        checkpoint: bool = False,
-        max_inner_norm: float | None = None,
+        execution: Execution = EXECUTION,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_unused("ProtoMAMLModule", "its heads depend on the labels", **{"execution.compile": execution.compile})
         super().__init__(
-            {"backbone": backbone}, inner_steps, inner_lr, train_inner_steps, train_inner_lr, first_order, batch_norm,
-            batching, chunk_size, checkpoint, False, max_inner_norm, optimizer, lr_scheduler,
+            {"backbone": backbone}, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
 
-    def task_parameters(self, support_x: Tensor, support_y: Tensor) -> Params:
+    def task_parameters(self, support_x: Inputs, support_y: Tensor) -> Params:
         """The head that scores as the prototypes do: weights ``(T, W, E)`` and biases ``(T, W)``."""
-        features = super()._forward(support_x)
+        features, way = super()._forward(support_x), self.execution.batching_for(self.network, support_x)
 
-        def embed(x: Tensor) -> Tensor:
-            return features({}, x)
+        def embed(x: Inputs) -> Tensor:
+            return features({}, x)  # type: ignore[no-any-return]
 
-        embedded = over_tasks(embed, support_x, batching=self._batching(support_x), chunk_size=self.chunk_size)
+        embedded = over_tasks(embed, support_x, batching=way, chunk_size=self.execution.chunk_size)
         ways = int(support_y.max()) + 1
         # squared distances overflow half precision, and the inner loop is one of float32
         prototypes = class_prototypes(embedded.to(torch.promote_types(embedded.dtype, torch.float32)), support_y, ways)
@@ -90,10 +81,10 @@ class ProtoMAMLModule(InnerLoopModule):
         biases = torch.where(present, -prototypes.square().sum(-1), torch.finfo(prototypes.dtype).min)
         return {WEIGHT: 2 * prototypes, BIAS: biases}
 
-    def _forward(self, x: Tensor) -> Forward:
+    def _forward(self, x: Inputs) -> Forward:
         features = super()._forward(x)
 
-        def forward(params: Mapping[str, Tensor], x: Tensor, statistics_rows: int | None = None) -> Tensor:
+        def forward(params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Tensor:
             of_backbone = {name: value for name, value in params.items() if name not in (WEIGHT, BIAS)}
             return F.linear(features(of_backbone, x, statistics_rows), params[WEIGHT], params[BIAS])
 

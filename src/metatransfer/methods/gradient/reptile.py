@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -11,12 +11,17 @@ from torch import Tensor, distributed, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_positive
-from metatransfer.functional.meta.batching import Batching, known_gradients
-from metatransfer.functional.meta.inner_loop import all_finite
+from metatransfer.functional.meta.batching import known_gradients
+from metatransfer.functional.meta.divergence import all_finite
+from metatransfer.functional.meta.inputs import concatenated
 from metatransfer.functional.meta.stateless import BatchNormPolicy
 from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, adam
 from metatransfer.methods.gradient.maml import MAMLModule
+from metatransfer.methods.gradient.training import collect_statistics, report_divergence
+from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone, Head, LinearHead
+
+INNER = InnerLoop(steps=50, lr=0.001, train_steps=5)
 
 
 class ReptileModule(MAMLModule):
@@ -38,24 +43,20 @@ class ReptileModule(MAMLModule):
 
     Args:
         backbone: features.
-        num_outputs: as in :class:`MAMLModule`.
-        head: as in :class:`MAMLModule`.
-        inner_steps: gradient steps on a support set in evaluation; the paper takes 50.
-        inner_lr: their rate.
-        train_inner_steps: steps in training; the paper takes 5 to 12. Those of evaluation where left out.
-        train_inner_lr: rate in training, where it differs from ``inner_lr``.
-        inner_batch_size: samples of an inner step in training, drawn at random; all of the task where left out.
+        num_outputs: see :class:`MAMLModule`.
+        head: see :class:`MAMLModule`.
+        inner: the gradient steps: in evaluation on the support set (the paper takes 50), in training on the whole task
+            (the paper takes 5 to 12). Gradients are always constants.
+        inner_batch_size: samples of an inner step in training, drawn at random; all of the task if ``None``.
         keep_moments: start each task from the second moments that earlier ones left; otherwise every task starts
-            afresh, with first steps that all have the length ``inner_lr`` in each weight.
-        batch_norm: as in :class:`MAMLModule`.
-        batching: as in :class:`MAMLModule`.
-        chunk_size: as in :class:`MAMLModule`.
-        max_inner_norm: as in :class:`MAMLModule`.
+            from zeros, with first steps that all have the length ``inner.lr`` in each weight.
+        batch_norm: see :class:`MAMLModule`.
+        execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument out of its range, or ``num_outputs`` missing.
+        UserError: an argument outside its range, or ``num_outputs`` missing.
     """
 
     def __init__(
@@ -63,22 +64,19 @@ class ReptileModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        inner_steps: int = 50,
-        inner_lr: float = 0.001,
-        train_inner_steps: int | None = 5,
-        train_inner_lr: float | None = None,
+        *,
+        inner: InnerLoop = INNER,
         inner_batch_size: int | None = 10,
         keep_moments: bool = True,
         batch_norm: BatchNormPolicy = "transductive",
-        batching: Literal["auto"] | Batching = "auto",
-        chunk_size: int | None = None,
-        max_inner_norm: float | None = None,
+        execution: Execution = EXECUTION,
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_unused("ReptileModule", "nothing is differentiated twice", **{"execution.compile": execution.compile})
         super().__init__(
-            backbone, num_outputs, head, inner_steps, inner_lr, train_inner_steps, train_inner_lr, True, batch_norm,
-            batching, chunk_size, False, False, max_inner_norm, optimizer, lr_scheduler,
+            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
         check_positive(inner_batch_size=inner_batch_size)
         self.inner_batch_size, self.keep_moments = inner_batch_size, keep_moments
@@ -87,19 +85,24 @@ class ReptileModule(MAMLModule):
     def update_rule(self) -> UpdateRule | PlainRule:
         """Adam without momentum."""
         kept = {} if self.moments is None else {"squares": self.moments(), "taken": self.moments.taken}
-        return adam(self.train_inner_lr if self.training else self.inner_lr, betas=(0.0, 0.999), **kept)
+        return adam(self.inner.lr_in(self.training), betas=(0.0, 0.999), **kept)
 
-    def training_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """The query loss after adaptation, whose gradient is declared to be where the tasks lead away from."""
-        self._collect_statistics(episode.support_x)
-        x = torch.cat([episode.support_x, episode.query_x], dim=1)
+    def takes_constants(self) -> bool:
+        """Always."""
+        return True
+
+    def training_loss(self, episode: Episode) -> tuple[Tensor, Any]:
+        """The query loss after adaptation; its gradient is set to the step away from the tasks' weights."""
+        collect_statistics(self, episode.support_x)
+        x = concatenated(episode.support_x, episode.query_x, 1)
         y = torch.cat([episode.support_y, episode.query_y], dim=1)
         start = self.adapted_parameters()
         with torch.no_grad():
             rows = self._draw_rows(*y.shape[:2])
-            state = self._run(x, y, False, rows)[-1]
+            state = self.adapt_through(x, y, rows=rows)[-1]
             if not all_finite(state.params):
-                self._report_divergence(x, y, rows)
+                trajectory = self.adapt_through(x, y, trajectory=True, rows=rows)
+                report_divergence([tasks.params for tasks in trajectory], self.inner.lr_in(self.training))
             loss, outputs = self.outer_loss([state], episode)
             away = [value - state.params[name].mean(0) for name, value in start.items()]
             if self.moments is not None:
@@ -108,16 +111,17 @@ class ReptileModule(MAMLModule):
 
     def _draw_rows(self, tasks: int, samples: int) -> Tensor | None:
         """The samples ``(T, steps, B)`` of each step: shuffled passes over the task, one after the other."""
-        size = self.inner_batch_size
-        if size is None or size >= samples or not self.train_inner_steps:
+        size, steps = self.inner_batch_size, self.inner.steps_in(True)
+        if size is None or size >= samples or not steps:
             return None
-        passes = -(-self.train_inner_steps * size // samples)
+        passes = -(-steps * size // samples)
         order = torch.rand(tasks, passes, samples, device=self.device).argsort(-1).flatten(1)
-        return order[:, : self.train_inner_steps * size].reshape(tasks, -1, size)
+        return order[:, : steps * size].reshape(tasks, -1, size)
 
     def protocol(self) -> dict[str, Any]:
-        """As of MAML, with the size of a mini-batch and the inner optimiser."""
+        """Adds the size of a mini-batch and the inner optimiser."""
         return super().protocol() | {
+            "first_order": True,
             "inner_batch_size": self.inner_batch_size,
             "inner_optimizer": "Adam, beta1=0, second moments " + ("kept" if self.keep_moments else "afresh"),
         }

@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from metatransfer.batches import Episode
+from metatransfer.batches import Episode, Inputs, map_inputs
 from metatransfer.checks import check_choice, check_positive
+from metatransfer.functional.meta.inputs import concatenated, sample_axes
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.episodic import EpisodicModule
@@ -26,14 +27,14 @@ class ProtoNetModule(EpisodicModule[Tensor]):
     Training and test may have different ways and shots; more ways in training usually help.
 
     Args:
-        backbone: the embedding ``f``.
+        backbone: the embedding ``f``, of images, features or texts.
         distance: ``"euclidean"`` (squared, as in the paper) or ``"cosine"``.
         scale: factor ``s`` of the cosine, learned; cosines alone are too flat for a softmax.
         optimizer: makes the optimiser; the paper uses Adam at 1e-3.
         lr_scheduler: makes a scheduler; the paper halves the rate every 2000 episodes.
 
     Raises:
-        UserError: an unknown distance, or a scale that is not above 0.
+        UserError: an unknown distance, or a scale that is not positive.
     """
 
     def __init__(
@@ -58,36 +59,39 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         if self.distance == "cosine":
             nn.init.constant_(self.scale, self.initial_scale)
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Inputs) -> Tensor:
         """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
-        return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+        embedded: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
+        return embedded.unflatten(0, sample_axes(x, 2))
 
     def similarities(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
         scale = self.scale if self.distance == "cosine" else 1.0
         return prototype_scores(queries, prototypes, self.distance, scale)
 
-    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Tensor:
+    def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
         """The prototypes ``(T, W, E)``."""
         return class_prototypes(self.embed(support_x), support_y, int(support_y.max()) + 1)
 
-    def predict_tasks(self, state: Tensor, query_x: Tensor) -> Tensor:
+    def predict_tasks(self, state: Tensor, query_x: Inputs) -> Tensor:
         """Logits of the queries."""
         return self.similarities(state, self.embed(query_x))
 
     def forward(self, episode: Episode) -> Tensor:
-        """Logits of the queries. Support and queries share one pass, and in training their BatchNorm statistics, as in
-        the paper's own code; in evaluation the result is that of :meth:`fit_tasks` and :meth:`predict_tasks`.
-        """  # noqa: D205
-        shots = episode.support_x.shape[1]
-        embedded = self.embed(torch.cat([episode.support_x, episode.query_x], dim=1))
+        """Logits of the queries.
+
+        Support and queries share one pass, and in training their BatchNorm statistics, as in the paper's own code; in
+        evaluation the result is that of :meth:`fit_tasks` and :meth:`predict_tasks`.
+        """
+        shots = episode.support_y.shape[1]
+        embedded = self.embed(concatenated(episode.support_x, episode.query_x, 1))
         support, queries = embedded[:, :shots], embedded[:, shots:]
         return self.similarities(
             class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries
         )
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the distance."""
+        """Adds the distance."""
         return super().protocol() | {
             "distance": self.distance,
             "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",

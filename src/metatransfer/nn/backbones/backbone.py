@@ -49,6 +49,23 @@ class Backbone(nn.Module, ABC):
             ``(N, out_features)``.
         """
 
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """Feature maps of images, before they are pooled or flattened, for methods that compare places.
+
+        Args:
+            x: ``(N, C, H, W)``.
+
+        Returns:
+            ``(N, channels, height, width)``.
+
+        Raises:
+            UserError: the network has no feature maps.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no feature maps (N, C, H, W): choose a convolutional network, such as Conv4, "
+            "ResNet12 or LeNet."
+        )
+
     def load_weights(self, path: str | Path | None) -> WeightsReport | None:
         """Takes over the weights of a file that fit this network, see :func:`metatransfer.nn.load_weights`.
 
@@ -67,7 +84,7 @@ class Backbone(nn.Module, ABC):
         return self.weights_report
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Refuses samples that the network was not built for.
+        """Raises an error for samples that the network was not built for.
 
         Args:
             shape: shape of one sample.
@@ -86,7 +103,7 @@ def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str)
     """Size of the features that ``network`` makes of one sample, found by running it once on zeros.
 
     Args:
-        network: maps ``(N, *in_shape)`` to ``(N, E)``.
+        network: maps ``(N, *in_shape)`` to ``(N, *shape)``, whose ``E`` values are the features.
         in_shape: shape of one sample.
         name: the class to name if it fails.
 
@@ -100,7 +117,7 @@ def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str)
     network.eval()
     try:
         with torch.no_grad():
-            return int(network(torch.zeros(1, *in_shape)).shape[-1])
+            return int(network(torch.zeros(1, *in_shape)).numel())
     except RuntimeError as error:
         raise UserError(
             f"{name} cannot process samples of shape {in_shape}: they shrink to nothing on the way; use larger images "

@@ -93,12 +93,16 @@ class Conv4(Backbone):
             ]
             if dropout:
                 blocks.append(nn.Dropout2d(dropout))
-        self.layers = nn.Sequential(*blocks, nn.Flatten())
+        self.layers = nn.Sequential(*blocks)
         self.in_shape = (in_channels, image_size, image_size)
         self.out_features = probe_out_features(self.layers, self.in_shape, "Conv4")
         self.load_weights(weights)
 
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, S, S)`` to ``(N, hidden_channels, S // 16, S // 16)``, where ``S`` is the image size."""
+        maps: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, image_size, image_size)`` to ``(N, out_features)``."""
-        features: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
-        return features
+        """The feature maps, flattened, ``(N, out_features)``."""
+        return self.feature_maps(x).flatten(1)

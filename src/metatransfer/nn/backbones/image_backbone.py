@@ -44,12 +44,36 @@ class ImageBackbone(Backbone):
         """Draws all weights anew, as the library does; several of its modules cannot do so themselves."""
         self.network.load_state_dict(self.fresh_network().state_dict())
 
+    @abstractmethod
+    def network_maps(self, x: Tensor) -> Tensor | None:
+        """What the network pools, ``(N, C, H, W)``; ``None`` if it does not pool feature maps.
+
+        Args:
+            x: images as the network takes them.
+        """
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` in [0, 1] to ``(N, out_features)``."""
+        features: Tensor = self.network(self._normalised(x))
+        return features.flatten(1)
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """Feature maps of images in [0, 1], as the network pools them.
+
+        Raises:
+            UserError: the network has no feature maps, such as a vision transformer.
+        """
+        maps = self.network_maps(self._normalised(x))
+        if maps is None:
+            raise UserError(
+                f"{self._title()} has no feature maps (N, C, H, W): choose a convolutional network, such as resnet18."
+            )
+        return maps
+
+    def _normalised(self, x: Tensor) -> Tensor:
         if self.resize is not None and tuple(x.shape[-2:]) != (self.resize, self.resize):
             x = F.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True, align_corners=False)
-        features: Tensor = self.network((x - self.mean) / self.std)  # grey images become three channels here
-        return features.flatten(1)
+        return (x - self.mean) / self.std  # grey images become three channels here
 
     def set_input(self, in_channels: int | None, image_size: int | None, resize: int | None) -> None:
         """Notes what images come.

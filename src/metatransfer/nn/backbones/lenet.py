@@ -55,7 +55,7 @@ class LeNet(Backbone):
                 blocks.append(nn.BatchNorm2d(size))
             blocks += [nn.MaxPool2d(2), nn.ReLU()]  # in this order a quarter of the work, and the same values
             in_channels = size
-        self.blocks = nn.Sequential(*blocks, *([nn.Dropout2d(dropout)] if dropout else []), nn.Flatten())
+        self.blocks = nn.Sequential(*blocks, *([nn.Dropout2d(dropout)] if dropout else []))
         self.out_features = probe_out_features(self.blocks, self.in_shape, "LeNet")
         self.hidden: nn.Module = nn.Identity()
         if hidden_size is not None:
@@ -63,7 +63,12 @@ class LeNet(Backbone):
             self.out_features = hidden_size
         self.load_weights(weights)
 
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, H, W)`` to the maps of the last block."""
+        maps: Tensor = self.blocks(channels_last(x))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, out_features)``."""
-        features: Tensor = self.hidden(self.blocks(channels_last(x)))
+        """The feature maps, flattened, and through the fully connected layer if there is one: ``(N, out_features)``."""
+        features: Tensor = self.hidden(self.feature_maps(x).flatten(1))
         return features

@@ -88,7 +88,11 @@ class ResNet12(Backbone):
                 f"{tuple(shape)}: set in_channels to the data's channels, and use images of at least 16x16."
             )
 
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, H, W)`` to ``(N, widths[-1], H // 16, W // 16)``."""
+        maps: Tensor = self.blocks(x)
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, widths[-1])``."""
-        features: Tensor = self.blocks(x)
-        return features.mean((2, 3))
+        """The means of the feature maps, ``(N, widths[-1])``."""
+        return self.feature_maps(x).mean((2, 3))

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from metatransfer.checks import did_you_mean
 from metatransfer.errors import UserError
@@ -88,6 +88,13 @@ class TimmBackbone(ImageBackbone):
                 f"{', or set resize to its own size' if size else ''}."
             ) from error
         return network
+
+    def network_maps(self, x: Tensor) -> Tensor | None:
+        """The output of timm's ``forward_features``, if that is maps."""
+        maps: Tensor = self.network.forward_features(x)  # type: ignore[operator]
+        if maps.dim() != 4:
+            return None
+        return maps.permute(0, 3, 1, 2) if getattr(self.network, "output_fmt", "NCHW") == "NHWC" else maps
 
 
 def _timm() -> ModuleType:

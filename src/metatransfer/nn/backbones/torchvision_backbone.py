@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+import torch.nn.functional as F
 import torchvision  # type: ignore[import-untyped]
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum  # type: ignore[import-untyped]
 
 from metatransfer.checks import did_you_mean
@@ -105,6 +106,29 @@ class TorchvisionBackbone(ImageBackbone):
             path, first = next((path, module) for path, module in network.named_modules() if _mixes(module))
             network.set_submodule(path, _widened(first, self.channels))
         return network
+
+    def network_maps(self, x: Tensor) -> Tensor | None:
+        """The input of the last pooling, or the last output that is maps if the network pools by a function."""
+        if self.name.startswith("vit_"):
+            return None
+        pooled: list[Tensor] = []
+        outputs: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, nn.AdaptiveAvgPool2d):
+                pooled[:] = [inputs[0]]
+            elif isinstance(output, Tensor) and output.dim() == 4:
+                outputs[:] = [output]
+
+        hooks = [part.register_forward_hook(keep) for part in self.network.modules() if not list(part.children())]
+        try:
+            self.network(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if self.name.startswith("densenet"):  # its last ReLU is a function
+            return F.relu(outputs[0])
+        return (pooled or outputs)[0]
 
     def _load_entry(self, entry: WeightsEnum, download: bool) -> WeightsReport:
         """Takes over a file of torchvision's own, all of it but the classifiers.
