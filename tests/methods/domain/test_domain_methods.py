@@ -33,7 +33,7 @@ from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Annealing, ramp
+from metatransfer.methods.domain.schedules import Annealing, Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.metrics.validators import Entropy
 from metatransfer.nn import PerceptronHead
@@ -184,9 +184,9 @@ def test_a_run_without_end_is_refused(kind):
 
 def test_ramp_and_annealing_are_those_of_the_paper():
     for p in (0.0, 0.1, 0.5, 1.0):
-        assert ramp(p, 10) == pytest.approx(2 / (1 + math.exp(-10 * p)) - 1)
+        assert Ramp().at(p) == pytest.approx(2 / (1 + math.exp(-10 * p)) - 1)
         assert Annealing().factor(p) == pytest.approx((1 + 10 * p) ** -0.75)
-    assert ramp(0.0, 10) == 0
+    assert Ramp().at(0.0) == 0
     with pytest.raises(UserError, match="beta must be 0 or more"):
         Annealing(beta=-1)
 
@@ -478,7 +478,7 @@ def test_the_ratio_of_the_gradients_is_that_of_both_losses(tmp_path):
     domain = (F.softplus(-mine).mean() + F.softplus(other).mean()) / 2
     (of_label,) = torch.autograd.grad(label, source)
     of_domain = torch.cat(torch.autograd.grad(domain, [source, target]))
-    strength = ramp(1.0, 10)
+    strength = Ramp().at(1.0)
     assert logged["train/gradient_ratio"] == pytest.approx(strength * float(of_domain.norm() / of_label.norm()))
     assert logged["train/transfer_loss"] == pytest.approx(float(domain.detach()))
 

@@ -18,7 +18,7 @@ from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folde
 from metatransfer.callbacks.run.table import print_report
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import info_of
-from metatransfer.methods.evaluation.base import Comparison, Evaluation, Numbers
+from metatransfer.methods.evaluation.base import BaselineScores, Evaluation, Numbers
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.storage import short_path, write_atomically
 
@@ -51,7 +51,7 @@ class Report(Callback):
     def _begin(self) -> None:
         self.history: list[dict[str, Any]] = []
         self.measured: dict[str, Numbers] = {}
-        self._running: Comparison | None = None
+        self._running: BaselineScores | None = None
         self._withheld: dict[int, Numbers] = {}  # by step; in no checkpoint
         self._overruled: Overruled | None = None
         self._trained_seconds: float | None = None

@@ -68,8 +68,8 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
                 "TextDataModule."
             )
 
-    def _texts(self, split: str, numbers: Iterable[int]) -> list[str]:
-        data = datamodule_of(self)
+    @staticmethod
+    def _texts(data: ServesSamples, split: str, numbers: Iterable[int]) -> list[str]:
         return [str(data.show(split, number)) for number in numbers]
 
     # ---- the fit
@@ -89,7 +89,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
 
         vectorizer, labels = self._new_vectorizer(), data.labels("train")
         try:
-            x = vectorizer.fit_transform(self._texts("train", range(len(labels))))
+            x = vectorizer.fit_transform(self._texts(data, "train", range(len(labels))))
         except ValueError as error:
             raise UserError(
                 f"no word of the training texts occurs in min_count={self.min_count} of them: lower it, or look at the "
@@ -141,7 +141,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
     def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:
         """The margins of the texts that a batch is of."""
         assert batch.number is not None
-        return self.scores(self._texts(stage, batch.number.tolist()))
+        return self.scores(self._texts(datamodule_of(self), stage, batch.number.tolist()))
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """The cross-entropy of what was fitted already, and the margins, for the log."""
@@ -151,7 +151,8 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
         """Labels texts, which come in their order."""
         last = self._predicted + len(batch.files)
-        texts, self._predicted = self._texts("predict", range(self._predicted, last)), last
+        texts = self._texts(datamodule_of(self), "predict", range(self._predicted, last))
+        self._predicted = last
         return Predictions(batch.files, self.class_names, self.scores(texts).float().softmax(-1).cpu())
 
     # ---- what is kept

@@ -162,10 +162,10 @@ class Evaluation(nn.Module, ABC):
         names = [f"test/{name}" for name in self.test_names] if stage == "test" else []
         return whole + list(zip(names, self.test_metrics, strict=False))
 
-    def compare(self, module: Method, stage: str) -> Comparison:
+    def compare(self, module: Method, stage: str) -> BaselineScores:
         """Prepares to score the baselines on the batches of an evaluation."""
         names = self.test_names if stage == "test" else ()
-        return Comparison(self, module, module.baselines(), names)
+        return BaselineScores(self, module, module.baselines(), names)
 
     # ---- selection
 
@@ -219,7 +219,7 @@ class Evaluation(nn.Module, ABC):
         return f"{scale * value:.{digits}f}{interval}{unit}"
 
 
-class Comparison:
+class BaselineScores:
     """Scores of baselines over one evaluation, as a whole and for each of several test sets.
 
     Args:
