@@ -349,6 +349,7 @@ class LabelledDataModule(LightningDataModule, ABC):
             class_names=self.class_names, class_counts=tuple(self.class_counts.tolist()),
             vocabulary_size=self.vocabulary_size if given else None,  # type: ignore[attr-defined]
             skipped=dict(getattr(self, "skipped", {})),
+            shared_vocabulary=getattr(self, "tokenizer_name", None) != "words",
         )  # fmt: skip
 
     def samples(self, split: str) -> EpisodeLoader:
