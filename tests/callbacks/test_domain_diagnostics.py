@@ -319,11 +319,10 @@ def test_baselines_of_each_target(tmp_path):
 @pytest.mark.parametrize(
     ("monitor", "mode"),
     [("val/selection", "max"), ("val/entropy", "min"), ("val/information_maximization", "max"),
-     ("val/source_accuracy", "max"), ("val/loss", "min"), ("oracle/accuracy", "max"), (None, "max")],
+     ("val/source_accuracy", "max"), ("val/loss", "min"), ("oracle/accuracy", "max")],
 )  # fmt: skip
 def test_the_mode_follows_the_metric(monitor, mode):
-    assert BestCheckpoint(monitor).mode == mode
-    assert BestCheckpoint(monitor, mode="min").mode == "min"
+    assert OnTarget(3).mode_of(monitor) == mode
 
 
 def test_the_method_names_what_chooses(tmp_path):

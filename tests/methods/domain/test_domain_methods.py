@@ -336,7 +336,7 @@ def test_the_oracle_is_the_accuracy_on_the_targets_validation_samples():
 
 def test_states_below_the_floor_of_the_source_are_never_chosen():
     method, data = module(DANNModule, validator=Entropy(source_floor=0.9)), clouds()
-    running = fit(method, data, max_epochs=1)
+    running = fit(method, data, max_epochs=5)
     assert running.validate(method, datamodule=data, verbose=False)[0]["val/selection"] > -math.inf
     with torch.no_grad():
         for value in method.head.parameters():
