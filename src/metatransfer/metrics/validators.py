@@ -25,11 +25,10 @@ from metatransfer.metrics.domain_evidence import Evidence as Evidence  # also im
 
 
 class Validator(nn.Module, ABC):
-    """Scores a state of an adapted classifier. It has no weights: a module, so that checkpoints can name it.
+    """Scores a state of an adapted classifier. It has no weights; it is a module so that checkpoints can name it.
 
     Args:
-        source_floor: part of the best accuracy on the source's validation samples seen so far, below which a state is
-            not chosen, see :meth:`allows`.
+        source_floor: a state is not selected if its accuracy on the source falls below this part of the best so far.
 
     Attributes:
         name: what it measures, in words.
@@ -218,7 +217,7 @@ class SourceAccuracy(Validator):
         return float((evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean())
 
     def prefers(self, adapted: float, plain: float) -> bool:
-        """Whether it lost no more than the tolerance."""
+        """Whether no more than the tolerance is lost."""
         return adapted >= plain - self.tolerance - 1e-9
 
 
@@ -249,9 +248,8 @@ class PanelVerdict(NamedTuple):
     """What all validators say.
 
     Attributes:
-        votes: by the validators' names.
-        hurts: whether more than half of them prefer the classifier of the source alone, or the adapted one's
-            predictions have collapsed and the other's have not.
+        votes: by name of the validator.
+        hurts: whether most prefer the classifier of the source alone, or only the adapted one's predictions collapsed.
         sentence: the same in words.
     """
 

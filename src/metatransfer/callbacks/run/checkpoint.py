@@ -98,7 +98,7 @@ class BestCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), "evaluation": self._evaluation}
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a metric that nobody logs, before an epoch is spent on it."""
+        """Raises an error if the monitored metric is not logged, before an epoch is spent."""
         if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
             check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
 

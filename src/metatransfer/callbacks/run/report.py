@@ -94,9 +94,7 @@ class Report(Callback):
 
     def _start(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         wanted = self.baselines and not self.measured and not trainer.sanity_checking
-        self._running = (
-            module.evaluation.compare(module, stage) if wanted and isinstance(module, MethodModule) else None
-        )
+        self._running = BaselineScores.of(module, stage) if wanted and isinstance(module, MethodModule) else None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares the baselines."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from torch import Tensor, nn
 
@@ -162,11 +162,6 @@ class Evaluation(nn.Module, ABC):
         names = [f"test/{name}" for name in self.test_names] if stage == "test" else []
         return whole + list(zip(names, self.test_metrics, strict=False))
 
-    def compare(self, module: Method, stage: str) -> BaselineScores:
-        """Prepares to score the baselines on the batches of an evaluation."""
-        names = self.test_names if stage == "test" else ()
-        return BaselineScores(self, module, module.baselines(), names)
-
     # ---- selection
 
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:
@@ -239,6 +234,12 @@ class BaselineScores:
         self.evaluation, self.module, self.baselines = evaluation, module, dict(baselines)
         keys = ["", *(f"{name}/" for name in test_names)]
         self._means = {name: {key: EpisodeMean().to(module.device) for key in keys} for name in self.baselines}
+
+    @classmethod
+    def of(cls, module: Method, stage: str) -> Self:
+        """Prepares to score a method's baselines on the batches of its evaluation."""
+        evaluation: Evaluation = module.evaluation
+        return cls(evaluation, module, module.baselines(), evaluation.test_names if stage == "test" else ())
 
     def update(self, batch: Any, place: int = 0) -> None:  # noqa: ANN401
         """Scores a batch.

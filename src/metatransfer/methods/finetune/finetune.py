@@ -19,6 +19,7 @@ from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.data_access import info_of
 from metatransfer.methods.finetune.policies import FineTunePolicy, Full
 from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
@@ -246,9 +247,9 @@ class FineTuneModule(ClassifierModule):
     def setup(self, stage: str) -> None:
         """As of the base; weighs the classes by what the training has of them."""
         super().setup(stage)
-        counts = getattr(getattr(self._trainer, "datamodule", None), "class_counts", None)
-        if stage == "fit" and self.class_weight == "balanced" and counts is not None:
-            found = torch.as_tensor(counts, dtype=torch.float32)
+        info = info_of(self) if stage == "fit" and self.class_weight == "balanced" else None
+        if info is not None:
+            found = torch.as_tensor(info.class_counts, dtype=torch.float32)
             self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
 
     # ---- what it is compared with
