@@ -31,7 +31,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from metatransfer import ArrayDataModule, DANNModule, DomainBatch, DomainDataModule, LeNet, PerceptronHead
-from metatransfer.callbacks.run.report import processor_name
+from metatransfer.callbacks.run.machine import processor_name
 from metatransfer.nn import reverse_gradient
 
 BATCH, SAMPLES = 128, 6400

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import instantiate_module
 import metatransfer
 from metatransfer import ClassBatches, Episode, GlyphEpisodes, LabelledBatch
 from metatransfer.cli.messages import subclasses
-from metatransfer.methods.base import EpisodicModule, MethodModule
+from metatransfer.methods import EpisodicModule, MethodModule
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_CONFIG = sorted((ROOT / "configs").rglob("*.yaml"))

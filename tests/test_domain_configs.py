@@ -184,8 +184,8 @@ def test_the_gain_is_measured(cli, capsys):
 WRONG = [
     (["--data", "GlyphEpisodes"], "DANNModule needs num_classes"),
     (["--data", "DigitsDataModule"], "adapts to a target domain"),
-    (["--model.max_lambda=-1"], "max_lambda must be"),
-    (["--model.normalization=layer"], "normalization"),
+    (["--model.ramp.max_lambda=-1"], "max_lambda must be"),
+    (["--model.adaptation.normalization=layer"], "normalization"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),
     (["--checkpoint.monitor=oracle/accuracy"], "data.oracle=select"),
     (["--data.batch_size=0"], "batch_size must be a number above 0"),

@@ -40,7 +40,7 @@ def test_evaluation_and_adapt_leave_the_state_as_it_was(kind):
     assert modes == [submodule.training for submodule in module.modules()]
     module.eval()
     with torch.inference_mode():
-        module.shared_step(batch, "val")
+        module.validation_step(batch, 0)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -119,17 +119,20 @@ def test_tasks_of_uneven_size_are_averaged(kind, stage):
     with torch.enable_grad() if stage == "train" else torch.no_grad():
         before = copy.deepcopy(module.state_dict())  # some remember what they saw
         torch.manual_seed(0)  # some draw mini-batches
-        alone = [module.shared_step(one, stage).detach() for one in batch]
-        module.metrics["val"].reset()
+        if stage == "val":
+            module.validation_step(batch, 0)
+            found = module.evaluation.metrics["val"].compute()
+            losses = [module.loss(module(one), one.query_y).float() for one in batch]
+            torch.testing.assert_close(found["loss"], torch.stack(losses).mean())
+            assert found["episodes"] == 3
+            return
+        alone = [module.training_step(one, 0).detach() for one in batch]
         module.load_state_dict(before)
         torch.manual_seed(0)
-        together = module.shared_step(batch, stage)
+        together = module.training_step(batch, 0)
     torch.testing.assert_close(together.detach(), torch.stack(alone).mean(), rtol=1e-9, atol=1e-9)
-    if stage == "train":
-        together.backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
-    else:
-        assert module.metrics["val"].compute()["episodes"] == 3
+    together.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
 
 
 @by_name(EPISODIC)
@@ -141,7 +144,7 @@ def test_unlabelled_samples_may_come_along(kind):
     for batch in (plain, more) if kind.learns_from is Episode else ():
         torch.manual_seed(0)  # some draw mini-batches
         module.load_state_dict(before)  # some remember what they saw
-        losses.append(module.train().shared_step(batch, "train").detach())
+        losses.append(module.train().training_step(batch, 0).detach())
     assert not losses or torch.allclose(*losses)
     module.eval()
     with torch.no_grad():
@@ -243,13 +246,13 @@ def test_training_batches_of_the_other_kind_are_refused(kind):
     if kind.learns_from is Episode:
         for batch in (samples, list(samples)):
             with pytest.raises(UserError, match=f"{kind.__name__} learns from episodes, but .* labelled batches"):
-                module.shared_step(batch, "train")
+                module.training_step(batch, 0)
     else:
         for batch in (episode(), [episode(), episode()]):
             with pytest.raises(UserError, match=f"{kind.__name__} learns from labelled batches .* serves episodes"):
-                module.shared_step(batch, "train")
+                module.training_step(batch, 0)
     with pytest.raises(UserError, match=f"{kind.__name__} is tested on episodes"):
-        module.shared_step(samples, "val")
+        module.validation_step(samples, 0)
 
 
 @by_name(EVERY)
@@ -281,13 +284,13 @@ def test_constructor_is_plain(kind):
 def test_wrong_episodes_are_refused_before_the_network_sees_them(kind):
     module, batch = small(kind), episode()
     with pytest.raises(UserError, match="as many support labels as support samples"):
-        module.shared_step(batch._replace(support_y=batch.support_y[:, :-1]), "val")
+        module.validation_step(batch._replace(support_y=batch.support_y[:, :-1]), 0)
     with pytest.raises(UserError, match="same number of tasks"):
-        module.shared_step(batch._replace(query_y=batch.query_y[:1]), "val")
+        module.validation_step(batch._replace(query_y=batch.query_y[:1]), 0)
     with pytest.raises(UserError, match="leading task axis"):
-        module.shared_step(batch._replace(support_x=batch.support_x[0], support_y=batch.support_y[0]), "val")
+        module.validation_step(batch._replace(support_x=batch.support_x[0], support_y=batch.support_y[0]), 0)
     with pytest.raises(UserError, match="labels from -1"):
-        module.shared_step(batch._replace(support_y=batch.support_y - 1), "val")
+        module.validation_step(batch._replace(support_y=batch.support_y - 1), 0)
     if module.num_outputs is not None:
         with pytest.raises(UserError, match=f"labels from 1 to {WAYS}"):
-            module.shared_step(batch._replace(support_y=batch.support_y + 1), "val")
+            module.validation_step(batch._replace(support_y=batch.support_y + 1), 0)

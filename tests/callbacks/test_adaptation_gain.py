@@ -229,7 +229,7 @@ def test_the_panel_compares_the_chosen_state_with_the_twin(tmp_path):
     evidence = []
     for one in (chosen, copy.deepcopy(gain.twin)):
         trainer(None).validate(one, datamodule=data(tmp_path), verbose=False)
-        evidence.append(one.last_evidence())
+        evidence.append(one.evaluation.last_evidence())
     found, expected = written(tmp_path)["panel"], panel_verdict(*evidence)
     assert found["hurts"] == expected.hurts
     assert found["judged"] == "the weights of the best checkpoint"

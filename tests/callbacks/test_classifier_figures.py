@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metatransfer import (
     MLP,
     ArrayDataModule,
-    ClassifierFigures,
     Conv4,
+    Figures,
     FineTuneModule,
     LabelledDataModule,
     Report,
@@ -26,9 +26,9 @@ from metatransfer import (
     TextDataModule,
     TokenAverage,
 )
-from metatransfer.callbacks.classifier_figures import class_table
 from metatransfer.drawing import classifiers as classifier_drawing
 from metatransfer.drawing import episodes as drawing
+from metatransfer.methods.evaluation.sample_figures import class_table, most_confident_mistakes
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
 
 NAMES = ("plain", "two words", "$5 to $9", "日本")
@@ -90,7 +90,7 @@ def pictures(folder):
 def test_every_stage_draws_its_own(tmp_path):
     method, data = module(), Blobs(val_fraction=0.2)
     logger = pl.loggers.TensorBoardLogger(tmp_path)
-    run = trainer(tmp_path, Report(), ClassifierFigures(), max_epochs=2, logger=logger, log_every_n_steps=1)
+    run = trainer(tmp_path, Report(), Figures(), max_epochs=2, logger=logger, log_every_n_steps=1)
     run.fit(method, datamodule=data)
     found = pictures(tmp_path)
     assert set(found) == {"val_confusion", "val_calibration", "val_mistakes", "learning_curve"}
@@ -99,7 +99,7 @@ def test_every_stage_draws_its_own(tmp_path):
     assert set(EventAccumulator(logger.log_dir).Reload().Tags()["images"]) == set(found)
     for stage, name in (("validate", "val"), ("test", "test")):
         folder = tmp_path / stage
-        run = trainer(folder, ClassifierFigures())
+        run = trainer(folder, Figures())
         numbers = getattr(run, stage)(method, datamodule=data, verbose=False)[0]
         assert set(pictures(folder)) == {f"{name}_confusion", f"{name}_calibration", f"{name}_mistakes"}
         rows = list(csv.DictReader(next(folder.rglob(f"{name}_classes.csv")).open(encoding="utf-8")))
@@ -110,7 +110,7 @@ def test_every_stage_draws_its_own(tmp_path):
 
 
 def test_pictures_in_colour(tmp_path):
-    run = trainer(tmp_path, ClassifierFigures(mistakes=4))
+    run = trainer(tmp_path, Figures(mistakes=4))
     run.test(module(3), datamodule=Colours(), verbose=False)
     looks_like_something(found := pictures(tmp_path)["test_mistakes"])
     pixels = np.asarray(Image.open(found).convert("RGB")).reshape(-1, 3).astype(int)
@@ -128,12 +128,12 @@ def test_the_pictures_are_those_of_the_last_validation(tmp_path, monkeypatch):
     draw = classifier_drawing.confusion_figure
     monkeypatch.setattr(classifier_drawing, "confusion_figure", look)
     method, data = module(), Blobs(val_fraction=0.3)
-    trainer(tmp_path, ClassifierFigures(), num_sanity_val_steps=2).fit(method, datamodule=data)
+    trainer(tmp_path, Figures(), num_sanity_val_steps=2).fit(method, datamodule=data)
     assert shown.pop("confusion").sum() == len(data.split("val"))
     # without a validation there is nothing to show
     quiet = tmp_path / "quiet"
     for settings in ({"limit_val_batches": 0}, {"check_val_every_n_epoch": 5}, {"fast_dev_run": True}):
-        trainer(quiet, ClassifierFigures(), **settings).fit(module(), datamodule=Blobs())
+        trainer(quiet, Figures(), **settings).fit(module(), datamodule=Blobs())
     assert not shown
     assert not pictures(quiet)
 
@@ -148,7 +148,7 @@ def test_mistakes_are_the_most_confident_wrong_answers(tmp_path, monkeypatch):
     draw = classifier_drawing.mistakes_figure
     monkeypatch.setattr(classifier_drawing, "mistakes_figure", look)
     method, data = module(), Blobs(val_fraction=0.2)
-    trainer(tmp_path, ClassifierFigures(mistakes=5)).test(method, datamodule=data, verbose=False)
+    trainer(tmp_path, Figures(mistakes=5)).test(method, datamodule=data, verbose=False)
     parts = list(data.test_dataloader())
     x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
     with torch.no_grad():
@@ -165,14 +165,14 @@ def test_answers_that_are_no_numbers_are_no_confident_mistakes():
     confidence = torch.tensor([0.9, torch.nan, 0.4, 0.8])
     target = torch.tensor([0, 1, 1, 1])
     answers = Answers(torch.arange(4), target, torch.zeros(4, dtype=torch.int64), confidence, confidence)
-    assert [number for number, *_ in ClassifierFigures()._mistakes(answers)] == [3, 2]
+    assert [number for number, *_ in most_confident_mistakes(answers, 12)] == [3, 2]
 
 
 def test_without_mistakes_there_is_no_picture_of_them(tmp_path):
     easy = ArrayDataModule.from_arrays(np.repeat(np.eye(3, dtype=np.float32), 20, 0), np.repeat(np.arange(3), 20))
     torch.manual_seed(0)
     method = FineTuneModule(MLP((3,), (16,)), 3, optimizer=partial(torch.optim.Adam, lr=0.1))
-    run = trainer(tmp_path, ClassifierFigures(), max_epochs=6, limit_val_batches=1)
+    run = trainer(tmp_path, Figures(), max_epochs=6, limit_val_batches=1)
     run.fit(method, datamodule=easy)
     assert run.callback_metrics["val/accuracy"] == 1
     assert set(pictures(tmp_path)) == {"val_confusion", "val_calibration"}
@@ -185,7 +185,7 @@ def test_what_is_no_picture_is_not_drawn_as_one(tmp_path):
             return {"all": TensorSource(x, np.arange(60) % 3, ["a", "b", "c"], "rows")}
 
     method = FineTuneModule(MLP((5,), (4,)), 3)
-    trainer(tmp_path, ClassifierFigures()).test(method, datamodule=Rows(), verbose=False)
+    trainer(tmp_path, Figures()).test(method, datamodule=Rows(), verbose=False)
     assert set(pictures(tmp_path)) == {"test_confusion", "test_calibration"}
 
 
@@ -197,7 +197,7 @@ def test_mistaken_texts_are_shown_as_sentences(tmp_path):
         writer.writerows([f"costs ${i} or ${i + 1}, " + "very " * i + "much", f"kind {i % 2}"] for i in range(60))
     data = TextDataModule(str(path))
     method = FineTuneModule(TokenAverage(data.vocabulary_size), 2)
-    trainer(tmp_path, ClassifierFigures()).test(method, datamodule=data, verbose=False)
+    trainer(tmp_path, Figures()).test(method, datamodule=data, verbose=False)
     looks_like_something(pictures(tmp_path)["test_mistakes"])
 
 
@@ -206,7 +206,7 @@ def test_other_methods_are_left_alone(tmp_path):
         def test_step(self, batch, batch_idx):
             self.log("test/loss", batch.x.sum())
 
-    trainer(tmp_path, ClassifierFigures()).test(Other(), datamodule=Blobs(), verbose=False)
+    trainer(tmp_path, Figures()).test(Other(), datamodule=Blobs(), verbose=False)
     assert not pictures(tmp_path)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metatransfer import MLP, ArrayDataModule, BestCheckpoint, ClassifierFigures, Report, UserError
+from metatransfer import MLP, ArrayDataModule, BestCheckpoint, Figures, OnTarget, Report, UserError
 from metatransfer.callbacks import domain_diagnostics
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics, distances
@@ -67,7 +67,7 @@ def distance_of(evidence):
 def test_distances_are_those_of_the_validation_features(tmp_path):
     method = module()
     trainer(tmp_path, DomainDiagnostics()).fit(method, datamodule=data(tmp_path))
-    found, evidence = written(tmp_path), method.last_evidence()
+    found, evidence = written(tmp_path), method.evaluation.last_evidence()
     assert found["after"]["proxy_a_distance"] == pytest.approx(distance_of(evidence))
     by_class = class_conditional_a_distance(
         evidence.source_features.double(), evidence.source_labels, evidence.target_features.double(),
@@ -77,7 +77,7 @@ def test_distances_are_those_of_the_validation_features(tmp_path):
     untrained = module()
     trainer(None).validate(untrained, datamodule=data(tmp_path), verbose=False)
     assert found["before"]["network"] == "before training"
-    assert found["before"]["proxy_a_distance"] == pytest.approx(distance_of(untrained.last_evidence()))
+    assert found["before"]["proxy_a_distance"] == pytest.approx(distance_of(untrained.evaluation.last_evidence()))
 
 
 def test_before_is_the_twin_where_there_is_one(tmp_path):
@@ -86,13 +86,13 @@ def test_before_is_the_twin_where_there_is_one(tmp_path):
     found = written(tmp_path)["before"]
     assert found["network"] == "source only"
     trainer(None).validate(gain.twin, datamodule=data(tmp_path), verbose=False)
-    assert found["proxy_a_distance"] == pytest.approx(distance_of(gain.twin.last_evidence()))
+    assert found["proxy_a_distance"] == pytest.approx(distance_of(gain.twin.evaluation.last_evidence()))
 
 
 def test_what_cannot_be_measured_is_no_number(tmp_path):
     method = module()
     trainer(None).validate(method, datamodule=data(tmp_path), verbose=False)
-    evidence = method.last_evidence()
+    evidence = method.evaluation.last_evidence()
     none = {"proxy_a_distance": None, "class_conditional_a_distance": None}
     assert distances(evidence._replace(target_features=evidence.target_features[:4]), CLASSES) == none
     assert distances(evidence._replace(source_features=evidence.source_features * math.nan), CLASSES) == none
@@ -202,9 +202,7 @@ def test_a_sound_run_is_not_warned_of(tmp_path):
 
 @pytest.mark.parametrize("pictures", ["pca", "tsne", "none"])
 def test_pictures(tmp_path, pictures):
-    trainer(tmp_path, DomainDiagnostics(pictures), ClassifierFigures(), Report()).fit(
-        module(), datamodule=data(tmp_path)
-    )
+    trainer(tmp_path, DomainDiagnostics(pictures), Figures(), Report()).fit(module(), datamodule=data(tmp_path))
     names = {path.stem for path in tmp_path.rglob("*.png")}
     assert names == {"domain_curves", "learning_curve"} | ({"domains"} if pictures != "none" else set())
     for path in tmp_path.rglob("*.png"):
@@ -278,7 +276,7 @@ def test_the_report_keeps_the_oracle_apart(tmp_path, capsys):
     assert told["gap"] == pytest.approx(100 * (told["best_accuracy"] - told["accuracy"]["value"]))
     assert told["selected_by"] == found["protocol"]["method"]["train_selection"]
     capsys.readouterr()
-    print_report(found, tmp_path)
+    print_report(found, tmp_path, OnTarget(3))
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("15 val of the target, 15 of the source", "trained on source (105) with labels and target0 (105)",
                  "labels of the target, for the report only", "selection gap", "chosen on these samples"):  # fmt: skip
@@ -321,11 +319,10 @@ def test_baselines_of_each_target(tmp_path):
 @pytest.mark.parametrize(
     ("monitor", "mode"),
     [("val/selection", "max"), ("val/entropy", "min"), ("val/information_maximization", "max"),
-     ("val/source_accuracy", "max"), ("val/loss", "min"), ("oracle/accuracy", "max"), (None, "max")],
+     ("val/source_accuracy", "max"), ("val/loss", "min"), ("oracle/accuracy", "max")],
 )  # fmt: skip
 def test_the_mode_follows_the_metric(monitor, mode):
-    assert BestCheckpoint(monitor).mode == mode
-    assert BestCheckpoint(monitor, mode="min").mode == "min"
+    assert OnTarget(3).mode_of(monitor) == mode
 
 
 def test_the_method_names_what_chooses(tmp_path):

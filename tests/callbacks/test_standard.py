@@ -1,6 +1,6 @@
 """The callbacks of every run."""
 
-from metatransfer.callbacks import EpisodeFigures, Report, standard_callbacks
+from metatransfer.callbacks import Figures, Report, standard_callbacks
 
 
 def test_the_users_own_callback_replaces_the_standard_one():
@@ -10,6 +10,6 @@ def test_the_users_own_callback_replaces_the_standard_one():
     class Mine(Report):
         pass
 
-    assert [type(one) for one in standard_callbacks([Mine(), EpisodeFigures()])] == [
-        kind for kind in kinds if kind not in (Report, EpisodeFigures)
+    assert [type(one) for one in standard_callbacks([Mine(), Figures()])] == [
+        kind for kind in kinds if kind not in (Report, Figures)
     ]

@@ -17,8 +17,8 @@ from PIL import Image
 
 from metatransfer import (
     BestCheckpoint,
-    ClassifierFigures,
     Conv4,
+    Figures,
     FineTuneModule,
     FrozenFeaturesModule,
     HeadOnly,
@@ -187,7 +187,7 @@ def test_what_is_not_reseeded_is_the_same_for_all(tmp_path):
 
 def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     gain = TransferGain(seeds=3)
-    run = trainer(tmp_path, gain, Report(), ClassifierFigures())
+    run = trainer(tmp_path, gain, Report(), Figures())
     method, labelled = module(), data(Given)
     start = copy.deepcopy(method)
     run.fit(method, datamodule=labelled)

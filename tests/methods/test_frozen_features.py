@@ -128,7 +128,7 @@ def test_it_is_the_classifier_on_the_features(make, tmp_path):
         features = {name: Labelled(reference(x), y) for name, (x, y) in parts.items()}
         classifier = make().fit(features["train"], CLASSES, features["val"])
         outputs = classifier(features["test"].x)
-    answers = method.metrics["test"].answers()
+    answers = method.evaluation.metrics["test"].answers()
     assert answers.prediction.tolist() == outputs.argmax(1).tolist()
     torch.testing.assert_close(answers.confidence, outputs.softmax(1).amax(1), rtol=1e-4, atol=1e-4)
     right = (outputs.argmax(1) == features["test"].y).double()
@@ -200,7 +200,7 @@ def test_a_checkpoint_holds_what_was_fitted(make, tmp_path):
     method, data = module(make()), Blobs()
     run, _ = fitted(tmp_path, method, data, callbacks=[saves], enable_checkpointing=True)
     numbers = run.test(method, datamodule=data, verbose=False)[0]
-    answers = method.metrics["test"].answers()
+    answers = method.evaluation.metrics["test"].answers()
     path = saves.best_model_path
     assert path
 
@@ -208,7 +208,7 @@ def test_a_checkpoint_holds_what_was_fitted(make, tmp_path):
     run = trainer(tmp_path)
     again = run.test(other, datamodule=Blobs(), ckpt_path=path, verbose=False)[0]
     assert again == numbers
-    for one, two in zip(answers, other.metrics["test"].answers(), strict=True):
+    for one, two in zip(answers, other.evaluation.metrics["test"].answers(), strict=True):
         assert torch.equal(one, two)
 
     x = torch.rand(5, 1, 16, 16)
@@ -340,7 +340,7 @@ def test_texts(texts, tmp_path):
     # the same words cut off earlier are other samples
     assert computed(max_length=5)[2]
     assert computed(max_length=5)[2] == []
-    assert method.metrics["test"].answers().number.tolist() == list(range(len(data.split("test"))))
+    assert method.evaluation.metrics["test"].answers().number.tolist() == list(range(len(data.split("test"))))
 
 
 def test_the_key_of_texts_covers_the_tokeniser(texts):

@@ -25,7 +25,7 @@ def test_training_is_cross_entropy_over_all_classes():
     loss, outputs = made.training_loss(batch)
     torch.testing.assert_close(loss, expected)
     assert outputs.shape == (len(batch.y), 3)
-    torch.testing.assert_close(made.shared_step(tuple(batch), "train"), expected)  # a plain loader's pair too
+    torch.testing.assert_close(made.training_step(tuple(batch), 0), expected)  # a plain loader's pair too
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -79,7 +79,7 @@ def test_refusals_at_construction(build, words):
 )
 def test_refusals_of_batches(batch, words):
     with pytest.raises(UserError, match=words):
-        module().shared_step(batch, "train")
+        module().training_step(batch, 0)
 
 
 def test_it_learns_glyphs():

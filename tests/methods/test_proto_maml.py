@@ -96,4 +96,4 @@ def test_the_head_adapts_too():
 def test_no_regression():
     module = ProtoMAMLModule(MLP((1,), (8,)))
     with pytest.raises(UserError, match="ProtoMAMLModule learns classes"):
-        module.shared_step(sinusoids(2, 5, 0), "val")
+        module.validation_step(sinusoids(2, 5, 0), 0)

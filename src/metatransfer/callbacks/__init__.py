@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 from lightning.pytorch import Callback
 
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
-from metatransfer.callbacks.classifier_figures import ClassifierFigures
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics
-from metatransfer.callbacks.figures import EpisodeFigures
+from metatransfer.callbacks.figures import Figures
 from metatransfer.callbacks.run.checkpoint import BestCheckpoint
 from metatransfer.callbacks.run.interrupt import FinishBatch
 from metatransfer.callbacks.run.predictions import PredictionWriter
@@ -18,9 +17,8 @@ from metatransfer.callbacks.transfer_gain import TransferGain
 __all__ = [
     "AdaptationGain",
     "BestCheckpoint",
-    "ClassifierFigures",
     "DomainDiagnostics",
-    "EpisodeFigures",
+    "Figures",
     "FinishBatch",
     "PredictionWriter",
     "Report",
@@ -35,8 +33,7 @@ _STANDARD: tuple[Callable[[], Callback], ...] = (
     AdaptationGain.unasked,
     DomainDiagnostics,
     Report,
-    EpisodeFigures,
-    ClassifierFigures,
+    Figures,
     PredictionWriter,
 )
 

@@ -4,111 +4,103 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
-from metatransfer.batches import Episode
 from metatransfer.callbacks.run.report import Report
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
-from metatransfer.functional.losses import is_regression
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.checks import check_not_negative
+from metatransfer.methods.base import MethodModule
+from metatransfer.storage import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class EpisodeFigures(Callback):
-    """Draws, at the end of every evaluation, what the method sees and how far it has come.
+class Figures(Callback):
+    """Draws what an evaluation shows, and how far a fit has come.
 
-    ``figures/<stage>_episode.png``: a task of images with predictions and mistakes, or, for regression in one
-    variable, some tasks with the true curve and the method's before adaptation, after 1 and after all inner steps;
-    ``adaptation.png``: the score before and after each inner step, for methods that have them; ``learning_curve.png``:
-    validation against the baselines. TensorBoard gets the same.
+    Which pictures and tables there are says the method's evaluation: for few-shot tasks ``<stage>_episode.png`` (a task
+    with predictions and mistakes, or true and learned curves) and ``adaptation.png`` (the score after each inner step);
+    for classifiers ``<stage>_confusion.png``, ``<stage>_calibration.png``, ``<stage>_mistakes.png`` and
+    ``<stage>_classes.csv``. ``learning_curve.png`` compares the validations of a fit with the baselines. They lie in
+    ``figures`` in the run's folder; TensorBoard gets the same pictures.
+
+    Args:
+        mistakes: how many wrong answers to show.
+
+    Raises:
+        UserError: a negative number.
     """
 
-    def __init__(self) -> None:
-        self._episode: Episode | None = None
+    def __init__(self, mistakes: int = 12) -> None:
+        check_not_negative(mistakes=mistakes)
+        self.mistakes = mistakes
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agrees with the other processes on the folder."""
         agree_on_run_folder(trainer)
 
-    def _keep(self, trainer: Trainer, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        first = batch[0] if isinstance(batch, list) and batch else batch
-        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking and isinstance(first, Episode):
-            self._episode = self._episode or first
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the first meta-batch."""
-        self._keep(trainer, batch, batch_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the first meta-batch."""
-        self._keep(trainer, batch, batch_idx)
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the validation."""
-        self._draw(trainer, pl_module, "val")
+        """Draws ``lightning validate``, and each validation of a fit if the evaluation asks for it."""
+        often = isinstance(pl_module, MethodModule) and pl_module.evaluation.draws_every_validation
+        if trainer.validating or (often and not trainer.sanity_checking):
+            self._draw(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the test."""
+        """Draws ``lightning test``."""
         self._draw(trainer, pl_module, "test")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last validation of a fit."""
+        if isinstance(pl_module, MethodModule) and not pl_module.evaluation.draws_every_validation:
+            self._draw(trainer, pl_module, "val")
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        episode, self._episode = self._episode, None
-        if episode is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not isinstance(module, MethodModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # matplotlib costs start-up time that --help need not pay
-        from metatransfer.drawing import episodes as drawing
+        evaluation = module.evaluation
+        figures = evaluation.figures(module, stage, self.mistakes)  # all processes take part
+        if not trainer.is_global_zero:
+            return
+        curve = learning_curve(trainer, evaluation.score_name)
+        if curve is not None:
+            figures["learning_curve"] = curve
+        if figures:
+            publish_figures(trainer, figures)
+        for name, text in evaluation.tables(module, stage).items():
+            write_atomically(run_folder(trainer) / name, text)
 
-        figures = {}
-        regression = is_regression(episode.query_y)
-        if episode.support_x.dim() == 5 and not regression:
-            first = episode.map(lambda tensor: tensor[:1])
-            predicted = module(first)[0].argmax(-1).cpu()
-            shown = first.map(lambda tensor: tensor[0].cpu())
-            figures[f"{stage}_episode"] = drawing.episode_figure(
-                shown.support_x, shown.support_y, shown.query_x, shown.query_y, predicted
-            )
-        elif regression and episode.support_x.shape[2:] == episode.support_y.shape[2:] == (1,):
-            figures[f"{stage}_episode"] = _regression_figure(cast(EpisodicModule[Any], module), episode)
-        name = "mse" if regression else "accuracy"
-        adaptation_curve = getattr(module, "adaptation_curve", None)
-        if callable(adaptation_curve):
-            figures["adaptation"] = drawing.adaptation_figure(adaptation_curve(episode).cpu(), name)
-        report = next((callback for callback in trainer.callbacks if isinstance(callback, Report)), None)  # type: ignore[attr-defined]
-        points = [(entry["step"], entry["metrics"][name]) for entry in report.history] if report else []
-        if len(points) > 1 and report is not None:
-            figures["learning_curve"] = drawing.learning_curve_figure(
-                [step for step, _ in points],
-                # what is not a number leaves a gap
-                [math.nan if number["value"] is None else number["value"] for _, number in points],
-                [number.get("ci95") or 0.0 for _, number in points],
-                {label: float(numbers[name]["value"] or 0.0) for label, numbers in report.measured.items()},
-                name,
-            )
-        publish_figures(trainer, figures)
+
+def learning_curve(trainer: Trainer, name: str) -> Figure | None:
+    """The validations of a fit against the baselines.
+
+    Args:
+        trainer: with a :class:`Report`.
+        name: of the metric.
+
+    Returns:
+        The figure; ``None`` for fewer than two validations.
+    """
+    report: Any = next((one for one in trainer.callbacks if isinstance(one, Report)), None)  # type: ignore[attr-defined]
+    points = [(entry["step"], entry["metrics"].get(name)) for entry in report.history] if report else []
+    points = [point for point in points if point[1] is not None]
+    if len(points) < 2:
+        return None
+    from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
+
+    return drawing.learning_curve_figure(
+        [step for step, _ in points],
+        # what is not a number leaves a gap
+        [math.nan if number["value"] is None else number["value"] for _, number in points],
+        [number.get("ci95") or 0.0 for _, number in points],
+        {label: float(one[name]["value"] or 0.0) for label, one in report.measured.items() if name in one},
+        name.replace("_", " "),
+    )
 
 
 def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
@@ -130,28 +122,3 @@ def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
-
-
-def _regression_figure(module: EpisodicModule[Any], episode: Episode, tasks: int = 3, points: int = 200) -> Figure:
-    """The first tasks of one variable, through the method."""
-    from metatransfer.drawing import episodes as drawing
-
-    def plain(tensor: Tensor) -> Tensor:
-        return tensor.squeeze(-1).float().cpu()
-
-    few = episode.map(lambda tensor: tensor[:tasks])
-    low, high = few.query_x.amin(1, keepdim=True), few.query_x.amax(1, keepdim=True)
-    grid = low + (high - low) * torch.linspace(0, 1, points, device=low.device).view(1, -1, 1)
-    asked = few._replace(query_x=grid)
-    through = getattr(module, "adaptation_outputs", None)
-    outputs = through(asked) if callable(through) else [module(asked)]
-    last = len(outputs) - 1
-    names = {0: "before adaptation"} | {
-        step: f"after {step} step{'s' * (step > 1)}" for step in sorted({1, last}) if step
-    }
-    curves = {name: outputs[step] for step, name in names.items() if step <= last} if last else {"method": outputs[0]}
-    shown = few.map(plain)
-    return drawing.regression_figure(
-        shown.support_x, shown.support_y, shown.query_x, shown.query_y, plain(grid),
-        {name: plain(values) for name, values in curves.items()},
-    )  # fmt: skip

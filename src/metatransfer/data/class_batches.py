@@ -164,6 +164,18 @@ class ClassBatches(LightningDataModule):
         """The one task of ``lightning predict``."""
         return self.episodes.predict_dataloader()
 
+    def info(self) -> Any:  # noqa: ANN401
+        """TEMPORARY."""
+        from dataclasses import replace
+
+        from metatransfer.batches import LabelledBatch
+
+        names = tuple(self.sampler().split.source.class_names)
+        return replace(
+            self.episodes.info(), batch=LabelledBatch, num_ways=None, class_names=names,
+            sample_shape=self.sample_shape(), skipped=self.skipped,
+        )  # fmt: skip
+
     def protocol(self) -> dict[str, Any]:
         """As of the data module inside, with labelled batches in the place of training episodes."""
         card = self.episodes.protocol()

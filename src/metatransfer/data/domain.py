@@ -450,6 +450,17 @@ class DomainDataModule(LightningDataModule):
         assert isinstance(sample, Tensor)
         return shown(sample)
 
+    def info(self) -> Any:  # noqa: ANN401
+        """TEMPORARY."""
+        from metatransfer.batches import DomainBatch
+        from metatransfer.data_info import DataInfo
+
+        return DataInfo(
+            DomainBatch, self.sample_shape(), class_names=self.class_names,
+            class_counts=tuple(self.class_counts.tolist()), test_names=self.test_sources,
+            target_names=self.target_names, oracle=self.oracle, skipped=self.skipped,
+        )  # fmt: skip
+
     def protocol(self) -> dict[str, Any]:
         """Domains, their sizes and divisions, and what the labels of the targets may be used for."""
         sources, targets = self._ready()

@@ -382,6 +382,20 @@ class EpisodicDataModule(LightningDataModule):
         assert self.prediction_task is not None
         return TaskLoader(self.prediction_task)
 
+    def info(self) -> Any:  # noqa: ANN401
+        """TEMPORARY."""
+        from metatransfer.data_info import DataInfo
+
+        return DataInfo(
+            Episode, self._shape_of_samples(), self.num_ways, getattr(self, "num_targets", None),
+            skipped=dict(getattr(self, "skipped", {})),
+        )  # fmt: skip
+
+    def _shape_of_samples(self) -> tuple[int, ...]:
+        """TEMPORARY."""
+        opened = next(iter(self.samplers), None)
+        return self.sample_shape() if opened is None else tuple(self.episode(opened, 0).support_x.shape[2:])  # type: ignore[union-attr]
+
     def protocol(self) -> dict[str, Any]:
         """What must stand beside every number measured on this data."""
 

@@ -338,6 +338,30 @@ class LabelledDataModule(LightningDataModule, ABC):
         transform = partial(apply_transforms, self.transform) if self.transform else None
         return UnlabelledLoader(source, names, self.eval_batch_size, transform)
 
+    def info(self) -> Any:  # noqa: ANN401
+        """TEMPORARY."""
+        from metatransfer.batches import LabelledBatch
+        from metatransfer.data_info import DataInfo
+
+        given = getattr(self, "tokenizer_name", None) is not None
+        return DataInfo(
+            LabelledBatch, () if hasattr(self, "tokenizer_name") else self.sample_shape(),
+            class_names=self.class_names, class_counts=tuple(self.class_counts.tolist()),
+            vocabulary_size=self.vocabulary_size if given else None,  # type: ignore[attr-defined]
+            skipped=dict(getattr(self, "skipped", {})),
+            shared_vocabulary=getattr(self, "tokenizer_name", None) != "words",
+        )  # fmt: skip
+
+    def samples(self, split: str) -> EpisodeLoader:
+        """TEMPORARY."""
+        if hasattr(self, "samples_by_length"):
+            return self.samples_by_length(split)  # type: ignore[no-any-return]
+        return self.train_samples() if split == "train" else self.val_dataloader()
+
+    def labels(self, split: str) -> Tensor:
+        """TEMPORARY."""
+        return torch.from_numpy(self.split(split).labels)
+
     def protocol(self) -> dict[str, Any]:
         """Classes, samples and labels of the splits."""
         sizes = {name: len(split) for name, split in self.splits.items()}

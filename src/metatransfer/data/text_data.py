@@ -138,6 +138,8 @@ class TextDataModule(LabelledDataModule):
 
     def show(self, split: str, number: int) -> str:
         """A text."""
+        if split == "predict":
+            return self.unlabelled()[0].texts[number]
         part = self.split(split)
         assert isinstance(part.source, TextSource)
         return part.source.texts[int(part.indices[number])]

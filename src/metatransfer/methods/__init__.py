@@ -3,11 +3,23 @@
 A family exports its classes in its own ``__init__``; here and in ``metatransfer`` they appear by themselves.
 """
 
-from metatransfer.methods import classical, domain, features, finetune, gradient, metric, options, supervised
-from metatransfer.methods.base import EpisodicModule, MethodModule
+from metatransfer.methods import (
+    classical,
+    domain,
+    evaluation,
+    features,
+    finetune,
+    gradient,
+    metric,
+    options,
+    supervised,
+)
+from metatransfer.methods.base import MethodModule
 from metatransfer.methods.classical import *
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import *
+from metatransfer.methods.episodic import EpisodicModule
+from metatransfer.methods.evaluation import *
 from metatransfer.methods.features import *
 from metatransfer.methods.finetune import *
 from metatransfer.methods.gradient import *
@@ -20,6 +32,7 @@ __all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor"]
 __all__ += options.__all__
 __all__ += classical.__all__
 __all__ += domain.__all__
+__all__ += evaluation.__all__
 __all__ += features.__all__
 __all__ += finetune.__all__
 __all__ += gradient.__all__

@@ -1,61 +1,53 @@
-"""The bases of all methods. They do little: what a family shares stands in its own folder."""
+"""The base of all methods."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+
+# private, but the only way to know whether the command line is building the module: saving the arguments twice would
+# lose the plain form in which it gave them
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
-from metatransfer.batches import Episode, MetaBatch, Predictions, PredictionTask, episodes_of
-from metatransfer.checks import check_batch_kind, check_episode, check_state_dict, check_support
+from metatransfer.batches import Inputs
+from metatransfer.checks import check_state_dict
 from metatransfer.errors import UserError
-from metatransfer.functional.losses import episode_loss, episode_scores, is_regression, mask_absent_classes
-from metatransfer.functional.meta.prototypes import nearest_neighbor
-from metatransfer.methods.predictor import (
-    Labels,
-    Predictor,
-    Samples,
-    as_samples,
-    classes_of,
-    encode,
-    evaluating,
-    floating_dtype,
-    plain_labels,
-)
+from metatransfer.methods.data_access import info_of
+from metatransfer.methods.evaluation.base import Baseline, Evaluation
+from metatransfer.methods.evaluation.hooks import EvaluatedModule
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
-from metatransfer.metrics import EpisodeMetrics
+from metatransfer.nn import Backbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 
-State = TypeVar("State")
-Baseline = Callable[[Episode], Tensor]
-"""Outputs ``(T, Q, C)`` for the queries of an episode, by something that was not trained."""
 
+class MethodModule(EvaluatedModule, ABC):
+    """A LightningModule with an optimiser and a scheduler from the configuration, an evaluation and a protocol card.
 
-class MethodModule(LightningModule, ABC):
-    """A LightningModule whose optimiser and scheduler come from the config, and whose checkpoints tell their protocol.
+    A subclass says what kind of batches it learns from, what a training step minimises (:meth:`training_step`), and by
+    which :class:`~metatransfer.methods.evaluation.Evaluation` it is scored.
 
     Args:
+        evaluation: what scores it.
         optimizer: makes the optimiser from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
-        lr_scheduler: makes a scheduler from the optimiser, stepped once an epoch; none where left out.
+        lr_scheduler: makes a scheduler from the optimiser, stepped once an epoch; none if left out.
 
     Attributes:
-        monitor: metric that chooses among the states of a run, where the user names none.
-        monitor_mode: ``"max"`` or ``"min"`` of it.
+        learns_from: type of the training batches.
+        trained_protocol: the protocol card of the checkpoint that the weights come from.
+        run_seed: seed of the run, as the command line sets it.
         comparison: what :meth:`twins` compares, ``None`` if the method has no twins.
     """
 
-    monitor: ClassVar[str] = "val/accuracy"
-    monitor_mode: ClassVar[str] = "max"
+    learns_from: ClassVar[type]
     comparison: ClassVar[Comparison | None] = None
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
@@ -67,7 +59,10 @@ class MethodModule(LightningModule, ABC):
         return self
 
     def __init__(
-        self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
+        self,
+        evaluation: Evaluation,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
         self._announced: dict[str, WeightsReport] = {}
@@ -78,34 +73,18 @@ class MethodModule(LightningModule, ABC):
         else:
             given = plain_arguments(self.__dict__.get("_init_arguments", {}))
             self.save_hyperparameters({**given, "_instantiator": INSTANTIATOR})
+        self.evaluation = evaluation
+        self._checked: set[str] = set()
         self._rng_state: dict[str, Tensor] | None = None
 
+    # ---- training
+
     @abstractmethod
-    def shared_step(self, batch: Any, stage: str) -> Tensor:  # noqa: ANN401
-        """The loss of a batch; logs what belongs to the stage.
-
-        Args:
-            batch: what the data module serves.
-            stage: ``"train"``, ``"val"`` or ``"test"``.
-
-        Returns:
-            A scalar.
-        """
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
-        """One step of the outer loop."""
-        return self.shared_step(batch, "train")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Scores a batch of the validation split."""
-        self.shared_step(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
-        """Scores a batch of the test split."""
-        self.shared_step(batch, "test")
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
+        """The loss of a training batch, which it also logs as ``train/loss``."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds what the constructor was given, over the parameters that require a gradient.
+        """Builds the optimiser over the parameters that require a gradient, and the scheduler.
 
         Raises:
             UserError: nothing is left to train.
@@ -121,13 +100,35 @@ class MethodModule(LightningModule, ABC):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
+    def check_samples(self, x: Inputs) -> None:
+        """Raises an error unless the network takes such samples; by default asks ``self.backbone``.
+
+        Args:
+            x: ``(N, *shape)``, or texts.
+
+        Raises:
+            UserError: texts for a network that takes tensors, or what the network itself raises.
+        """
+        backbone = getattr(self, "backbone", None)  # some methods have none
+        if not isinstance(backbone, Backbone):
+            return
+        if isinstance(x, Tensor):
+            backbone.check_input(tuple(x.shape[1:]))
+        elif type(backbone).check_input is not Backbone.check_input or getattr(backbone, "in_shape", None) is not None:
+            raise UserError(
+                f"{type(backbone).__name__} takes tensors, but the data module serves texts: give it a network "
+                "that reads texts, such as TokenAverage or HuggingFaceEncoder."
+            )
+
+    # ---- what is told
+
     def protocol(self) -> dict[str, Any]:
-        """What of the method must stand beside its numbers."""
+        """What of the method must stand beside its numbers; names that start with ``train_`` concern training alone."""
         return {"name": type(self).__name__}
 
     def baselines(self) -> dict[str, Baseline]:
-        """What the method's numbers are to be compared with, on the same batches."""
-        return {}
+        """What the method's numbers are compared with, on the same batches; by default what the evaluation offers."""
+        return self.evaluation.baselines(self)
 
     @torch.inference_mode(False)  # an evaluation asks for it, and weights made there can take part in no gradient
     def untrained_twin(self) -> Self | None:
@@ -178,11 +179,13 @@ class MethodModule(LightningModule, ABC):
             return super().load_from_checkpoint(*args, **kwargs)
 
     def setup(self, stage: str) -> None:
-        """Lists what of a file of weights the networks start from, once."""
+        """Reports once which weights come from files, and prepares the evaluation for the data."""
         for name, report in weights_reports(self).items():
             if self._announced.get(name) is not report:
                 self._announced[name] = report
                 rank_zero_info(f"{name}: {report}")
+        self._checked.clear()
+        self.evaluation.setup(self, info_of(self) if stage != "predict" else None, stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the protocol card, and the state of the random numbers where one process owns them all."""
@@ -196,267 +199,19 @@ class MethodModule(LightningModule, ABC):
         """Reads back what :meth:`on_save_checkpoint` added.
 
         Raises:
-            UserError: the weights are of another network.
+            UserError: the weights belong to another network.
         """
         check_state_dict(self.state_dict(), checkpoint["state_dict"], type(self).__name__)
         self.trained_protocol = checkpoint.get("protocol")
         for name in weights_reports(self):
-            del self.get_submodule(name).weights_report  # what the weights are now started from says the card
+            del self.get_submodule(name).weights_report  # the card says what these weights started from
         self._rng_state = checkpoint.get("rng_state")
 
     def on_train_start(self) -> None:
-        """Goes on with the random numbers of the interrupted run, so that resuming changes nothing."""
+        """Continues with the random numbers of the interrupted run, so that resuming changes nothing."""
+        super().on_train_start()
         if self._rng_state is not None and self.trainer.world_size == 1:
             torch.set_rng_state(self._rng_state["cpu"].cpu())
             if self.device.type == "cuda" and "cuda" in self._rng_state:
                 torch.cuda.set_rng_state(self._rng_state["cuda"].cpu(), self.device)
             self._rng_state = None
-
-
-class EpisodicModule(MethodModule, Generic[State]):
-    """A method that learns each task from its support set and answers for its queries.
-
-    A subclass says two things: what it learns from support sets (:meth:`fit_tasks`) and what it answers with that
-    (:meth:`predict_tasks`). Training by the query loss, evaluation, metrics, :meth:`adapt` and prediction follow. A
-    method with another outer objective overrides :meth:`training_loss`.
-
-    Attributes:
-        num_outputs: size of a fixed output layer: the number of ways, or the size of a regression target; ``None`` for
-            methods that take any number of ways.
-        transductive: the answer for one query depends on the other queries.
-        order_sensitive: the answer depends on the order of the support set (sequence models).
-        learns_from: kind of the training batches, ``Episode`` or ``LabelledBatch``; evaluation is on episodes always.
-
-    Args:
-        optimizer: see :class:`MethodModule`.
-        lr_scheduler: see :class:`MethodModule`.
-    """
-
-    num_outputs: int | None = None
-    transductive: bool = False
-    order_sensitive: ClassVar[bool] = False
-    learns_from: ClassVar[type] = Episode
-
-    def __init__(
-        self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
-    ) -> None:
-        super().__init__(optimizer, lr_scheduler)
-        self.metrics = nn.ModuleDict({"val": EpisodeMetrics(), "test": EpisodeMetrics()})
-        self._checked: set[str] = set()
-        self._source: str | None = None
-
-    # ---- what a method says
-
-    @abstractmethod
-    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> State:
-        """Learns ``T`` tasks.
-
-        Args:
-            support_x: ``(T, S, *shape)``.
-            support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
-
-        Returns:
-            Whatever :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
-        """
-
-    @abstractmethod
-    def predict_tasks(self, state: State, query_x: Tensor) -> Tensor:
-        """Answers for the queries of ``T`` tasks.
-
-        Args:
-            state: from :meth:`fit_tasks`.
-            query_x: ``(T, Q, *shape)``.
-
-        Returns:
-            ``(T, Q, C)`` logits or ``(T, Q, D)`` values.
-        """
-
-    def forward(self, episode: Episode) -> Tensor:
-        """Outputs for the queries; the query labels are not looked at.
-
-        Args:
-            episode: ``T`` tasks.
-
-        Returns:
-            ``(T, Q, C)`` or ``(T, Q, D)``; outputs of a fixed layer for classes that a task does not have are the
-            least number there is.
-        """
-        outputs = self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
-        return mask_absent_classes(outputs, episode.support_y)
-
-    def training_loss(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """The outer objective: by default the mean query loss.
-
-        Args:
-            episode: ``T`` tasks.
-
-        Returns:
-            The loss to minimise, a scalar, and the outputs for the queries, for the metrics.
-        """
-        outputs = self(episode)
-        return episode_loss(outputs, episode.query_y), outputs
-
-    def check_samples(self, shape: tuple[int, ...]) -> None:
-        """Refuses samples that the network was not built for; by default asks ``self.backbone``.
-
-        Args:
-            shape: of one sample.
-        """
-        check = getattr(getattr(self, "backbone", None), "check_input", None)
-        if check is not None:
-            check(shape)
-
-    # ---- what follows
-
-    def shared_step(self, batch: MetaBatch, stage: str) -> Tensor:
-        """Loss of a meta-batch, averaged over its tasks; those that differ in size come one by one."""
-        check_batch_kind(
-            batch, Episode, f"{type(self).__name__} {'learns from' if stage == 'train' else 'is tested on'}"
-        )
-        episodes = episodes_of(batch)
-        self._check_once(episodes, stage)
-        if stage == "train":
-            return self._train_on(episodes)
-        losses = []
-        for episode in episodes:
-            outputs = self(episode)
-            for metrics in self._metrics_of(stage):
-                metrics.update(outputs, episode.query_y)
-            losses.append(episode_loss(outputs, episode.query_y))
-        return torch.stack(losses).mean()
-
-    def _train_on(self, episodes: list[Episode]) -> Tensor:
-        number = sum(len(episode.query_y) for episode in episodes)
-        loss, score = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for episode in episodes:
-            part = len(episode.query_y) / number
-            own, outputs = self.training_loss(episode)
-            loss = own if len(episodes) == 1 else loss + part * own
-            score = score + part * episode_scores(outputs.detach(), episode.query_y).mean()
-        name = "mse" if is_regression(episodes[0].query_y) else "accuracy"
-        self.log_dict({"train/loss": loss, f"train/{name}": score}, prog_bar=True, batch_size=number)
-        return loss
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
-        """Scores a batch of the test split, and notes which of several test sources it is of."""
-        names = self._test_sources()
-        self._source = names[dataloader_idx] if names else None
-        self.shared_step(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs ``val/accuracy`` and the others with their intervals."""
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Logs ``test/accuracy`` and the others with their intervals, and ``test/<source>/accuracy``."""
-        self._log_metrics("test")
-
-    def _test_sources(self) -> tuple[str, ...]:
-        """Names of the sources that the data module tests on, where there are several."""
-        data = getattr(self._trainer, "datamodule", None)
-        return tuple(getattr(data, "test_sources", ()))
-
-    def _metrics_of(self, stage: str) -> list[EpisodeMetrics]:
-        names = [stage, *([f"{stage}/{self._source}"] if stage == "test" and self._source else [])]
-        return [self.metrics[name] for name in names]  # type: ignore[misc]
-
-    def _log_metrics(self, stage: str) -> None:
-        for key in [name for name in self.metrics if name.partition("/")[0] == stage]:
-            metrics: EpisodeMetrics = self.metrics[key]  # type: ignore[assignment]
-            for name, value in metrics.compute().items():
-                self.log(f"{key}/{name}", value, prog_bar=name == metrics.score_name, sync_dist=True)
-            metrics.reset()
-
-    def setup(self, stage: str) -> None:
-        """As of the base; looks at the episodes anew: they may be another data module's."""
-        super().setup(stage)
-        self._checked.clear()
-        self._source = None
-        for name in [name for name in self.metrics if "/" in name]:
-            del self.metrics[name]
-        for source in self._test_sources() if stage == "test" else ():
-            self.metrics[f"test/{source}"] = EpisodeMetrics().to(self.device)
-
-    def _check_once(self, episodes: list[Episode], stage: str) -> None:
-        # label checks wait for the device, so only the first meta-batch of each stage and source pays for them
-        key = f"{stage} {self._source}"
-        if key in self._checked:
-            return
-        for episode in episodes:
-            check_episode(episode, num_outputs=self.num_outputs, where=f"the {stage} episode")
-            if self.num_outputs is None and is_regression(episode.support_y):
-                raise UserError(f"{type(self).__name__} learns classes, but the {stage} episode has float targets.")
-            self.check_samples(tuple(episode.support_x.shape[2:]))
-        self._checked.add(key)
-
-    def adapt(self, support_x: Samples, support_y: Labels) -> Predictor[State]:
-        """Learns one task and leaves the module as it was.
-
-        Args:
-            support_x: ``(S, *shape)`` samples, floats, or a list of them; images in [0, 1].
-            support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
-
-        Returns:
-            A :class:`Predictor` with ``predict(x)`` and ``predict_proba(x)`` in the caller's own labels.
-
-        Raises:
-            UserError: no samples, unequal lengths, samples of a shape that the network was not built for, NaN, or more
-                classes than the network has outputs.
-        """
-        samples = as_samples(support_x, "support_x")
-        check_support(samples, support_y)
-        samples = samples.to(self.device, floating_dtype(self))
-        support_y = plain_labels(support_y)
-        self.check_samples(tuple(samples.shape[1:]))
-        found = len(classes_of(support_y))
-        if self.num_outputs is not None and found > self.num_outputs:
-            raise UserError(
-                f"the support set has {found} classes, but this {type(self).__name__} was built for "
-                f"{self.num_outputs}: leave classes out, or train with more ways."
-            )
-        targets = encode(support_y, self.device)
-        if not found:
-            self._check_regression(targets)
-        with evaluating(self):
-            state = self.fit_tasks(samples.unsqueeze(0), targets.unsqueeze(0))
-        return Predictor(self, state, support_y)
-
-    def _check_regression(self, targets: Tensor) -> None:
-        """Refuses float targets that the method cannot learn.
-
-        Raises:
-            UserError: targets of another size than the outputs, not finite, or a method that only classifies.
-        """
-        if self.num_outputs is None:
-            raise UserError(
-                f"{type(self).__name__} learns classes, but support_y holds floats: give labels (integers, strings)."
-            )
-        if targets.dim() != 2 or targets.shape[1] != self.num_outputs:
-            raise UserError(
-                f"support_y must hold float targets of shape (S, {self.num_outputs}) for this {type(self).__name__}, "
-                f"but has {tuple(targets.shape)}."
-            )
-        if not torch.isfinite(targets).all():
-            raise UserError("support_y contains NaN or infinity: clean the targets before adapting to them.")
-
-    def predict_step(self, batch: PredictionTask, batch_idx: int = 0) -> Predictions:
-        """Labels the queries of a task that has no query labels."""
-        predictor = self.adapt(batch.support_x, batch.support_labels)
-        return Predictions(batch.files, predictor.classes, predictor.predict_proba(batch.query_x).cpu())
-
-    def protocol(self) -> dict[str, Any]:
-        """As of the base, and whether the method is transductive."""
-        return super().protocol() | {"transductive": self.transductive}
-
-    def baselines(self) -> dict[str, Baseline]:
-        """1-nearest-neighbour on the raw inputs, and this method with untrained weights."""
-        shape = getattr(getattr(self, "backbone", None), "in_shape", None)
-        found: dict[str, Baseline] = {
-            "pixel 1-NN" if shape is None or len(shape) == 3 else "1-NN": lambda episode: nearest_neighbor(
-                episode.support_x, episode.support_y, episode.query_x
-            )
-        }
-        twin = self.untrained_twin()
-        if twin is not None:
-            found["untrained"] = twin
-        return found

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metatransfer.arguments import plain_arguments
 from metatransfer.errors import UserError
-from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.base import MethodModule
 from metatransfer.nn import Backbone
 from metatransfer.storage import cache_file, cache_folder, keep_array, kept_array
 
@@ -47,7 +47,7 @@ def weights_key(network: nn.Module) -> str:
 
 
 @torch.no_grad()
-def features_of(module: ClassifierModule, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
+def features_of(module: MethodModule, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
     """Features of all samples, in the precision of the module's Trainer.
 
     Args:

@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from metatransfer.checks import check_float_samples
+from metatransfer.batches import Inputs, Tokens, map_inputs
+from metatransfer.checks import check_finite, check_float_samples, check_support
 from metatransfer.errors import UserError
+from metatransfer.methods.outputs import Outputs, map_tensors, point_of
 
 if TYPE_CHECKING:
-    from metatransfer.methods.base import EpisodicModule
+    from metatransfer.methods.base import MethodModule
+    from metatransfer.methods.episodic import EpisodicModule
 
 State = TypeVar("State")
 Labels = Tensor | np.ndarray | Sequence[Hashable]
@@ -56,31 +59,30 @@ class Predictor(Generic[State]):
         self.classes = classes_of(labels)
         self._returns = type(labels)
 
-    def outputs(self, x: Samples) -> Tensor:
-        """Logits ``(N, C)``, or regressed values ``(N, D)``.
+    def outputs(self, x: Samples | Inputs) -> Outputs:
+        """Logits ``(N, C)``, regressed values ``(N, D)``, or whatever else the method answers.
 
         Args:
-            x: ``(N, *shape)`` samples of the shape that the support set had.
+            x: ``(N, *shape)`` samples of the shape that the support set had, or texts.
 
         Returns:
-            On the module's device.
+            Tensors on the module's device without the task axis; an object that is no structure of tensors, such as a
+            distribution, keeps a task axis of 1.
 
         Raises:
             UserError: samples of another shape, or not finite.
         """
-        samples = as_samples(x, "x")
-        check_float_samples(samples, "x")
-        samples = samples.to(self.module.device, floating_dtype(self.module))
-        if samples.dim() < 2:
+        samples = as_inputs(self.module, x, "x")
+        if isinstance(samples, Tensor) and samples.dim() < 2:
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
-        if not torch.isfinite(samples).all():
-            raise UserError("x contains NaN or infinity: clean the samples before asking about them.")
-        self.module.check_samples(tuple(samples.shape[1:]))
+        check_finite(samples, "x", "clean the samples before asking about them")
+        self.module.check_samples(samples)
         with evaluating(self.module):
-            outputs = self.module.predict_tasks(self.state, samples.unsqueeze(0)).squeeze(0).float()
-        return outputs[:, : len(self.classes)] if self.classes else outputs
+            outputs = self.module.predict_tasks(self.state, map_inputs(lambda part: part.unsqueeze(0), samples))
+        outputs = map_tensors(lambda part: part.squeeze(0).float(), outputs)
+        return outputs[:, : len(self.classes)] if self.classes and isinstance(outputs, Tensor) else outputs
 
-    def predict_proba(self, x: Samples) -> Tensor:
+    def predict_proba(self, x: Samples | Inputs) -> Tensor:
         """Class probabilities ``(N, len(classes))``; rows sum to 1.
 
         Args:
@@ -94,10 +96,15 @@ class Predictor(Generic[State]):
         """
         if not self.classes:
             raise UserError("the task is a regression and has no class probabilities: call predict.")
-        return self.outputs(x).softmax(-1)
+        return self._points(x).softmax(-1)
 
-    def predict(self, x: Samples) -> Any:  # noqa: ANN401
-        """Labels, or regressed values.
+    def _points(self, x: Samples | Inputs) -> Tensor:
+        points = point_of(self.outputs(x))
+        points = points.squeeze(0) if points.dim() > 2 else points  # of a distribution
+        return points[:, : len(self.classes)] if self.classes else points
+
+    def predict(self, x: Samples | Inputs) -> Any:  # noqa: ANN401
+        """Labels, or regressed values, of a distribution its mean.
 
         Args:
             x: ``(N, *shape)``.
@@ -105,14 +112,50 @@ class Predictor(Generic[State]):
         Returns:
             A tensor or array if the support labels came as one, else a list, of the caller's own labels.
         """
-        outputs = self.outputs(x)
+        points = self._points(x)
         if not self.classes:
-            return outputs
-        chosen = outputs.argmax(-1)
+            return points
+        chosen = points.argmax(-1)
         if issubclass(self._returns, Tensor):
             return torch.as_tensor(self.classes, device=chosen.device)[chosen]
         names = [self.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
+
+
+def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: Labels) -> tuple[Inputs, Labels]:
+    """A support set, checked and on the module's device.
+
+    Args:
+        module: that is to learn it.
+        support_x: ``S`` samples or texts.
+        support_y: ``S`` labels or targets.
+
+    Returns:
+        ``(S, *shape)`` or texts, and labels whose scalars are unpacked.
+    """
+    given = support_x if isinstance(support_x, Tokens) else as_samples(support_x, "support_x")
+    check_support(given, support_y)
+    samples = as_inputs(module, given, "support_x")
+    module.check_samples(samples)
+    return samples, plain_labels(support_y)
+
+
+def as_inputs(module: MethodModule, x: Samples | Inputs, name: str) -> Inputs:
+    """Samples as a module's network takes them: floats of its precision, or texts, on its device.
+
+    Args:
+        module: the method.
+        x: samples of any form.
+        name: of the argument, for messages.
+
+    Returns:
+        ``(N, *shape)``, or texts.
+    """
+    if isinstance(x, Tokens):
+        return map_inputs(lambda part: part.to(module.device), x)
+    samples = as_samples(x, name)
+    check_float_samples(samples, name)
+    return samples.to(module.device, floating_dtype(module))
 
 
 def as_samples(x: Samples, name: str) -> Tensor:
@@ -120,13 +163,13 @@ def as_samples(x: Samples, name: str) -> Tensor:
 
     Args:
         x: a tensor or an array ``(N, *shape)``, or a list of them, one of ``shape`` for each sample.
-        name: of the argument, to be named.
+        name: of the argument, for messages.
 
     Returns:
         ``(N, *shape)``; a copy where torch cannot share the memory.
 
     Raises:
-        UserError: images or other objects that are no numbers, or samples of different shapes.
+        UserError: images or other objects that are not numbers, or samples of different shapes.
     """
     if isinstance(x, Tensor):
         return x

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from metatransfer.data_info import ServesData
+from metatransfer.methods.data_access import datamodule_of
 from metatransfer.nn.weights import weights_reports
 
 _OF_TRAINING = (
@@ -56,9 +58,9 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
     trainer = module._trainer
     if trainer is None:
         return card
-    data = getattr(trainer, "datamodule", None)
+    data = datamodule_of(trainer)
     if data is not None:
-        card["data"] = data.protocol() if hasattr(data, "protocol") else {"data": type(data).__name__}
+        card["data"] = data.protocol() if isinstance(data, ServesData) else {"data": type(data).__name__}
     chooser = trainer.checkpoint_callback
     if isinstance(chooser, ModelCheckpoint) and chooser.monitor:
         card["selection"] = f"{chooser.mode} {chooser.monitor}"

@@ -9,6 +9,46 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
+class Evidence(NamedTuple):
+    """What a validator may look at; no label of the target is in it.
+
+    Attributes:
+        source_logits: ``(N, C)`` of validation samples of the source.
+        source_labels: ``(N,)`` int64.
+        source_features: ``(N, E)``.
+        target_logits: ``(M, C)`` of validation samples of the target.
+        target_features: ``(M, E)``.
+        train_features: ``(K, E)`` of training samples of the source, by which ratios of densities are learned;
+            ``None``: the validation samples, which makes these ratios too sure.
+    """
+
+    source_logits: Tensor
+    source_labels: Tensor
+    source_features: Tensor
+    target_logits: Tensor
+    target_features: Tensor
+    train_features: Tensor | None = None
+
+    def on_cpu(self) -> Evidence:
+        """The same, detached and on the CPU, floats in double precision."""
+        return Evidence(
+            _exact(self.source_logits),
+            self.source_labels.cpu(),
+            _exact(self.source_features),
+            _exact(self.target_logits),
+            _exact(self.target_features),
+            None if self.train_features is None else _exact(self.train_features),
+        )
+
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return all(bool(part.isfinite().all()) for part in self if part is not None)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().cpu().double()
+
+
 class SideEvidence(NamedTuple):
     """What a network says of the samples of one side, in their order.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassCalibrationError
@@ -25,20 +27,28 @@ class EpisodeMetrics(nn.Module):
         self.calibration = MulticlassCalibrationError(num_classes=2, n_bins=15, validate_args=False)
         self.score_name = "accuracy"
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
+    def update(
+        self,
+        outputs: Any,  # noqa: ANN401
+        targets: Tensor,
+        scores: Tensor | None = None,
+        losses: Tensor | None = None,
+    ) -> None:
         """Adds ``T`` episodes.
 
         Args:
-            outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` values.
+            outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` values; of another kind if scores and losses are given.
             targets: ``(T, Q)`` or ``(T, Q, D)``.
+            scores: ``(T,)``; those of logits or values if left out.
+            losses: ``(T,)``; as ``scores``.
         """
-        outputs = outputs.detach().float()
-        self.score.update(episode_scores(outputs, targets))
-        self.loss.update(episode_losses(outputs, targets))
-        self.number.update(len(outputs))
+        outputs = outputs.detach().float() if isinstance(outputs, Tensor) else outputs
+        self.score.update(episode_scores(outputs, targets) if scores is None else scores)
+        self.loss.update(episode_losses(outputs, targets) if losses is None else losses)
+        self.number.update(len(targets))
         if is_regression(targets):
             self.score_name = "mse"
-        else:
+        elif isinstance(outputs, Tensor):
             self.calibration.update(outputs.softmax(-1).flatten(0, 1), targets.flatten())
 
     def compute(self) -> dict[str, Tensor]:
@@ -49,7 +59,7 @@ class EpisodeMetrics(nn.Module):
         numbers = {"episodes": self.number.compute()}
         for name, metric in ((self.score_name, self.score), ("loss", self.loss)):
             numbers[name], numbers[f"{name}_ci95"] = metric.compute()
-        if self.score_name == "accuracy" and int(self.score.count):
+        if self.calibration.update_called:
             numbers["calibration_error"] = self.calibration.compute()
         return numbers
 

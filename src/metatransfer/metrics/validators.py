@@ -21,54 +21,14 @@ from metatransfer.functional.domain.validation import (
     mean_entropy,
     soft_neighborhood_density,
 )
-
-
-class Evidence(NamedTuple):
-    """What a validator may look at; no label of the target is in it.
-
-    Attributes:
-        source_logits: ``(N, C)`` of validation samples of the source.
-        source_labels: ``(N,)`` int64.
-        source_features: ``(N, E)``.
-        target_logits: ``(M, C)`` of validation samples of the target.
-        target_features: ``(M, E)``.
-        train_features: ``(K, E)`` of training samples of the source, by which ratios of densities are learned;
-            ``None``: the validation samples, which makes these ratios too sure.
-    """
-
-    source_logits: Tensor
-    source_labels: Tensor
-    source_features: Tensor
-    target_logits: Tensor
-    target_features: Tensor
-    train_features: Tensor | None = None
-
-    def on_cpu(self) -> Evidence:
-        """The same, detached and on the CPU, floats in double precision."""
-        return Evidence(
-            _exact(self.source_logits),
-            self.source_labels.cpu(),
-            _exact(self.source_features),
-            _exact(self.target_logits),
-            _exact(self.target_features),
-            None if self.train_features is None else _exact(self.train_features),
-        )
-
-    def finite(self) -> bool:
-        """Whether all numbers are."""
-        return all(bool(part.isfinite().all()) for part in self if part is not None)
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x.detach().cpu().double()
+from metatransfer.metrics.domain_evidence import Evidence as Evidence  # also importable from here
 
 
 class Validator(nn.Module, ABC):
-    """Scores a state of an adapted classifier. It has no weights: a module, so that checkpoints can name it.
+    """Scores a state of an adapted classifier. It has no weights; it is a module so that checkpoints can name it.
 
     Args:
-        source_floor: part of the best accuracy on the source's validation samples seen so far, below which a state is
-            not chosen, see :meth:`allows`.
+        source_floor: a state is not selected if its accuracy on the source falls below this part of the best so far.
 
     Attributes:
         name: what it measures, in words.
@@ -94,23 +54,16 @@ class Validator(nn.Module, ABC):
 
     @abstractmethod
     def value(self, evidence: Evidence) -> float:
-        """What the literature reports.
-
-        Args:
-            evidence: outputs and features.
-
-        Returns:
-            The number.
-        """
+        """The number that the literature reports."""
 
     def score(self, evidence: Evidence) -> float:
-        """:meth:`value`, turned so that more is better; minus infinity where anything is not finite.
+        """:meth:`value` with the sign changed if lower is better; minus infinity if anything is not finite.
 
         Args:
             evidence: outputs and features.
 
         Returns:
-            The number.
+            A number of which the highest is the best.
 
         Raises:
             UserError: a domain without validation samples.
@@ -129,27 +82,11 @@ class Validator(nn.Module, ABC):
         return value if self.higher_is_better else -value
 
     def allows(self, source_accuracy: float, best_source_accuracy: float) -> bool:
-        """Whether a state holds the floor of the source.
-
-        Args:
-            source_accuracy: of the state.
-            best_source_accuracy: of all states so far.
-
-        Returns:
-            ``False`` where it must not be chosen, whatever its score.
-        """
+        """Whether a state may be selected: its accuracy on the source has not fallen too far below the best so far."""
         return source_accuracy >= self.source_floor * best_source_accuracy
 
     def prefers(self, adapted: float, plain: float) -> bool:
-        """Whether an adapted classifier is at least as good as one of the source alone.
-
-        Args:
-            adapted: its :meth:`score`.
-            plain: that of the other, on the same samples.
-
-        Returns:
-            The vote.
-        """
+        """Whether the :meth:`score` of an adapted classifier is at least that of one trained on the source alone."""
         return adapted >= plain
 
     def protocol(self) -> str:
@@ -159,11 +96,7 @@ class Validator(nn.Module, ABC):
 
 
 class Entropy(Validator):
-    """Mean entropy of the target's predictions; rewards confidence, right or wrong.
-
-    Args:
-        source_floor: as in :class:`Validator`.
-    """
+    """Mean entropy of the target's predictions; rewards confidence, right or wrong."""
 
     name = "entropy"
     higher_is_better = False
@@ -174,11 +107,7 @@ class Entropy(Validator):
 
 
 class InformationMaximization(Validator):
-    """Confident predictions that use all classes (as a validator: Musgrave et al. 2022, 2208.07360).
-
-    Args:
-        source_floor: as in :class:`Validator`.
-    """
+    """Confident predictions that use all classes (as a validator: Musgrave et al. 2022, 2208.07360)."""
 
     name = "information maximization"
     higher_is_better = True
@@ -199,7 +128,7 @@ class SoftNeighborhoodDensity(Validator):
         limit: samples looked at; of more, always the same ones.
 
     Raises:
-        UserError: a number that is not above 0.
+        UserError: a number is not positive.
     """
 
     name = "soft neighborhood density"
@@ -227,7 +156,7 @@ class ImportanceWeightedValidation(Validator):
         limit: samples of each kind looked at; of more, always the same ones.
 
     Raises:
-        UserError: a number that is not above 0.
+        UserError: a number is not positive.
     """
 
     name = "importance-weighted error"
@@ -243,14 +172,7 @@ class ImportanceWeightedValidation(Validator):
         return float(importance_weighted_risk(*self.errors_and_weights(evidence)))
 
     def errors_and_weights(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """Errors of 0 and 1 of the source's validation samples, and their weights.
-
-        Args:
-            evidence: outputs and features.
-
-        Returns:
-            Both ``(N,)`` float64.
-        """
+        """Errors (0 or 1) of the source's validation samples, and their weights, both ``(N,)`` float64."""
         train = evidence.source_features if evidence.train_features is None else evidence.train_features
         target, mine = evidence.target_features, _chosen(len(evidence.source_logits), self.limit)
         train, target = (x[_chosen(len(x), self.limit)].flatten(1) for x in (train, target))
@@ -262,13 +184,7 @@ class ImportanceWeightedValidation(Validator):
 
 
 class DeepEmbeddedValidation(ImportanceWeightedValidation):
-    """As :class:`ImportanceWeightedValidation`, with less variance (DEV, You et al. 2019, ICML).
-
-    Args:
-        source_floor: as in :class:`Validator`.
-        regularization: as in :class:`ImportanceWeightedValidation`.
-        limit: as in :class:`ImportanceWeightedValidation`.
-    """
+    """As :class:`ImportanceWeightedValidation`, with less variance (DEV, You et al. 2019, ICML)."""
 
     name = "deep embedded validation"
 
@@ -301,7 +217,7 @@ class SourceAccuracy(Validator):
         return float((evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean())
 
     def prefers(self, adapted: float, plain: float) -> bool:
-        """Whether it lost no more than the tolerance."""
+        """Whether no more than the tolerance is lost."""
         return adapted >= plain - self.tolerance - 1e-9
 
 
@@ -321,13 +237,7 @@ PANEL: tuple[Validator, ...] = (
 
 
 class Vote(NamedTuple):
-    """What one validator says.
-
-    Attributes:
-        adapted: its value for the adapted classifier; NaN where outputs are not finite.
-        plain: its value for that of the source alone.
-        adapted_better: whether it prefers the adapted one, or sees no difference.
-    """
+    """The values of one validator (NaN if outputs are not finite), and whether it finds adaptation at least as good."""
 
     adapted: float
     plain: float
@@ -338,9 +248,8 @@ class PanelVerdict(NamedTuple):
     """What all validators say.
 
     Attributes:
-        votes: by the validators' names.
-        hurts: whether more than half of them prefer the classifier of the source alone, or the adapted one's
-            predictions have collapsed and the other's have not.
+        votes: by name of the validator.
+        hurts: whether most prefer the classifier of the source alone, or only the adapted one's predictions collapsed.
         sentence: the same in words.
     """
 
@@ -352,18 +261,15 @@ class PanelVerdict(NamedTuple):
 def panel_verdict(adapted: Evidence, plain: Evidence, panel: tuple[Validator, ...] = PANEL) -> PanelVerdict:
     """Asks several validators whether adaptation helped or hurt.
 
-    Three of them reward confidence, which an adaptation raises whether it is right or wrong, and two weigh the
-    source's errors, which say little where the domains hardly overlap: the verdict is a hint, no measurement. Only
-    labels of the target tell for sure. A majority overlooks the worst, a collapse into few classes, which most of them
-    like: that counts by itself, see :func:`~metatransfer.functional.domain.distance.collapse_signs`.
+    The verdict is a hint, not a measurement, which needs labels of the target: three validators reward confidence,
+    which adaptation raises whether it is right or wrong, and two weigh the source's errors, which say little if the
+    domains hardly overlap. A collapse into few classes, which most of them like, counts by itself, see
+    :func:`~metatransfer.functional.domain.distance.collapse_signs`.
 
     Args:
         adapted: evidence of the adapted classifier.
-        plain: that of a classifier trained on the source alone, on the same samples.
-        panel: who is asked.
-
-    Returns:
-        The votes and the verdict.
+        plain: evidence of a classifier trained on the source alone, on the same samples.
+        panel: the validators.
     """
     votes = {one.name: _vote(one, one.score(adapted), one.score(plain)) for one in panel}
     against = [name for name, vote in votes.items() if not vote.adapted_better]

@@ -25,11 +25,12 @@ from metatransfer import (
     Report,
     SinusoidEpisodes,
 )
-from metatransfer.callbacks.figures import _regression_figure
-from metatransfer.callbacks.run.report import print_report
+from metatransfer.callbacks.run.table import print_report
 from metatransfer.drawing import episodes as drawing
 from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.losses import episode_scores
+from metatransfer.methods.evaluation import OnEpisodes
+from metatransfer.methods.evaluation.episode_figures import regression_figure
 from metatransfer.methods.options import InnerLoop
 
 PROTONET = ROOT / "configs" / "protonet.yaml"
@@ -131,7 +132,7 @@ def test_results_are_json_even_where_a_number_is_not_a_number(cli, capsys):
     text = (run / "results.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["metrics"]["accuracy"]["ci95"] is None
-    print_report(json.loads(text), run)
+    print_report(json.loads(text), run, OnEpisodes())
 
 
 def test_picture_marks_mistakes():
@@ -182,7 +183,7 @@ def test_the_best_validation_is_not_one_without_a_number():
     report = Report()
     report.history = [{"metrics": {"loss": {"value": 0.5}}}, {"metrics": {"loss": {"value": None}}}]
     chooser = SimpleNamespace(monitor="val/loss", mode="min")
-    assert report._best(SimpleNamespace(checkpoint_callback=chooser))["metrics"]["loss"]["value"] == 0.5
+    assert report._best(SimpleNamespace(checkpoint_callback=chooser), OnEpisodes())["metrics"]["loss"]["value"] == 0.5
 
 
 def test_a_monitored_loss_is_minimised_without_saying_so(cli):
@@ -210,7 +211,7 @@ def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeyp
     draw = drawing.regression_figure
     monkeypatch.setattr(drawing, "regression_figure", look)
     with torch.no_grad():
-        pixels = drawing.to_pixels(_regression_figure(module, episode))
+        pixels = drawing.to_pixels(regression_figure(module, episode))
         asked = episode.map(lambda tensor: tensor[:3])._replace(query_x=drawn["grid"].unsqueeze(-1))
         expected = module.adaptation_outputs(asked)
     assert pixels.std() > 10, "an empty picture"

@@ -15,17 +15,20 @@ from metatransfer.data.domain import DomainDataModule
 from metatransfer.data.labelled import LabelledDataModule
 from metatransfer.data.sources import TensorSource
 from metatransfer.methods.domain.adabn import AdaBNModule
+from metatransfer.methods.domain.adaptation import Adaptation
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.cdan import CDANModule
 from metatransfer.methods.domain.dan import DANModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.deep_coral import DeepCORALModule
 from metatransfer.methods.domain.mcd import MCDModule
+from metatransfer.methods.domain.schedules import Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.nn import MLP, PerceptronHead
 
 CLASSES = 3
 ADAPTING = (DANNModule, CDANModule, DANModule, DeepCORALModule, MCDModule, ADDAModule)
+GROUPS = {"adaptation": Adaptation, "ramp": Ramp}
 EVERY = (SourceOnlyModule, AdaBNModule, *ADAPTING)
 
 
@@ -59,6 +62,9 @@ def clouds(batch_size=24, seed=0, **arguments):
 def module(kind, *, norm=True, hidden=(16, 16), dropout=0.0, seed=0, **arguments):
     """A method on a small perceptron."""
     torch.manual_seed(seed)
+    for group, kinds in GROUPS.items():
+        inside = {name: arguments.pop(name) for name in kinds.__dataclass_fields__ if name in arguments}
+        arguments |= {group: kinds(**inside)} if inside else {}
     given = {"head": partial(PerceptronHead, hidden_sizes=(8,)), "optimizer": partial(torch.optim.Adam, lr=0.01)}
     return kind(MLP((3,), hidden, norm=norm, dropout=dropout), CLASSES, **(given | arguments))
 

@@ -33,7 +33,7 @@ from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Annealing, ramp
+from metatransfer.methods.domain.schedules import Annealing, Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.metrics.validators import Entropy
 from metatransfer.nn import PerceptronHead
@@ -184,9 +184,9 @@ def test_a_run_without_end_is_refused(kind):
 
 def test_ramp_and_annealing_are_those_of_the_paper():
     for p in (0.0, 0.1, 0.5, 1.0):
-        assert ramp(p, 10) == pytest.approx(2 / (1 + math.exp(-10 * p)) - 1)
+        assert Ramp().at(p) == pytest.approx(2 / (1 + math.exp(-10 * p)) - 1)
         assert Annealing().factor(p) == pytest.approx((1 + 10 * p) ** -0.75)
-    assert ramp(0.0, 10) == 0
+    assert Ramp().at(0.0) == 0
     with pytest.raises(UserError, match="beta must be 0 or more"):
         Annealing(beta=-1)
 
@@ -314,7 +314,7 @@ def test_evaluation_changes_nothing_and_logs_what_it_should(kind):
     }  # fmt: skip
     assert known <= found.keys()
     assert found["val/selection"] == pytest.approx(found["val/information_maximization"])
-    evidence = method.last_evidence()
+    evidence = method.evaluation.last_evidence()
     assert evidence.source_features.shape == (48, 16)
     assert evidence.target_logits.shape == (48, CLASSES)
     tested = running.test(method, datamodule=data, verbose=False)[0]
@@ -336,7 +336,7 @@ def test_the_oracle_is_the_accuracy_on_the_targets_validation_samples():
 
 def test_states_below_the_floor_of_the_source_are_never_chosen():
     method, data = module(DANNModule, validator=Entropy(source_floor=0.9)), clouds()
-    running = fit(method, data, max_epochs=1)
+    running = fit(method, data, max_epochs=5)
     assert running.validate(method, datamodule=data, verbose=False)[0]["val/selection"] > -math.inf
     with torch.no_grad():
         for value in method.head.parameters():
@@ -397,15 +397,15 @@ def test_samples_that_do_not_fit_are_refused(kind):
     method = module(kind)
     small = batch()
     with pytest.raises(UserError, match=f"{kind.__name__} learns from pairs .* serves LabelledBatch"):
-        method.shared_step(LabelledBatch(small.source_x, small.source_y), "train")
+        method.training_step(LabelledBatch(small.source_x, small.source_y), 0)
     with pytest.raises(UserError, match=r"source have shape \(3,\), those of the target \(4,\)"):
-        method.shared_step(small._replace(target_x=torch.randn(5, 4)), "train")
+        method.training_step(small._replace(target_x=torch.randn(5, 4)), 0)
     with pytest.raises(UserError, match=r"built for samples of shape \(3,\)"):
-        method.shared_step(small._replace(source_x=torch.randn(6, 4), target_x=torch.randn(5, 4)), "train")
+        method.training_step(small._replace(source_x=torch.randn(6, 4), target_x=torch.randn(5, 4)), 0)
     with pytest.raises(UserError, match="NaN or infinite"):
-        method.shared_step(small._replace(target_x=small.target_x * torch.nan), "train")
+        method.training_step(small._replace(target_x=small.target_x * torch.nan), 0)
     with pytest.raises(UserError, match="labels"):
-        method.shared_step(small._replace(source_y=small.source_y + 1), "train")
+        method.training_step(small._replace(source_y=small.source_y + 1), 0)
 
 
 @every
@@ -478,7 +478,7 @@ def test_the_ratio_of_the_gradients_is_that_of_both_losses(tmp_path):
     domain = (F.softplus(-mine).mean() + F.softplus(other).mean()) / 2
     (of_label,) = torch.autograd.grad(label, source)
     of_domain = torch.cat(torch.autograd.grad(domain, [source, target]))
-    strength = ramp(1.0, 10)
+    strength = Ramp().at(1.0)
     assert logged["train/gradient_ratio"] == pytest.approx(strength * float(of_domain.norm() / of_label.norm()))
     assert logged["train/transfer_loss"] == pytest.approx(float(domain.detach()))
 

@@ -14,9 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_monitor
+from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
+from metatransfer.methods.base import MethodModule
+from metatransfer.methods.data_access import info_of
+from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.methods.protocol import evaluation_key, protocol_card
-from metatransfer.metrics.validators import PANEL
 from metatransfer.storage import atomic_file, write_atomically
 
 AUTO = "auto"
@@ -29,9 +32,9 @@ class BestCheckpoint(ModelCheckpoint):
     versions and seed; the same is stored inside the checkpoint.
 
     Args:
-        monitor: metric that chooses the best checkpoint; ``auto`` is what the method names, mostly ``val/accuracy``.
-        mode: whether more or less of it is better; where left out more for accuracies and for what the method or a
-            validator says so of, less for everything else.
+        monitor: metric that selects the best checkpoint; ``auto`` is that of the method's evaluation, mostly
+            ``val/accuracy``.
+        mode: whether higher (``"max"``) or lower values are better; the evaluation decides if left out.
         save_top_k: how many of the best to keep; -1 keeps all.
         every_n_train_steps: also save the last state every so many batches.
         dirpath: folder; ``checkpoints`` in the run's folder where left out.
@@ -49,7 +52,7 @@ class BestCheckpoint(ModelCheckpoint):
             dirpath=dirpath,
             filename="epoch={epoch}-step={step}",
             monitor=monitor,
-            mode=mode or _mode_of(monitor),
+            mode=mode or "max",
             save_top_k=save_top_k,
             save_last=True,
             auto_insert_metric_name=False,
@@ -64,18 +67,21 @@ class BestCheckpoint(ModelCheckpoint):
     _evaluation = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Puts checkpoints into the run's folder, and asks the method what chooses the best."""
+        """Puts checkpoints into the run's folder, and asks the method's evaluation what selects the best."""
         self._stage = stage
-        if self.monitor == AUTO:
-            self._follow(getattr(pl_module, "monitor", "val/accuracy"), getattr(pl_module, "monitor_mode", "max"))
+        if isinstance(pl_module, MethodModule) and self.monitor is not None:
+            self._follow(pl_module.evaluation, info_of(trainer) if stage != "predict" else None)
         self._evaluation = evaluation_key(pl_module)
         if self.dirpath is None and stage == "fit":
             self.dirpath = str(run_folder(trainer) / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
-    def _follow(self, monitor: str, mode: str) -> None:
-        self.monitor = monitor
-        if not self._mode_given:
+    def _follow(self, evaluation: Evaluation, info: DataInfo | None) -> None:
+        """Takes from the evaluation what the user left open."""
+        mode = evaluation.mode_of(str(self.monitor))
+        if self.monitor == AUTO:
+            self.monitor, mode = evaluation.monitored(info)
+        if not self._mode_given and mode != self.mode:
             self.mode, self.kth_value = mode, torch.tensor(-torch.inf if mode == "max" else torch.inf)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -93,7 +99,7 @@ class BestCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), "evaluation": self._evaluation}
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses a metric that nobody logs, before an epoch is spent on it."""
+        """Raises an error if the monitored metric is not logged, before an epoch is spent."""
         if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
             check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
 
@@ -122,13 +128,6 @@ class BestCheckpoint(ModelCheckpoint):
         super()._remove_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
             card_path(filepath).unlink(missing_ok=True)
-
-
-def _mode_of(monitor: str | None) -> str:
-    """Whether more of a metric is better."""
-    name = (monitor or "").removeprefix("val/").replace(" ", "_")
-    known = {one.name.replace(" ", "_"): one.higher_is_better for one in PANEL} | {"selection": True}
-    return "max" if monitor in (None, AUTO) or "accuracy" in name or known.get(name) else "min"
 
 
 def save_with_card(path: Path, content: dict[str, Any]) -> None:

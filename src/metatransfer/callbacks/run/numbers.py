@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-Numbers = dict[str, dict[str, float | None]]
+from metatransfer.methods.evaluation.base import Numbers
 
 
 class Overruled(NamedTuple):
@@ -14,24 +14,19 @@ class Overruled(NamedTuple):
 
     Attributes:
         metrics: their numbers on the validation split.
-        oracle: what the target's labels say of them.
+        withheld: their numbers that no run may be selected by.
         sentence: why.
+        selected_by: what preferred them.
     """
 
     metrics: Numbers
-    oracle: Numbers
+    withheld: Numbers
     sentence: str
+    selected_by: str
 
 
 def number(value: float) -> float | None:
-    """A number as JSON knows it.
-
-    Args:
-        value: any.
-
-    Returns:
-        ``None`` for what is not finite.
-    """
+    """A number for JSON, which has no NaN and no infinity: ``None`` for these."""
     return value if math.isfinite(value) else None
 
 
@@ -60,30 +55,28 @@ def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
     return numbers
 
 
-def oracle_card(
-    oracle: Mapping[int, Numbers], chosen: int | None, card: dict[str, Any], overruled: Overruled | None
+def withheld_card(
+    withheld: Mapping[int, Numbers], chosen: int | None, selected_by: str | None, overruled: Overruled | None
 ) -> dict[str, Any]:
-    """What labels of the target say of the state of a fit that was selected, and of the best there was.
+    """What withheld labels say of the selected state of a fit, and of the best state there was.
 
     Args:
-        oracle: their numbers by the steps of the validations.
-        chosen: the step of the selected state; the last one where left out.
-        card: the protocol.
+        withheld: the numbers by step of the validation.
+        chosen: step of the selected state; the last one if left out.
+        selected_by: what selected it, in words.
         overruled: weights that took its place.
 
     Returns:
         ``selected_by``; ``accuracy`` of the state; ``best_accuracy`` of all; ``validations``, how many there were; and
         ``gap``, what the best has more, in points.
     """
-    state = overruled.oracle if overruled else oracle.get(list(oracle)[-1] if chosen is None else chosen, {})
+    state = overruled.withheld if overruled else withheld.get(list(withheld)[-1] if chosen is None else chosen, {})
     own = state.get("accuracy")
     reached = own["value"] if own is not None else None
-    seen = [one["accuracy"]["value"] for one in oracle.values() if "accuracy" in one]
+    seen = [one["accuracy"]["value"] for one in withheld.values() if "accuracy" in one]
     best = max((value for value in [*seen, reached] if value is not None), default=None)
-    selection = card.get("selection")
-    validator = card["method"].get("train_selection") if selection == "max val/selection" else None
     return {
-        "selected_by": "source only, preferred by most validators" if overruled else validator or selection,
+        "selected_by": overruled.selected_by if overruled else selected_by,
         "accuracy": own,
         "best_accuracy": best,
         "validations": len(seen),

@@ -1,4 +1,4 @@
-"""What can be refused at the start of a fit, before an epoch is spent on it."""
+"""Checks at the start of a fit, before an epoch is spent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY = "trained_by"
 
 
 class StartChecks(Callback):
-    """Refuses metrics to monitor that nobody logs, and checkpoints of another optimiser.
+    """Raises an error for monitored metrics that are not logged, and for checkpoints of another optimiser.
 
     A metric of the validation is looked for after the sanity check, one of the training after the first batch; without
     a sanity check both after the first validation.

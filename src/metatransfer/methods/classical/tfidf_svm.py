@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_positive
+from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
+from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.data_access import datamodule_of, info_of
 from metatransfer.methods.fitted import FittedModule
 
 
-class TfidfSVMModule(FittedModule):
+class TfidfSVMModule(FittedModule, ClassifierModule):
     r"""Words and pairs of words, weighed by their rarity, through a linear SVM: what texts were classified by before.
 
     .. math:: x_{dw} = (1+\log n_{dw})\,\Bigl(1+\log\frac{1+N}{1+N_w}\Bigr), \qquad \lVert x_d\rVert = 1
@@ -31,7 +35,7 @@ class TfidfSVMModule(FittedModule):
         C: inverse strength of the regularisation.
 
     Raises:
-        UserError: a number that is not above 0, or ``num_classes`` missing.
+        UserError: a number is not positive, or ``num_classes`` missing.
     """
 
     def __init__(
@@ -47,22 +51,26 @@ class TfidfSVMModule(FittedModule):
         self.terms: list[str] = []
         self.learned: dict[str, Tensor] = {}
         self._vectorizer: Any = None
-        self._texts: dict[str, list[str]] = {}
+        self._predicted = 0
 
     def setup(self, stage: str) -> None:
-        """As of the base.
+        """Checks that the data are texts.
 
         Raises:
-            UserError: data without texts.
+            UserError: other data.
         """
         super().setup(stage)
-        self._texts = {}
-        data = getattr(self._trainer, "datamodule", None)
-        if not hasattr(data, "texts"):
+        data, info = datamodule_of(self), info_of(self) if stage != "predict" else None
+        self._predicted = 0
+        if not isinstance(data, ServesSamples) or (info is not None and info.sample_shape):
             raise UserError(
                 f"{type(self).__name__} classifies texts, but {type(data).__name__} serves none: give it a "
                 "TextDataModule."
             )
+
+    @staticmethod
+    def _texts(data: ServesSamples, split: str, numbers: Iterable[int]) -> list[str]:
+        return [str(data.show(split, number)) for number in numbers]
 
     # ---- the fit
 
@@ -71,7 +79,7 @@ class TfidfSVMModule(FittedModule):
 
         return TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True)
 
-    def fit_data(self, data: Any) -> None:  # noqa: ANN401
+    def fit_data(self, data: ServesSamples) -> None:
         """Fits the pipeline to the training texts.
 
         Raises:
@@ -79,15 +87,15 @@ class TfidfSVMModule(FittedModule):
         """
         from sklearn.svm import LinearSVC
 
-        vectorizer = self._new_vectorizer()
+        vectorizer, labels = self._new_vectorizer(), data.labels("train")
         try:
-            x = vectorizer.fit_transform(data.texts("train"))
+            x = vectorizer.fit_transform(self._texts(data, "train", range(len(labels))))
         except ValueError as error:
             raise UserError(
                 f"no word of the training texts occurs in min_count={self.min_count} of them: lower it, or look at the "
                 "texts."
             ) from error
-        machine = LinearSVC(C=self.C, dual="auto", random_state=0).fit(x, data.split("train").labels)
+        machine = LinearSVC(C=self.C, dual="auto", random_state=0).fit(x, labels.numpy())
         weight, bias = machine.coef_, machine.intercept_
         if len(weight) == 1:  # two classes share one machine
             weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
@@ -132,33 +140,34 @@ class TfidfSVMModule(FittedModule):
 
     def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:
         """The margins of the texts that a batch is of."""
-        if stage not in self._texts:
-            self._texts[stage] = self.trainer.datamodule.texts(stage)  # type: ignore[attr-defined]
         assert batch.number is not None
-        return self.scores([self._texts[stage][number] for number in batch.number.tolist()])
+        return self.scores(self._texts(datamodule_of(self), stage, batch.number.tolist()))
+
+    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of what was fitted already, and the margins, for the log."""
+        outputs = self.outputs(batch, "train")
+        return F.cross_entropy(outputs.float(), batch.y), outputs
 
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
-        """Labels texts."""
-        if "predict" not in self._texts:
-            self._texts["predict"] = self.trainer.datamodule.unlabelled()[0].texts  # type: ignore[attr-defined]
-            self._answered = 0
-        texts = self._texts["predict"][self._answered : self._answered + len(batch.files)]
-        self._answered += len(batch.files)
+        """Labels texts, which come in their order."""
+        last = self._predicted + len(batch.files)
+        texts = self._texts(datamodule_of(self), "predict", range(self._predicted, last))
+        self._predicted = last
         return Predictions(batch.files, self.class_names, self.scores(texts).float().softmax(-1).cpu())
 
     # ---- what is kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base, with vocabulary and weights."""
+        """Adds vocabulary and weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["terms"], checkpoint["pipeline"] = self.terms, self.learned
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base, with vocabulary and weights."""
+        """Reads vocabulary and weights."""
         super().on_load_checkpoint(checkpoint)
         self.terms, self.learned = list(checkpoint["terms"]), dict(checkpoint["pipeline"])
         self._vectorizer = None
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the features and the regularisation."""
+        """Also says the features and the regularisation."""
         return super().protocol() | {"ngrams": self.ngrams, "train_min_count": self.min_count, "train_C": self.C}

@@ -1,22 +1,25 @@
 """Domain adaptation: labels of a source, samples of a target without labels."""
 
 from metatransfer.methods.domain.adabn import AdaBNModule
+from metatransfer.methods.domain.adaptation import Adaptation
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.cdan import CDANModule
 from metatransfer.methods.domain.dan import DANModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.deep_coral import DeepCORALModule
 from metatransfer.methods.domain.importance_weighted import ImportanceWeightedModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.schedules import Annealing, Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 
 __all__ = [
     "ADDAModule",
     "AdaBNModule",
+    "Adaptation",
     "AdaptedFeaturesModule",
     "AlternatingModule",
     "Annealing",
@@ -28,5 +31,6 @@ __all__ = [
     "ImportanceWeightedModule",
     "MCDModule",
     "Pair",
+    "Ramp",
     "SourceOnlyModule",
 ]

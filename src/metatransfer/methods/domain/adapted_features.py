@@ -16,8 +16,11 @@ from torch import Tensor
 from metatransfer.adapters import FeatureClassifier, Labelled, NearestNeighbors
 from metatransfer.arguments import plain_arguments
 from metatransfer.batches import DomainBatch, DomainSamples
+from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.adaptation import Adaptation
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.metrics.validators import Validator
@@ -53,7 +56,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         UserError: ``num_classes`` missing.
     """
 
-    reads: ClassVar[str] = "target_samples"
+    reads: ClassVar[type] = ServesDomains
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
             backbone=backbone.requires_grad_(False),
             num_classes=num_classes,
             head=lambda *_: fitted,  # type: ignore[arg-type]
-            validator=validator,
+            adaptation=Adaptation(validator=validator),
         )
         self.adapter, self.cache_dir = adapter, cache_dir
         self.fitted_adapter: DomainAdapter | None = None
@@ -81,7 +84,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         return cast(FeatureClassifier, self.head)
 
     def train(self, mode: bool = True) -> AdaptedFeaturesModule:
-        """As of torch, but the network stays in evaluation mode."""
+        """Keeps the network in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -121,7 +124,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         """Nothing: no loss is minimised."""
         return None
 
-    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """The cross-entropy of what was fitted already, for the log.
 
         Args:
@@ -133,7 +136,8 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         outputs = self.classifier(self.encode(batch.source_x, "source"))
         return F.cross_entropy(outputs, batch.source_y), outputs
 
-    def _run_length(self) -> float:
+    def run_length(self) -> float:
+        """One batch."""
         return 1.0
 
     # ---- the fit
@@ -201,13 +205,13 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
     # ---- what is kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base, with the maps and what the classifier learned."""
+        """Adds the maps and what the classifier learned."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["classifier"] = {name: value.cpu() for name, value in self.classifier.learned.items()}
         checkpoint["adapter"] = _learned(self.fitted_adapter)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base, with the maps and what the classifier learned.
+        """Reads the maps and what the classifier learned.
 
         Raises:
             UserError: a checkpoint of another adapter or classifier.
@@ -225,7 +229,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         self.fitted_adapter = _with(self.adapter, checkpoint.get("adapter", {}))
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with adapter, classifier and network."""
+        """Also says adapter, classifier and network."""
         arguments = plain_arguments(self.adapter.get_params(deep=False)) if self.adapter is not None else {}
         listed = f"({', '.join(f'{name}={value}' for name, value in arguments.items())})" if arguments else ""
         return super().protocol() | {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,9 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_fraction
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
 from metatransfer.methods.domain.alternating import AlternatingModule, frozen
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.schedules import Annealing
-from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Side
 
@@ -45,8 +44,7 @@ class ADDAModule(AlternatingModule):
         head: makes the label predictor from ``(in_features, num_classes)``.
         discriminator: makes the discriminator from the size of the features.
         pretrain_fraction: part of the run's batches that train on the source.
-        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
-        annealing: rates by the progress of the run; in the place of ``lr_scheduler``.
+        adaptation: see :class:`DomainAdaptationModule`; batches of both domains are normalised apart.
         optimizer: makes the optimiser of the first part.
         adversarial_optimizer: makes those of the target's encoder and of the discriminator; as ``optimizer`` where left
             out.
@@ -60,6 +58,7 @@ class ADDAModule(AlternatingModule):
         UserError: ``pretrain_fraction`` outside [0, 1), or as :class:`DomainAdaptationModule`.
     """
 
+    normalizations: ClassVar[tuple[Normalization, ...]] = ("separate",)
     adapting: Tensor
 
     def __init__(
@@ -69,13 +68,15 @@ class ADDAModule(AlternatingModule):
         head: Callable[[int, int], Head] = LinearHead,
         discriminator: Callable[[int], DomainDiscriminator] = DomainDiscriminator,
         pretrain_fraction: float = 0.5,
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         adversarial_optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(backbone, num_classes, head, "separate", validator, annealing, optimizer, lr_scheduler)
+        super().__init__(
+            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+        )  # fmt: skip
         check_fraction(pretrain_fraction=pretrain_fraction)
         self.pretrain_fraction = pretrain_fraction
         self.adversarial_optimizer = adversarial_optimizer or optimizer
@@ -124,7 +125,7 @@ class ADDAModule(AlternatingModule):
             self.adversarial_optimizer(self.trainable(self.discriminator, "discriminator")),
         ]
 
-    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """The loss of the source, which the first part minimises.
 
         Args:
@@ -200,7 +201,7 @@ class ADDAModule(AlternatingModule):
         self.train(self.training)
 
     def on_train_start(self) -> None:
-        """As of the base; a run that goes on in the second part has the same frozen."""
+        """Freezes the same as before in a run that continues in the second part."""
         super().on_train_start()
         if not self.trainer.global_step:  # a second fit begins anew
             self.after_restart()
@@ -225,5 +226,5 @@ class ADDAModule(AlternatingModule):
         self.source_backbone.load_state_dict(source.state_dict())
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the two parts."""
+        """Also says the two parts."""
         return super().protocol() | {"train_pretrain_fraction": self.pretrain_fraction}

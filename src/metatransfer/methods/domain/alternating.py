@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.errors import UserError
-from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
-from metatransfer.methods.domain.schedules import Annealing
-from metatransfer.metrics.validators import Validator
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 
@@ -35,9 +35,7 @@ class AlternatingModule(DomainAdaptationModule):
         backbone: see :class:`DomainAdaptationModule`.
         num_classes: see :class:`DomainAdaptationModule`.
         head: see :class:`DomainAdaptationModule`.
-        normalization: see :class:`DomainAdaptationModule`.
-        validator: see :class:`DomainAdaptationModule`.
-        annealing: see :class:`DomainAdaptationModule`.
+        adaptation: see :class:`DomainAdaptationModule`.
         optimizer: see :class:`DomainAdaptationModule`.
         lr_scheduler: see :class:`DomainAdaptationModule`.
     """
@@ -47,14 +45,13 @@ class AlternatingModule(DomainAdaptationModule):
         backbone: Backbone,
         num_classes: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        normalization: Normalization = "joint",
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            backbone, num_classes, head, normalization, validator, annealing, optimizer, lr_scheduler
+            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
         self.automatic_optimization = False
 
@@ -117,7 +114,8 @@ class AlternatingModule(DomainAdaptationModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
         """All steps of a batch, and those of the schedulers."""
-        loss = self.shared_step(batch, "train")
+        loss = super().training_step(batch, batch_idx)
+        assert loss is not None
         # before anything saves a checkpoint, as Lightning does it where it steps them
         ends = self.trainer.is_last_batch or batch_idx + 1 >= self.trainer.num_training_batches
         if self.annealing is not None or ends:
@@ -141,12 +139,12 @@ class AlternatingModule(DomainAdaptationModule):
         if any(isinstance(one, ReduceLROnPlateau | torch.optim.lr_scheduler.ReduceLROnPlateau) for one in schedulers):
             raise UserError(
                 f"{type(self).__name__} steps its schedulers by itself, and none can wait for a metric: take another "
-                "than ReduceLROnPlateau, or annealing."
+                "than ReduceLROnPlateau, or adaptation.annealing."
             )
         return optimizers, schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """None; it is the first that Lightning asks for, and so the place to refuse what the method cannot do.
+        """None; Lightning asks for them first, so that errors are raised before anything else happens.
 
         Raises:
             UserError: gradients are to be clipped or accumulated by the Trainer, or several processes expect every

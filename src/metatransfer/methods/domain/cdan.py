@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.methods.domain.base import Normalization, Pair
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
 from metatransfer.methods.domain.dann import DANNModule
-from metatransfer.methods.domain.schedules import Annealing
-from metatransfer.metrics.validators import Validator
+from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.schedules import RAMP, Ramp
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
 from metatransfer.nn.blocks.multilinear_map import MultilinearMap
 
@@ -33,15 +33,12 @@ class CDANModule(DANNModule):
         num_classes: number of classes; on the command line taken from the data.
         head: makes the label predictor from ``(in_features, num_classes)``.
         discriminator: makes the discriminator from the size of the map.
-        max_lambda: as of :class:`DANNModule`.
-        gamma: as of :class:`DANNModule`.
+        ramp: see :class:`DANNModule`.
         entropy: whether samples are weighted by the entropy of their predictions.
         random_features: size of the random map, which is taken where features times classes are more than 4096.
-        normalization: see :class:`DomainAdaptationModule`.
-        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
-        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        adaptation: see :class:`DomainAdaptationModule`.
+        optimizer: see :class:`DomainAdaptationModule`.
+        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
         UserError: ``random_features`` below 1, or as :class:`DANNModule`.
@@ -53,13 +50,10 @@ class CDANModule(DANNModule):
         num_classes: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
         discriminator: Callable[[int], DomainDiscriminator] = DomainDiscriminator,
-        max_lambda: float = 1.0,
-        gamma: float = 10.0,
+        ramp: Ramp = RAMP,
         entropy: bool = False,
         random_features: int = 1024,
-        normalization: Normalization = "joint",
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -68,8 +62,8 @@ class CDANModule(DANNModule):
             return discriminator(self.multilinear_map.out_features)
 
         super().__init__(
-            backbone, num_classes, head, of_the_map, max_lambda, gamma, normalization, validator, annealing, optimizer,
-            lr_scheduler,
+            backbone=backbone, num_classes=num_classes, head=head, discriminator=of_the_map, ramp=ramp,
+            adaptation=adaptation, optimizer=optimizer, lr_scheduler=lr_scheduler,
         )  # fmt: skip
         self.entropy = entropy
 
@@ -104,7 +98,7 @@ class CDANModule(DANNModule):
         self.multilinear_map.reset_parameters()
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with what conditions the adversary."""
+        """Also says what conditions the adversary."""
         exact = self.multilinear_map.feature_matrix is None
         return super().protocol() | {
             "train_entropy_weights": self.entropy,

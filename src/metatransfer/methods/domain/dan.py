@@ -12,9 +12,9 @@ from torch import Tensor
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
 from metatransfer.functional.domain.discrepancy import mmd
-from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
-from metatransfer.methods.domain.schedules import Annealing
-from metatransfer.metrics.validators import Validator
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 AdaptedLayer = Literal["features", "logits"]
@@ -36,11 +36,9 @@ class DANModule(DomainAdaptationModule):
         head: makes the label predictor from ``(in_features, num_classes)``.
         trade_off: :math:`\lambda`, 0 or more.
         layers: what is adapted, ``"features"``, ``"logits"`` or both.
-        normalization: see :class:`DomainAdaptationModule`.
-        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
-        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        adaptation: see :class:`DomainAdaptationModule`.
+        optimizer: see :class:`DomainAdaptationModule`.
+        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
         UserError: ``trade_off`` below 0, no layer, an unknown one or one named twice, or as
@@ -54,14 +52,13 @@ class DANModule(DomainAdaptationModule):
         head: Callable[[int, int], Head] = LinearHead,
         trade_off: float = 1.0,
         layers: Sequence[AdaptedLayer] = ("features", "logits"),
-        normalization: Normalization = "joint",
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            backbone, num_classes, head, normalization, validator, annealing, optimizer, lr_scheduler
+            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
         check_not_negative(trade_off=trade_off)
         for layer in layers:
@@ -76,5 +73,5 @@ class DANModule(DomainAdaptationModule):
         return self.trade_off * torch.stack([mmd(*sides[layer]) for layer in self.layers]).sum()
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the weight and the layers."""
+        """Also says the weight and the layers."""
         return super().protocol() | {"train_trade_off": self.trade_off, "train_layers": list(self.layers)}

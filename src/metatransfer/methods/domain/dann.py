@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.checks import check_not_negative
-from metatransfer.methods.domain.base import DomainAdaptationModule, Normalization, Pair
-from metatransfer.methods.domain.schedules import Annealing, ramp
-from metatransfer.metrics.validators import Validator
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.schedules import RAMP, Ramp
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, reverse_gradient
 
 
@@ -27,23 +27,20 @@ class DANNModule(DomainAdaptationModule):
     :math:`\ell_d` is the logistic loss of a discriminator :math:`d` of the domains. Gradient reversal does both at
     once: the discriminator is trained with weight 1 at all times, and :math:`\lambda_p` scales the gradient into the
     features alone. :math:`p` is the part of the run's steps that are done. The paper's rates are those of
-    ``annealing: Annealing`` with stochastic gradient descent, a rate of 0.01 and a momentum of 0.9.
+    ``adaptation.annealing: Annealing`` with stochastic gradient descent, a rate of 0.01 and a momentum of 0.9.
 
     Args:
         backbone: the network.
         num_classes: number of classes; on the command line taken from the data.
         head: makes the label predictor from ``(in_features, num_classes)``.
         discriminator: makes the discriminator from the size of the features.
-        max_lambda: :math:`\lambda`, 0 or more.
-        gamma: how fast :math:`\lambda_p` rises.
-        normalization: see :class:`DomainAdaptationModule`.
-        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
-        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        ramp: the largest :math:`\lambda` and how fast :math:`\lambda_p` rises to it.
+        adaptation: see :class:`DomainAdaptationModule`.
+        optimizer: see :class:`DomainAdaptationModule`.
+        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
-        UserError: ``max_lambda`` or ``gamma`` below 0, or as :class:`DomainAdaptationModule`.
+        UserError: as :class:`DomainAdaptationModule`.
     """
 
     def __init__(
@@ -52,19 +49,16 @@ class DANNModule(DomainAdaptationModule):
         num_classes: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
         discriminator: Callable[[int], DomainDiscriminator] = DomainDiscriminator,
-        max_lambda: float = 1.0,
-        gamma: float = 10.0,
-        normalization: Normalization = "joint",
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        ramp: Ramp = RAMP,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            backbone, num_classes, head, normalization, validator, annealing, optimizer, lr_scheduler
+            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
         )  # fmt: skip
-        check_not_negative(max_lambda=max_lambda, gamma=gamma)
-        self.max_lambda, self.gamma = max_lambda, gamma
+        self.ramp = ramp
         self.discriminator = discriminator(self.discriminated_features())
 
     def discriminated_features(self) -> int:
@@ -74,7 +68,7 @@ class DANNModule(DomainAdaptationModule):
     @property
     def strength(self) -> float:
         r"""The adversary's present strength :math:`\lambda_p`."""
-        return self.max_lambda * ramp(self.progress, self.gamma)
+        return self.ramp.at(self.progress)
 
     def discriminated(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """What the discriminator looks at.
@@ -114,5 +108,5 @@ class DANNModule(DomainAdaptationModule):
         return (losses[0].mean() + losses[1].mean()) / 2
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the adversary's schedule."""
-        return super().protocol() | {"train_max_lambda": self.max_lambda, "train_gamma": self.gamma}
+        """Also says the adversary's schedule."""
+        return super().protocol() | {"train_max_lambda": self.ramp.max_lambda, "train_gamma": self.ramp.gamma}

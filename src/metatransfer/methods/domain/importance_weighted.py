@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,13 @@ from torch import Tensor
 from metatransfer.arguments import plain_arguments
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
+from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
-from metatransfer.methods.domain.schedules import Annealing
+from metatransfer.methods.data_access import datamodule_of
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.feature_cache import features_of
-from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Side
 
@@ -49,10 +51,9 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         features: what the weights are found by: ``"raw"`` values of the samples, or what the ``"backbone"`` makes of
             them before training, which is worth it where it starts from learned weights.
         head: makes the label predictor from ``(in_features, num_classes)``.
-        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
-        annealing: rate of each step by the progress of the run; in the place of ``lr_scheduler``.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        adaptation: see :class:`DomainAdaptationModule`; training normalises batches of the source alone.
+        optimizer: see :class:`DomainAdaptationModule`.
+        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Attributes:
         sample_weights: ``(N,)`` by the number of a source sample, of mean 1; empty before a fit.
@@ -62,6 +63,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
     """
 
     uses_target = False  # beyond the weights
+    normalizations: ClassVar[tuple[Normalization, ...]] = ("joint",)
     sample_weights: Tensor
 
     def __init__(
@@ -71,20 +73,14 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         estimator: ImportanceWeights | None = None,
         features: Features = "raw",
         head: Callable[[int, int], Head] = LinearHead,
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            backbone=backbone,
-            num_classes=num_classes,
-            head=head,
-            validator=validator,
-            annealing=annealing,
-            optimizer=optimizer,
+            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-        )
+        )  # fmt: skip
         check_choice("features", features, get_args(Features))
         self.estimator, self.features = estimator, features
         self.register_buffer("sample_weights", torch.zeros(0))
@@ -127,7 +123,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         return True
 
     def setup(self, stage: str) -> None:
-        """As of the base; the weights are found in one process.
+        """Checks that there is one process, which finds the weights.
 
         Raises:
             UserError: several processes.
@@ -137,36 +133,37 @@ class ImportanceWeightedModule(DomainAdaptationModule):
             raise UserError(f"{type(self).__name__} finds its weights in one process: set trainer.devices=1.")
 
     def on_train_start(self) -> None:
-        """As of the base; finds the weights, unless a run goes on."""
+        """Finds the weights, unless a run continues."""
         super().on_train_start()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not self.trainer.global_step or len(self.sample_weights) != data.num_source_samples:
+        data: ServesDomains = datamodule_of(self)
+        if not self.trainer.global_step or len(self.sample_weights) != sum(data.info().class_counts):
             found = self.find_weights(data)
             self.sample_weights = torch.as_tensor(found, dtype=torch.get_default_dtype(), device=self.device)
         weights = self.sample_weights.double()
         self.log("train/effective_sample_size", (weights.sum().square() / weights.square().sum()).float())
 
-    def find_weights(self, data: Any) -> NDArray[Any]:  # noqa: ANN401
+    def find_weights(self, data: ServesDomains) -> NDArray[Any]:
         """Estimates the importance of all training samples of the source.
 
         Args:
-            data: with ``source_samples`` and ``target_samples``.
+            data: source and target domains.
 
         Returns:
             ``(N,)`` of mean 1.
 
         Raises:
-            UserError: more samples than kernel mean matching can take, or what the estimator refuses.
+            UserError: more samples than kernel mean matching can take, or an error of the estimator.
         """
         from sklearn.base import clone
 
         from metatransfer.adapters.estimators import DiscriminatorWeights, KernelMeanMatching
 
         estimator = DiscriminatorWeights() if self.estimator is None else clone(self.estimator)
-        if isinstance(estimator, KernelMeanMatching) and data.num_source_samples > _MOST_MATCHED:
+        count = sum(data.info().class_counts)
+        if isinstance(estimator, KernelMeanMatching) and count > _MOST_MATCHED:
             raise UserError(
                 f"KernelMeanMatching takes time with the cube of the source's samples and is meant for up to "
-                f"{_MOST_MATCHED}, but there are {data.num_source_samples}: choose DiscriminatorWeights or KLIEP, or "
+                f"{_MOST_MATCHED}, but there are {count}: choose DiscriminatorWeights or KLIEP, or "
                 "fewer samples by the source's labels_per_class."
             )
         source, target = (self._rows(samples) for samples in (data.source_samples(), data.target_samples()))
@@ -190,14 +187,14 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self.sample_weights = self.sample_weights[:0]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base; takes as many weights as the checkpoint has."""
+        """Takes as many weights as the checkpoint has."""
         known = checkpoint["state_dict"].get("sample_weights")
         if known is not None:
             self.sample_weights = self.sample_weights.new_zeros(known.shape)
         super().on_load_checkpoint(checkpoint)
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with how the weights are found."""
+        """Also says how the weights are found."""
         name, arguments = "DiscriminatorWeights", {}
         if self.estimator is not None:
             name, arguments = type(self.estimator).__name__, plain_arguments(self.estimator.get_params(deep=False))

@@ -14,10 +14,8 @@ from torch.optim import Optimizer
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_positive
 from metatransfer.functional.domain.discrepancy import classifier_discrepancy
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
 from metatransfer.methods.domain.alternating import AlternatingModule, frozen
-from metatransfer.methods.domain.base import Normalization
-from metatransfer.methods.domain.schedules import Annealing
-from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, Head, LinearHead
 
 
@@ -69,11 +67,9 @@ class MCDModule(AlternatingModule):
         num_classes: number of classes; on the command line taken from the data.
         head: makes each of the two label predictors from ``(in_features, num_classes)``.
         num_generator_steps: :math:`n`.
-        normalization: see :class:`DomainAdaptationModule`.
-        validator: what chooses among the states of a run; ``InformationMaximization`` where left out.
-        annealing: rate by the progress of the run; in the place of ``lr_scheduler``.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        adaptation: see :class:`DomainAdaptationModule`.
+        optimizer: see :class:`DomainAdaptationModule`.
+        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
         UserError: ``num_generator_steps`` below 1, or as :class:`DomainAdaptationModule`.
@@ -87,21 +83,19 @@ class MCDModule(AlternatingModule):
         num_classes: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
         num_generator_steps: int = 4,
-        normalization: Normalization = "joint",
-        validator: Validator | None = None,
-        annealing: Annealing | None = None,
+        adaptation: Adaptation = DEFAULT,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(
-            backbone, num_classes, lambda *sizes: HeadPair(head, *sizes), normalization, validator, annealing,
-            optimizer, lr_scheduler,
+            backbone=backbone, num_classes=num_classes, head=lambda *sizes: HeadPair(head, *sizes),
+            adaptation=adaptation, optimizer=optimizer, lr_scheduler=lr_scheduler,
         )  # fmt: skip
         check_positive(num_generator_steps=num_generator_steps)
         self.num_generator_steps = num_generator_steps
         # where nothing mixes the samples of a batch, one side need not be there for the other
         has_norm = any(isinstance(part, _BatchNorm) for part in backbone.modules())
-        self._together = normalization == "joint" and has_norm
+        self._together = self.normalization == "joint" and has_norm
 
     def make_optimizers(self) -> list[Optimizer]:
         """One of all parameters."""
@@ -133,7 +127,7 @@ class MCDModule(AlternatingModule):
         first, second = (logits.softmax(-1, dtype=wide) for logits in self.head.both(features))
         return classifier_discrepancy(first, second)
 
-    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """The loss of step A.
 
         Args:
@@ -178,5 +172,5 @@ class MCDModule(AlternatingModule):
             mine.load_state_dict(head.state_dict())
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the steps of the generator."""
+        """Also says the steps of the generator."""
         return super().protocol() | {"train_generator_steps": self.num_generator_steps}

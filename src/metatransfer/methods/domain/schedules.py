@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Self
 
 from metatransfer.arguments import remember_arguments
@@ -33,28 +34,34 @@ class Annealing:
         self.alpha, self.beta = alpha, beta
 
     def factor(self, progress: float) -> float:
-        """What the initial rate is multiplied by.
-
-        Args:
-            progress: from 0 to 1.
-
-        Returns:
-            At most 1.
-        """
+        """The factor of the initial rate when a part of the run, from 0 to 1, is done."""
         return float((1 + self.alpha * progress) ** -self.beta)
 
     def __repr__(self) -> str:
         return f"Annealing(alpha={self.alpha}, beta={self.beta})"
 
 
-def ramp(progress: float, gamma: float) -> float:
-    r"""The strength of an adversary over a run: :math:`2/(1+e^{-\gamma p}) - 1` (Ganin et al. 2016, 1505.07818).
+@dataclass(frozen=True)
+class Ramp:
+    r"""The strength of an adversary: :math:`\lambda\,(2/(1+e^{-\gamma p}) - 1)` (Ganin et al. 2016, 1505.07818).
 
-    Args:
-        progress: :math:`p`, from 0 to 1.
+    Attributes:
+        max_lambda: :math:`\lambda`, the strength at the end.
         gamma: how fast it rises.
 
-    Returns:
-        0 at the start, nearly 1 at the end.
+    Raises:
+        UserError: a negative number.
     """
-    return 2 / (1 + math.exp(-gamma * progress)) - 1
+
+    max_lambda: float = 1.0
+    gamma: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_not_negative(max_lambda=self.max_lambda, gamma=self.gamma)
+
+    def at(self, progress: float) -> float:
+        """The strength when a part of the run, from 0 to 1, is done: 0 at the start."""
+        return self.max_lambda * (2 / (1 + math.exp(-self.gamma * progress)) - 1)
+
+
+RAMP = Ramp()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metatransfer.methods.domain.base import DomainAdaptationModule, Pair
+from metatransfer.methods.domain.base import DomainAdaptationModule
+from metatransfer.methods.domain.pairs import Pair
 from metatransfer.nn.blocks.domain_norm import Side
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metatransfer.adapters import FeatureClassifier, Labelled, NearestClassMean
-from metatransfer.batches import Inputs
+from metatransfer.batches import Inputs, LabelledBatch
+from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
+from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.nn import Backbone
 
 
-class FrozenFeaturesModule(FittedModule):
+class FrozenFeaturesModule(FittedModule, ClassifierModule):
     r"""Fits a classifier to features :math:`f(x)` that a network gives without being trained.
 
     Donahue et al. 2014 (1310.1531); Kornblith, Shlens, Le 2019 (1805.08974) compare it with fine-tuning.
@@ -51,7 +53,7 @@ class FrozenFeaturesModule(FittedModule):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> FrozenFeaturesModule:
-        """As of torch, but the network stays in evaluation mode."""
+        """Keeps the network in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -63,45 +65,36 @@ class FrozenFeaturesModule(FittedModule):
 
     # ---- the fit
 
-    def fit_data(self, data: Any) -> None:  # noqa: ANN401
+    def fit_data(self, data: ServesSamples) -> None:
         """Computes or finds the features, and fits the classifier."""
         train, val = (self._labelled(data, split) for split in ("train", "val"))
         self.classifier.fit(train, self.num_classes, val)
 
-    def _labelled(self, data: Any, split: str) -> Labelled:  # noqa: ANN401
-        samples = data.split(split)
+    def _labelled(self, data: ServesSamples, split: str) -> Labelled:
+        labels = data.labels(split)
         found = cached_features(
             self.backbone,
             f"{self.trainer.precision} {data.content_key(split)}",
-            lambda: self._features(data, split),
-            len(samples),
+            lambda: ((batch.number, features) for batch, features in features_of(self, data.samples(split))),
+            len(labels),
             self.cache_dir,
         )
-        y = torch.from_numpy(samples.labels)
-        return Labelled(torch.from_numpy(found).to(self.device), y.to(self.device))
+        return Labelled(torch.from_numpy(found).to(self.device), labels.to(self.device))
 
-    def _features(self, data: Any, split: str) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ANN401
-        """The samples of a split, texts from the longest to the shortest.
-
-        Yields:
-            Numbers ``(B,)`` and features ``(B, E)``.
-        """
-        if hasattr(data, "samples_by_length"):
-            loader = data.samples_by_length(split)
-        else:
-            loader = data.train_samples() if split == "train" else data.val_dataloader()
-        for batch, features in features_of(self, loader):
-            yield batch.number, features
+    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of what was fitted already, and the logits, for the log."""
+        outputs = self(batch.x)
+        return F.cross_entropy(outputs.float(), batch.y), outputs
 
     # ---- what is kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base, with what the classifier learned."""
+        """Adds what the classifier learned."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["classifier"] = {name: value.cpu() for name, value in self.classifier.learned.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of the base, with what the classifier learned.
+        """Reads what the classifier learned.
 
         Raises:
             UserError: a checkpoint of another classifier.
@@ -117,5 +110,5 @@ class FrozenFeaturesModule(FittedModule):
         self.classifier.learned = dict(learned)
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the classifier."""
+        """Also says the classifier and the network."""
         return super().protocol() | {"classifier": self.classifier.protocol(), "backbone": type(self.backbone).__name__}

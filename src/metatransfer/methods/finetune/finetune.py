@@ -20,6 +20,7 @@ from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
+from metatransfer.methods.data_access import info_of
 from metatransfer.methods.finetune.optimizing import keep_proportions, linear_warmup, scale_groups
 from metatransfer.methods.finetune.policies import Full
 from metatransfer.methods.finetune.policy import FineTunePolicy
@@ -227,9 +228,9 @@ class FineTuneModule(ClassifierModule):
     def setup(self, stage: str) -> None:
         """Weighs the classes by their frequency in training."""
         super().setup(stage)
-        counts = getattr(getattr(self._trainer, "datamodule", None), "class_counts", None)
-        if stage == "fit" and self.class_weight == "balanced" and counts is not None:
-            found = torch.as_tensor(counts, dtype=torch.float32)
+        info = info_of(self) if stage == "fit" and self.class_weight == "balanced" else None
+        if info is not None:
+            found = torch.as_tensor(info.class_counts, dtype=torch.float32)
             self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
 
     # ---- what it is compared with

@@ -14,14 +14,14 @@ from torch.utils import _pytree as pytree
 from metatransfer.batches import Episode, Inputs
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
-from metatransfer.functional.losses import episode_loss, episode_scores, mask_absent_classes
+from metatransfer.functional.losses import episode_loss, mask_absent_classes
 from metatransfer.functional.meta.batching import check_batching, mean_over_parts, over_tasks
 from metatransfer.functional.meta.divergence import all_finite
 from metatransfer.functional.meta.inner_loop import adapt_tasks
 from metatransfer.functional.meta.inputs import as_precise, concatenated, sample_axes
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.gradient.compiled_step import CompiledStep
 from metatransfer.methods.gradient.reach import ReachesAllParameters
 from metatransfer.methods.gradient.training import collect_statistics, report_divergence
@@ -164,7 +164,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
             The loss, and the outputs for the queries.
         """
         outputs = mask_absent_classes(self.predict_tasks(states[-1], episode.query_x), episode.support_y)
-        return episode_loss(outputs, episode.query_y), outputs
+        return self.loss(outputs, episode.query_y), outputs
 
     def compile_key(self) -> Hashable:
         """All numbers and choices of a training step that may change during training: another key, another trace.
@@ -261,7 +261,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
 
     def adaptation_curve(self, episode: Episode) -> Tensor:
         """The query score before adaptation and after each inner step, ``(steps + 1, T)``."""
-        return torch.stack([episode_scores(outputs, episode.query_y) for outputs in self.adaptation_outputs(episode)])
+        return torch.stack([self.score(outputs, episode.query_y) for outputs in self.adaptation_outputs(episode)])
 
     def adaptation_outputs(self, episode: Episode) -> list[Any]:
         """The outputs for the queries before adaptation and after each inner step."""

@@ -13,7 +13,7 @@ from metatransfer.checks import check_choice, check_positive
 from metatransfer.functional.meta.inputs import concatenated, sample_axes
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.nn import Backbone
 
 
@@ -64,7 +64,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         embedded: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
         return torch.unflatten(embedded, 0, sample_axes(x, 2))
 
-    def score(self, prototypes: Tensor, queries: Tensor) -> Tensor:
+    def similarities(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
         scale = self.scale if self.distance == "cosine" else 1.0
         return prototype_scores(queries, prototypes, self.distance, scale)
@@ -75,7 +75,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
 
     def predict_tasks(self, state: Tensor, query_x: Inputs) -> Tensor:
         """Logits of the queries."""
-        return self.score(state, self.embed(query_x))
+        return self.similarities(state, self.embed(query_x))
 
     def forward(self, episode: Episode) -> Tensor:
         """Logits of the queries.
@@ -86,7 +86,9 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         shots = episode.support_y.shape[1]
         embedded = self.embed(concatenated(episode.support_x, episode.query_x, 1))
         support, queries = embedded[:, :shots], embedded[:, shots:]
-        return self.score(class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries)
+        return self.similarities(
+            class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries
+        )
 
     def protocol(self) -> dict[str, Any]:
         """Adds the distance."""

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.batches import LabelledBatch
+from metatransfer.batches import Inputs, LabelledBatch, map_inputs
 from metatransfer.checks import check_batch_kind, check_choice, check_labelled_batch, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
-from metatransfer.methods.base import EpisodicModule
+from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.nn import Backbone, Head, LinearHead
 
 
@@ -25,12 +25,12 @@ class PretrainModule(EpisodicModule[Tensor]):
     Classifier-Baseline of Meta-Baseline (Chen et al. 2021, 2003.04390); with ``distance="euclidean"`` the plain form of
     SimpleShot (Wang et al. 2019, 1911.04623); with ``head=CosineHead`` trained as Baseline++ (Chen et al. 2019,
     1904.04232), which fine-tunes a head in the test instead. Training minimises the cross-entropy of a head on labelled
-    batches, as :class:`~metatransfer.ClassBatches` serves them; in evaluation the head plays no part:
+    batches, as :class:`~metatransfer.ClassBatches` serves them; evaluation does not use the head:
 
     .. math:: c_k = \frac1{|S_k|}\sum_{i\in S_k} f(x_i), \qquad
               z_k = s\cos(f(x), c_k) \quad\text{or}\quad z_k = -\lVert f(x) - c_k\rVert^2.
 
-    Its checkpoint is one to start other methods from: ``--model.backbone.weights <checkpoint>``.
+    Other methods can start from its checkpoint: ``--model.backbone.weights <checkpoint>``.
 
     Args:
         backbone: the features ``f``.
@@ -42,7 +42,7 @@ class PretrainModule(EpisodicModule[Tensor]):
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: ``num_classes`` missing, an unknown distance, or a number that is not above 0.
+        UserError: ``num_classes`` missing, an unknown distance, or a number that is not positive.
     """
 
     learns_from: ClassVar[type] = LabelledBatch
@@ -71,51 +71,40 @@ class PretrainModule(EpisodicModule[Tensor]):
         self.distance = distance
         self.scale = scale
 
-    # ---- training, on samples
-
-    def shared_step(self, batch: Any, stage: str) -> Tensor:  # noqa: ANN401
-        """The loss of a labelled batch in training, of episodes in evaluation."""
-        if stage != "train":
-            return super().shared_step(batch, stage)
-        if stage not in self._checked:  # looking at labels waits for the device
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
+        """The loss of a labelled batch, or of a pair ``(x, y)``."""
+        if "train" not in self._checked:  # looking at labels waits for the device
             check_batch_kind(batch, LabelledBatch, f"{type(self).__name__} learns from")
             check_labelled_batch(LabelledBatch(*batch), self.num_classes)
-            self.check_samples(tuple(batch[0].shape[1:]))
-            self._checked.add(stage)
+            self.check_samples(batch[0])
+            self._checked.add("train")
         batch = LabelledBatch(*batch)
         loss, outputs = self.training_loss(batch)
         score = episode_scores(outputs.detach().unsqueeze(0), batch.y.unsqueeze(0)).mean()
         self.log_dict({"train/loss": loss, "train/accuracy": score}, prog_bar=True, batch_size=len(batch.y))
         return loss
 
-    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Mean cross-entropy over all training classes.
-
-        Args:
-            batch: ``N`` samples.
-
-        Returns:
-            The loss, and the logits ``(N, num_classes)``.
-        """
+    def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy over all training classes, and the logits ``(N, num_classes)``."""
         outputs = self.head(self.backbone(batch.x))
         return episode_loss(outputs, batch.y), outputs
 
-    # ---- evaluation, on episodes
+    def embed(self, x: Inputs) -> Tensor:
+        """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, through the backbone in one batch."""
+        shape = (x if isinstance(x, Tensor) else x.ids).shape[:2]
+        features: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
+        return features.reshape(*shape, *features.shape[1:])
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Features ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
-        return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
-
-    def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Tensor:
+    def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
         """The class means ``(T, W, E)``."""
         return class_prototypes(self.embed(support_x), support_y, int(support_y.max()) + 1)
 
-    def predict_tasks(self, state: Tensor, query_x: Tensor) -> Tensor:
+    def predict_tasks(self, state: Tensor, query_x: Inputs) -> Tensor:
         """Scores of the queries against the class means."""
         return prototype_scores(self.embed(query_x), state, self.distance, self.scale)
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the distance, and how many classes were trained on."""
+        """Also says the distance, and how many classes were trained on."""
         return super().protocol() | {
             "distance": self.distance,
             "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",

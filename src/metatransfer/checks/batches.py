@@ -1,0 +1,297 @@
+"""Validators of episodes, labelled batches and support sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metatransfer.batches import Episode, Inputs, LabelledBatch
+from metatransfer.checks.values import check_positive
+from metatransfer.errors import UserError
+
+
+def _ids(x: Inputs) -> Tensor:
+    """The tensor that tells how many samples there are."""
+    return x if isinstance(x, Tensor) else x.ids
+
+
+def check_episode(episode: Episode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
+    """Raises an error if the tensors of an episode do not fit each other or the output layer.
+
+    Args:
+        episode: what a data module served or a user built.
+        num_outputs: size of the method's output layer, if it is fixed.
+        where: how the message calls the episode.
+
+    Raises:
+        UserError: with the offending shapes or labels.
+    """
+    shapes = {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
+    if min(len(shape) for shape in shapes.values()) < 2:
+        raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
+    if len({shape[0] for shape in shapes.values()}) != 1:
+        raise UserError(f"{where} must have the same number of tasks T in all its tensors; got {shapes}.")
+    if shapes["support_x"][0] == 0:
+        raise UserError(f"{where} has no task: its leading axis must be 1 or more; got {shapes}.")
+    for part in ("support", "query"):
+        if shapes[f"{part}_x"][1] != shapes[f"{part}_y"][1]:
+            raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
+        if shapes[f"{part}_x"][1] == 0:
+            raise UserError(f"{where} has no {part} samples; got {shapes}.")
+    _check_one_shape(episode, where)
+    kinds = {_kind(episode.support_y), _kind(episode.query_y)}
+    if kinds == {"labels"}:
+        _check_labels(episode, num_outputs, where)
+    elif kinds == {"targets"}:
+        _check_targets(episode, num_outputs, where)
+    else:
+        raise UserError(
+            f"{where} needs int64 labels in support_y and query_y, or float targets in both; got "
+            f"{episode.support_y.dtype} and {episode.query_y.dtype}."
+        )
+
+
+def _check_one_shape(episode: Episode, where: str) -> None:
+    given = [part for name, part in episode._asdict().items() if name.endswith("_x") and part is not None]
+    # texts are padded to the longest of each part, so their lengths may differ
+    found = {tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in given}
+    if len(found) != 1:
+        shapes = {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
+        raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
+
+
+def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
+    sizes = {tuple(y.shape[2:]) for y in (episode.support_y, episode.query_y)}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
+        raise UserError(
+            f"{where} needs targets of shape (T, S, D) and (T, Q, D); got {tuple(episode.support_y.shape)} and "
+            f"{tuple(episode.query_y.shape)}."
+        )
+    size = episode.support_y.shape[-1]
+    if num_outputs is not None and size != num_outputs:
+        raise UserError(
+            f"{where} has targets of size {size}, but the method was built with num_outputs={num_outputs}: set "
+            "num_outputs to the size of the targets."
+        )
+    if not (torch.isfinite(episode.support_y).all() and torch.isfinite(episode.query_y).all()):
+        raise UserError(f"{where} has targets that are NaN or infinite: clean the data.")
+
+
+def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None:
+    if episode.support_y.dim() != 2 or episode.query_y.dim() != 2:
+        raise UserError(
+            f"{where} needs labels of shape (T, S) and (T, Q); got {tuple(episode.support_y.shape)} and "
+            f"{tuple(episode.query_y.shape)}."
+        )
+    for part, labels in (("", episode.support_y), ("query ", episode.query_y)):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0:
+            raise UserError(f"{where} has {part}labels from {low} to {high}: number the classes of an episode from 0.")
+        if num_outputs is None and high > int(episode.support_y.max()):
+            raise UserError(
+                f"{where} has {part}labels from {low} to {high}, but no support sample above "
+                f"{int(episode.support_y.max())}: every class needs one."
+            )
+        if num_outputs is not None and high >= num_outputs:
+            raise UserError(
+                f"{where} has {part}labels from {low} to {high}, but the method was built with "
+                f"num_outputs={num_outputs} and takes 0 to {num_outputs - 1}: set num_outputs to the number of ways."
+            )
+
+
+def check_episode_shape(
+    samples_per_class: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    *,
+    num_ways: int,
+    num_shots: int,
+    num_queries: int,
+    where: str,
+    prefix: str = "",
+) -> None:
+    """Raises an error if episodes of a shape cannot be drawn from a set of classes.
+
+    Args:
+        samples_per_class: number of samples of each class.
+        class_names: their names.
+        num_ways: classes of an episode.
+        num_shots: support samples of each class.
+        num_queries: query samples of each class.
+        where: the data set and split, for the message.
+        prefix: prefix of the argument names of this split (``"eval_"``).
+
+    Raises:
+        UserError: fewer than two ways, more ways than classes, or more shots and queries than a class has samples.
+    """
+    check_positive(num_ways=num_ways, num_shots=num_shots, num_queries=num_queries)
+    if num_ways < 2:
+        raise UserError(
+            f"{where} has {num_ways}-way episodes, but with a single class every answer is right: raise "
+            f"{prefix}num_ways to 2 or more."
+        )
+    if num_ways > len(samples_per_class):
+        raise UserError(
+            f"{where} has {len(samples_per_class)} classes, but {num_ways}-way episodes need at least {num_ways}: "
+            f"lower {prefix}num_ways."
+        )
+    smallest = int(np.argmin(samples_per_class))
+    if num_shots + num_queries > samples_per_class[smallest]:
+        raise UserError(
+            f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} "
+            f"shots + {num_queries} queries need {num_shots + num_queries}: lower {prefix}num_shots or "
+            f"{prefix}num_queries."
+        )
+
+
+def check_batch_kind(
+    batch: object,
+    kind: type,
+    method: str,
+    remedy: str = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}",
+) -> None:
+    """Raises an error if a method that takes episodes gets labelled batches, or the other way round.
+
+    Args:
+        batch: what a loader served; a pair of tensors ``(x, y)`` is a labelled batch too.
+        kind: ``Episode`` or ``LabelledBatch``.
+        method: beginning of the sentence, e.g. ``"MAMLModule learns from"``.
+        remedy: what to do if labelled batches were expected.
+
+    Raises:
+        UserError: says what to change in the data.
+    """
+    parts = batch if isinstance(batch, list | tuple) else ()
+    pair = isinstance(batch, LabelledBatch) or (
+        len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts[:2])
+    )
+    if kind is LabelledBatch and not pair:
+        raise UserError(
+            f"{method} labelled batches of all training classes, but the data module serves {_served(batch)}: {remedy}."
+        )
+    tasks = [batch] if isinstance(batch, Episode) else parts
+    if kind is not LabelledBatch and not (tasks and all(isinstance(task, Episode) for task in tasks)):
+        served = "labelled batches" if pair else _served(batch)
+        raise UserError(
+            f"{method} episodes, but the data module serves {served}: give it an episodic data module, such "
+            "as the one inside ClassBatches."
+        )
+
+
+def _served(batch: object) -> str:
+    first = batch[0] if isinstance(batch, list | tuple) and not isinstance(batch, Episode) and batch else batch
+    return "episodes" if isinstance(first, Episode) else f"a {type(batch).__name__}"
+
+
+def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
+    """Raises an error if samples and labels of a batch do not fit each other or the output layer.
+
+    Args:
+        batch: what a data module served.
+        num_classes: size of the output layer.
+
+    Raises:
+        UserError: with the offending shapes or labels.
+    """
+    shapes = tuple(_ids(batch.x).shape), tuple(batch.y.shape)
+    if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+        raise UserError(
+            f"the training batch must hold samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
+            f"{shapes[1]}."
+        )
+    if isinstance(batch.x, Tensor):
+        check_float_samples(batch.x, "the training batch's x")
+    if batch.y.dtype != torch.int64:
+        raise UserError(f"the training batch must have int64 labels, but has {batch.y.dtype}: it needs classes.")
+    low, high = int(batch.y.min()), int(batch.y.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"the training batch has labels from {low} to {high}, but the method was built with num_classes="
+            f"{num_classes} and takes 0 to {num_classes - 1}: set num_classes to the number of training classes."
+        )
+
+
+def check_float_samples(x: Tensor, name: str) -> None:
+    """Raises an error unless samples are floating point: networks are not trained on numbers from 0 to 255.
+
+    Args:
+        x: samples.
+        name: of the argument.
+
+    Raises:
+        UserError: another type, e.g. uint8.
+    """
+    if not x.is_floating_point():
+        raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: convert it (x / 255).")
+
+
+def check_finite(x: Inputs, name: str, remedy: str) -> None:
+    """Raises an error if a sample holds NaN or infinity; texts cannot.
+
+    Args:
+        x: samples.
+        name: beginning of the sentence.
+        remedy: its end.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    if isinstance(x, Tensor) and not torch.isfinite(x).all():
+        raise UserError(f"{name} contains NaN or infinity: {remedy}.")
+
+
+def check_support(support_x: Inputs, labels: Sized) -> None:
+    """Raises an error if a method cannot be adapted to a support set.
+
+    Args:
+        support_x: ``(S, *shape)`` float, or texts.
+        labels: ``S`` labels.
+
+    Raises:
+        UserError: empty, unequal lengths, no sample axis, not floating point, not finite, or several labels per sample.
+    """
+    _check_one_label_each(labels)
+    x = _ids(support_x)
+    if x.dim() < 2 or len(x) == 0:
+        raise UserError(
+            f"support_x must hold at least one sample along its first axis, (S, *shape); got {tuple(x.shape)}."
+        )
+    if len(x) != len(labels):
+        raise UserError(f"support_x has {len(x)} samples, but support_y has {len(labels)} labels.")
+    if isinstance(support_x, Tensor):
+        check_float_samples(support_x, "support_x")
+    check_finite(support_x, "support_x", "clean the samples before adapting to them")
+
+
+def _check_one_label_each(labels: Any) -> None:  # noqa: ANN401
+    if not hasattr(labels, "__len__") or (isinstance(labels, Tensor | np.ndarray) and labels.ndim == 0):
+        raise UserError(f"support_y must hold one label for each sample, but is {labels!s:.40}.")
+    if not isinstance(labels, Tensor | np.ndarray):
+        nested = [label for label in list(labels) if isinstance(label, list) or np.prod(getattr(label, "shape", 1)) > 1]
+        if nested:
+            raise UserError(
+                f"support_y must hold one label for each sample, but holds a {type(nested[0]).__name__} of "
+                f"{len(nested[0])}: give class indices or names, or a tensor (S, D) of float targets to regress."
+            )
+        return
+    shape = tuple(labels.shape)
+    floating = labels.dtype.is_floating_point if isinstance(labels, Tensor) else labels.dtype.kind == "f"
+    if (
+        len(shape) == 2
+        and min(shape) > 1
+        and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+    ):
+        raise UserError(
+            f"support_y of shape {shape} is one-hot, but must hold one class index for each sample: give "
+            "support_y.argmax(-1)."
+        )
+    if len(shape) > 1 and not floating:
+        advice = "take its only column, support_y[:, 0]" if shape[1:] == (1,) else "give one label for each sample"
+        raise UserError(f"support_y must have shape (S,), but has {shape}: {advice}.")
+
+
+def _kind(y: Tensor) -> str:
+    return "targets" if y.is_floating_point() else "labels" if y.dtype == torch.int64 else str(y.dtype)

@@ -1,0 +1,82 @@
+"""Training batches of domain adaptation, and what networks make of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metatransfer.batches import DomainBatch, LabelledBatch
+from metatransfer.checks import check_labelled_batch
+from metatransfer.errors import UserError
+from metatransfer.methods.classifier import SampleClassifier
+from metatransfer.methods.evaluation.on_target import REMEDY
+
+
+class Pair(NamedTuple):
+    """What a network makes of a training batch.
+
+    Attributes:
+        source: ``(N, E)`` features.
+        target: ``(M, E)`` features.
+        source_logits: ``(N, C)``.
+        target_logits: ``(M, C)``.
+        batch: what they were made of.
+    """
+
+    source: Tensor
+    target: Tensor
+    source_logits: Tensor
+    target_logits: Tensor
+    batch: DomainBatch
+
+
+def check_pair(module: SampleClassifier, batch: object) -> None:
+    """Raises an error if a training batch does not fit a method.
+
+    Args:
+        module: the method.
+        batch: what the data module served.
+
+    Raises:
+        UserError: another kind of batch, samples of a shape that the network does not take or that are not finite, or
+            labels out of range.
+    """
+    if not isinstance(batch, DomainBatch):
+        raise UserError(
+            f"{type(module).__name__} learns from pairs of source and target samples, but the data module serves "
+            f"{type(batch).__name__}: {REMEDY}."
+        )
+    if batch.source_x.shape[1:] != batch.target_x.shape[1:]:
+        raise UserError(
+            f"samples of the source have shape {tuple(batch.source_x.shape[1:])}, those of the target "
+            f"{tuple(batch.target_x.shape[1:])}: bring both to one shape."
+        )
+    module.check_samples(batch.source_x)
+    module.check_samples(batch.target_x)
+    check_labelled_batch(LabelledBatch(batch.source_x, batch.source_y), module.num_classes)
+
+
+def gradient_ratio(loss: Tensor, added: Tensor, source: Tensor, target: Tensor) -> Tensor | None:
+    """How strongly an added loss pulls at the features, relative to the loss of the labels.
+
+    Args:
+        loss: of the labels.
+        added: of the adaptation.
+        source: ``(N, E)`` features, with a graph.
+        target: ``(M, E)`` features.
+
+    Returns:
+        The ratio of the lengths of both gradients; ``None`` if one of the losses does not depend on the features.
+    """
+    norms = []
+    for value in (loss, added) if source.requires_grad else ():
+        if not value.requires_grad:
+            return None
+        found = torch.autograd.grad(value, [source, target], retain_graph=True, allow_unused=True)
+        parts = [part.float().pow(2).sum() for part in found if part is not None]
+        if not parts:
+            return None
+        norms.append(torch.stack(parts).sum().sqrt())
+    return norms[1] / norms[0].clamp_min(1e-12) if norms else None

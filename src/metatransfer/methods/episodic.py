@@ -1,0 +1,215 @@
+"""The base of all methods that learn tasks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from metatransfer.batches import Episode, Inputs, Predictions, PredictionTask, episodes_of, map_inputs
+from metatransfer.checks import check_batch_kind, check_episode
+from metatransfer.errors import UserError
+from metatransfer.functional.losses import is_regression, mask_absent_classes
+from metatransfer.methods.base import MethodModule
+from metatransfer.methods.evaluation import OnEpisodes
+from metatransfer.methods.outputs import Outputs, default_loss, default_score, default_task_losses, map_tensors
+from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, evaluating, support_set
+
+State = TypeVar("State")
+
+
+class EpisodicModule(MethodModule, Generic[State]):
+    """A method that learns each task from its support set and answers for its queries.
+
+    A subclass says what it learns from support sets (:meth:`fit_tasks`) and what it answers with that
+    (:meth:`predict_tasks`). Training by the query loss, evaluation, metrics, :meth:`adapt` and prediction follow. A
+    method with another outer objective overrides :meth:`training_loss`; one whose outputs are neither logits nor values
+    overrides :meth:`loss` and :meth:`score`, unless they have a ``mean`` and a ``log_prob``.
+
+    Attributes:
+        num_outputs: size of a fixed output layer: the number of ways, or the size of a regression target; ``None`` for
+            methods that take any number of ways.
+        transductive: the answer for one query depends on the other queries.
+        order_sensitive: the answer depends on the order of the support set (sequence models).
+
+    Args:
+        optimizer: see :class:`MethodModule`.
+        lr_scheduler: see :class:`MethodModule`.
+    """
+
+    learns_from: ClassVar[type] = Episode
+    num_outputs: int | None = None
+    transductive: bool = False
+    order_sensitive: ClassVar[bool] = False
+
+    def __init__(
+        self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__(OnEpisodes(), optimizer, lr_scheduler)
+
+    # ---- what a method says
+
+    @abstractmethod
+    def fit_tasks(self, support_x: Any, support_y: Tensor) -> State:  # noqa: ANN401
+        """Learns ``T`` tasks.
+
+        Args:
+            support_x: ``(T, S, *shape)``, or :class:`~metatransfer.Tokens` ``(T, S, L)``.
+            support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
+
+        Returns:
+            Whatever :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
+        """
+
+    @abstractmethod
+    def predict_tasks(self, state: State, query_x: Any) -> Outputs:  # noqa: ANN401
+        """Answers for the queries of ``T`` tasks.
+
+        Args:
+            state: from :meth:`fit_tasks`.
+            query_x: ``(T, Q, *shape)``, or texts.
+
+        Returns:
+            ``(T, Q, C)`` logits, ``(T, Q, D)`` values, or a distribution of them, see
+            :data:`~metatransfer.methods.outputs.Outputs`.
+        """
+
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """The mean loss of outputs; by default cross-entropy, squared error, or negative log-likelihood.
+
+        Args:
+            outputs: for the queries.
+            targets: ``(T, Q)`` int64 or ``(T, Q, D)`` float.
+
+        Returns:
+            A scalar.
+        """
+        return default_loss(outputs, targets)
+
+    def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """The score of each task ``(T,)``; by default its accuracy, or the squared error of the mean."""
+        return default_score(outputs, targets)
+
+    def forward(self, episode: Episode) -> Outputs:
+        """Outputs for the queries; the query labels are not used.
+
+        Args:
+            episode: ``T`` tasks.
+
+        Returns:
+            As :meth:`predict_tasks`; logits of a fixed layer for classes that a task does not have are the least finite
+            number.
+        """
+        outputs = self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
+        return mask_absent_classes(outputs, episode.support_y)
+
+    def training_loss(self, batch: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401
+        """The outer objective: by default the mean query loss.
+
+        Args:
+            batch: ``T`` tasks, an :class:`~metatransfer.Episode`.
+
+        Returns:
+            The loss to minimise, a scalar, and the outputs for the queries, for the metrics.
+        """
+        outputs = self(batch)
+        return self.loss(outputs, batch.query_y), outputs
+
+    # ---- what follows
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
+        """The loss of a meta-batch, averaged over its tasks; tasks that differ in size are processed one by one."""
+        check_batch_kind(batch, Episode, f"{type(self).__name__} learns from")
+        episodes = episodes_of(batch)
+        if "train" not in self._checked:  # looking at labels waits for the device
+            self.check_episodes(episodes, "the train episode")
+            self._checked.add("train")
+        number = sum(len(episode.query_y) for episode in episodes)
+        loss, score = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for episode in episodes:
+            part = len(episode.query_y) / number
+            own, outputs = self.training_loss(episode)
+            loss = own if len(episodes) == 1 else loss + part * own
+            score = score + part * self.score(map_tensors(Tensor.detach, outputs), episode.query_y).mean()
+        name = "mse" if is_regression(episodes[0].query_y) else "accuracy"
+        self.log_dict({"train/loss": loss, f"train/{name}": score}, prog_bar=True, batch_size=number)
+        return loss
+
+    def task_losses(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """The loss of each task ``(T,)``, for evaluation."""
+        return default_task_losses(outputs, targets, self.loss)
+
+    def check_episodes(self, episodes: list[Episode], where: str) -> None:
+        """Raises an error if tasks do not fit each other or the method.
+
+        Args:
+            episodes: a meta-batch.
+            where: how the message calls them.
+
+        Raises:
+            UserError: with the offending shapes or labels.
+        """
+        for episode in episodes:
+            check_episode(episode, num_outputs=self.num_outputs, where=where)
+            if self.num_outputs is None and is_regression(episode.support_y):
+                raise UserError(f"{type(self).__name__} learns classes, but {where} has float targets.")
+            self.check_samples(map_inputs(lambda x: x.flatten(0, 1), episode.support_x))
+
+    def adapt(self, support_x: Samples | Inputs, support_y: Labels) -> Predictor[State]:
+        """Learns one task and leaves the module as it was.
+
+        Args:
+            support_x: ``(S, *shape)`` samples, floats, or a list of them; images in [0, 1]; or texts as
+                :class:`~metatransfer.Tokens`.
+            support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
+
+        Returns:
+            A :class:`Predictor` with ``predict(x)`` and ``predict_proba(x)`` in the caller's own labels.
+
+        Raises:
+            UserError: no samples, unequal lengths, samples of a shape that the network was not built for, NaN, or more
+                classes than the network has outputs.
+        """
+        samples, labels = support_set(self, support_x, support_y)
+        found = len(classes_of(labels))
+        if self.num_outputs is not None and found > self.num_outputs:
+            raise UserError(
+                f"the support set has {found} classes, but this {type(self).__name__} was built for "
+                f"{self.num_outputs}: leave classes out, or train with more ways."
+            )
+        targets = encode(labels, self.device)
+        if not found:
+            self._check_regression(targets)
+        with evaluating(self):
+            state = self.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
+        return Predictor(self, state, labels)
+
+    def _check_regression(self, targets: Tensor) -> None:
+        """Raises an error if the method cannot learn float targets.
+
+        Raises:
+            UserError: targets of another size than the outputs, not finite, or a method that only classifies.
+        """
+        if self.num_outputs is None:
+            raise UserError(
+                f"{type(self).__name__} learns classes, but support_y holds floats: give labels (integers, strings)."
+            )
+        if targets.dim() != 2 or targets.shape[1] != self.num_outputs:
+            raise UserError(
+                f"support_y must hold float targets of shape (S, {self.num_outputs}) for this {type(self).__name__}, "
+                f"but has {tuple(targets.shape)}."
+            )
+        if not torch.isfinite(targets).all():
+            raise UserError("support_y contains NaN or infinity: clean the targets before adapting to them.")
+
+    def predict_step(self, batch: PredictionTask, batch_idx: int = 0) -> Predictions:
+        """Labels the queries of a task that has no query labels."""
+        predictor = self.adapt(batch.support_x, batch.support_labels)
+        return Predictions(batch.files, predictor.classes, predictor.predict_proba(batch.query_x).cpu())
+
+    def protocol(self) -> dict[str, Any]:
+        """Also says whether the method is transductive."""
+        return super().protocol() | {"transductive": self.transductive}

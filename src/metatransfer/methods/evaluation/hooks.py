@@ -1,0 +1,68 @@
+"""Lightning's hooks of validation and test, passed on to the evaluation of a method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from metatransfer.errors import UserError
+from metatransfer.methods.data_access import info_of
+from metatransfer.methods.evaluation.base import Evaluation
+
+
+class EvaluatedModule(LightningModule):
+    """A module whose validation and test are those of its ``evaluation``."""
+
+    evaluation: Evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a batch of the validation split."""
+        self.evaluation.step(self, batch, "val", dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a batch of the test split."""
+        self.evaluation.step(self, batch, "test", dataloader_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last validation."""
+        self.evaluation.start("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets the last test."""
+        self.evaluation.start("test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the numbers of the validation."""
+        self.evaluation.finish(self, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the numbers of the test."""
+        self.evaluation.finish(self, "test")
+
+    def on_fit_start(self) -> None:
+        """Checks what the run is selected by.
+
+        Raises:
+            UserError: something monitors a metric that must select nothing.
+        """
+        info = info_of(self)
+        watching = [
+            (type(one).__name__, one.monitor)
+            for one in self.trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(one, ModelCheckpoint | EarlyStopping)
+        ]
+        watching += [
+            (type(one.scheduler).__name__, one.monitor)
+            for one in self.trainer.lr_scheduler_configs
+            if one.reduce_on_plateau
+        ]
+        for name, metric in watching:
+            obstacle = self.evaluation.obstacle(str(metric), info)
+            if obstacle is not None:
+                raise UserError(f"{name} monitors {metric}, {obstacle}")
+
+    def on_train_start(self) -> None:
+        """Forgets what the sanity check measured: it is no result."""
+        self.evaluation.start("val")

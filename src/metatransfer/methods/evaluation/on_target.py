@@ -1,0 +1,217 @@
+"""Evaluation on a target domain without its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from metatransfer.batches import DomainSamples
+from metatransfer.data_info import DataInfo, ServesDomains
+from metatransfer.errors import UserError
+from metatransfer.methods.data_access import datamodule_of
+from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
+from metatransfer.methods.evaluation.on_samples import OnSamples
+from metatransfer.methods.evaluation.sample_baselines import sample_baselines
+from metatransfer.metrics.domain_evidence import Evidence, SideCollector
+from metatransfer.metrics.validators import (
+    PANEL,
+    Entropy,
+    InformationMaximization,
+    SoftNeighborhoodDensity,
+    SourceAccuracy,
+    Validator,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Side = Literal["source", "target"]
+SIDES: tuple[Side, Side] = ("source", "target")
+REMEDY = "give it a DomainDataModule, with named sources and targets"
+_CARD = ("sources", "targets")
+_NEVER = -1e9  # below any score; EarlyStopping takes an infinite one for a failure
+_CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
+
+
+class OnTarget(OnSamples):
+    """Judges a classifier by samples of the sources with labels and of the target without; tests it with labels.
+
+    A validation logs ``val/source_accuracy``, validators as ``val/<name>``, and ``val/selection``, the score of the
+    chosen one (higher is better). ``oracle/accuracy``, if the data module knows the target's labels, is for reports; a
+    run cannot be selected by it. The method has ``encode(x, domain)``, ``head(features)``, and a buffer
+    ``best_source_accuracy``, which its checkpoints keep.
+
+    Args:
+        num_classes: number of classes.
+        validator: what selects the best state; ``InformationMaximization`` if left out.
+    """
+
+    monitor: ClassVar[str] = "val/selection"
+    percentages: ClassVar[frozenset[str]] = OnSamples.percentages | {"source_accuracy"}
+    withheld: ClassVar[str | None] = "oracle"
+    best_source_accuracy: Tensor
+
+    def __init__(self, num_classes: int, validator: Validator | None = None) -> None:
+        super().__init__(num_classes)
+        del self.metrics["val"]  # no answer could be called right or wrong
+        self.score_name = "source_accuracy"
+        self.validator = validator or InformationMaximization()
+        self._sizes: dict[str, int] = {}
+        self.register_buffer("best_source_accuracy", torch.zeros(()), persistent=False)
+        self.sides = nn.ModuleDict({side: SideCollector() for side in SIDES})
+
+    # ---- the start of a run
+
+    def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
+        """Checks the kind of the data.
+
+        Raises:
+            UserError: data without domains, or loaders for a method that looks at all samples of a domain.
+        """
+        super().setup(module, info, stage)
+        self._sizes = {}
+        self.score_name = "accuracy" if stage == "test" else "source_accuracy"
+        data = datamodule_of(module)
+        if data is None and stage == "fit" and module.needs_data_module:
+            raise UserError(f"{type(module).__name__} looks at all samples of a domain: {REMEDY}.")
+        if data is not None and not isinstance(data, ServesDomains) and stage != "predict":
+            raise UserError(f"{type(module).__name__} adapts to a target domain: {REMEDY}.")
+
+    def obstacle(self, metric: str, info: DataInfo | None) -> str | None:
+        """Labels of the target must select nothing, unless the data allow it by name."""
+        if not metric.startswith(f"{self.withheld}/") or (info is not None and info.oracle == "select"):
+            return None
+        return (
+            "which looks at labels of the target, that no adaptation has: monitor val/selection; or, to measure what "
+            "the labels would be worth, set data.oracle=select."
+        )
+
+    # ---- an evaluation
+
+    def start(self, stage: str) -> None:
+        """Forgets the last evaluation of a stage."""
+        super().start(stage)
+        for side in SIDES if stage == "val" else ():
+            self.collector(side).reset()
+
+    def collector(self, side: Side) -> SideCollector:
+        """What keeps the outputs of the last validation for one side."""
+        return self.sides[side]  # type: ignore[return-value]
+
+    def step(self, module: Method, batch: DomainSamples, stage: str, place: int = 0) -> None:
+        """Collects outputs for the sources (first loader) or the target in a validation; scores a test."""
+        if stage == "test":
+            self.collect(module(batch.x), batch, stage, place)
+            return
+        features = module.encode(batch.x, SIDES[place])
+        self.collector(SIDES[place]).update(module.head(features), features, batch.y, batch.number)
+
+    def last_evidence(self) -> Evidence:
+        """What the last validation tells without a label of the target; all processes take part."""
+        source, target = (self.collector(side).compute() for side in SIDES)
+        return Evidence(source.logits, source.labels, source.features, target.logits, target.features, None)
+
+    def finish(self, module: Method, stage: str) -> None:
+        """Logs the validators, the selection, and what labels of the target tell; in a test the usual numbers."""
+        if stage == "test":
+            super().finish(module, stage)
+            return
+        evidence = self.last_evidence()
+        right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double()
+        numbers = _with_interval("val/source_accuracy", right)
+        numbers |= self._judged(evidence, PANEL if module.trainer.state.fn == TrainerFn.VALIDATING else _CHEAP)
+        best: Tensor = module.best_source_accuracy
+        if not module.trainer.sanity_checking:
+            self._sizes = {"samples": len(evidence.target_logits), "source_samples": len(right)}
+            best.copy_(torch.maximum(best, right.mean().to(best)))
+        self.best_source_accuracy.copy_(best)
+        allowed = self.validator.allows(float(right.mean()), float(best))
+        numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else _NEVER)
+        numbers |= self._by_labels(datamodule_of(module))
+        module.log_dict({name: value.float() for name, value in numbers.items()})
+
+    @staticmethod
+    def _judged(evidence: Evidence, panel: tuple[Validator, ...]) -> dict[str, Tensor]:
+        """The validators' values: the quick ones in a fit, all of them in an evaluation of its own."""
+        exact = evidence.on_cpu()
+        return {
+            f"val/{_key(one)}": torch.tensor(one.value(exact) if exact.finite() else torch.nan)
+            for one in panel
+            if not isinstance(one, SourceAccuracy)  # already there with its interval
+        }
+
+    def _by_labels(self, data: Any) -> dict[str, Tensor]:  # noqa: ANN401
+        labels = data.oracle_labels("val") if isinstance(data, ServesDomains) else None
+        if labels is None:
+            return {}
+        known = self.collector("target").compute()
+        truth = labels[known.number.cpu()].to(known.logits.device)
+        right = (known.logits.argmax(-1) == truth)[truth >= 0].double()  # a target may be labelled in part
+        return _with_interval("oracle/accuracy", right)
+
+    # ---- baselines and selection
+
+    def baselines(self, module: Method) -> dict[str, Baseline]:
+        """In a test: the source's most frequent class, and the class of the nearest source sample."""
+        data = datamodule_of(module)
+        if not isinstance(data, ServesDomains) or module.trainer.state.fn != TrainerFn.TESTING:
+            return {}
+        return sample_baselines(data.info(), data.source_samples, "source ")
+
+    def mode_of(self, metric: str) -> str:
+        """Validators know their own direction."""
+        known = {f"val/{_key(one)}": one.higher_is_better for one in PANEL}
+        return super().mode_of(metric) if metric not in known else "max" if known[metric] else "min"
+
+    def selected_by(self, card: Mapping[str, Any]) -> str | None:
+        """The validator, if its score selected."""
+        selection = card.get("selection")
+        return card["method"].get("train_selection") if selection == f"max {self.monitor}" else selection
+
+    # ---- what is told
+
+    def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
+        """Samples of the target and, in a validation, of the sources."""
+        return super().counts(numbers, stage) | (self._sizes if stage != "test" else {})
+
+    def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
+        """Those of a classifier in a test; none in a validation, where no answer is known to be right or wrong."""
+        return super().figures(module, stage, mistakes) if stage in self.metrics else {}
+
+    def tables(self, module: Method, stage: str) -> dict[str, str]:
+        """Those of a classifier in a test."""
+        return super().tables(module, stage) if stage in self.metrics else {}
+
+    def counted_line(self, results: Mapping[str, Any], split: str, seen: Mapping[str, Any]) -> tuple[str, str]:
+        """Samples of the target and the sources, and the domains that were trained on."""
+        if "targets" not in seen:
+            return super().counted_line(results, split, seen)
+        trained = [" and ".join(f"{name} ({one['samples']})" for name, one in seen[side].items()) for side in _CARD]
+        source = f", {results['source_samples']} of the source" if "source_samples" in results else ""
+        learned = f"{trained[0]} with labels and {trained[1]} without"
+        return f"{results['samples']} {split} of the target{source}", learned
+
+    def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What labels of the target tell."""
+        oracle, rows = results.get("oracle", {}), []
+        only = "labels of the target, for the report only"
+        if oracle.get("accuracy") is not None:
+            chosen = f", the state selected by {oracle['selected_by']}" if oracle.get("selected_by") else ""
+            rows.append(("oracle accuracy", f"{self.told('accuracy', oracle['accuracy'])}  ({only}{chosen})"))
+        if oracle.get("gap") is not None:
+            best = f"best of {oracle['validations']} validations {100 * oracle['best_accuracy']:.2f} %"
+            rows.append(("selection gap", f"{oracle['gap']:.2f} points  ({best}; {only})"))
+        return rows
+
+
+def _key(validator: Validator) -> str:
+    return validator.name.replace(" ", "_").replace("-", "_")
+
+
+def _with_interval(name: str, right: Tensor) -> dict[str, Tensor]:
+    spread = right.std() / len(right) ** 0.5 if len(right) > 1 else torch.tensor(torch.nan)
+    return {name: right.mean(), f"{name}_ci95": 1.96 * spread}

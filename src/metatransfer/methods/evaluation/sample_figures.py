@@ -1,0 +1,89 @@
+"""What a classifier gets right and wrong, as pictures and as a table by class."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from metatransfer.drawing import classifiers as drawing
+from metatransfer.metrics import Answers, reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def sample_figures(
+    answers: Answers,
+    confusion: Tensor,
+    error: float,
+    names: Sequence[str],
+    show: Callable[[int], Any],
+    mistakes: int,
+) -> dict[str, Figure]:
+    """Pictures of an evaluation of a classifier.
+
+    Args:
+        answers: to all samples.
+        confusion: ``(C, C)`` counts.
+        error: the calibration error.
+        names: of the classes.
+        show: gives a sample by its number, as a sentence or an image ``(C, H, W)``; something else is not drawn.
+        mistakes: how many wrong answers to show.
+
+    Returns:
+        ``confusion``, ``calibration`` (Guo et al. 2017, 1706.04599) and ``mistakes``.
+    """
+    figures = {
+        "confusion": drawing.confusion_figure(confusion, names),
+        "calibration": drawing.calibration_figure(*reliability(answers), error),
+    }
+    wrong = most_confident_mistakes(answers, mistakes)
+    samples = [show(number) for number, *_ in wrong]
+    if samples and (isinstance(samples[0], str) or (isinstance(samples[0], Tensor) and samples[0].dim() == 3)):
+        captions = [f"{names[target]}, taken for {names[taken]} ({sure:.0%})" for _, target, taken, sure in wrong]
+        figures["mistakes"] = drawing.mistakes_figure(samples, captions)
+    return figures
+
+
+def most_confident_mistakes(answers: Answers, count: int) -> list[tuple[int, int, int, float]]:
+    """Number, class, answer and confidence of wrong answers, the most confident first.
+
+    Args:
+        answers: to all samples.
+        count: how many at most.
+
+    Returns:
+        Plain values.
+    """
+    wrong = (answers.prediction != answers.target) & ~answers.confidence.isnan()
+    order = answers.confidence[wrong].argsort(descending=True)[:count]
+    chosen = [part[wrong][order].tolist() for part in answers]
+    return list(zip(chosen[0], chosen[1], chosen[2], chosen[3], strict=True))
+
+
+def class_table(confusion: list[list[int]], names: Sequence[str]) -> str:
+    """Precision, recall and F1 of each class, as CSV.
+
+    Args:
+        confusion: counts, by class and answer.
+        names: of the classes.
+
+    Returns:
+        Lines ``class,samples,precision,recall,f1,most often taken for``; an empty cell where a number has no meaning.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "samples", "precision", "recall", "f1", "most often taken for"])
+    for place, name in enumerate(names):
+        row, right = confusion[place], confusion[place][place]
+        samples, answered = sum(row), sum(line[place] for line in confusion)
+        others = [(count, other) for other, count in enumerate(row) if other != place and count]
+        numbers = [right / answered if answered else None, right / samples if samples else None]
+        numbers.append(2 * right / (samples + answered) if samples + answered else None)
+        shown = ["" if number is None else f"{number:.4f}" for number in numbers]
+        writer.writerow([name, samples, *shown, names[max(others, key=lambda pair: pair[0])[1]] if others else ""])
+    return text.getvalue()

@@ -1,0 +1,103 @@
+"""What methods answer: logits or values as one tensor, or distributions as any structure of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores
+
+Outputs: TypeAlias = Any
+"""``(T, Q, C)`` logits, ``(T, Q, D)`` values, tuples or dicts of tensors, or an object such as a distribution."""
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
+    """Applies a function to every tensor of outputs; other objects, such as distributions, are returned unchanged.
+
+    Args:
+        function: of one tensor.
+        outputs: tensors in nested tuples, named tuples, lists and dicts.
+
+    Returns:
+        The same structure.
+    """
+    if isinstance(outputs, Tensor):
+        return function(outputs)
+    if isinstance(outputs, Mapping):
+        return {name: map_tensors(function, part) for name, part in outputs.items()}
+    if isinstance(outputs, tuple | list):
+        parts = [map_tensors(function, part) for part in outputs]
+        return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
+    return outputs
+
+
+def widened(outputs: Outputs) -> Outputs:
+    """Outputs without a graph and in float32, for metrics."""
+    return map_tensors(lambda part: part.detach().float() if part.is_floating_point() else part.detach(), outputs)
+
+
+def point_of(outputs: Outputs) -> Tensor:
+    """The one answer that outputs stand for: a tensor itself, the ``mean`` of a distribution.
+
+    Args:
+        outputs: of a method.
+
+    Returns:
+        ``(..., C)`` or ``(..., D)``.
+
+    Raises:
+        UserError: neither a tensor nor anything with a ``mean``.
+    """
+    point = outputs if isinstance(outputs, Tensor) else getattr(outputs, "mean", None)
+    if not isinstance(point, Tensor):
+        raise UserError(
+            f"outputs of type {type(outputs).__name__} have no mean that could be scored: define score(outputs, "
+            "targets) and loss(outputs, targets) in the method."
+        )
+    return point
+
+
+def default_loss(outputs: Outputs, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits, squared error of values, negative log-likelihood of what has ``log_prob``.
+
+    Args:
+        outputs: of a method.
+        targets: ``(T, Q)`` labels or ``(T, Q, D)`` values.
+
+    Returns:
+        A scalar.
+    """
+    if not isinstance(outputs, Tensor) and callable(getattr(outputs, "log_prob", None)):
+        return -outputs.log_prob(targets).mean()  # type: ignore[no-any-return]
+    return episode_loss(point_of(outputs), targets)
+
+
+def default_task_losses(outputs: Outputs, targets: Tensor, loss: Callable[[Outputs, Tensor], Tensor]) -> Tensor:
+    """The loss of each task.
+
+    Args:
+        outputs: of a method.
+        targets: ``(T, Q)`` or ``(T, Q, D)``.
+        loss: mean over the tasks, for outputs that are not one tensor.
+
+    Returns:
+        ``(T,)``.
+    """
+    if isinstance(outputs, Tensor):
+        return episode_losses(outputs, targets)
+    if callable(getattr(outputs, "log_prob", None)):
+        return -outputs.log_prob(targets).flatten(1).mean(1)  # type: ignore[no-any-return]
+
+    def of_task(task: int) -> Tensor:
+        return loss(map_tensors(lambda part: part[task : task + 1], outputs), targets[task : task + 1])
+
+    return torch.stack([of_task(task) for task in range(len(targets))])
+
+
+def default_score(outputs: Outputs, targets: Tensor) -> Tensor:
+    """Accuracy or mean squared error of each task, see :func:`~metatransfer.functional.losses.episode_scores`."""
+    return episode_scores(point_of(outputs), targets)
