@@ -15,7 +15,7 @@ from metatransfer import MethodModule
 
 SOURCE = ROOT / "src" / "metatransfer"
 FILES = sorted(SOURCE.rglob("*.py"))
-GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders"}
+GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders", "trust"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "functional": GROUND,

@@ -46,6 +46,7 @@ from metatransfer.cli.messages import explain, explain_exception, import_class, 
 from metatransfer.errors import UserError
 from metatransfer.methods.domain import DomainAdaptationModule
 from metatransfer.nn.weights import no_weight_files
+from metatransfer.trust import check_classes
 
 _CHECKING = (
     "lightning",
@@ -163,6 +164,7 @@ class MetaTransferCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what follows from the data, and looks at the folders that will be written to."""
         settings = self.config[str(self.subcommand)]
+        check_classes(settings)
         if getattr(rank_zero_only, "rank", 0) == 0:  # the others write nothing
             for name, folder in _folders(settings):
                 check_writable(folder, name)
