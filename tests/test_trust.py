@@ -199,7 +199,9 @@ def test_hyper_parameters_that_contain_themselves():
 def test_a_package_is_imported_where_the_caller_trusts_it(stranger):
     path = written(stranger, backbone={"class_path": "writes_on_import.Net", "init_args": {"image_size": 28}})
     assert "trusted=['writes_on_import']" in str(outcome(ProtoNetModule, path))
-    assert "weights do not fit" in str(outcome(ProtoNetModule, path, trusted=["writes_on_import"]))  # built, but no weights
+    assert "weights do not fit" in str(
+        outcome(ProtoNetModule, path, trusted=["writes_on_import"])
+    )  # built, but no weights
     assert Path("pwned").exists()
 
 
@@ -234,6 +236,20 @@ def test_arguments_come_back_in_their_kinds():
 
 class Own(MAMLModule):
     """A method of the caller."""
+
+
+class HandsOn(MAMLModule):
+    """A method that names only its own argument."""
+
+    def __init__(self, strength: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.strength = strength
+
+
+def test_keywords_that_a_subclass_hands_on():
+    head = {"class_path": "metatransfer.nn.LinearHead"}
+    built = checked_arguments(HandsOn, {"strength": 2.0, "backbone": CONV, "head": head})[1]
+    assert isinstance(HandsOn(**built, num_outputs=2).head, LinearHead)
 
 
 def test_another_method_than_the_one_that_was_asked_for():

@@ -66,7 +66,8 @@ def checked_arguments(
         plan.check_packages(described)
         kind = plan.subclass(described["_class_path"], (kind,)) if "_class_path" in described else kind
         builds = plan.arguments(kind, {name: value for name, value in described.items() if not name.startswith("_")})
-        accepted = inspect.signature(kind).parameters
+        spec = inspect.getfullargspec(kind.__init__)
+        accepted = builds if spec.varkw else {*spec.args, *spec.kwonlyargs}
         return kind, {name: build() for name, build in builds.items() if name in accepted}
     except (RecursionError, TypeError, AttributeError) as error:
         raise UserError(f"The checkpoint's hyper-parameters do not fit {kind.__name__}: {error}.") from error
@@ -147,8 +148,11 @@ class _Plan:
         return found
 
     def arguments(self, kind: Any, given: Mapping[str, Any]) -> dict[str, _Build]:  # noqa: ANN401
-        init = inspect.unwrap(kind.__init__)
-        hints = typing.get_type_hints(init, localns=_AnyName({**vars(builtins), **getattr(init, "__globals__", {})}))
+        hints: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):  # what a subclass hands on as keywords is annotated in its base
+            init = inspect.unwrap(base.__init__)
+            names = _AnyName({**vars(builtins), **getattr(init, "__globals__", {})})
+            hints |= typing.get_type_hints(init, localns=names)
         return {name: self.value(value, [hints.get(name, Any)]) for name, value in given.items()}
 
     def value(self, value: Any, annotations: Iterable[Any]) -> _Build:  # noqa: ANN401
