@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from contract import wraps_episodes
 from metatransfer.cli import main
+
+# Lightning keeps its messages from the root logger, which caplog reads, unless that had a handler at the import
+logging.getLogger("lightning.pytorch").propagate = True
 
 ROOT = Path(__file__).resolve().parents[1]
 SHRINK = [
