@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sys
 import warnings
@@ -23,6 +24,9 @@ import messages
 import processes
 from contract import wraps_episodes
 from metatransfer.cli import main
+
+# Lightning keeps its messages from the root logger, which caplog reads, unless that had a handler at the import
+logging.getLogger("lightning.pytorch").propagate = True
 
 ROOT = Path(__file__).resolve().parents[1]
 SHRINK = [

@@ -31,6 +31,7 @@ from metatransfer.cli.messages import explain, explain_exception
 from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import no_weight_files
+from metatransfer.trust import check_classes
 
 # packages that check what they are given
 _CHECKING = ("lightning", "torch/optim", "torch/distributions", "torchvision")
@@ -156,6 +157,7 @@ class MetaTransferCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what follows from the data, and looks at the folders that will be written to."""
         settings = self.config[str(self.subcommand)]
+        check_classes(settings)
         if getattr(rank_zero_only, "rank", 0) == 0:  # the others write nothing
             for name, folder in _folders(settings):
                 check_writable(folder, name)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, ClassVar, Self
 
 import torch
+from lightning.fabric.utilities.cloud_io import _load  # private, but what is checked is read as Lightning reads it
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 
@@ -27,6 +30,7 @@ from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
+from metatransfer.trust import checked_arguments
 
 
 class MethodModule(EvaluatedModule, ABC):
@@ -173,10 +177,48 @@ class MethodModule(EvaluatedModule, ABC):
         return {}
 
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """As Lightning's; files of weights that the training started from are not asked for."""
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[Any],
+        map_location: Any = None,  # noqa: ANN401
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        *,
+        trusted: Sequence[str] = (),
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Self:
+        """Rebuilds a module and loads its weights; files of weights that its training started from are not needed.
+
+        Args:
+            checkpoint_path: a file, a URL or an open file.
+            map_location: as in ``torch.load``.
+            hparams_file: must be left out; give arguments by name.
+            strict: whether the names of the weights must match exactly.
+            weights_only: ``False`` unpickles any object, which runs code that the file brings; not done by default.
+            trusted: packages that the checkpoint may import classes from, besides the known ones and those that are
+                imported already.
+            **kwargs: constructor arguments, in place of those in the checkpoint.
+
+        Returns:
+            The module.
+
+        Raises:
+            UserError: the checkpoint names something that is not allowed, see :mod:`metatransfer.trust`.
+        """
+        if hparams_file is not None:
+            raise UserError("hparams_file is not read: give the constructor arguments by name.")
+        weights_only = weights_only is not False
+        content = _load(checkpoint_path, map_location="cpu", weights_only=weights_only)
+        if not isinstance(checkpoint_path, str | Path):
+            checkpoint_path.seek(0)
+        described = {**content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}), **kwargs}
         with no_weight_files():
-            return super().load_from_checkpoint(*args, **kwargs)
+            kind, arguments = checked_arguments(cls, described, trusted)
+            # without an instantiator Lightning takes the arguments as they are, and interprets none from the file
+            return super(MethodModule, kind).load_from_checkpoint(
+                checkpoint_path, map_location, None, strict, weights_only, **arguments, _instantiator=None
+            )
 
     def setup(self, stage: str) -> None:
         """Reports once which weights come from files, and prepares the evaluation for the data."""

@@ -214,7 +214,8 @@ def _pretrained(folder: Path, config: Any) -> tuple[nn.Module, WeightsReport]:  
                 f"the weights in '{folder}' cannot be read ({_short(error)}): fetch {files[0].name} again."
             ) from error
     pooler = {name for name, _ in network.named_parameters() if name.startswith("pooler.")}
-    wrong = [str(entry[0]) for entry in found["mismatched_keys"]]
+    # with their shapes since transformers 5
+    wrong = [entry if isinstance(entry, str) else str(entry[0]) for entry in found["mismatched_keys"]]
     own = [name for name in network.state_dict() if name not in pooler]
     new = [name for name in own if name in {*found["missing_keys"], *wrong}]
     if new:

@@ -1,0 +1,186 @@
+"""Which classes a checkpoint or a configuration file may name, checked before anything is imported or called.
+
+A checkpoint describes the network, the optimiser and the rest as ``{"class_path": ..., "init_args": ...}``. Whoever
+wrote the file must not be able to run code on the machine that loads it, so each path must name a class (never a
+function) of the type that the argument expects, from a known package or from one that is imported already. Text stays
+text: it is not read as YAML, as the name of a file or as an import path.
+
+A configuration file may name any class, also one that has to be imported, as that is what it is for: treat a
+stranger's configuration file like a stranger's program.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import functools
+import importlib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union
+
+from sklearn.base import BaseEstimator
+from torch import nn, optim
+
+from metatransfer.errors import UserError
+
+KNOWN_PACKAGES = (
+    "metatransfer",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "lightning",
+    "sklearn",
+    "timm",
+    "transformers",
+)
+_UNTYPED = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, BaseEstimator)  # where no annotation says more
+_NOT_A_CLASS: tuple[Any, ...] = (Any, object, type(None))
+_Build = Callable[[], Any]
+Kind = TypeVar("Kind")
+
+
+def checked_arguments(
+    kind: type[Kind], described: Mapping[str, Any], trusted: Collection[str] = ()
+) -> tuple[type[Kind], dict[str, Any]]:
+    """Rebuilds constructor arguments from a checkpoint, after all that they name has been checked.
+
+    Args:
+        kind: the class to construct; under ``_class_path``, the description may name a subclass.
+        described: the arguments as :func:`metatransfer.arguments.plain_arguments` wrote them.
+        trusted: further packages that the description may name classes of.
+
+    Returns:
+        The class, and its arguments as objects.
+
+    Raises:
+        UserError: the description names something that is not allowed, or does not fit the constructor.
+    """
+    plan = _Plan((*KNOWN_PACKAGES, *trusted))
+    try:
+        plan.check_packages(described)
+        kind = plan.subclass(described["_class_path"], (kind,)) if "_class_path" in described else kind
+        builds = plan.arguments(kind, {name: value for name, value in described.items() if not name.startswith("_")})
+        spec = inspect.getfullargspec(kind.__init__)
+        accepted = builds if spec.varkw else {*spec.args, *spec.kwonlyargs}
+        return kind, {name: build() for name, build in builds.items() if name in accepted}
+    except (RecursionError, TypeError, AttributeError) as error:
+        raise UserError(f"The checkpoint's hyper-parameters do not fit {kind.__name__}: {error}.") from error
+
+
+def check_classes(settings: Any, name: str = "") -> None:  # noqa: ANN401
+    """Raises an error unless each ``class_path`` of a parsed configuration names a class.
+
+    Args:
+        settings: namespaces, dictionaries and lists, nested.
+        name: where they stand, for the message.
+
+    Raises:
+        UserError: a ``class_path`` names a function or another object, which must not be called.
+    """
+    items = settings if isinstance(settings, dict) else getattr(settings, "__dict__", {})
+    path = items.get("class_path")
+    if isinstance(path, str) and not isinstance(_named(path, (path.split(".")[0],)), type):
+        raise UserError(f"{name or 'class_path'} must name a class, but '{path}' is not a class.")
+    for key, value in [*items.items(), *(enumerate(settings) if isinstance(settings, list | tuple) else ())]:
+        check_classes(value, name if key in {"init_args", "dict_kwargs"} else f"{name}.{key}".lstrip("."))
+
+
+def _named(path: str, packages: Collection[str]) -> object:
+    """What an import path names; only modules of the given packages are imported for it."""
+    parts = path.split(".")
+    for end in range(len(parts) - 1, 0, -1):  # a class may stand inside another class
+        module = ".".join(parts[:end])
+        try:
+            found: object = importlib.import_module(module) if parts[0] in packages else sys.modules[module]
+        except (ImportError, KeyError):
+            continue
+        return functools.reduce(lambda outer, name: getattr(outer, name, None), parts[end:], found)
+    return None
+
+
+def _alternatives(annotations: Iterable[Any]) -> list[Any]:
+    members = [typing.get_args(a) if typing.get_origin(a) in {Union, UnionType} else (a,) for a in annotations]
+    return [part for parts in members for part in parts]
+
+
+def _call(make: Callable[..., Any], builds: Mapping[str, _Build]) -> Any:  # noqa: ANN401
+    return make(**{name: build() for name, build in builds.items()})
+
+
+class _AnyName(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:  # noqa: ANN401
+        return Any  # a name that is imported for type checkers only
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Turns descriptions into functions that build them; every class is checked by then, and none was called."""
+
+    packages: tuple[str, ...]
+
+    def check_packages(self, value: Any) -> None:  # noqa: ANN401
+        if not isinstance(value, Mapping | list | tuple):
+            return
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            self.check_packages(item)
+            if key not in {"class_path", "_class_path"}:
+                continue
+            if not re.fullmatch(r"(?a:[^\W\d]\w*(\.(?!__main__)[^\W\d]\w*)+)", str(item)):
+                raise UserError(f"The checkpoint names {item!r} as a class, which is not the import path of one.")
+            package = item.split(".")[0]
+            if package not in self.packages and package not in sys.modules:
+                raise UserError(
+                    f"The checkpoint names the class '{item}', but '{package}' is not a known package: if you trust "
+                    f"the file, import '{package}' first or call load_from_checkpoint(..., trusted=['{package}'])."
+                )
+
+    def subclass(self, path: str, bases: tuple[type[Kind], ...]) -> type[Kind]:
+        found = _named(path, self.packages)
+        if not isinstance(found, type) or not issubclass(found, bases):
+            names = " or ".join(sorted(base.__name__ for base in bases))
+            raise UserError(f"The checkpoint names '{path}' where a subclass of {names} belongs; nothing was called.")
+        return found
+
+    def arguments(self, kind: Any, given: Mapping[str, Any]) -> dict[str, _Build]:  # noqa: ANN401
+        hints: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):  # what a subclass hands on as keywords is annotated in its base
+            init = inspect.unwrap(base.__init__)
+            names = _AnyName({**vars(builtins), **getattr(init, "__globals__", {})})
+            hints |= typing.get_type_hints(init, localns=names)
+        return {name: self.value(value, [hints.get(name, Any)]) for name, value in given.items()}
+
+    def value(self, value: Any, annotations: Iterable[Any]) -> _Build:  # noqa: ANN401
+        expected = _alternatives(annotations)
+        if isinstance(value, Mapping) and "class_path" in value:
+            return self.object(value, expected)
+        group: Any = next((part for part in expected if dataclasses.is_dataclass(part)), None)
+        if isinstance(value, Mapping) and group is not None:
+            return functools.partial(_call, group, self.arguments(group, value))
+        inner = [
+            typing.get_args(part)[0 if typing.get_origin(part) is tuple else -1]
+            for part in expected
+            if typing.get_origin(part) not in {None, Callable, typing.Literal}
+        ] or [Any]
+        if isinstance(value, Mapping):
+            entries = {key: self.value(item, inner) for key, item in value.items()}
+            return lambda: {key: build() for key, build in entries.items()}
+        if isinstance(value, list | tuple):
+            items = [self.value(item, inner) for item in value]
+            made = tuple if any(typing.get_origin(part) is tuple for part in expected) else list
+            return lambda: made(build() for build in items)
+        return lambda: Path(value) if isinstance(value, str) and Path in expected and str not in expected else value
+
+    def object(self, described: Mapping[str, Any], expected: list[Any]) -> _Build:
+        makers = [typing.get_args(part)[-1] for part in expected if typing.get_origin(part) is Callable]
+        made = tuple(part for part in _alternatives(makers) if isinstance(part, type) and part not in _NOT_A_CLASS)
+        plain = tuple(part for part in expected if isinstance(part, type) and part not in _NOT_A_CLASS)
+        kind = self.subclass(described["class_path"], made + plain or _UNTYPED)
+        given = {**(described.get("init_args") or {}), **(described.get("dict_kwargs") or {})}
+        make = functools.partial(functools.partial, kind) if issubclass(kind, made) else kind
+        return functools.partial(_call, make, self.arguments(kind, given))
