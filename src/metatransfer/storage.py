@@ -1,0 +1,179 @@
+"""Files that are written whole or not at all, and arrays that are kept on disk between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TAIL = 16  # digits that give the length of the note
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Lets a file be written beside its final place, and moves it there when the block ends without an error.
+
+    Readers see the old file or the new one, never a part of it, also after a crash of the machine. Several processes may
+    write the same file; the last one wins.
+
+    Args:
+        path: the file; its folder is made. A link stays a link.
+
+    Yields:
+        An empty file in the same folder, to be overwritten. It is removed if the block raises an error.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name[:100]}-{uuid.uuid4().hex}.part")
+    try:
+        draft.touch()  # an error now rather than after the work; unlike tempfile's, the file follows the umask
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())  # otherwise a crash could leave the final name without the content
+        draft.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all, see :func:`atomic_file`.
+
+    Args:
+        path: the file; its folder is made.
+        content: text (written as UTF-8) or bytes.
+    """
+    with atomic_file(path) as draft:
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def cache_folder(name: str = "", given: str | Path | None = None) -> Path:
+    """The folder for files that can be computed again.
+
+    Args:
+        name: a folder inside the default one, such as ``"features"``.
+        given: the user's own choice, taken as it is.
+
+    Returns:
+        ``given``, else ``name`` in the folder that the environment variable ``METATRANSFER_CACHE`` names, else in
+        ``~/.cache/metatransfer``. Nothing is created.
+    """
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("METATRANSFER_CACHE") or "~/.cache/metatransfer").expanduser() / name
+
+
+def short_path(path: str | Path) -> str:
+    """The path as one would type it here.
+
+    Args:
+        path: any path.
+
+    Returns:
+        The relative path if it lies in the working folder, else the path unchanged.
+    """
+    try:
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+class KeptArray(NamedTuple):
+    """An array from the cache.
+
+    Attributes:
+        array: the array, mapped from the file if asked for.
+        note: the JSON content that was stored beside it.
+    """
+
+    array: NDArray[Any]
+    note: Any
+
+
+def cache_file(folder: Path, kind: str, *key: str | bytes) -> Path:
+    """The name of a cached array.
+
+    Args:
+        folder: see :func:`cache_folder`.
+        kind: first word of the file name, such as ``"images"``.
+        *key: everything that the content depends on, including a version of the format.
+
+    Returns:
+        ``<folder>/<kind>-<32 hexadecimal digits>.npy``.
+    """
+    digest = hashlib.sha256()
+    for part in key:
+        content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return folder / f"{kind}-{digest.hexdigest()[:32]}.npy"
+
+
+def keep_array(path: Path, array: NDArray[Any], note: object = None) -> None:
+    """Stores an array and a note in one file, see :func:`atomic_file`.
+
+    Args:
+        path: from :func:`cache_file`.
+        array: the content.
+        note: anything that JSON can hold.
+    """
+    with atomic_file(path) as draft, draft.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        text = json.dumps({"note": note, "checksum": _checksum(array)}).encode()
+        file.write(text + f"{len(text):0{_TAIL}}".encode())
+
+
+def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool = False) -> KeptArray | None:
+    """Reads what :func:`keep_array` stored, and marks it as used.
+
+    Args:
+        path: from :func:`cache_file`.
+        shape: the shape that is expected.
+        dtype: the type that is expected.
+        mapped: whether to map the file into memory; its checksum is then not verified, since that would read it all.
+
+    Returns:
+        The array and its note; ``None`` if the file is missing, cut short, damaged or has another shape or type.
+    """
+    try:
+        # a mapping of no bytes is an error, so empty arrays are read
+        mode: Any = "r" if mapped and np.prod(shape) else None
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(-_TAIL, os.SEEK_END)
+            file.seek(-_TAIL - int(file.read()), os.SEEK_END)
+            tail = json.loads(file.read()[:-_TAIL])
+        if array.shape != shape or array.dtype != dtype or not (mode or tail["checksum"] == _checksum(array)):
+            return None
+    except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return KeptArray(array, tail["note"])
+
+
+def forget_old(folder: Path, kind: str, days: int = 60) -> None:
+    """Removes cached arrays that nobody used for a long time, and drafts of killed runs.
+
+    Args:
+        folder: see :func:`cache_folder`.
+        kind: as for :func:`cache_file`; files of other kinds stay.
+        days: how long is long.
+    """
+    for pattern in (f"{kind}-*.npy", f".{kind}-*.part"):
+        for entry in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat().st_mtime > days * 86400:
+                    entry.unlink()
+
+
+def _checksum(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest()
