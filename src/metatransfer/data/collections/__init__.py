@@ -10,7 +10,7 @@ from metatransfer.data.collections.image_folder import ImageFolder
 from metatransfer.data.collections.image_table import ImageTable
 from metatransfer.data.collections.learn2learn import Learn2Learn
 from metatransfer.data.collections.omniglot import Omniglot
-from metatransfer.data.collections.paths import describe_path
+from metatransfer.data.collections.paths import describe_path, open_path
 from metatransfer.data.collections.sinusoids import Sinusoids
 from metatransfer.data.collections.table import Table
 from metatransfer.data.collections.texts import Texts
@@ -39,4 +39,5 @@ __all__ = [
     "TorchvisionDataset",
     "TypesetDigits",
     "describe_path",
+    "open_path",
 ]

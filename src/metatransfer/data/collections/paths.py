@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metatransfer.checks import did_you_mean
+from metatransfer.data.collections.base import Collection
 from metatransfer.data.readers.array_files import SUFFIXES as ARRAY_SUFFIXES
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES
 from metatransfer.data.readers.tables import TABLE_SUFFIXES, Table, read_table
@@ -59,9 +60,18 @@ def describe_path(path: str | Path) -> dict[str, Any]:
     if suffix in IMAGE_SUFFIXES:
         raise UserError(f"the data '{path}' is a single image: give the folder that holds a folder for each class.")
     raise UserError(
-        f"the data '{path}' is neither a folder or zip file of images, nor a table ({', '.join(TABLE_SUFFIXES)}), nor a "
-        f"file of arrays ({', '.join(ARRAY_SUFFIXES)}): convert it, or unpack it if it is an archive."
+        f"the data '{path}' is neither a folder or zip file of images, nor a table ({', '.join(TABLE_SUFFIXES)}), "
+        f"nor a file of arrays ({', '.join(ARRAY_SUFFIXES)}): convert it, or unpack it if it is an archive."
     )
+
+
+def open_path(path: str | Path) -> Collection:
+    """The collection of :func:`describe_path`, made."""
+    from metatransfer.data import collections
+
+    described = describe_path(path)
+    made: Collection = getattr(collections, described["class_path"].rpartition(".")[2])(**described["init_args"])
+    return made
 
 
 def _described(name: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -78,7 +88,9 @@ def _not_there(given: str, place: Path) -> str:
         return f"does not exist as a path, and is not the name of a collection. Did you mean {name}?"
     siblings = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
     near = did_you_mean(place.name, siblings)
-    return f"does not exist{near if near != '.' else ': give a path that exists, or the name of a collection such as Glyphs.'}"
+    return (
+        f"does not exist{near if near != '.' else ': give an existing path, or the name of a collection, e.g. Glyphs.'}"
+    )
 
 
 def _check_images(folder: Path) -> None:

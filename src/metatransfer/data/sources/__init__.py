@@ -1,6 +1,7 @@
 """Where samples come from: sources that are read by index, generators of tasks, names of splits and classes."""
 
 from metatransfer.data.sources.base import Encoder, Source, TensorSource, shown
+from metatransfer.data.sources.collection import Collection, LazyParts
 from metatransfer.data.sources.derived import (
     NO_CLASS,
     JoinedSource,
@@ -30,8 +31,10 @@ __all__ = [
     "NO_CLASS",
     "SPLITS",
     "SPLIT_NAMES",
+    "Collection",
     "Encoder",
     "JoinedSource",
+    "LazyParts",
     "RotatedClasses",
     "Source",
     "TaskGenerator",

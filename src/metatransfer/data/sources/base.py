@@ -17,10 +17,10 @@ from metatransfer.errors import UserError
 
 
 class Encoder(ABC):
-    """Turns raw samples into what a network takes, by rules that are learned from the training samples: a tokenizer.
+    """Turns raw samples into network inputs by rules that are learned from the training samples, such as a tokenizer.
 
     Attributes:
-        size: number of different tokens.
+        size: number of different tokens; 0 for samples of numbers, such as standardised rows of a table.
         shared: whether token numbers keep their meaning whatever the training samples are.
     """
 
@@ -67,7 +67,9 @@ class Source(ABC):
         self.name, self.class_names = name, tuple(class_names)
         self.groups = tuple(groups) if groups is not None else None
         self.targets: NDArray[Any] = self._checked(np.asarray(targets))
-        self.sizes = np.bincount(self.targets, minlength=len(self.class_names)) if self.is_labelled else np.zeros(0, int)
+        self.sizes = (
+            np.bincount(self.targets, minlength=len(self.class_names)) if self.is_labelled else np.zeros(0, int)
+        )
         for index in np.flatnonzero(self.sizes == 0) if not self._may_lack_classes else ():
             raise UserError(f"{name}: class '{self.class_names[index]}' has no samples; remove it or add some.")
         self.offsets = np.concatenate([[0], self.sizes.cumsum()[:-1]])

@@ -147,7 +147,7 @@ class JoinedSource(Source):
         """Shape of one sample."""
         return self.parts[0].sample_shape
 
-    def _places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
+    def places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
         """Each part that has some of the samples, which of ``indices`` they are, and their indices in the part."""
         part_of = np.searchsorted(self._starts, indices, side="right") - 1
         found = [(part, np.flatnonzero(part_of == place), self._starts[place]) for place, part in enumerate(self.parts)]
@@ -155,25 +155,25 @@ class JoinedSource(Source):
 
     def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
         """The samples of all parts."""
-        for part, _, own in self._places(indices):
+        for part, _, own in self.places(indices):
             part.update_fingerprint(digest, own)
 
     def read(self, indices: Tensor, device: torch.device) -> Inputs:
         """Reads each sample from its part."""
-        places = self._places(indices.flatten().numpy())
+        places = self.places(indices.flatten().numpy())
         read = [part.read(torch.from_numpy(own), device) for part, _, own in places]
         order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
         if isinstance(read[0], Tensor):
             samples = torch.cat([one for one in read if isinstance(one, Tensor)])
             return samples[order].view(*indices.shape, *samples.shape[1:])
-        ids, mask = (_padded([one[field][:] for one in read]) for field in (0, 1))
+        ids, mask = (_padded([one[field] for one in read]) for field in (0, 1))
         # a part pads by a number of its own; under a mask of 0 it plays no role
         return Tokens(*(one[order].view(*indices.shape, one.shape[-1]) for one in (ids, mask)))
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Those of the parts."""
         found = np.zeros(len(indices), np.int64)
-        for part, rows, own in self._places(indices):
+        for part, rows, own in self.places(indices):
             lengths = part.lengths(own)
             if lengths is None:
                 return None
@@ -182,7 +182,7 @@ class JoinedSource(Source):
 
     def show(self, index: int) -> str | Tensor:
         """The sample of the part."""
-        part, _, own = self._places(np.array([index]))[0]
+        part, _, own = self.places(np.array([index]))[0]
         return part.show(int(own[0]))
 
     def encoded(self, encoder: Encoder) -> JoinedSource:
@@ -297,21 +297,20 @@ def first_not_finite(source: Source) -> int | None:
     Returns:
         Its index.
     """
+    rows = np.flatnonzero(~_are_finite(source, np.arange(len(source))))
+    return int(rows[0]) if len(rows) else None
+
+
+def _are_finite(source: Source, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found = np.ones(len(indices), bool)
     if isinstance(source, View):
-        found = first_not_finite(source.base)
-        rows = np.flatnonzero(source.indices == found) if found is not None else np.empty(0, np.int64)
-        return int(rows[0]) if len(rows) else None
+        return _are_finite(source.base, source.indices[indices])
     if isinstance(source, JoinedSource):
-        for part, start in zip(source.parts, source._starts[:-1].tolist(), strict=True):
-            found = first_not_finite(part)
-            if found is not None:
-                return int(start + found)
-        return None
-    if not isinstance(source, TensorSource) or not source.data.is_floating_point():
-        return None
-    each = max(1, _CHUNK // max(1, source.data[0].numel()))
-    for start in range(0, len(source), each):
-        finite = source.data[start : start + each].flatten(1).isfinite().all(1)
-        if not finite.all():
-            return start + int((~finite).int().argmax())
-    return None
+        for part, rows, own in source.places(indices):
+            found[rows] = _are_finite(part, own)
+    elif isinstance(source, TensorSource) and source.data.is_floating_point() and len(indices):
+        each = max(1, _CHUNK // max(1, source.data[0].numel()))
+        chunks = np.split(indices, range(each, len(indices), each))
+        finite = [source.data[torch.from_numpy(rows)].flatten(1).isfinite().all(1) for rows in chunks]
+        found = torch.cat(finite).cpu().numpy()
+    return found

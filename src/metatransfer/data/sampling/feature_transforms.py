@@ -1,0 +1,95 @@
+"""Fixed transforms of feature vectors, as the protocols of domain adaptation have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class RowSum(nn.Module):
+    """Divides every sample by the sum of its values: counts become frequencies; a sum of 0 leaves the sample as it is.
+
+    The first step of the usual protocol of Office-Caltech10's SURF features (Gong et al. 2012); z-scores follow.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divides.
+
+        Args:
+            x: ``(N, *shape)`` float.
+
+        Returns:
+            ``(N, *shape)``.
+        """
+        total = x.flatten(1).sum(1).view(-1, *[1] * (x.dim() - 1))
+        return x / torch.where(total == 0, torch.ones_like(total), total)
+
+
+class Standardize(nn.Module):
+    """Z-scores: ``(x - mean) / deviation``, feature by feature; images channel by channel.
+
+    A feature is the first axis of a sample. The deviation is that of the population (divided by N); a feature that
+    never changes among the samples that the statistics are of becomes 0 everywhere.
+
+    Args:
+        mean: ``(D,)`` float64.
+        deviation: ``(D,)`` float64; 0 for a constant feature.
+
+    Attributes:
+        constant: how many features are constant.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.mean, self.deviation = mean, deviation
+        self.constant = int((deviation == 0).sum())
+        self._held: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, chunks: Iterable[Tensor]) -> Standardize:
+        """Takes the statistics of samples, in float64 and in one pass (Chan, Golub and LeVeque 1979).
+
+        Args:
+            chunks: ``(n, D, ...)`` each.
+
+        Returns:
+            The transform.
+        """
+        count, mean, squares = 0, torch.zeros(0), torch.zeros(0)
+        low, high = torch.zeros(0), torch.zeros(0)
+        for chunk in chunks:
+            values = chunk.double().transpose(0, 1).flatten(1)  # (D, n), and pixels of images beside each other
+            own, size = values.mean(1), values.shape[1]
+            own_squares = (values - own[:, None]).square().sum(1)
+            if not count:
+                mean, squares, low, high = own, own_squares, values.amin(1), values.amax(1)
+            else:
+                shift = own - mean
+                mean = mean + shift * (size / (count + size))
+                squares = squares + own_squares + shift.square() * (count * size / (count + size))
+                low, high = torch.minimum(low, values.amin(1)), torch.maximum(high, values.amax(1))
+            count += size
+        # rounding may leave a constant feature a tiny deviation, which would blow up whatever differs
+        deviation = torch.where(low == high, torch.zeros_like(squares), (squares / max(1, count)).sqrt())
+        return cls(mean, deviation)
+
+    def __repr__(self) -> str:
+        return f"Standardize({len(self.mean)} features)"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardises.
+
+        Args:
+            x: ``(N, D, ...)`` float.
+
+        Returns:
+            The same shape.
+        """
+        kind = x.device, x.dtype
+        if kind not in self._held:  # a copy for each device: worker processes cannot read an accelerator's
+            scale = torch.where(self.deviation == 0, self.deviation, 1 / self.deviation)
+            self._held[kind] = self.mean.to(x.device, x.dtype), scale.to(x.device, x.dtype)
+        mean, scale = (one.view(-1, *[1] * (x.dim() - 2)) for one in self._held[kind])
+        return (x - mean) * scale

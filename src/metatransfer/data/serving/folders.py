@@ -1,0 +1,107 @@
+"""Folders of images that a user points at for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from metatransfer.batches import PredictionTask
+from metatransfer.checks import check_folder
+from metatransfer.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files below a folder, sorted, hidden ones aside.
+
+    Args:
+        folder: where to look, at any depth.
+
+    Returns:
+        Paths.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
+    """Reads an image file.
+
+    Args:
+        path: the file.
+        convert: makes a sample ``(C, H, W)`` of it.
+
+    Returns:
+        The sample.
+
+    Raises:
+        UserError: the file is no image, is damaged, or ``convert`` refuses it; with the path.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return convert(image)
+    except UserError as error:
+        raise UserError(f"image '{path}': {error}") from error
+    except Exception as error:  # PIL's plugins raise whatever a damaged file leads them to
+        raise UserError(f"'{path}' cannot be read as an image ({error}); remove it or save it again.") from error
+
+
+def prediction_task(support: str | Path, query: str | Path, convert: Callable[[Image.Image], Tensor]) -> PredictionTask:
+    """The task of labelling one folder by the examples in another.
+
+    Args:
+        support: ``<label>/<image>``: one folder per label.
+        query: images at any depth.
+        convert: makes a sample ``(C, H, W)`` of an image.
+
+    Returns:
+        A :class:`~metatransfer.batches.PredictionTask`; files are named relative to ``query``.
+
+    Raises:
+        UserError: a folder is missing, there are fewer than two labels, a label or the query folder has no images, or
+            an image cannot be read.
+    """
+    support, query = check_folder(support, "support folder"), check_folder(query, "query folder")
+    labels = sorted(entry for entry in support.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(labels) < 2:
+        raise UserError(
+            f"support folder '{support}' must hold one folder of example images per label (<label>/<image>), at least "
+            f"two, but has {len(labels)}."
+        )
+    examples = [(label.name, path) for label in labels for path in _images_of(label, "label folder")]
+    files = _images_of(query, "query folder")
+    return PredictionTask(
+        support_x=_stacked([path for _, path in examples], convert),
+        support_labels=tuple(label for label, _ in examples),
+        query_x=_stacked(files, convert),
+        files=tuple(path.relative_to(query).as_posix() for path in files),
+    )
+
+
+def _images_of(folder: Path, what: str) -> list[Path]:
+    files = image_files(folder)
+    if not files:
+        raise UserError(f"{what} '{folder}' holds no image (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return files
+
+
+def _stacked(files: list[Path], convert: Callable[[Image.Image], Tensor]) -> Tensor:
+    samples = [open_image(path, convert) for path in files]
+    for path, sample in zip(files, samples, strict=True):
+        if sample.shape != samples[0].shape:
+            raise UserError(
+                f"image '{path}' gives a sample of shape {tuple(sample.shape)}, but '{files[0]}' one of "
+                f"{tuple(samples[0].shape)}: bring all images to one size."
+            )
+    return torch.stack(samples)
