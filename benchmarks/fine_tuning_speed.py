@@ -23,7 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from metatransfer import ArrayDataModule, FineTuneModule, LinearProbe, TorchvisionBackbone
+from metatransfer import (
+    ArrayDataModule,
+    Arrays,
+    Division,
+    FineTuneModule,
+    LabelledDataModule,
+    LinearProbe,
+    TorchvisionBackbone,
+)
 from metatransfer.adapters import Labelled
 from metatransfer.callbacks.run.report import machine
 
@@ -79,7 +87,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     x, y = torch.rand(1280, 3, SIDE, SIDE), torch.arange(1280) % CLASSES
-    data = ArrayDataModule.from_arrays(x.numpy(), y.numpy(), batch_size=BATCH, val_fraction=0.05, test_fraction=0.05)
+    data = LabelledDataModule(
+        Arrays.from_arrays(x.numpy(), y.numpy()),
+        batch_size=BATCH,
+        division=Division(val_fraction=0.05, test_fraction=0.05),
+    )
     backbone = TorchvisionBackbone("resnet18", in_channels=3, image_size=SIDE)
     module = FineTuneModule(backbone, CLASSES, optimizer=partial(torch.optim.AdamW, lr=1e-3))
     network = torch.nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(module.head))

@@ -24,7 +24,16 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from metatransfer import ArrayDataModule, FeatureClassifier, LinearSVM, NearestNeighbors
+from metatransfer import (
+    ArrayDataModule,
+    Arrays,
+    DomainDivision,
+    FeatureClassifier,
+    LabelledDataModule,
+    LinearSVM,
+    NearestNeighbors,
+    Processing,
+)
 from metatransfer.adapters import Labelled
 from metatransfer.adapters.domain.domain_adapters import (
     CorrelationAlignment,
@@ -35,8 +44,8 @@ from metatransfer.adapters.domain.domain_adapters import (
     TransferComponentAnalysis,
 )
 from metatransfer.callbacks.run.report import machine
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.feature_transforms import RowSum
+from metatransfer.data import DomainDataModule
+from metatransfer.data.sampling.feature_transforms import RowSum
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from metatransfer.nn.backbones.raw_features import RawFeatures
 
@@ -73,7 +82,7 @@ def domain(folder: Path, name: str) -> ArrayDataModule:
         raise SystemExit(
             f"'{path}' is not there: put the four .mat files of Office-Caltech10, SURF-800, into '{folder}'."
         )
-    return ArrayDataModule(str(path), transform=[RowSum()])
+    return LabelledDataModule(Arrays(str(path)), processing=Processing(transform=[RowSum()]))
 
 
 def strength(data: DomainDataModule) -> float:
@@ -117,10 +126,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*never change in training|.*are constant in the")
     start, found = time.perf_counter(), {}
     pairs = {
-        pair: DomainDataModule(
-            {"source": domain(options.folder, pair[0])}, {"target": domain(options.folder, pair[1])},
-            batch_size=256, transductive=True, hold_out_source=False, standardize="domain",
-        )
+        pair: DomainDataModule({"source": domain(options.folder, pair[0])}, {"target": domain(options.folder, pair[1])}, batch_size=256, standardize="domain", division=DomainDivision(transductive=True, hold_out_source=False))
         for pair in PAIRS
     }  # fmt: skip
     strengths = {pair[0]: strength(pairs[pair]) for pair in ("CA", "AC", "WC", "DC")}

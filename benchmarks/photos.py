@@ -22,7 +22,7 @@ from PIL import Image
 from skimage import data as photographs
 from sklearn.datasets import load_sample_images
 
-from metatransfer import FineTuneModule, ImageFolderDataModule, LayerwiseLRDecay, TimmBackbone
+from metatransfer import Division, FineTuneModule, ImageFolder, LabelledDataModule, LayerwiseLRDecay, TimmBackbone
 from metatransfer.callbacks.run.report import machine
 from metatransfer.callbacks.transfer_gain import Interval, gain_of, measure_gain
 
@@ -58,8 +58,11 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder) / "photos")
-        data = ImageFolderDataModule(
-            root=str(Path(folder) / "photos"), image_size=SIDE, batch_size=16, val_fraction=0.25, labels_per_class=5
+        data = LabelledDataModule(
+            ImageFolder(root=str(Path(folder) / "photos"), image_size=SIDE),
+            batch_size=16,
+            labels_per_class=5,
+            division=Division(val_fraction=0.25),
         )
         torch.manual_seed(0)
         network = TimmBackbone(

@@ -19,12 +19,12 @@ SHRINK = [
     "--trainer.enable_model_summary=false",
 ]
 SMALL_DATA = [
-    "--data.train_episodes=12",
-    "--data.val_episodes=6",
-    "--data.test_episodes=6",
-    "--data.tasks_per_batch=2",
-    "--data.num_queries=2",
-    "--data.eval_num_queries=2",
+    "--data.episodes.train=12",
+    "--data.episodes.val=6",
+    "--data.episodes.test=6",
+    "--data.episodes.per_batch=2",
+    "--data.task.num_queries=2",
+    "--data.eval_task.num_queries=2",
 ]
 # six batches of an epoch, as the episodes above make
 SMALL_BATCHES = ["--data.batch_size=4", "--trainer.limit_train_batches=6"]

@@ -68,7 +68,7 @@ def test_configs_compose_and_are_saved(cli, tmp_path):
 
 
 def test_number_of_outputs_follows_the_data(cli):
-    run = cli("fit", MAML, "--data.num_ways=7", "--trainer.limit_train_batches=1")
+    run = cli("fit", MAML, "--data.task.num_ways=7", "--trainer.limit_train_batches=1")
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["num_outputs"] == 7
 
 
@@ -151,12 +151,12 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.optimizer.betas", "0.9"], ["model.optimizer.betas must be a list, but is '0.9'"]),
     (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
     (["fit", "--config", MAML, "--model.inner_lr", "null"], ["model.inner_lr is null, but needs a value"]),
-    (["fit", "--config", MAML, "--data.num_shots", "null"], ["data.num_shots is null, but needs a value"]),
+    (["fit", "--config", MAML, "--data.task.num_shots", "null"], ["data.num_shots is null, but needs a value"]),
     (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of ", "ProtoNetModule"]),
     (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
     (["fit", "--config", MAML, "--data", "metatransfer.GlyphEpisods"], ["module metatransfer has no class 'GlyphEpisods'. Did you mean GlyphEpisodes?"]),
-    (["fit", "--config", MAML, "--data.augmentation.degrees", "5"], ["'degrees' belongs to a class that is not named: give it first, such as --data.augmentation RandomAffine."]),
-    (["fit", "--config", MAML, "--data.augmentation=RandomAffine", "--data.augmentation.shear=-1"], ["shear must be 0 or more, but is -1.0"]),
+    (["fit", "--config", MAML, "--data.processing.augmentation.degrees", "5"], ["'degrees' belongs to a class that is not named: give it first, such as --data.processing.augmentation RandomAffine."]),
+    (["fit", "--config", MAML, "--data.processing.augmentation=RandomAffine", "--data.processing.augmentation.shear=-1"], ["shear must be 0 or more, but is -1.0"]),
     (["fit", "--config", MAML, "--trainer.logger", "CSVLogger"], ["logger CSVLogger needs save_dir: give --trainer.logger.save_dir."]),
     (["fit", "--config", MAML, "--trainer.logger", "CSVLoger"], ["unknown class 'CSVLoger' for logger. Did you mean CSVLogger?", "TensorBoardLogger"]),
     (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStoping"], ["unknown class 'EarlyStoping' for callbacks. Did you mean EarlyStopping?"]),
@@ -170,7 +170,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--config", "[1, 2]"], ["--config must hold sections such as trainer, model and data, but holds a list."]),
     (["fit", "--config", MAML, "--seed_everything", "-1"], ["seed_everything must be a whole number from 0 to 4294967295, but is -1"]),
     (["fit", "--config", MAML, "--seed_everything", str(10**30)], ["seed_everything must be a whole number from 0"]),
-    (["fit", "--config", MAML, "--data.num_ways", "1"], ["GlyphEpisodes (train split) has 1-way episodes", "raise num_ways to 2 or more"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "1"], ["Glyphs (train split) has 1-way episodes", "raise num_ways to 2 or more"]),
     (["test", "--config", MAML, "--ckpt_path", "best"], ["'best' is known inside a fit only"]),
     (["fit", "maml.yaml"], ["'maml.yaml' stands alone: give --config maml.yaml."]),
     (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
@@ -189,12 +189,12 @@ MISTAKES = [
     ([], ["no command given"]),
     (["test", "--config", MAML, "--ckpt_path", "nope.ckpt"], ["checkpoint 'nope.ckpt' does not exist"]),
     (["predict", "--config", PROTONET], ["predict needs two folders"]),
-    (["predict", "--config", PROTONET, "--data.support=a", "--data.query=b"], ["support folder 'a' does not exist"]),
-    (["fit", "--config", MAML, "--data.num_ways", "5000"], ["GlyphEpisodes (train split) has", "5000-way"]),
-    (["fit", "--config", MAML, "--data.num_shots", "30"], ["GlyphEpisodes (train split): class", "20 samples", "30 shots"]),
-    (["fit", "--config", MAML, "--data.num_ways", "0"], ["num_ways must be a number above 0"]),
-    (["fit", "--config", MAML, "--data.eval_num_ways", "7"], ["labels from 0 to 6", "num_outputs=5"]),
-    (["fit", "--config", MAML, "--data.train_episodes", "4"], ["train_episodes=4 is less than one meta-batch"]),
+    (["predict", "--config", PROTONET, "--data.predict.support=a", "--data.predict.query=b"], ["support folder 'a' does not exist"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "5000"], ["Glyphs (train split) has", "5000-way"]),
+    (["fit", "--config", MAML, "--data.task.num_shots", "30"], ["Glyphs (train split): class", "20 samples", "30 shots"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "0"], ["num_ways must be a number above 0"]),
+    (["fit", "--config", MAML, "--data.eval_task.num_ways", "7"], ["labels from 0 to 6", "num_outputs=5"]),
+    (["fit", "--config", MAML, "--data.episodes.train", "4"], ["train_episodes=4 is less than one meta-batch"]),
     (["fit", "--config", MAML, "--model.backbone.in_channels", "3"], ["(3, 28, 28), but the data has (1, 28, 28)"]),
     (["fit", "--config", MAML, "--model.backbone.image_size", "8"], ["Conv4 cannot process samples of shape (1, 8, 8)"]),
     (["fit", "--config", MAML, "--checkpoint.monitor", "val/acuracy"], ["'val/acuracy' is not logged", "Did you mean val/accuracy?"]),
@@ -209,7 +209,7 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, expected, capsys, tmp_
     if arguments[:1] == ["fit"] and len(arguments) > 1:
         arguments = [*arguments, "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false",
                      "--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=1",
-                     "--data.val_episodes=2"]  # fmt: skip
+                     "--data.episodes.val=2"]  # fmt: skip
         if {"nope.yaml", "maml.yaml", ROOT / "configs"} & set(arguments) or arguments[3:] == ["--trainer.max_epochs"]:
             arguments = given
     message = complaint(capsys, *arguments)
@@ -334,7 +334,7 @@ def test_a_metric_that_nobody_logs_is_refused_at_the_start(
     step = ProtoNetModule.training_step
     monkeypatch.setattr(ProtoNetModule, "training_step", lambda *a: trained.append(1) or step(*a))
     with pytest.raises(SystemExit) as stop:
-        cli("fit", PROTONET, "--data.train_episodes=6", f"--trainer.num_sanity_val_steps={sanity}", *arguments)
+        cli("fit", PROTONET, "--data.episodes.train=6", f"--trainer.num_sanity_val_steps={sanity}", *arguments)
     assert stop.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     for words in expected:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import best_checkpoint, results
 from contract import CONFIGS, EVERY_CONFIG, ROOT, methods, needs_files, wraps_episodes
-from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule, SinusoidEpisodes
+from metatransfer import EpisodicDataModule, EpisodicModule, GlyphEpisodes, Glyphs, MethodModule, SinusoidEpisodes, Task
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 
@@ -91,9 +91,9 @@ def test_fit_validate_test_predict(cli, config, tmp_path):
     assert validated[score] == pytest.approx(fitted["metrics"][score])
     assert validated["loss"]["value"] == pytest.approx(fitted["metrics"]["loss"]["value"], rel=1e-5)
 
-    if card["data"]["data"] != "GlyphEpisodes":
+    if card["data"]["data"] != "Glyphs":
         return  # not made of pictures
-    data = GlyphEpisodes(num_queries=3)
+    data = EpisodicDataModule(Glyphs(), task=Task(num_queries=3))
     data.setup("test")
     write_folder(tmp_path, data.episode("test", 0))
     where = "--data.episodes" if wraps_episodes(config) else "--data"

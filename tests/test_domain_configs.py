@@ -167,8 +167,8 @@ def test_the_gain_is_measured(cli, capsys):
 
 
 WRONG = [
-    (["--data", "GlyphEpisodes"], "DANNModule needs num_classes"),
-    (["--data", "DigitsDataModule"], "adapts to a target domain"),
+    (["--data", "EpisodicDataModule", "--data.source", "Glyphs"], "DANNModule needs num_classes"),
+    (["--data", "LabelledDataModule", "--data.source", "Digits"], "adapts to a target domain"),
     (["--model.max_lambda=-1"], "max_lambda must be"),
     (["--model.normalization=layer"], "normalization"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),

@@ -16,7 +16,7 @@ from torch.multiprocessing import spawn
 
 from conftest import ROOT, SHRINK, SMALL_DATA, latest_run, results
 from contract import CONFIGS, glyphs_for, methods, small
-from metatransfer import Conv4, EpisodeMean, EpisodicModule, GlyphEpisodes, MAMLModule
+from metatransfer import Conv4, EpisodeMean, Episodes, EpisodicDataModule, EpisodicModule, Glyphs, MAMLModule, Task
 
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
 DROPOUT = "--model.backbone.dropout=0.2"  # a run that also consumes random numbers
@@ -121,7 +121,7 @@ def test_an_interrupted_validation_is_done_when_the_run_goes_on(cli, stage, batc
     Stopped in the second of three epochs of two batches, each with three batches of validation.
     """
     config = ROOT / "configs" / "protonet.yaml"
-    settings = [*WITH_VALIDATIONS, DROPOUT, "--data.train_episodes=4", *settings]
+    settings = [*WITH_VALIDATIONS, DROPOUT, "--data.episodes.train=4", *settings]
 
     def interrupting(times):
         where = {"epoch": 1, "stage": stage, "batch": batch, "times": times}
@@ -147,7 +147,7 @@ def test_control_c_leaves_a_checkpoint_that_resumes(tmp_path):
     """A real SIGINT to a real process."""
     command = [
         sys.executable, "-m", "metatransfer", "fit", "--config", str(ROOT / "configs" / "protonet.yaml"),
-        *SHRINK, *SMALL_DATA, "--data.train_episodes=100000", "--trainer.num_sanity_val_steps=0",
+        *SHRINK, *SMALL_DATA, "--data.episodes.train=100000", "--trainer.num_sanity_val_steps=0",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -251,7 +251,9 @@ def test_from_python_with_a_plain_trainer(tmp_path):
     from functools import partial
 
     module = MAMLModule(Conv4(hidden_channels=4), num_outputs=5, optimizer=partial(torch.optim.SGD, lr=0.05))
-    data = GlyphEpisodes(tasks_per_batch=2, num_queries=2, train_episodes=4, val_episodes=4, test_episodes=4)
+    data = EpisodicDataModule(
+        Glyphs(), task=Task(num_queries=2), episodes=Episodes(per_batch=2, train=4, val=4, test=4)
+    )
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
         enable_model_summary=False,
@@ -262,5 +264,5 @@ def test_from_python_with_a_plain_trainer(tmp_path):
     loaded = MAMLModule.load_from_checkpoint(path)
     assert_equal_states(loaded.state_dict(), module.state_dict())
     assert loaded.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 0.05
-    assert loaded.trained_protocol["data"]["data"] == "GlyphEpisodes"
+    assert loaded.trained_protocol["data"]["data"] == "Glyphs"
     assert trainer.test(loaded, data, verbose=False)[0]["test/accuracy"] >= 0

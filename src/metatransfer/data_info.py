@@ -71,6 +71,12 @@ class ServesSamples(ServesData, Protocol):
     def train_samples(self) -> Iterable[Any]:
         """The training samples once, in order and without augmentation, in batches with ``x`` and ``y``."""
 
+    def samples(self, split: str) -> Iterable[Any]:
+        """The samples of a split once, without augmentation, in batches with ``x`` and ``number``, in any order."""
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of a split ``(N,)`` int64, in the order of the samples' numbers."""
+
     def content_key(self, split: str) -> str:
         """A hash of the samples of a split, as a network sees them."""
 

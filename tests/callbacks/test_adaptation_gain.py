@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from metatransfer import MLP, ArrayDataModule, BestCheckpoint, FineTuneModule, Report, UserError
+from metatransfer import MLP, Arrays, BestCheckpoint, FineTuneModule, LabelledDataModule, Report, UserError
 from metatransfer.callbacks.adaptation_gain import AdaptationGain, verdict
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
-from metatransfer.data.domain import DomainDataModule
+from metatransfer.data import DomainDataModule
 from metatransfer.experiments.domain_twins import FALLBACK, loaded, measure_adaptation
 from metatransfer.experiments.training import Interval
 from metatransfer.methods.domain import AdaBNModule, DANNModule, SourceOnlyModule
@@ -45,7 +45,7 @@ def data(folder, labels=None, **arguments):
         if name == "target" and callable(labels):
             arrays["y"] = labels(y)
         np.savez(folder / f"{name}.npz", **arrays)
-    sides = {name: {name[0]: ArrayDataModule(str(folder / f"{name}.npz"))} for name in ("source", "target")}
+    sides = {name: {name[0]: LabelledDataModule(Arrays(str(folder / f"{name}.npz")))} for name in ("source", "target")}
     return DomainDataModule(sides["source"], sides["target"], batch_size=16, **arguments)
 
 
@@ -342,7 +342,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     np.savez(path, x=np.zeros((30, 2), np.float32), y=np.arange(30) % CLASSES)
     tuned = FineTuneModule(MLP((2,), (4,)), CLASSES)
     with pytest.raises(UserError, match="compares a DomainAdaptationModule with its source-only twin, not a FineTune"):
-        trainer(tmp_path, AdaptationGain()).fit(tuned, datamodule=ArrayDataModule(str(path)))
+        trainer(tmp_path, AdaptationGain()).fit(tuned, datamodule=LabelledDataModule(Arrays(str(path))))
     with pytest.raises(UserError, match="limit_test_batches is 0: set it, or leave the callback out"):
         trainer(tmp_path, AdaptationGain(), limit_test_batches=0).fit(module(), datamodule=data(tmp_path))
     run = trainer(tmp_path, AdaptationGain.unasked(), limit_test_batches=0)
@@ -409,9 +409,9 @@ def test_the_command_adds_it_and_prints_one_report(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     arguments = [
         "--model=metatransfer.methods.domain.DANNModule", "--model.backbone=MLP", "--model.backbone.in_shape=[2]",
-        "--data=metatransfer.data.domain.DomainDataModule", "--data.batch_size=16",
-        '--data.sources={"s": {"class_path": "ArrayDataModule", "init_args": {"path": "source.npz"}}}',
-        '--data.targets={"t": {"class_path": "ArrayDataModule", "init_args": {"path": "target.npz"}}}',
+        "--data=metatransfer.DomainDataModule", "--data.batch_size=16",
+        '--data.sources={"s": {"class_path": "LabelledDataModule", "init_args": {"source": {"class_path": "Arrays", "init_args": {"path": "source.npz"}}}}}',
+        '--data.targets={"t": {"class_path": "LabelledDataModule", "init_args": {"source": {"class_path": "Arrays", "init_args": {"path": "target.npz"}}}}}',
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
     ]  # fmt: skip
     main(["fit", *arguments, "--trainer.max_epochs=2"])

@@ -16,14 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metatransfer import (
     MLP,
-    ArrayDataModule,
+    Arrays,
     ClassifierFigures,
     Conv4,
     FineTuneModule,
     LabelledDataModule,
     Report,
     TensorSource,
-    TextDataModule,
+    Texts,
     TokenAverage,
 )
 from metatransfer.callbacks.classifier_figures import class_table
@@ -169,7 +169,9 @@ def test_answers_that_are_no_numbers_are_no_confident_mistakes():
 
 
 def test_without_mistakes_there_is_no_picture_of_them(tmp_path):
-    easy = ArrayDataModule.from_arrays(np.repeat(np.eye(3, dtype=np.float32), 20, 0), np.repeat(np.arange(3), 20))
+    easy = LabelledDataModule(
+        Arrays.from_arrays(np.repeat(np.eye(3, dtype=np.float32), 20, 0), np.repeat(np.arange(3), 20))
+    )
     torch.manual_seed(0)
     method = FineTuneModule(MLP((3,), (16,)), 3, optimizer=partial(torch.optim.Adam, lr=0.1))
     run = trainer(tmp_path, ClassifierFigures(), max_epochs=6, limit_val_batches=1)
@@ -195,7 +197,7 @@ def test_mistaken_texts_are_shown_as_sentences(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([f"costs ${i} or ${i + 1}, " + "very " * i + "much", f"kind {i % 2}"] for i in range(60))
-    data = TextDataModule(str(path))
+    data = LabelledDataModule(Texts(str(path)))
     method = FineTuneModule(TokenAverage(data.vocabulary_size), 2)
     trainer(tmp_path, ClassifierFigures()).test(method, datamodule=data, verbose=False)
     looks_like_something(pictures(tmp_path)["test_mistakes"])

@@ -26,7 +26,7 @@ from metatransfer import (
     LabelledDataModule,
     Report,
     TensorSource,
-    TextDataModule,
+    Texts,
     TokenAverage,
     TransferGain,
     UserError,
@@ -313,7 +313,7 @@ def test_words_of_every_division_are_refused(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([f"word{i} word{i % 7}", f"kind {i % 2}"] for i in range(60))
-    texts = TextDataModule(str(path))
+    texts = LabelledDataModule(Texts(str(path)))
     method = FineTuneModule(TokenAverage(texts.vocabulary_size), 2)
     with pytest.raises(UserError, match="TransferGain has nothing to compare with tokenizer=words"):
         trainer(tmp_path, TransferGain()).fit(method, datamodule=texts)

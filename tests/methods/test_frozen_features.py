@@ -13,7 +13,7 @@ from torch import nn
 
 from metatransfer import (
     MLP,
-    ArrayDataModule,
+    Arrays,
     Conv4,
     FrozenFeaturesModule,
     LabelledBatch,
@@ -24,6 +24,7 @@ from metatransfer import (
     NearestNeighbors,
     TensorSource,
     TextDataModule,
+    Texts,
     TokenAverage,
     UnlabelledBatch,
     UserError,
@@ -349,8 +350,8 @@ def test_the_key_of_texts_covers_the_tokeniser(texts):
         for arguments in ({}, {"lower": False}, {"max_length": 7}, {"tokenizer": None}, {"seed": 1})
     }
     assert len(keys) == 5
-    assert TextDataModule(texts, batch_size=3).content_key("train") in keys
-    moved = TextDataModule(texts)
+    assert LabelledDataModule(Texts(texts), batch_size=3).content_key("train") in keys
+    moved = LabelledDataModule(Texts(texts))
     assert moved.content_key("val") != moved.content_key("train")
 
 
@@ -422,10 +423,10 @@ def test_wrong_data_is_one_sentence(tmp_path, texts):
     with pytest.raises(UserError, match="needs a data module of labelled samples"):
         run.fit(module(), datamodule=Loaders(LabelledBatch(X, Y)))
     with pytest.raises(UserError, match="built for 4 classes, but the data has 2"):
-        run.fit(module(), datamodule=TextDataModule(texts))
+        run.fit(module(), datamodule=LabelledDataModule(Texts(texts)))
     for backbone in (Conv4(hidden_channels=4), TokenAverage(9)):
         image = isinstance(backbone, Conv4)
-        data = TextDataModule(texts) if image else Blobs()
+        data = LabelledDataModule(Texts(texts)) if image else Blobs()
         sentence = "Conv4 takes tensors, but the data module serves texts" if image else "TokenAverage reads texts as"
         with pytest.raises(UserError, match=sentence):
             trainer(tmp_path).fit(FrozenFeaturesModule(backbone, 2 if image else CLASSES), datamodule=data)
@@ -476,7 +477,7 @@ def test_tables(tmp_path):
     generator = np.random.default_rng(0)
     y = np.arange(60) % 3
     x = generator.normal(size=(60, 5)) + 4 * np.eye(3, 5)[y]
-    data = ArrayDataModule.from_arrays(x.astype(np.float32), y)
+    data = LabelledDataModule(Arrays.from_arrays(x.astype(np.float32), y))
     method = FrozenFeaturesModule(MLP((5,), (16,)), 3)
     run = trainer(tmp_path)
     run.fit(method, datamodule=data)

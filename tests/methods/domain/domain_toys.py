@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from metatransfer.batches import DomainBatch
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.labelled import LabelledDataModule
+from metatransfer.data import DomainDataModule, LabelledDataModule
 from metatransfer.data.sources import TensorSource
 from metatransfer.methods.domain.adabn import AdaBNModule
 from metatransfer.methods.domain.adda import ADDAModule

@@ -26,7 +26,7 @@ from metatransfer.adapters.domain.domain_adapters import (
     SubspaceAlignment,
     TransferComponentAnalysis,
 )
-from metatransfer.data.domain import DomainDataModule
+from metatransfer.data import DomainDataModule
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from metatransfer.methods.domain.source_only import source_only_twin
 
@@ -334,7 +334,7 @@ def test_pictures_are_labelled(cli, tmp_path):
         (["--model.adapter.n_component=3"], "has no argument 'n_component'"),
         (["--model.adapter.n_components=many"], "n_components must be an integer"),
         (["--model.adapter.n_components=0"], "n_components must be 1 or more"),
-        (["--data=DigitsDataModule"], "adapts to a target domain"),
+        (["--data=LabelledDataModule --data.source Digits"], "adapts to a target domain"),
     ],
     ids=lambda one: one[0] if isinstance(one, list) else "",
 )

@@ -14,10 +14,13 @@ from metatransfer import (
     AdaBNModule,
     ADDAModule,
     ArrayDataModule,
+    Arrays,
     DANNModule,
     DomainAdaptationModule,
     DomainDataModule,
+    DomainDivision,
     Entropy,
+    LabelledDataModule,
     SourceOnlyModule,
     UserError,
 )
@@ -58,7 +61,11 @@ def test_the_targets_statistics_do_not_depend_on_the_order_of_its_file():
     """Nor on the size of the last batch, nor on a validation."""
     # 200 samples, all of them trained on; batches of 66 leave two over
     data = DomainDataModule(
-        {"a": arrays()}, {"b": arrays(5.0, in_order=True)}, batch_size=20, eval_batch_size=66, transductive=True
+        {"a": arrays()},
+        {"b": arrays(5.0, in_order=True)},
+        batch_size=20,
+        eval_batch_size=66,
+        division=DomainDivision(transductive=True),
     )
     module = AdaBNModule(network(norm=True), 3)
     fit(module, data, limit_val_batches=0)
@@ -120,7 +127,7 @@ def test_a_second_fit_of_adda_begins_with_its_first_part():
 def test_few_labels_of_a_target_need_not_have_all_classes():
     x, y = torch.randn(40, 4).numpy(), [0, 1] * 20
     unlabelled = torch.randn(100, 4).numpy()
-    target = ArrayDataModule.from_arrays(unlabelled, None, test=(x, y))
+    target = LabelledDataModule(Arrays.from_arrays(unlabelled, None, test=(x, y)))
     data = DomainDataModule({"a": arrays()}, {"b": target}, batch_size=20)
     module = DANNModule(network(), 3)
     trainer = fit(module, data)

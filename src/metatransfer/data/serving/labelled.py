@@ -113,22 +113,14 @@ class LabelledDataModule(CollectionDataModule):
         encoder = self.encoder
         return view if encoder is None else view.encoded(encoder)
 
-    def texts(self, split: str) -> list[str]:
-        """The texts of a split, or of ``"predict"``, for methods that read words rather than tokens.
-
-        Raises:
-            UserError: the samples are not texts.
-        """
-        if not self.collection.of_texts:
-            raise UserError(
-                f"{type(self.collection).__name__} has no texts: give a collection of texts, such as Texts."
-            )
-        source = self.to_label()[0] if split == "predict" else self.splits.view(split)
-        return [str(source.show(number)) for number in range(len(source))]
-
     def show(self, split: str, number: int) -> str | Tensor:
-        """A sample for people to look at: a sentence, or an image ``(C, H, W)`` in [0, 1]."""
-        return self.splits.view(split).show(number)
+        """A sample of a split, or of ``"predict"``, for people to look at: a sentence, or an image in [0, 1]."""
+        source = self.to_label()[0] if split == "predict" else self.splits.view(split)
+        return source.show(number)
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of a split ``(N,)`` int64, in the order of the samples' numbers."""
+        return torch.from_numpy(self.splits.view(split).labels)
 
     def content_key(self, split: str) -> str:
         """A hash of the samples of a split, as a network sees them: equal for equal samples, order and transform."""
@@ -232,8 +224,8 @@ class LabelledDataModule(CollectionDataModule):
         """The training samples once, in order and without augmentation."""
         return self._in_order("train")
 
-    def samples_by_length(self, split: str) -> BatchLoader[LabelledBatch]:
-        """The samples of a split once, from the longest to the shortest, so that next to nothing is padded."""
+    def samples(self, split: str) -> BatchLoader[LabelledBatch]:
+        """The samples of a split once, without augmentation; the longest texts first, so that little is padded."""
         sampler = ByLength(self.split(split), self.seed, self.processing.changes(training=False))
         return self._loader(sampler, len(sampler), self.eval_batch_size)
 
