@@ -171,6 +171,9 @@ class LazyParts(Mapping[str, Source]):
             self._found[name] = self._open(name)
         return self._found[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # the inherited one opens the part to find out
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
