@@ -117,15 +117,15 @@ class ImageTable(ImageCollection):
                     f", as '{labels[other]}' and as '{labels[row]}'" if labels and labels[other] != labels[row] else ""
                 )
                 raise UserError(
-                    f"{table.at(row)}: '{file.name}' is already in {table.unit} {table.lines[other]}{told}: keep one of "
-                    "the two rows."
+                    f"{table.at(row)}: '{file.name}' is already in {table.unit} {table.lines[other]}{told}: keep "
+                    "one of the two rows."
                 )
         return files
 
 
 def _find(tree: ImageTree, name: str, where: str) -> ImageFile:
     """The file of a row; tables from Windows have backslashes, others leave out the ending."""
-    for asked in dict.fromkeys((name, name.replace("\\", "/"))):
+    for asked in dict.fromkeys(str(PurePosixPath(one)) for one in (name, name.replace("\\", "/"))):
         exact = tree.find(asked)
         found = [exact] if exact else [file for ending in IMAGE_SUFFIXES if (file := tree.find(asked + ending))]
         if len(found) == 1:

@@ -27,7 +27,7 @@ from metatransfer.functional.random import Words, random_permutations
 # what learn2learn 0.2.0 looks for in its root before it downloads
 _FILES = {
     "omniglot": "omniglot-py/images_background.zip and images_evaluation.zip (torchvision checks their MD5)",
-    "mini-imagenet": "mini-imagenet-cache-train.pkl, mini-imagenet-cache-validation.pkl and mini-imagenet-cache-test.pkl",
+    "mini-imagenet": "mini-imagenet-cache-<train, validation, test>.pkl",
     "tiered-imagenet": "the folder tiered-imagenet with <train, val, test>_images_png.pkl and _labels.pkl",
     "fc100": "FC100_train.pickle, FC100_val.pickle and FC100_test.pickle",
     "cifarfs": "the folder cifarfs/processed with train, val and test, each of <class>/<image>",

@@ -102,7 +102,7 @@ class Table(Collection):
         kept = np.flatnonzero(~bad)
         self.skipped["predict"] = len(raw) - len(kept)
         source = TableSource(raw[kept], self._columns, np.zeros(len(kept), np.int64), [NO_CLASS], f"'{path}'")
-        return source, tuple(f"{Path(path).name}:{cells.lines[row]}" for row in kept)
+        return source, tuple(f"{Path(path).name}:{cells.lines[row]}" for row in kept.tolist())
 
     def encoder(self, training: Source) -> TableEncoder:
         """The encoding of the training rows."""
@@ -157,12 +157,13 @@ class Table(Collection):
         assert self._columns is not None
         raw = self._columns.raw(cells)
         bad = ~np.isfinite(raw)
-        if bad.any() and self.on_bad_sample == "error":
-            row = int(bad.any(1).argmax())
+        rows: NDArray[np.bool_] = np.asarray(bad.any(axis=1))
+        if rows.any() and self.on_bad_sample == "error":
+            row = int(rows.argmax())
             name = self._columns.names[int(bad[row].argmax())]
             value = cells.words(name, "features")[row]
             raise UserError(
                 f"{cells.at(row)}: column '{name}' {f'holds {value!r}' if value else 'is empty'}: fill it in, or set "
-                f"on_bad_sample=skip to leave out and count such rows, {int(bad.any(1).sum())} here."
+                f"on_bad_sample=skip to leave out and count such rows, {int(rows.sum())} here."
             )
-        return raw, bad.any(1)
+        return raw, rows

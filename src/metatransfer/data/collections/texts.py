@@ -45,6 +45,8 @@ class Texts(Collection):
         UserError: ``split`` together with ``val`` or ``test``, or a ``max_length`` that is not positive.
     """
 
+    of_texts = True
+
     def __init__(
         self,
         path: str,
@@ -88,7 +90,7 @@ class Texts(Collection):
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The texts of a file of the kinds above, or of a ``.txt`` file with one in each line, named by file and line."""
+        """The texts of a file, which may also be a ``.txt`` file with one in each line; named by file and line."""
         lines = path.lower().endswith(".txt") and self.delimiter is None
         table = read_lines(path, self.text) if lines else read_table(path, self.delimiter, self.quotes, [self.text])
         texts, name = table.filled(self.text, "text", (str,)), Path(path).name
@@ -143,8 +145,7 @@ class Texts(Collection):
         """The texts of each part with their labels, which may be missing unless they must be there."""
         if self.split is not None or len(self.files) == 1:
             return self._rows(self.path, "all", labelled)
-        found = {name: self._rows(path, name, labelled)[name] for name, path in self.files.items()}
-        return dict(found)
+        return {name: self._rows(path, name, labelled)[name] for name, path in self.files.items()}
 
     def _rows(self, path: str, part: str, labelled: bool) -> dict[str, tuple[TextSource, Sequence[str] | None]]:
         wanted = [self.text, self.label, *([self.split] if self.split is not None else [])]
@@ -155,7 +156,7 @@ class Texts(Collection):
         rows = {part: np.arange(len(table))}
         if self.split is not None:
             rows = rows_of_splits(table.filled(self.split, "split"), self.split, f"'{path}'", table.at)
-        found = {}
+        found: dict[str, tuple[TextSource, Sequence[str] | None]] = {}
         for name, chosen in rows.items():
             words = [labels[row] for row in chosen] if labels is not None else None
             targets, names = numbered(words or [NO_CLASS] * len(chosen))

@@ -22,8 +22,8 @@ class TypesetDigits(Collection):
     They look like the package's glyphs, and so like :class:`Digits`: 28x28 pixels, ink is 1 on 0. The typefaces are
     those of the Glyphs that draw all ten digits, each differently from the others (see ``NOTICE-typeset-digits.md``).
     The first image of a digit is the typeface's own drawing, the others are turned, sheared, bent and drawn with other
-    pens. They come divided by typeface, 68 for training, 10 for validation and 18 for the test, so that no typeface, and
-    none of its family or that looks almost the same, is in two splits.
+    pens. They come divided by typeface, 68 for training, 10 for validation and 18 for the test, so that no typeface,
+    and none of its family or that looks almost the same, is in two splits.
 
     Args:
         image_size: side of a sample in pixels; other sizes than 28 are scaled bilinearly.

@@ -130,7 +130,7 @@ def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
     if not samples.is_floating_point():
         return np.ones(len(samples), dtype=bool)
     each = max(1, _CHUNK // max(1, samples[0].numel()))
-    return torch.cat([part.flatten(1).isfinite().all(1) for part in samples.split(each)]).numpy()
+    return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).numpy()
 
 
 def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,8 @@ def _read_binary(folder: Path) -> Pool:
 def _read_python(folder: Path) -> Pool:
     parts = [_read_python_part(folder / name) for name in _PYTHON[:2]]
     names = _plain(folder / _PYTHON[2]).get("fine_label_names", ())
-    return Pool(*(np.concatenate(one) for one in zip(*parts, strict=True)), [str(name) for name in names])
+    images, labels = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    return Pool(images, labels, [str(name) for name in names])
 
 
 def _read_python_part(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -152,5 +153,5 @@ def _read_python_part(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
     return pixels, fine.astype(np.int64)
 
 
-def _plain(path: Path) -> dict[str, object]:
+def _plain(path: Path) -> dict[str, Any]:
     return read_plain_pickle(path, f"unpack CIFAR-100 again, or get the pickle-free {_URL}.")

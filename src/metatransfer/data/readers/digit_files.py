@@ -191,8 +191,10 @@ def read_listed(folder: Path, listing: Path, look: PixelLook) -> DigitFile:
         if label not in tuple("0123456789") or not name.strip():
             raise UserError(f"'{listing}', line {number}, must read 'name label' with a digit, but is '{line:.60}'.")
         if file is None:
-            raise UserError(f"'{listing}', line {number}, names '{name:.60}', which is not a file in '{folder}': put it "
-                            "there, or take the line out.")  # fmt: skip
+            raise UserError(
+                f"'{listing}', line {number}, names '{name:.60}', which is not in '{folder}': put it there, or take "
+                "the line out."
+            )
         files.append(file)
         labels.append(int(label))
     return DigitFile(_images(files, look), np.array(labels, np.int64), f"'{folder}'")

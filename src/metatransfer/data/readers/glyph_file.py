@@ -65,7 +65,7 @@ def load_glyphs(path: Path | None = None) -> GlyphData:
     Raises:
         UserError: there is no such file, or its SHA-256 is not ``GLYPHS_SHA256``.
     """
-    return _load(path or GLYPHS_PATH, GLYPHS_SHA256, "Glyphs", "tools/build_glyphs.py")
+    return (_load.__wrapped__ if path else _load)(path or GLYPHS_PATH, GLYPHS_SHA256, "Glyphs", "tools/build_glyphs.py")
 
 
 def load_typeset_digits(path: Path | None = None) -> GlyphData:
@@ -81,7 +81,9 @@ def load_typeset_digits(path: Path | None = None) -> GlyphData:
     Raises:
         UserError: there is no such file, or its SHA-256 is not ``DIGITS_SHA256``.
     """
-    return _load(path or DIGITS_PATH, DIGITS_SHA256, "typeset digits", "tools/build_typeset_digits.py")
+    return (_load.__wrapped__ if path else _load)(
+        path or DIGITS_PATH, DIGITS_SHA256, "typeset digits", "tools/build_typeset_digits.py"
+    )
 
 
 @cache

@@ -205,7 +205,8 @@ class ImageReader:
         if problems and self.on_bad_sample == "error":
             more = f", {len(problems)} here" if len(problems) > 1 else ""
             raise UserError(
-                f"{problems[0].rstrip('.')}; or set on_bad_sample=skip to leave out and count what cannot be used{more}."
+                f"{problems[0].rstrip('.')}; or set on_bad_sample=skip to leave out and count what cannot be used"
+                f"{more}."
             )
 
     def _source(

@@ -18,6 +18,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet")
 _Row = tuple[int, Sequence[Any]]
+_Columns = tuple[list[str], Sequence[Sequence[Any]], Sequence[int]]  # names, cells, lines
 
 
 class Table:
@@ -111,7 +112,7 @@ class Table:
             if not isinstance(cell, kinds):
                 wanted = "a text" if kinds == (str,) else "a word or a whole number"
                 raise UserError(
-                    f"{self.at(row)}: {argument} '{name}' must be {wanted}, but is a {type(cell).__name__}: fix the row."
+                    f"{self.at(row)}: {argument} '{name}' must be {wanted}, but is a {type(cell).__name__}: fix it."
                 )
         return [str(cell) for cell in cells]
 
@@ -173,7 +174,7 @@ def read_lines(path: str, column: str) -> Table:
     return Table(str(path), {column: [content for _, content in rows]}, [line for line, _ in rows], "line")
 
 
-def _by_column(names: list[str], rows: Iterator[_Row]) -> tuple[list[str], list[list[Any]], list[int]]:
+def _by_column(names: list[str], rows: Iterator[_Row]) -> _Columns:
     kept = list(rows)
     columns = [[_cell(cells[place]) for _, cells in kept] for place in range(len(names))]
     return names, columns, [line for line, _ in kept]
@@ -310,7 +311,7 @@ def _opening(lines: list[str], delimiter: str) -> int:
     return opening
 
 
-def _parquet(file: Path, wanted: Sequence[str] | None) -> tuple[list[str], list[Sequence[Any]], Sequence[int]]:
+def _parquet(file: Path, wanted: Sequence[str] | None) -> _Columns:
     try:
         import pyarrow
         from pyarrow import parquet
