@@ -166,7 +166,7 @@ def test_usual_names(tmp_path, x, y):
 def test_splits_by_names(tmp_path, pattern, val):
     content = {}
     for place, name in enumerate(("train", val, "test")):
-        content[pattern.format("x", name)], content[pattern.format("y", name)] = X[Y == place], Y[Y == place]
+        content[pattern.format("x", name)], content[pattern.format("y", name)] = X[place == Y], Y[place == Y]
     parts = Arrays(save(tmp_path / "a.npz", **content)).opened()
     assert {name: source.class_names for name, source in parts.items()} == {
         "train": ("0",), "val": ("1",), "test": ("2",),
@@ -185,7 +185,7 @@ def test_groups():
 def test_bad_samples_are_named_or_counted():
     x = X.copy()
     x[[3, 17], 2] = np.nan, np.inf
-    with pytest.raises(UserError, match="sample 3 holds NaN or infinity.*on_bad_sample=skip.*, 2 here"):
+    with pytest.raises(UserError, match=r"sample 3 holds NaN or infinity.*on_bad_sample=skip.*, 2 here"):
         whole(arrays(x))
     data = arrays(x, on_bad_sample="skip")
     assert len(whole(data)) == 38
@@ -223,7 +223,7 @@ def test_image_files_are_made_to_look_like_the_samples():
     sample = arrays(x).convert(Image.new("RGB", (50, 40), "red"))
     assert sample.shape == (3, 20, 20)
     assert sample[0].min() == 1
-    with pytest.raises(UserError, match="float32 and shape .* are not square images"):
+    with pytest.raises(UserError, match=r"float32 and shape .* are not square images"):
         arrays().convert(Image.new("RGB", (50, 40)))
 
 

@@ -1,7 +1,6 @@
 """CIFAR-FS and FC100: the published classes, both forms of the files, and pickles that must not run."""
 
 import io
-import os
 import pickle
 import struct
 import tarfile
@@ -9,19 +8,14 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from metatransfer.data.cifar_few_shot_episodes import (
-    SUPERCLASSES,
-    CIFARFewShotEpisodes,
-    benchmark_classes,
-    read_plain_pickle,
-)
 from PIL import Image
 
-from metatransfer.data import cifar_few_shot_episodes
+from metatransfer.data.collections import CIFARFewShot
+from metatransfer.data.collections.cifar_few_shot import SUPERCLASSES, benchmark_classes
+from metatransfer.data.readers import cifar_files
 from metatransfer.errors import UserError
 
 NAMES = sorted(name for names in SUPERCLASSES.values() for name in names)  # CIFAR-100's own order is alphabetical
-SHAPE = {"num_ways": 5, "num_shots": 1, "num_queries": 2, "tasks_per_batch": 2}
 
 
 def part(seed, each):
@@ -88,7 +82,7 @@ def binary(tmp_path_factory):
 
 
 def cifar(root, **options):
-    return CIFARFewShotEpisodes(str(root), **{**SHAPE, **options})
+    return CIFARFewShot(str(root), **options)
 
 
 def test_the_published_classes():
@@ -116,17 +110,14 @@ def test_torchvision_agrees_on_the_file_names():
 @pytest.mark.parametrize("benchmark", ["cifar_fs", "fc100"])
 def test_images_carry_the_label_of_their_class(binary, benchmark):
     data = cifar(binary, benchmark=benchmark)
-    data.setup()
     pixels, labels = (np.concatenate([one[k] for one in PARTS.values()]) for k in (0, 1))
-    for sampler in data.samplers.values():
-        source = sampler.source
+    for source in data.opened().values():
         assert source.sizes.tolist() == [4] * len(source.class_names)
         for index in range(0, len(source), 17):
             [found] = np.flatnonzero((pixels == source.data[index].numpy().reshape(-1)).all(1))
             assert source.class_names[source.labels[index]] == NAMES[labels[found]]
         assert source.groups[0] == next(s for s, names in SUPERCLASSES.items() if source.class_names[0] in names)
-    assert next(iter(data.train_dataloader())).support_x.shape == (2, 5, 3, 32, 32)
-    assert data._pool is None
+        assert source.sample_shape == (3, 32, 32)
     assert "Bertinetto" in data.protocol()["split"] or benchmark == "fc100"
 
 
@@ -135,10 +126,9 @@ def test_pickles_give_the_same_as_the_binary_files(binary, tmp_path, dump):
     write_python(tmp_path / "cifar-100-python", dump)
     one, two, inner = cifar(binary), cifar(tmp_path), cifar(tmp_path / "cifar-100-python")
     for data in (one, two, inner):
-        data.setup("test")
-        source = data.samplers["test"].source
-        assert torch.equal(source.data, one.samplers["test"].source.data)
-        assert source.labels.tolist() == one.samplers["test"].source.labels.tolist()
+        source = data.opened()["test"]
+        assert torch.equal(source.data, one.opened()["test"].data)
+        assert source.labels.tolist() == one.opened()["test"].labels.tolist()
 
 
 def test_the_pickle_free_files_come_first(binary, tmp_path):
@@ -146,61 +136,7 @@ def test_the_pickle_free_files_come_first(binary, tmp_path):
     (tmp_path / "cifar-100-python").mkdir()
     for name in ("train", "test", "meta"):
         (tmp_path / "cifar-100-python" / name).write_bytes(b"never opened")
-    cifar(tmp_path).setup("test")
-
-
-class _Evil:
-    def __reduce__(self):
-        return os.system, ("touch ran",)
-
-
-class _State:
-    def __init__(self):
-        self.x = 1
-
-
-def _by_state():
-    return pickle.dumps({"data": _State()})
-
-
-EVIL = {
-    "system": lambda: pickle.dumps({"data": _Evil()}),
-    "system, protocol 0": lambda: pickle.dumps({"data": _Evil()}, protocol=0),
-    "eval": lambda: b'c__builtin__\neval\n(S\'open("ran", "w")\'\ntR.',
-    "object": _by_state,
-    "instance": lambda: b"(S'touch ran'\nios\nsystem\n.",
-    "objects in an array": lambda: pickle.dumps({"data": np.array([{}], dtype=object)}),
-    "a name inside numpy": lambda: b"cnumpy.testing._private.utils\nrunstring\n(S'1'\n}tR.",
-    "a call of an argument": lambda: b"\x80\x02]K\x01\x85R.",
-    "a class called": lambda: b"cnumpy\nndarray\nK\x01\x85R.",
-    "persistent": lambda: b"Pabc\n.",
-}
-
-
-@pytest.mark.parametrize("make", EVIL.values(), ids=EVIL)
-def test_nothing_a_pickle_names_is_run(tmp_path, monkeypatch, make):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "train"
-    path.write_bytes(make())
-    with pytest.raises(UserError, match=f"'{path}'"):
-        read_plain_pickle(path)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_the_refusal_names_what_was_asked_for(tmp_path):
-    path = tmp_path / "train"
-    path.write_bytes(EVIL["system"]())
-    with pytest.raises(
-        UserError, match=r"asks for '(posix|nt)\.system', which CIFAR-100 does not need and which could"
-    ):
-        read_plain_pickle(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80", b"no pickle", pickle.dumps([1]), pickle.dumps({"a": 1})[:-3], b"."])
-def test_damaged_pickles(tmp_path, content):
-    (tmp_path / "train").write_bytes(content)
-    with pytest.raises(UserError, match="is damaged or no dictionary of arrays"):
-        read_plain_pickle(tmp_path / "train")
+    assert len(cifar(tmp_path).opened()["test"]) == 80
 
 
 @pytest.mark.parametrize(
@@ -218,7 +154,7 @@ def test_other_content_is_refused(tmp_path, name, content, words):
     write_python(tmp_path / "cifar-100-python", pickle.dumps)
     (tmp_path / "cifar-100-python" / name).write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match=words):
-        cifar(tmp_path).setup("fit")
+        cifar(tmp_path).opened()["train"]
 
 
 def test_a_cut_binary_file(tmp_path):
@@ -226,12 +162,12 @@ def test_a_cut_binary_file(tmp_path):
     path = tmp_path / "cifar-100-binary" / "test.bin"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"test\.bin' has \d+ bytes, no multiple of the 3074 of an image"):
-        cifar(tmp_path).setup("fit")
+        cifar(tmp_path).opened()["train"]
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match=r"CIFAR-100 is not in .* put the folder cifar-100-binary"):
-        cifar(tmp_path).setup("fit")
+        cifar(tmp_path).opened()["train"]
 
 
 def archive_of(folder, extra=()):
@@ -245,13 +181,12 @@ def archive_of(folder, extra=()):
 
 def test_download_takes_only_the_files_it_knows(binary, tmp_path, monkeypatch):
     packed = archive_of(binary / "cifar-100-binary", ["../evil", "cifar-100-binary/more"])
-    monkeypatch.setattr(cifar_few_shot_episodes, "fetch", lambda urls, md5, target: target.write_bytes(packed))
+    monkeypatch.setattr(cifar_files, "fetch", lambda urls, md5, target: target.write_bytes(packed))
     root = tmp_path / "data"
     root.mkdir()
     data = cifar(root, download=True)
-    data.prepare_data()
-    data.setup("test")
-    assert len(data.samplers["test"].source.class_names) == 20
+    data.prepare()
+    assert len(data.opened()["test"].class_names) == 20
     assert not (tmp_path / "evil").exists()
     assert sorted(path.name for path in (root / "cifar-100-binary").iterdir()) == [
         "fine_label_names.txt", "test.bin", "train.bin",
@@ -261,11 +196,11 @@ def test_download_takes_only_the_files_it_knows(binary, tmp_path, monkeypatch):
 def test_a_damaged_archive(tmp_path):
     (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"x")
     with pytest.raises(UserError, match=r"cannot be unpacked .* remove it, so that it is downloaded again"):
-        cifar(tmp_path, download=True).setup("fit")
+        cifar(tmp_path, download=True).opened()["train"]
 
 
-def test_convert_image_and_arguments():
+def test_conversion_and_arguments():
     data = cifar("x")
-    assert data.convert_image(Image.new("L", (50, 40), 255)).shape == (3, 32, 32)
+    assert data.convert(Image.new("L", (50, 40), 255)).shape == (3, 32, 32)
     with pytest.raises(UserError, match=r"benchmark must be one of cifar_fs, fc100, but is 'cifarfs'\. Did you mean"):
         cifar("x", benchmark="cifarfs")

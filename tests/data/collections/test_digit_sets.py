@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from metatransfer.data.digit_sets import (
-    MNISTDataModule,
-    MNISTMDataModule,
-    SVHNDataModule,
-    SYNDataModule,
-    USPSDataModule,
-)
 from PIL import Image
 from scipy.io import savemat
 
+from metatransfer.data.collections import MNIST, MNISTM, SVHN, SYN, USPS
 from metatransfer.errors import UserError
 
 
@@ -30,7 +24,6 @@ class Part:
 
 
 def part(count, side, colour, seed):
-    # two of each digit, so that validation can be taken from the training
     rng = np.random.default_rng(seed)
     shape = (count, side, side, 3) if colour else (count, side, side)
     labels = np.concatenate([np.arange(20) % 10, rng.integers(0, 10, count - 20)])
@@ -118,25 +111,25 @@ def write_tensors(root, digits, first=False):
 
 
 def assert_holds(data, digits, tolerance=0):
-    """Every image of training (with validation) and test, in the order of the files, with its label."""
+    """Every image of training and test, in the order of the files, with its label."""
     for split, one in digits.items():
-        source = data.split(split).source
+        source = data.opened()[split]
         assert source.data.dtype == torch.uint8
         images = one.images[..., None] if one.images.ndim == 3 else one.images
         found = source.data.numpy().astype(int)
         assert found.shape == images.transpose(0, 3, 1, 2).shape
         assert np.abs(found - images.transpose(0, 3, 1, 2)).max() <= tolerance
         assert [source.class_names[label] for label in source.labels] == [str(label) for label in one.labels]
-    assert data.class_names == tuple("0123456789")
+        assert source.class_names == tuple("0123456789")
 
 
 SETS = {
-    "mnist": (MNISTDataModule, write_mnist, parts(7, False)),
-    "usps": (USPSDataModule, write_usps, parts(16, False)),
-    "svhn": (SVHNDataModule, write_svhn, parts(32, True)),
-    "syn": (SYNDataModule, write_syn, parts(32, True)),
-    "mnist-m listed": (MNISTMDataModule, write_listed, parts(9, True)),
-    "mnist-m tensors": (MNISTMDataModule, write_tensors, parts(9, True)),
+    "mnist": (MNIST, write_mnist, parts(7, False)),
+    "usps": (USPS, write_usps, parts(16, False)),
+    "svhn": (SVHN, write_svhn, parts(32, True)),
+    "syn": (SYN, write_syn, parts(32, True)),
+    "mnist-m listed": (MNISTM, write_listed, parts(9, True)),
+    "mnist-m tensors": (MNISTM, write_tensors, parts(9, True)),
 }
 
 
@@ -150,7 +143,7 @@ def made(tmp_path, name, **options):
 def test_pixels_labels_and_order(tmp_path, name):
     data, digits = made(tmp_path, name)
     assert_holds(data, digits)
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 13, "val": 10, "test": 22}
+    assert list(data.opened()) == ["train", "test"]
 
 
 @pytest.mark.parametrize("folder", ["", "raw", "MNIST/raw"])
@@ -158,14 +151,14 @@ def test_pixels_labels_and_order(tmp_path, name):
 def test_mnist_where_and_how_it_lies(tmp_path, folder, packed):
     digits = parts(7, False)
     write_mnist(tmp_path / folder, digits, packed)
-    assert_holds(MNISTDataModule(str(tmp_path)), digits)
+    assert_holds(MNIST(str(tmp_path)), digits)
 
 
 def test_usps_unpacked(tmp_path):
     digits = parts(16, False)
     (tmp_path / "USPS").mkdir()
     write_usps(tmp_path / "USPS", digits, packed=False)
-    assert_holds(USPSDataModule(str(tmp_path)), digits)
+    assert_holds(USPS(str(tmp_path)), digits)
 
 
 def test_usps_values_that_are_left_out_are_zero(tmp_path):
@@ -173,7 +166,7 @@ def test_usps_values_that_are_left_out_are_zero(tmp_path):
     rest = b"".join(b"%d 1:-1\n" % label for label in range(2, 11))
     (tmp_path / "usps").write_bytes(line + rest)
     (tmp_path / "usps.t").write_bytes(line)
-    image = USPSDataModule(str(tmp_path)).parts()["test"].data[0, 0]
+    image = USPS(str(tmp_path)).parts()["test"].data[0, 0]
     assert image[0, :3].tolist() == [0, 255, 128]
     assert image[15, 15] == 64
     assert image[7].eq(128).all()
@@ -187,14 +180,14 @@ def test_svhn_extra_is_added_to_the_training(tmp_path):
     both = Part(np.concatenate([first.images, more.images]), np.concatenate([first.labels, more.labels]))
     assert_holds(data, {"train": both, "test": digits["test"]})
     assert data.protocol()["extra"] is True
-    assert len(SVHNDataModule(str(tmp_path)).split("train").source) == 23
+    assert len(SVHN(str(tmp_path)).opened()["train"]) == 23
 
 
 def test_mnist_m_in_folders_of_labels(tmp_path):
     digits = parts(9, True)
     write_folders(tmp_path / "mnist_m", digits)
     # in the order of the names, not of the labels
-    assert_holds(MNISTMDataModule(str(tmp_path)), digits)
+    assert_holds(MNISTM(str(tmp_path)), digits)
 
 
 def test_the_order_of_images_of_one_name_tells_no_labels(tmp_path):
@@ -205,7 +198,7 @@ def test_the_order_of_images_of_one_name_tells_no_labels(tmp_path):
             for split in ("train", "test"):
                 (root / split / str(label)).mkdir(parents=True)
                 Image.fromarray(image).save(root / split / str(label) / "1.png")
-        found.append(MNISTMDataModule(str(root)).parts()["train"])
+        found.append(MNISTM(str(root)).parts()["train"])
     assert torch.equal(found[0].data, found[1].data)
     assert not np.array_equal(found[0].labels, found[1].labels)
 
@@ -220,31 +213,18 @@ def test_mnist_m_with_the_labels_in_the_folder(tmp_path):
 def test_mnist_m_tensors_with_channels_first(tmp_path):
     digits = parts(9, True)
     write_tensors(tmp_path, digits, first=True)
-    assert_holds(MNISTMDataModule(str(tmp_path)), digits)
+    assert_holds(MNISTM(str(tmp_path)), digits)
 
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_size_and_channels(tmp_path, name, channels):
     data, digits = made(tmp_path, name, image_size=12, channels=channels)
-    assert data.sample_shape() == (channels, 12, 12)
+    assert data.opened()["train"].sample_shape == (channels, 12, 12)
     image = Image.fromarray(digits["test"].images[5]).convert("L" if channels == 1 else "RGB")
     expected = np.asarray(image.resize((12, 12), Image.Resampling.BILINEAR)).reshape(12, 12, channels)
-    assert np.array_equal(data.split("test").source.data[5].permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(data.opened()["test"].data[5].permute(1, 2, 0).numpy(), expected)
     assert {key: data.protocol()[key] for key in ("image_size", "channels")} == {"image_size": 12, "channels": channels}
-
-
-def test_validation_is_taken_from_the_training(tmp_path):
-    labels = np.repeat(np.arange(10), 10)
-    images = np.random.default_rng(0).integers(0, 256, (100, 4, 4), dtype=np.uint8)
-    write_mnist(tmp_path, {"train": Part(images, labels), "test": Part(images[:20], labels[:20])})
-    data = MNISTDataModule(str(tmp_path), val_fraction=0.2)
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 80, "val": 20, "test": 20}
-    assert data.split("val").counts.tolist() == [2] * 10
-    assert data.split("test").counts.tolist() == [10, 10] + [0] * 8
-    assert data.split("train").source is data.split("val").source
-    both = np.concatenate([data.split(name).indices for name in ("train", "val")])
-    assert np.array_equal(np.sort(both), np.arange(100))
 
 
 # ---- refusals
@@ -261,11 +241,11 @@ def refusal(data):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (MNISTDataModule, ("train-images-idx3-ubyte or train-images-idx3-ubyte.gz", "'raw' or 'MNIST/raw'", "LeCun")),
-        (USPSDataModule, ("usps.bz2 or usps:", "'USPS'", "LIBSVM")),
-        (SVHNDataModule, ("train_32x32.mat", "'SVHN'", "Stanford")),
-        (SYNDataModule, ("synth_train_32x32.mat", "'SYN'", "SynthDigits")),
-        (MNISTMDataModule, ("train/<label>/<image>", "mnist_m_train_labels.txt", "mnist_m_train.pt", "Ganin")),
+        (MNIST, ("train-images-idx3-ubyte or train-images-idx3-ubyte.gz", "'raw' or 'MNIST/raw'", "LeCun")),
+        (USPS, ("usps.bz2 or usps:", "'USPS'", "LIBSVM")),
+        (SVHN, ("train_32x32.mat", "'SVHN'", "Stanford")),
+        (SYN, ("synth_train_32x32.mat", "'SYN'", "SynthDigits")),
+        (MNISTM, ("train/<label>/<image>", "mnist_m_train_labels.txt", "mnist_m_train.pt", "Ganin")),
     ],
 )
 def test_missing_files(tmp_path, kind, words):
@@ -301,7 +281,7 @@ def test_damaged_gzip(tmp_path):
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
     for content in (path.read_bytes()[:-20], b"plain"):
         path.write_bytes(content)
-        message = refusal(MNISTDataModule(str(tmp_path)))
+        message = refusal(MNIST(str(tmp_path)))
         assert f"'{path}' cannot be read (" in message
 
 
@@ -352,7 +332,7 @@ IMAGES = np.zeros((32, 32, 3, 4), np.uint8)
 )
 def test_other_mat(tmp_path, content, words):
     savemat(tmp_path / "train_32x32.mat", content)
-    message = refusal(SVHNDataModule(str(tmp_path)))
+    message = refusal(SVHN(str(tmp_path)))
     assert "train_32x32.mat'" in message
     assert words in message
 
@@ -375,8 +355,8 @@ def test_damaged_mat(tmp_path):
         ("00000001.png", "line 2, must read 'name label' with a digit, but is '00000001.png'"),
         ("00000001.png 12", "must read 'name label'"),
         ("7", "must read 'name label'"),
-        ("other.png 3", "names 'other.png', which is no file in"),
-        ("../secret.png 3", "names '../secret.png', which is no file in"),
+        ("other.png 3", "names 'other.png', which is not in"),
+        ("../secret.png 3", "names '../secret.png', which is not in"),
     ],
 )
 def test_other_lines_of_labels(tmp_path, line, words):
@@ -391,12 +371,12 @@ def test_other_lines_of_labels(tmp_path, line, words):
 def test_damaged_and_unlike_images(tmp_path):
     digits = parts(9, True)
     write_folders(tmp_path, digits)
-    data = MNISTMDataModule(str(tmp_path))
+    data = MNISTM(str(tmp_path))
     path = sorted((tmp_path / "test" / "4").iterdir())[0]
     good = path.read_bytes()
     Image.new("RGB", (11, 10)).save(path)
     assert "is 11x10 pixels in 3 channels, but the first is 9x9 pixels in 3 channels: set image_size" in refusal(data)
-    assert MNISTMDataModule(str(tmp_path), image_size=8).sample_shape() == (3, 8, 8)
+    assert MNISTM(str(tmp_path), image_size=8).opened()["test"].sample_shape == (3, 8, 8)
     path.write_bytes(good[:60])
     assert f"'{path}' cannot be read as an image" in refusal(data)
     (tmp_path / "test" / "ten").mkdir()
@@ -408,7 +388,7 @@ def test_damaged_and_unlike_images(tmp_path):
 
 def test_pickles_are_refused(tmp_path):
     (tmp_path / "keras_mnistm.pkl").write_bytes(b"\x80\x04.")
-    message = refusal(MNISTMDataModule(str(tmp_path)))
+    message = refusal(MNISTM(str(tmp_path)))
     assert "is a pickle, which can run code when it is read: convert it" in message
     assert "mnist_m_train.pt" in message
 
@@ -435,17 +415,15 @@ class Unsafe:
 )
 def test_other_tensors(tmp_path, content, words):
     torch.save(content, tmp_path / "mnist_m_train.pt")
-    message = refusal(MNISTMDataModule(str(tmp_path)))
+    message = refusal(MNISTM(str(tmp_path)))
     assert "mnist_m_train.pt'" in message
     assert words in message
     assert not Unsafe.ran
 
 
-@pytest.mark.parametrize("kind", [MNISTDataModule, USPSDataModule, SVHNDataModule, SYNDataModule, MNISTMDataModule])
+@pytest.mark.parametrize("kind", [MNIST, USPS, SVHN, SYN, MNISTM])
 def test_impossible_arguments(kind):
     with pytest.raises(UserError, match="image_size must be a number above 0, but is -1"):
         kind("nowhere", image_size=-1)
     with pytest.raises(UserError, match=r"channels must be 1 \(grey\), 3 \(RGB\) or left out, but is 4"):
         kind("nowhere", channels=4)
-    with pytest.raises(UserError, match="batch_size must be a number above 0"):
-        kind("nowhere", batch_size=0)

@@ -199,7 +199,7 @@ CLASSES = {"train": ["a0", "a1"], "val": ["b0", "b1", "b2"], "test": ["c0", "c1"
 
 
 def write_lists(root, where):
-    write_classes(root / "images", dict.fromkeys(sum(CLASSES.values(), []), 4))
+    write_classes(root / "images", dict.fromkeys([*CLASSES["train"], *CLASSES["val"], *CLASSES["test"]], 4))
     where.mkdir(exist_ok=True)
     for split, labels in CLASSES.items():
         rows = [f"{label}/{i:02d}.png,{label}" for label in labels for i in range(4)]

@@ -8,14 +8,19 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from metatransfer.data.learn2learn_episodes import BENCHMARKS
 from PIL import Image
 from torch.utils.data import Dataset
 
-from metatransfer import MLP, Learn2LearnEpisodes, ProtoNetModule, RandomAffine, UserError
+from metatransfer.data.collections import Learn2Learn
+from metatransfer.data.collections.learn2learn import BENCHMARKS
+from metatransfer.errors import UserError
+from metatransfer.functional.random import stream_keys
 
-SHAPE = {"num_ways": 3, "num_queries": 2, "tasks_per_batch": 2, "test_episodes": 6, "val_episodes": 6}
+CPU = torch.device("cpu")
+
+
+def train_source(data):
+    return Learn2Learn(train=data).opened()["train"]
 
 
 class Blobs(Dataset):
@@ -58,9 +63,9 @@ def test_without_learn2learn_one_sentence_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UserError, match=r"install the extra, .*metatransfer\[learn2learn\].*build_learn2learn"):
-        Learn2LearnEpisodes(train=object()).source("train")
+        Learn2Learn(train=object()).opened()["train"]
     with pytest.raises(UserError, match="install the extra"):
-        Learn2LearnEpisodes("omniglot").source("train")
+        Learn2Learn("omniglot").opened()
 
 
 @pytest.mark.parametrize(
@@ -69,11 +74,12 @@ def test_without_learn2learn_one_sentence_says_what_to_install(monkeypatch):
         ({}, "give either the name of a learn2learn benchmark or its data sets"),
         ({"benchmark": "omniglot", "train": 1}, "give either the name"),
         ({"benchmark": "omniglto"}, "Did you mean omniglot?"),
+        ({"benchmark": "omniglot", "own_tasks": True}, "own_tasks needs learn2learn Tasksets"),
     ],
 )
 def test_bad_arguments(options, words):
     with pytest.raises(UserError) as caught:
-        Learn2LearnEpisodes(**options)
+        Learn2Learn(**options)
     assert words in str(caught.value)
 
 
@@ -84,19 +90,13 @@ def l2l():
 
 def test_samples_and_labels_are_those_of_the_data_set(l2l):
     blobs = Blobs()
-    data = Learn2LearnEpisodes(test=l2l.data.MetaDataset(blobs), **SHAPE)
-    source = data.open("test").source
+    source = train_source(l2l.data.MetaDataset(blobs))
     assert source.class_names == ("a", "b", "c", "d")
-    for index in range(20):
-        drawn, episode = data.samplers["test"](np.array([index])), data.episode("test", index)
-        for part in ("support", "query"):
-            samples, labels = getattr(drawn, part)[0], getattr(drawn, f"{part}_y")[0]
-            for place, (sample, label) in enumerate(zip(samples, labels, strict=True)):
-                x = getattr(episode, f"{part}_x")[0, place]
-                found = [i for i in range(len(blobs)) if blobs[i][0].equal(x)]
-                assert len(found) == 1
-                assert blobs.labels[found[0]] == source.class_names[drawn.classes[0, label]]
-                assert source.labels[sample] == drawn.classes[0, label]
+    assert source.sizes.tolist() == [6] * 4
+    for index, label in enumerate(source.labels):
+        x = source.read(torch.tensor([index]), CPU)[0]
+        (found,) = [i for i in range(len(blobs)) if blobs[i][0].equal(x)]
+        assert blobs.labels[found] == source.class_names[label]
 
 
 def test_task_sets_and_filtered_sets(l2l):
@@ -104,7 +104,7 @@ def test_task_sets_and_filtered_sets(l2l):
     few = l2l.data.FilteredMetaDataset(whole, labels=["a", "c", "d"])
     tasks = l2l.data.Taskset(few, [l2l.data.transforms.NWays(few, n=2), l2l.data.transforms.LoadData(few)], 10)
     for given in (few, tasks):
-        source = Learn2LearnEpisodes(train=given, **SHAPE).source("train")
+        source = train_source(given)
         assert source.class_names == ("a", "c", "d")
         assert len(source) == 18
         for label, name in enumerate(source.class_names):
@@ -116,7 +116,7 @@ def test_task_sets_and_filtered_sets(l2l):
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
 def test_pil_images_become_tensors(l2l, mode, channels):
-    source = Learn2LearnEpisodes(train=l2l.data.MetaDataset(Pictures(mode)), **SHAPE).source("train")
+    source = train_source(l2l.data.MetaDataset(Pictures(mode)))
     assert source.sample_shape == (channels, 5, 4)
     x = source.read(torch.arange(12).view(3, 4), torch.device("cpu"))
     assert x.shape == (3, 4, channels, 5, 4)
@@ -135,7 +135,7 @@ def test_sixteen_bit_images_are_scaled_not_clipped(l2l, mode):
             pixels = np.full((5, 4), 5000 * index, np.uint16 if mode == "I;16" else np.int32)
             return Image.fromarray(pixels), index % 4
 
-    source = Learn2LearnEpisodes(train=l2l.data.MetaDataset(Deep()), **SHAPE).source("train")
+    source = train_source(l2l.data.MetaDataset(Deep()))
     x = source.read(torch.arange(12), torch.device("cpu"))
     assert x.shape == (12, 1, 5, 4)
     expected = torch.tensor([4 * place + label for label in range(4) for place in range(3)]) * 5000 / 65535
@@ -143,26 +143,10 @@ def test_sixteen_bit_images_are_scaled_not_clipped(l2l, mode):
 
 
 def test_bytes_become_fractions(l2l):
-    source = Learn2LearnEpisodes(train=l2l.data.MetaDataset(Blobs(kind=torch.uint8)), **SHAPE).source("train")
+    source = train_source(l2l.data.MetaDataset(Blobs(kind=torch.uint8)))
     x = source.read(torch.arange(24), torch.device("cpu"))
     assert x.dtype == torch.float32
     assert (x * 255).allclose((x * 255).round())
-
-
-def test_a_method_learns_from_it(l2l, tmp_path):
-    """Through the Trainer, with worker processes, better than chance by far."""
-    state = random.getstate()
-    names = [f"{index:02d}" for index in range(12)]
-    sets = [l2l.data.MetaDataset(Blobs(names, 20, seed=seed)) for seed in range(3)]
-    data = Learn2LearnEpisodes(train=sets[0], val=sets[1], test=sets[2], num_workers=2, train_episodes=8, **SHAPE)
-    module = ProtoNetModule(MLP(in_shape=[5], hidden=[16]))
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, data)
-    assert trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"] > 0.9
-    assert random.getstate() == state
 
 
 @pytest.mark.parametrize(
@@ -174,7 +158,7 @@ def test_a_method_learns_from_it(l2l, tmp_path):
 )
 def test_other_objects(l2l, data, words):
     with pytest.raises(UserError) as caught:
-        Learn2LearnEpisodes(train=data(), **SHAPE).source("train")
+        train_source(data())
     assert words in str(caught.value)
 
 
@@ -189,15 +173,8 @@ def test_samples_that_are_no_tensors(l2l):
 
     for kind, words in ((Words, "is a str, but must be a tensor"), (Uneven, "different shapes")):
         with pytest.raises(UserError) as caught:
-            Learn2LearnEpisodes(train=l2l.data.MetaDataset(kind()), **SHAPE).source("train").read(
-                torch.arange(5), torch.device("cpu")
-            )
+            train_source(l2l.data.MetaDataset(kind())).read(torch.arange(5), torch.device("cpu"))
         assert words in str(caught.value)
-
-
-def test_a_split_without_data(l2l):
-    with pytest.raises(UserError, match="no learn2learn data set for val: give it as val="):
-        Learn2LearnEpisodes(train=l2l.data.MetaDataset(Blobs()), **SHAPE).setup("fit")
 
 
 def test_a_benchmark_whose_files_are_missing(l2l, tmp_path, monkeypatch):
@@ -210,7 +187,7 @@ def test_a_benchmark_whose_files_are_missing(l2l, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(UserError, match=r"benchmark 'omniglot'.*put omniglot-py/images_background\.zip"):
-        Learn2LearnEpisodes("omniglot", root=str(tmp_path / "data")).source("train")
+        Learn2Learn("omniglot", root=str(tmp_path / "data")).opened()
 
 
 def test_the_omniglot_benchmark(l2l, tmp_path, monkeypatch):
@@ -230,24 +207,14 @@ def test_the_omniglot_benchmark(l2l, tmp_path, monkeypatch):
             pass
     monkeypatch.setattr(torchvision.datasets.Omniglot, "_check_integrity", lambda self: True)
     monkeypatch.setattr(torchvision.datasets.Omniglot, "download", lambda self: None)
-    options = {"root": str(tmp_path), "num_ways": 3, "num_queries": 1}
-    data = Learn2LearnEpisodes("omniglot", **options)
-    splits = {split: data.open(split).source for split in ("train", "val", "test")}
-    assert [len(splits[split].class_names) for split in splits] == [1100, 100, 423]
-    names = [set(source.class_names) for source in splits.values()]
-    assert not (names[0] & names[1])
-    assert not (names[0] & names[2])
-    assert not (names[1] & names[2])
+    data = Learn2Learn("omniglot", str(tmp_path))
+    names = [set(source.class_names) for source in data.opened().values()]
+    assert [len(one) for one in names] == [1100, 100, 423]
+    assert len(set.union(*names)) == 1623
     assert data.rotations["test"] == "per_class"
-    episode = data.episode("test", 0)
-    assert episode.support_x.shape == (1, 3, 1, 28, 28)
-    again = Learn2LearnEpisodes("omniglot", **options)
-    again.open("test")
-    assert again.episode("test", 0).query_x.equal(episode.query_x)
-    other = Learn2LearnEpisodes("omniglot", split_seed=1, **options)
-    assert set(other.open("test").source.class_names) != names[2]
-    with pytest.raises(UserError, match="draws from 1623 classes, of which 523 are not in the split's data set"):
-        Learn2LearnEpisodes("omniglot", own_tasks=True, **options).open("train")
+    assert data.opened()["test"].sample_shape == (1, 28, 28)
+    assert set(Learn2Learn("omniglot", str(tmp_path), split_seed=1).opened()["test"].class_names) != names[2]
+    assert data.protocol()["split"] == "learn2learn's omniglot, split seed 0"
 
 
 def test_the_names_are_those_of_learn2learn(l2l):
@@ -268,15 +235,13 @@ def mini_imagenet(tmp_path):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_mini_imagenet_is_in_0_to_1(l2l, mini_imagenet, own):
-    data = Learn2LearnEpisodes("mini-imagenet", mini_imagenet, own_tasks=own, eval_num_ways=4, **SHAPE)
-    data.setup()
-    for split, ways in (("train", 3), ("val", 4), ("test", 4)):
-        episode = data.episode(split, 0)
-        assert episode.support_x.shape == (1, ways, 3, 84, 84)
-        assert episode.query_x.shape == (1, 2 * ways, 3, 84, 84)
-        assert 0 < episode.query_x.max() <= 140 / 255
+def test_mini_imagenet_is_in_0_to_1(l2l, mini_imagenet):
+    parts = Learn2Learn("mini-imagenet", mini_imagenet).opened()
+    assert list(parts) == ["train", "val", "test"]
+    for source in parts.values():
+        x = source.read(torch.arange(len(source)), CPU)
+        assert x.shape == (48, 3, 84, 84)
+        assert x.max() == pytest.approx(140 / 255)
 
 
 def task_set(l2l, ways=3, shots=3, count=-1, kind=Blobs):
@@ -296,46 +261,35 @@ def numbers():
     return drawn
 
 
-@pytest.mark.parametrize("count", [-1, 5])
-def test_own_tasks_are_learn2learn_s_by_index(l2l, count):
-    options = {"own_tasks": True, **SHAPE, "test_episodes": 5}
-    tasks = task_set(l2l, count=count)
+def generate(tasks, indices, seed=0, shots=1, queries=2):
+    generator = Learn2Learn(train=tasks, own_tasks=True).opened()["train"]
+    return generator.generate(stream_keys(seed, 2, np.array(indices)), shots, queries, CPU)
+
+
+def test_own_tasks_are_learn2learn_s_by_key(l2l):
+    tasks = task_set(l2l)
     blobs = tasks.dataset.dataset
-    data = Learn2LearnEpisodes(test=tasks, **options)
-    data.open("test")
     before = numbers()
-    alone = [data.episode("test", index) for index in range(5)]
+    together = generate(tasks, range(5))
     assert numbers() == before
-    assert not alone[0].query_x.equal(alone[1].query_x)
     classes, first = set(), set()
-    for episode in alone:
-        assert episode.support_y[0].bincount().tolist() == [1, 1, 1]
-        assert episode.query_y[0].bincount().tolist() == [2, 2, 2]
-        seen = {}
-        places = []
-        for part in ("support", "query"):
-            samples, labels = getattr(episode, f"{part}_x")[0], getattr(episode, f"{part}_y")[0]
-            for x, label in zip(samples, labels.tolist(), strict=True):
-                (place,) = [i for i in range(len(blobs)) if blobs[i][0].equal(x)]
-                places.append(place)
-                assert seen.setdefault(label, blobs.labels[place]) == blobs.labels[place]
+    for task in range(5):
+        assert together.support_y[task].bincount().tolist() == [1, 1, 1]
+        assert together.query_y[task].bincount().tolist() == [2, 2, 2]
+        x = torch.cat([together.support_x[task], together.query_x[task]])
+        y = torch.cat([together.support_y[task], together.query_y[task]]).tolist()
+        places = [i for one in x for i in range(len(blobs)) if blobs[i][0].equal(one)]
         assert len(set(places)) == 9
-        assert len(set(seen.values())) == 3
-        classes |= set(seen.values())
-        first.add(seen[0])
+        seen = {(label, blobs.labels[place]) for label, place in zip(y, places, strict=True)}
+        assert len(seen) == 3  # each label stands for one class
+        classes |= {name for _, name in seen}
+        first |= {name for label, name in seen if label == 0}
     assert len(classes) == 4
-    assert len(first) > 1
-    # in another order, in one batch, in a worker process, and after others have drawn
-    random.seed(17)
-    other = Learn2LearnEpisodes(test=task_set(l2l, count=count), num_workers=1, **options)
-    batches = list(other.test_dataloader())
-    together = [batch.query_x[task] for batch in batches for task in range(len(batch.query_x))]
-    assert all(one.equal(episode.query_x[0]) for one, episode in zip(together, alone, strict=True))
-    assert data.episode("test", 3).support_x.equal(alone[3].support_x)
-    for changed in ({"seed": 1}, {}):
-        third = Learn2LearnEpisodes(test=task_set(l2l, count=count), **options | changed)
-        third.open("test")
-        assert third.episode("test", 0).query_x.equal(alone[0].query_x) is not bool(changed)
+    assert len(first) > 1  # labels are drawn anew
+    random.seed(17)  # after others have drawn, alone, and of another set
+    assert generate(task_set(l2l), [3]).support_x[0].equal(together.support_x[3])
+    assert not generate(tasks, [3], seed=1).query_x[0].equal(together.query_x[3])
+    assert not tasks.sampled_descriptions
 
 
 def test_own_tasks_keep_random_transforms_reproducible(l2l):
@@ -344,75 +298,24 @@ def test_own_tasks_keep_random_transforms_reproducible(l2l):
             x, y = super().__getitem__(index)
             return x + torch.rand(5) + random.random() + np.random.random(), y
 
-    tasks = task_set(l2l, kind=Noisy, count=4)
-    data = Learn2LearnEpisodes(train=tasks, own_tasks=True, **SHAPE)
-    data.open("train")
-    once = data.episode("train", 1).query_x
+    tasks = task_set(l2l, kind=Noisy)
+    once = generate(tasks, [1]).query_x
     for draw in (random.random, np.random.random, torch.rand):  # what others draw in between changes nothing
         draw(*[1] if draw is torch.rand else [])
-        assert data.episode("train", 1).query_x.equal(once)
-    assert data.episode("train", 5).query_x[0, 0].shape == (5,)
-    assert not tasks.sampled_descriptions
-
-
-def test_own_tasks_have_their_labels_drawn_anew(l2l):
-    """All classes are in every task, so that only the labels can differ."""
-    tasks = task_set(l2l, ways=4)
-    blobs = tasks.dataset.dataset
-    data = Learn2LearnEpisodes(train=tasks, own_tasks=True, **SHAPE | {"num_ways": 4})
-    data.open("train")
-    first = set()
-    for index in range(20):
-        episode = data.episode("train", index)
-        x = episode.support_x[0, episode.support_y[0].tolist().index(0)]
-        first |= {blobs.labels[place] for place in range(len(blobs)) if blobs[place][0].equal(x)}
-    assert first == {"a", "b", "c", "d"}
-
-
-def test_own_tasks_that_were_drawn_before_stay(l2l):
-    tasks = task_set(l2l, count=4)
-    drawn, _ = tasks[2]
-    data = Learn2LearnEpisodes(train=tasks, own_tasks=True, **SHAPE)
-    data.open("train")
-    episode = data.episode("train", 2 + 4)
-    served = torch.cat([episode.support_x[0], episode.query_x[0]])
-    assert served.sum(1).sort().values.equal(drawn.float().sum(1).sort().values)
-
-
-def test_own_tasks_are_augmented_in_training(l2l):
-    tasks = task_set(l2l, kind=Grey)
-    still = Learn2LearnEpisodes(train=tasks, own_tasks=True, **SHAPE)
-    moved = Learn2LearnEpisodes(train=tasks, own_tasks=True, augmentation=RandomAffine(degrees=45), **SHAPE)
-    plain, changed, again = (next(iter(one.train_dataloader())) for one in (still, moved, moved))
-    assert plain.query_y.equal(changed.query_y)
-    assert not plain.query_x.equal(changed.query_x)
-    assert changed.query_x.equal(again.query_x)
-
-
-class Grey(Pictures):
-    def __getitem__(self, index):
-        return torch.eye(6)[None] + index, index % 4
+        assert generate(tasks, [1]).query_x.equal(once)
 
 
 @pytest.mark.parametrize(
     ("ways", "shots", "count", "words"),
     [
-        (
-            4,
-            3,
-            -1,
-            "task 0 has 4 classes of 3 to 3 samples, but num_ways=3, num_shots=1 and num_queries=2 need 3 classes",
-        ),
-        (3, 4, -1, "task 0 has 3 classes of 4 to 4 samples"),
+        (3, 4, -1, "a task has 3 classes of 4 to 4 samples, but num_shots=1 and num_queries=2 need 3 of each"),
         (3, 99, -1, "its transforms cannot draw a task"),
-        (3, 3, 5, "its 5 tasks would be counted several times in test_episodes=6"),
+        (3, 3, 5, "its 5 tasks would be counted several times, .* make the Taskset with num_tasks=-1"),
     ],
 )
 def test_own_tasks_that_do_not_fit(l2l, ways, shots, count, words):
-    data = Learn2LearnEpisodes(test=task_set(l2l, ways, shots, count), own_tasks=True, **SHAPE)
-    with pytest.raises(UserError) as caught:
-        next(iter(data.test_dataloader()))
-    assert words in str(caught.value)
+    with pytest.raises(UserError, match=words):
+        generate(task_set(l2l, ways, shots, count), [0])
 
 
 def test_own_tasks_need_a_task_set_of_their_own_classes(l2l):
@@ -420,20 +323,12 @@ def test_own_tasks_need_a_task_set_of_their_own_classes(l2l):
     part = l2l.data.FilteredMetaDataset(whole, labels=["a", "b", "c"])
     transforms = l2l.data.transforms
     with pytest.raises(UserError, match="own_tasks needs a learn2learn Taskset, but this is a MetaDataset"):
-        Learn2LearnEpisodes(train=whole, own_tasks=True, **SHAPE).open("train")
+        generate(whole, [0])
     leaking = l2l.data.Taskset(part, [transforms.NWays(whole, n=3), transforms.LoadData(whole)])
     with pytest.raises(UserError, match="its NWays draws from 4 classes, of which 1 are not in the split's data set"):
-        Learn2LearnEpisodes(train=leaking, own_tasks=True, **SHAPE).open("train")
+        generate(leaking, [0])
     filtering = l2l.data.Taskset(
         part, [transforms.FusedNWaysKShots(whole, n=3, k=3, filter_labels=part.labels), transforms.LoadData(whole)]
     )
-    data = Learn2LearnEpisodes(train=filtering, own_tasks=True, **SHAPE)
-    data.open("train")
-    assert data.episode("train", 0).support_x.shape == (1, 3, 5)
-    assert data.protocol()["tasks"] == "drawn by learn2learn"
-
-
-def test_own_tasks_refuse_what_only_samples_have(l2l):
-    data = Learn2LearnEpisodes(test=task_set(l2l), own_tasks=True, rotations="classes", **SHAPE)
-    with pytest.raises(UserError, match="leave out rotations"):
-        data.open("test")
+    assert generate(filtering, [0]).support_x.shape == (1, 3, 5)
+    assert Learn2Learn(train=filtering, own_tasks=True).protocol()["tasks"] == "drawn by learn2learn"

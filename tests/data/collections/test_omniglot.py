@@ -5,10 +5,11 @@ import zipfile
 
 import pytest
 import torch
-from metatransfer.data.omniglot_episodes import OmniglotEpisodes, vinyals_split
 from PIL import Image, ImageDraw
 
-from metatransfer.data import omniglot_episodes
+from metatransfer.data.collections import Omniglot
+from metatransfer.data.collections import omniglot as module
+from metatransfer.data.collections.omniglot import vinyals_split
 from metatransfer.errors import UserError
 
 BACKGROUND_SIZES = {
@@ -27,7 +28,6 @@ EVALUATION_SIZES = {
     "Tibetan": 42, "ULOG": 26,
 }  # fmt: skip
 PARTS = {"images_background": BACKGROUND_SIZES, "images_evaluation": EVALUATION_SIZES}
-SHAPE = {"num_ways": 5, "num_shots": 1, "num_queries": 1, "tasks_per_batch": 2, "image_size": 7}
 
 
 def drawing(seed):
@@ -60,17 +60,13 @@ def _cache(packed, monkeypatch):
     monkeypatch.setenv("METATRANSFER_CACHE", str(packed / "cache"))
 
 
-def omniglot(root, *stages, **options):
-    data = OmniglotEpisodes(str(root), **{**SHAPE, **options})
-    for stage in stages or (None,):
+def omniglot(root, *splits, **options):
+    """The collection with some splits opened; of each character there are two drawings only."""
+    data = Omniglot(str(root), **{"image_size": 7, **options})
+    for split in splits:
         with pytest.warns(UserWarning, match="do not have their 20 drawings"):
-            data.setup(stage)
+            data.opened()[split]
     return data
-
-
-def bases(data):
-    """What is served without its rotations."""
-    return {split: getattr(one.source, "base", one.source) for split, one in data.samplers.items()}
 
 
 def test_the_published_list():
@@ -90,88 +86,78 @@ def test_the_published_list():
 
 
 def test_vinyals(packed):
-    data = omniglot(packed)
-    assert {split: len(one.source.class_names) for split, one in data.samplers.items()} == {
-        "train": 4112, "val": 688, "test": 1692,
-    }  # fmt: skip
-    assert {split: len(source.class_names) for split, source in bases(data).items()} == {
+    data = omniglot(packed, "train", "val", "test")
+    sources = data.opened()
+    assert {split: len(source.class_names) for split, source in sources.items()} == {
         "train": 1028, "val": 172, "test": 423,
     }  # fmt: skip
-    assert bases(data)["val"].class_names == vinyals_split("val")
-    assert bases(data)["val"].groups[0] == "Hebrew"
+    assert sources["val"].class_names == vinyals_split("val")
+    assert sources["val"].groups[0] == "Hebrew"
     assert data.skipped == {"train": 0, "val": 0, "test": 0}
-    says = data.protocol()
-    assert says["split"].startswith("vinyals")
-    assert says["rotations"] == {"train": "classes", "val": "classes", "test": "classes"}
-    batch = next(iter(data.train_dataloader()))
-    assert batch.support_x.shape == (2, 5, 1, 7, 7)
-    assert batch.support_x.mean() < 0.5  # paper is low
+    assert data.protocol()["split"].startswith("vinyals")
+    assert data.rotations == {"train": "classes", "val": "classes", "test": "classes"}
+    assert sources["test"].sample_shape == (1, 7, 7)
 
 
 def test_maml(packed):
-    data = omniglot(packed, protocol="maml")
-    sources = bases(data)
+    data = omniglot(packed, "train", "val", "test", protocol="maml")
+    sources = data.opened()
     assert {split: len(source.class_names) for split, source in sources.items()} == {
         "train": 1100, "val": 100, "test": 423,
     }  # fmt: skip
     assert len(set().union(*(source.class_names for source in sources.values()))) == 1623
     assert set(data.rotations.values()) == {"per_class"}
     assert sources["test"].class_names[:2] == PINNED
-    assert not data.group_by
+    assert not data.within_groups
 
 
 PINNED = ("Asomtavruli_(Georgian)/character31", "Tibetan/character02")
 
 
 def test_lake(packed):
-    data = omniglot(packed, protocol="lake")
-    sources = bases(data)
+    data = omniglot(packed, "train", "val", "test", protocol="lake")
+    sources = data.opened()
     assert {split: len(set(source.groups)) for split, source in sources.items()} == {"train": 25, "val": 5, "test": 20}
     assert {split: len(source.class_names) for split, source in sources.items()} == {
         "train": 793, "val": 171, "test": 659,
     }  # fmt: skip
     assert set(sources["test"].groups) == set(EVALUATION_SIZES)
     assert min(sources["val"].groups.count(group) for group in set(sources["val"].groups)) >= 20
-    assert data.group_by
-    sampler = data.samplers["test"]
-    drawn = sampler(torch.arange(30).numpy())
-    for classes in drawn.classes:
-        assert len({sampler.source.groups[index] for index in classes}) == 1
+    assert data.within_groups
 
 
 def test_tree_zip_and_inner_folder_give_the_same(packed, tmp_path):
-    first = omniglot(packed, "test")
+    first = omniglot(packed, "test").opened()["test"]
     for name in PARTS:
         with zipfile.ZipFile(packed / "omniglot-py" / f"{name}.zip") as archive:
             archive.extractall(tmp_path)
     for root in (packed / "omniglot-py", tmp_path):
-        other = omniglot(root, "test")
-        assert torch.equal(bases(other)["test"].data, bases(first)["test"].data)
-        assert bases(other)["test"].class_names == bases(first)["test"].class_names
+        other = omniglot(root, "test").opened()["test"]
+        assert torch.equal(other.data, first.data)
+        assert other.class_names == first.class_names
 
 
-def test_ink_is_high_and_convert_image_agrees(packed):
+def test_ink_is_high_and_converted_images_agree(packed):
     data = omniglot(packed, "test")
-    source = bases(data)["test"]
+    source = data.opened()["test"]
     assert source.data.max() > 100
-    alphabet = source.class_names[5].partition("/")[0]
+    assert source.data.float().mean() < 128  # paper is low
     with zipfile.ZipFile(packed / "omniglot-py" / "images_evaluation.zip") as archive:
         names = [n for n in archive.namelist() if n.startswith(f"images_evaluation/{source.class_names[5]}/")]
         with Image.open(archive.open(min(names))) as image:
-            sample = data.convert_image(image)
-    assert alphabet in names[0]
+            sample = data.convert(image)
     assert torch.equal(sample, source.read(torch.tensor(10), torch.device("cpu")))
-    assert data.convert_image(Image.new("RGB", (30, 40), "white")).max() == 0
+    assert data.convert(Image.new("RGB", (30, 40), "white")).max() == 0
 
 
 def test_incomplete_parts_are_refused(packed, tmp_path):
     with zipfile.ZipFile(packed / "omniglot-py" / "images_background.zip") as archive:
         archive.extractall(tmp_path)
     with pytest.raises(UserError, match=r"put images_evaluation\.zip \(from https://.*\) or the folder .* there"):
-        OmniglotEpisodes(str(tmp_path), **SHAPE).setup("fit")
+        omniglot(tmp_path).opened()["train"]
     (tmp_path / "images_evaluation" / "Angelic" / "character01").mkdir(parents=True)
     with pytest.raises(UserError, match=r"images_evaluation' has 1 characters in 1 alphabets, .* has 659"):
-        OmniglotEpisodes(str(tmp_path), **SHAPE).setup("fit")
+        omniglot(tmp_path).opened()["train"]
 
 
 def test_other_names_are_refused(packed, tmp_path):
@@ -180,7 +166,7 @@ def test_other_names_are_refused(packed, tmp_path):
             archive.extractall(tmp_path)
     (tmp_path / "images_evaluation" / "Keble").rename(tmp_path / "images_evaluation" / "Quenya")
     with pytest.raises(UserError, match=r"lacks 26 characters of the test split, e\.g\. Keble/character01"):
-        OmniglotEpisodes(str(tmp_path), **SHAPE).setup("test")
+        omniglot(tmp_path).opened()["test"]
 
 
 def test_bad_drawings_are_named_or_counted(packed, tmp_path):
@@ -203,9 +189,9 @@ def test_download_fetches_what_is_missing(packed, tmp_path, monkeypatch):
         asked.append((urls, md5, target.name))
         target.write_bytes((packed / "omniglot-py" / target.name).read_bytes())
 
-    monkeypatch.setattr(omniglot_episodes, "fetch", fake)
-    data = OmniglotEpisodes(str(tmp_path), download=True, **SHAPE)
-    data.prepare_data()
+    monkeypatch.setattr(module, "fetch", fake)
+    data = omniglot(tmp_path, download=True)
+    data.prepare()
     assert [name for _, _, name in asked] == ["images_background.zip", "images_evaluation.zip"]
     assert all(len(urls) >= 2 and len(md5) == 32 for urls, md5, _ in asked)
     omniglot(tmp_path, "test", download=True)
@@ -213,11 +199,11 @@ def test_download_fetches_what_is_missing(packed, tmp_path, monkeypatch):
 
 
 def test_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(omniglot_episodes, "_MIRRORS", ("http://127.0.0.1:9",))
-    data = OmniglotEpisodes(str(tmp_path), download=True, **SHAPE)
-    data.prepare_data()  # says nothing: setup does, in every process
+    monkeypatch.setattr(module, "_MIRRORS", ("http://127.0.0.1:9",))
+    data = omniglot(tmp_path, download=True)
+    data.prepare()  # says nothing: parts does, in every process
     with pytest.raises(UserError, match=r"images_background\.zip could not be downloaded .* put it at '.*zip'"):
-        data.setup("fit")
+        data.opened()["train"]
 
 
 @pytest.mark.parametrize(
@@ -230,4 +216,4 @@ def test_no_network(tmp_path, monkeypatch):
 )
 def test_impossible_arguments(options, words):
     with pytest.raises(UserError, match=words):
-        OmniglotEpisodes("x", **{**SHAPE, **options})
+        Omniglot("x", **options)

@@ -261,8 +261,7 @@ def test_one_sentence(tmp_path, path, monkeypatch, name):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     options, words = BAD[name]
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        data = Texts(**{"path": path, **options})
-        data.encoder(data.opened()["all"])
+        encoded(Texts(**{"path": path, **options}))
     assert words in str(caught.value), str(caught.value)
 
 

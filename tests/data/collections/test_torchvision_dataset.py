@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from metatransfer.data.torchvision_data import TorchvisionDataModule
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+from metatransfer.data.collections import TorchvisionDataset
 from metatransfer.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -55,41 +55,39 @@ def write_dtd(root, sizes=((8, 8),)):
 
 
 def test_train_and_test_by_train(fashion):
-    data = TorchvisionDataModule("FashionMNIST", str(fashion), val_fraction=0.25)
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 30, "val": 10, "test": 20}
-    assert data.split("train").source is data.split("val").source
-    assert data.class_names == tuple(datasets.FashionMNIST.classes)
-    for split in ("train", "test"):
-        source = data.split(split).source
+    data = TorchvisionDataset("FashionMNIST", str(fashion))
+    assert {name: len(source) for name, source in data.opened().items()} == {"train": 40, "test": 20}
+    assert data.opened()["train"].class_names == tuple(datasets.FashionMNIST.classes)
+    for split, source in data.opened().items():
         assert source.data.dtype == torch.uint8
         assert np.array_equal(source.data[:, 0].numpy(), IMAGES[split])
         expected = [datasets.FashionMNIST.classes[label] for label in LABELS[split]]
         assert [source.class_names[label] for label in source.labels] == expected
-    assert data.split("test").counts.tolist() == [4] * 5 + [0] * 5
+    assert data.opened()["test"].sizes.tolist() == [4] * 5
     protocol = data.protocol()
     assert (protocol["name"], protocol["image_size"], protocol["channels"]) == ("FashionMNIST", [6, 6], 1)
 
 
 def test_size_and_channels(fashion):
-    data = TorchvisionDataModule("FashionMNIST", str(fashion), image_size=9, channels=3)
-    assert data.sample_shape() == (3, 9, 9)
+    data = TorchvisionDataset("FashionMNIST", str(fashion), image_size=9, channels=3)
+    assert data.opened()["train"].sample_shape == (3, 9, 9)
     expected = np.asarray(Image.fromarray(IMAGES["test"][3]).resize((9, 9), Image.Resampling.BILINEAR))
-    assert np.array_equal(data.split("test").source.data[3].numpy(), np.stack([expected] * 3))
+    assert np.array_equal(data.opened()["test"].data[3].numpy(), np.stack([expected] * 3))
 
 
 def test_three_splits_by_split(tmp_path):
     pixels = write_dtd(tmp_path)
-    data = TorchvisionDataModule("DTD", str(tmp_path))
-    assert data.class_names == ("banded", "woven")
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "val": 4, "test": 4}
+    data = TorchvisionDataset("DTD", str(tmp_path))
+    assert {name: len(source) for name, source in data.opened().items()} == {"train": 8, "val": 4, "test": 4}
     for split, images in pixels.items():
-        found = data.split(split).source
+        found = data.opened()[split]
+        assert found.class_names == ("banded", "woven")
         assert np.array_equal(found.data.permute(0, 2, 3, 1).numpy(), np.stack(images))
         assert found.labels.tolist() == [0, 1] * (len(images) // 2)
 
 
 def test_a_target_comes_in_an_order_that_tells_no_labels(fashion):
-    data = TorchvisionDataModule("FashionMNIST", str(fashion))
+    data = TorchvisionDataset("FashionMNIST", str(fashion))
     known, target = data.parts()["train"], data.unlabelled_parts()["train"]
     read = {image.numpy().tobytes(): label for image, label in zip(known.data, known.labels, strict=True)}
     images = target.source.read(torch.arange(40), torch.device("cpu")).mul(255).round().to(torch.uint8)
@@ -98,7 +96,7 @@ def test_a_target_comes_in_an_order_that_tells_no_labels(fashion):
     order = np.argsort(LABELS["train"], kind="stable")
     (raw / "train-images-idx3-ubyte").write_bytes(idx(IMAGES["train"][order]))
     (raw / "train-labels-idx1-ubyte").write_bytes(idx(LABELS["train"][order]))
-    again = TorchvisionDataModule("FashionMNIST", str(fashion)).unlabelled_parts()["train"]
+    again = TorchvisionDataset("FashionMNIST", str(fashion)).unlabelled_parts()["train"]
     assert again.source.fingerprint() == target.source.fingerprint()
     assert again.withheld.tolist() == target.withheld.tolist()
 
@@ -106,11 +104,11 @@ def test_a_target_comes_in_an_order_that_tells_no_labels(fashion):
 def test_images_of_different_sizes_need_a_size(tmp_path):
     write_dtd(tmp_path, ((8, 8), (8, 6)))
     with pytest.raises(UserError, match="DTD train: image 1 is 8x6 pixels in 3 channels, but the first is 8x8"):
-        TorchvisionDataModule("DTD", str(tmp_path)).parts()
-    assert TorchvisionDataModule("DTD", str(tmp_path), image_size=5).sample_shape() == (3, 5, 5)
+        TorchvisionDataset("DTD", str(tmp_path)).parts()
+    assert TorchvisionDataset("DTD", str(tmp_path), image_size=5).opened()["train"].sample_shape == (3, 5, 5)
 
 
-def test_a_split_that_the_data_set_does_not_have_is_taken_or_missing(tmp_path, monkeypatch):
+def test_a_split_that_the_data_set_does_not_have_is_left_out(tmp_path, monkeypatch):
     images = RNG.integers(0, 256, (32, 32, 3, 30), dtype=np.uint8)
     files = {}
     for split in ("train", "test"):
@@ -118,15 +116,12 @@ def test_a_split_that_the_data_set_does_not_have_is_taken_or_missing(tmp_path, m
         savemat(path, {"X": images, "y": 1 + np.arange(30)[:, None] % 10})
         files[split] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
     monkeypatch.setattr(datasets.SVHN, "split_list", files)
-    data = TorchvisionDataModule("SVHN", str(tmp_path))
-    assert list(data.splits) == ["train", "val", "test"]
-    assert data.split("train").source is data.split("val").source  # torchvision's SVHN has none of its own
-    assert data.class_names == tuple("0123456789")  # and names no classes
-    assert np.array_equal(data.split("test").source.data[3].numpy(), images[..., 3].transpose(2, 0, 1))
+    data = TorchvisionDataset("SVHN", str(tmp_path))
+    assert list(data.opened()) == ["train", "test"]  # torchvision's SVHN has no validation
+    assert data.opened()["train"].class_names == tuple("0123456789")  # and names no classes
+    assert np.array_equal(data.opened()["test"].data[3].numpy(), images[..., 3].transpose(2, 0, 1))
     monkeypatch.delitem(files, "test")
-    again = TorchvisionDataModule("SVHN", str(tmp_path))
-    with pytest.raises(UserError, match="has no test split"):
-        again.split("test")
+    assert list(TorchvisionDataset("SVHN", str(tmp_path)).opened()) == ["train"]
 
 
 def test_pickles_of_cifar_are_not_read_unless_they_are_the_known_ones(tmp_path):
@@ -141,7 +136,7 @@ def test_pickles_of_cifar_are_not_read_unless_they_are_the_known_ones(tmp_path):
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
         (folder / name).write_bytes(pickle.dumps(Unsafe()))
     with pytest.raises(UserError, match="torchvision cannot read train of CIFAR10 from"):
-        TorchvisionDataModule("CIFAR10", str(tmp_path)).parts()
+        TorchvisionDataset("CIFAR10", str(tmp_path)).parts()
     assert not ran.exists()
     pickle.loads((folder / "test_batch").read_bytes())
     assert ran.exists()  # it would have run
@@ -160,26 +155,26 @@ def test_pickles_of_cifar_are_not_read_unless_they_are_the_known_ones(tmp_path):
 )
 def test_unknown_names(name, words):
     with pytest.raises(UserError) as caught:
-        TorchvisionDataModule(name, "nowhere")
+        TorchvisionDataset(name, "nowhere")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_and_damaged_files(tmp_path, fashion):
     with pytest.raises(UserError, match=r"MNIST folder '.*nowhere' does not exist"):
-        TorchvisionDataModule("MNIST", str(tmp_path / "nowhere")).parts()
+        TorchvisionDataset("MNIST", str(tmp_path / "nowhere")).parts()
     for name in ("CIFAR100", "STL10", "MNIST", "GTSRB"):
         with pytest.raises(UserError, match=f"put its files there as torchvision.datasets.{name} lays them") as caught:
-            TorchvisionDataModule(name, str(tmp_path)).parts()
+            TorchvisionDataset(name, str(tmp_path)).parts()
         assert "\n" not in str(caught.value)
     (fashion / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03text")
     with pytest.raises(UserError, match="torchvision cannot read train of FashionMNIST"):
-        TorchvisionDataModule("FashionMNIST", str(fashion)).parts()
+        TorchvisionDataset("FashionMNIST", str(fashion)).parts()
 
 
 def test_damaged_images_and_other_labels(tmp_path, monkeypatch):
     write_dtd(tmp_path)
-    data = TorchvisionDataModule("DTD", str(tmp_path))
+    data = TorchvisionDataset("DTD", str(tmp_path))
     monkeypatch.setattr(datasets.DTD, "__getitem__", lambda self, number: (Image.new("L", (4, 4)), "banded"))
     with pytest.raises(UserError, match="DTD train: sample 0 is a Image with the label banded, but must be an image"):
         data.parts()
@@ -192,9 +187,8 @@ def test_damaged_images_and_other_labels(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"image_size": 0}, "image_size must be a number above 0"), ({"channels": 2}, "channels must be 1"),
-     ({"batch_size": -1}, "batch_size must be a number above 0")],
+    [({"image_size": 0}, "image_size must be a number above 0"), ({"channels": 2}, "channels must be 1")],
 )  # fmt: skip
 def test_impossible_arguments(options, words):
     with pytest.raises(UserError, match=words):
-        TorchvisionDataModule("MNIST", "nowhere", **options)
+        TorchvisionDataset("MNIST", "nowhere", **options)

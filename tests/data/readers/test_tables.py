@@ -146,14 +146,17 @@ BAD = {
 }
 
 
+def read(path):
+    table = read_table(path)
+    return table.filled("text", "text", (str,)), table.filled("label", "label")
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_one_sentence(tmp_path, name):
     file, content, words = BAD[name]
     path = str(tmp_path / file) if content is None else put(tmp_path / file, content)
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        table = read_table(path)
-        table.filled("text", "text", (str,))
-        table.filled("label", "label")
+        read(path)
     assert words in str(caught.value), str(caught.value)
     assert file in str(caught.value)
 

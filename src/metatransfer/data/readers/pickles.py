@@ -88,7 +88,10 @@ def read_plain_pickle(path: Path, remedy: str) -> dict[str, Any]:
     try:
         with check_file(path, "pickle").open("rb") as file:
             content = _PlainUnpickler(file, encoding="latin1").load()
-        return {str(key): value.array if isinstance(value, _Array) else value for key, value in content.items()}
+        return {
+            key.decode() if isinstance(key, bytes) else str(key): value.array if isinstance(value, _Array) else value
+            for key, value in content.items()
+        }
     except UserError as error:
         raise UserError(f"'{path}' {error}: do not use this file; {remedy}") from error
     except Exception as error:  # whatever a damaged file leads the unpickler to
