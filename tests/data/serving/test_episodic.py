@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from metatransfer.data.loaders import EpisodeLoader
 from torchvision.transforms import v2
 
 from metatransfer.batches import episodes_of
@@ -20,7 +21,6 @@ from metatransfer.data import (
     TensorSource,
     TorchvisionTransforms,
 )
-from metatransfer.data.loaders import EpisodeLoader
 from metatransfer.errors import UserError
 
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from metatransfer.data import Augmentation, EpisodeSampler, TensorSource
+from metatransfer.data import Augmentation, EpisodeSampler, EpisodeSize, TensorSource
+from metatransfer.data.sampling.augment import Changes
 from metatransfer.functional.random import random_words, stream_keys
 
 SIZES = [8, 3, 5, 12, 4, 30]
@@ -24,7 +25,12 @@ def source(sizes=SIZES, seed=0):
 
 
 def sampler(split="train", seed=0, ways=3, shots=1, queries=2, **kwargs):
-    return EpisodeSampler(source(**kwargs), split, seed, num_ways=ways, num_shots=shots, num_queries=queries)
+    return EpisodeSampler(source(**kwargs), split, seed, EpisodeSize(ways, shots, queries))
+
+
+def one(sampler, indices):
+    [drawn] = sampler.draw(indices)
+    return drawn
 
 
 def uniform_p(counts, expected=None):
@@ -41,13 +47,13 @@ def values(drawn, order=slice(None)):
 
 def test_golden_episode():
     """Pinned: published numbers are of these episodes."""
-    drawn = sampler(ways=3, shots=1, queries=2)(np.array([0, 17]))
+    drawn = one(sampler(ways=3, shots=1, queries=2), np.array([0, 17]))
     found = [value.tolist() for value in values(drawn)]
     assert found == GOLDEN
 
 
 def test_shapes_and_types():
-    drawn = sampler(ways=4, shots=2, queries=1)(np.arange(5))
+    drawn = one(sampler(ways=4, shots=2, queries=1), np.arange(5))
     assert drawn.support.shape == drawn.support_y.shape == (5, 8)
     assert drawn.query.shape == drawn.query_y.shape == (5, 4)
     assert drawn.classes.shape == (5, 4)
@@ -56,14 +62,14 @@ def test_shapes_and_types():
 
 
 def test_no_episode():
-    assert sampler()(np.arange(0)).support.shape == (0, 3)
+    assert one(sampler(), np.arange(0)).support.shape == (0, 3)
 
 
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(3, 1, 2), (6, 1, 1), (2, 2, 1), (1, 1, 1)])
 def test_labels_are_right_and_nothing_comes_twice(ways, shots, queries):
     draw = sampler(ways=ways, shots=shots, queries=queries)
     labels = draw.source.labels
-    drawn = draw(np.arange(500))
+    drawn = one(draw, np.arange(500))
     for t in range(500):
         assert len(set(drawn.classes[t])) == ways
         samples = np.concatenate([drawn.support[t], drawn.query[t]])
@@ -77,41 +83,44 @@ def test_labels_are_right_and_nothing_comes_twice(ways, shots, queries):
 def test_an_episode_does_not_depend_on_its_company():
     draw = sampler()
     indices = np.array([5, 0, 999, 5, 10**12])
-    together = draw(indices)
+    together = one(draw, indices)
     for i, index in enumerate(indices):
-        assert same(values(draw(np.array([index]))), values(together, slice(i, i + 1)))
-    assert same(values(draw(indices[::-1].copy())), values(together, slice(None, None, -1)))
-    assert same(values(sampler()(indices)), values(together))
+        assert same(values(one(draw, np.array([index]))), values(together, slice(i, i + 1)))
+    assert same(values(one(draw, indices[::-1].copy())), values(together, slice(None, None, -1)))
+    assert same(values(one(sampler(), indices)), values(together))
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"split": "val"}, {"split": "test"}, {"seed": -1}])
 def test_seed_and_split_change_every_episode(other):
-    base, changed = sampler(sizes=[50] * 50)(np.arange(200)), sampler(sizes=[50] * 50, **other)(np.arange(200))
+    base, changed = (
+        one(sampler(sizes=[50] * 50), np.arange(200)),
+        one(sampler(sizes=[50] * 50, **other), np.arange(200)),
+    )
     assert (base.keys != changed.keys).all()
     assert (base.support != changed.support).any(1).all()
 
 
 def test_indices_change_every_episode():
-    drawn = sampler(sizes=[50] * 50)(np.arange(2000))
+    drawn = one(sampler(sizes=[50] * 50), np.arange(2000))
     assert len({tuple(row) for row in drawn.support}) == 2000
 
 
 def test_classes_are_uniform_at_every_label():
     """Whatever their size: an episode's classes are drawn by class, not by sample."""
-    drawn = sampler()(np.arange(N))
+    drawn = one(sampler(), np.arange(N))
     for label in range(3):
         assert uniform_p(np.bincount(drawn.classes[:, label], minlength=6)) > ALPHA
 
 
 def test_every_ordered_choice_of_classes_is_equally_likely():
-    drawn = sampler(ways=3)(np.arange(N))
+    drawn = one(sampler(ways=3), np.arange(N))
     _, counts = np.unique((drawn.classes * 6 ** np.arange(3)).sum(1), return_counts=True)
     assert len(counts) == 120
     assert uniform_p(counts) > ALPHA
 
 
 def test_label_permutations_are_uniform():
-    drawn = sampler(sizes=[3, 9, 4], ways=3)(np.arange(N))
+    drawn = one(sampler(sizes=[3, 9, 4], ways=3), np.arange(N))
     counts = [(drawn.classes == order).all(1).sum() for order in permutations(range(3))]
     assert sum(counts) == N
     assert uniform_p(counts) > ALPHA
@@ -120,7 +129,7 @@ def test_label_permutations_are_uniform():
 @pytest.mark.parametrize("part", ["support", "query"])
 def test_samples_within_classes_of_different_sizes_are_uniform(part):
     draw = sampler()
-    samples = getattr(draw(np.arange(N)), part).reshape(-1)
+    samples = getattr(one(draw, np.arange(N)), part).reshape(-1)
     for k, size in enumerate(SIZES):
         counts = np.bincount(samples, minlength=sum(SIZES))[draw.source.labels == k]
         assert len(counts) == size
@@ -129,7 +138,7 @@ def test_samples_within_classes_of_different_sizes_are_uniform(part):
 
 def test_pairs_of_support_and_query_samples_are_uniform():
     draw = sampler(sizes=[4, 4], ways=1, shots=1, queries=1)
-    drawn = draw(np.arange(N))
+    drawn = one(draw, np.arange(N))
     pairs = np.bincount(drawn.support[:, 0] * 8 + drawn.query[:, 0], minlength=64)
     assert (pairs > 0).sum() == 2 * 4 * 3
     assert uniform_p(pairs[pairs > 0]) > ALPHA
@@ -137,7 +146,7 @@ def test_pairs_of_support_and_query_samples_are_uniform():
 
 @pytest.mark.parametrize("part", ["support_y", "query_y"])
 def test_positions_give_no_label_away(part):
-    labels = getattr(sampler(ways=3, shots=1, queries=2)(np.arange(N)), part)
+    labels = getattr(one(sampler(ways=3, shots=1, queries=2), np.arange(N)), part)
     for position in range(labels.shape[1]):
         assert uniform_p(np.bincount(labels[:, position], minlength=3)) > ALPHA
     first_two = np.bincount(labels[:, 0] * 3 + labels[:, 1], minlength=9).reshape(3, 3)
@@ -151,7 +160,7 @@ def test_positions_give_no_label_away(part):
 
 
 def test_support_order_query_order_and_classes_are_independent():
-    drawn = sampler(ways=3, shots=1, queries=1)(np.arange(N))
+    drawn = one(sampler(ways=3, shots=1, queries=1), np.arange(N))
     for left, right, levels in (
         (drawn.support_y[:, 0], drawn.query_y[:, 0], (3, 3)),
         (drawn.support_y[:, 0], drawn.classes[:, 0], (3, 6)),
@@ -164,7 +173,7 @@ def test_support_order_query_order_and_classes_are_independent():
 def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
     """Both hang on the episode's key: they must not be the same words of the same stream."""
     draw = sampler(sizes=[16] * 3, ways=3, shots=1, queries=1)
-    drawn = draw(np.arange(4000))
+    drawn = one(draw, np.arange(4000))
     seen = []
 
     class Spy(Augmentation):
@@ -174,7 +183,8 @@ def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
             seen.append(u.clone())
             return x
 
-    draw.episodes(np.arange(4000), torch.device("cpu"), Spy())
+    draw.changes = Changes(Spy())
+    draw.batch(np.arange(4000), torch.device("cpu"))
     for u, part in zip(seen, ("support", "query"), strict=True):
         level = (u[:, 0].view(4000, -1)[:, 0] * 4).long().numpy()  # of the first sample of every episode
         for label in range(3):
@@ -186,7 +196,7 @@ def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
 
 
 def test_no_two_purposes_share_a_stream():
-    keys = sampler()(np.arange(50)).keys.view(np.int64)
+    keys = one(sampler(), np.arange(50)).keys.view(np.int64)
     of_classes = {int(w) for w in random_words(stream_keys(keys[:, None], np.arange(20)), 4).reshape(-1)}
     own = {int(w) for w in random_words(keys.view(np.uint64), 200).reshape(-1)}
     assert not of_classes & own

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from metatransfer.data.labelled import LabelledDataModule
 from torchvision.transforms import v2
 
 from metatransfer import Augmentation, LabelledBatch, RandomAffine, TensorSource, UserError
 from metatransfer.batches import Tokens, UnlabelledBatch
-from metatransfer.data.labelled import LabelledDataModule
 from metatransfer.data.sources import Source
 
 SIZES = {"a": 50, "b": 20, "c": 3}

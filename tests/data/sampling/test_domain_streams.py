@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from metatransfer import ArrayDataModule, ImageFolderDataModule
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.domain_stream import Side, SideStream
+from metatransfer import Arrays, DomainDataModule, ImageFolder
+from metatransfer.data.sampling.domains import Side, SideStream
 
 
-def array(start, count, **options):
+def array(start, count):
     x = (start + np.arange(count, dtype=np.float32))[:, None].repeat(2, 1)
-    return ArrayDataModule.from_arrays(x, np.arange(count) % 2, **options)
+    return Arrays.from_arrays(x, np.arange(count) % 2)
 
 
 def domains(sources=(50,), targets=(130,), **options):
@@ -71,7 +70,7 @@ def test_an_epoch_is_one_pass_of_the_longer_side(sources, targets, options, step
 @pytest.mark.parametrize("batch_size", [5, 8, 36, 100])
 def test_passes_are_permutations_in_new_orders(batch_size):
     data = domains(batch_size=batch_size, target_batch_size=7)
-    count = data.num_source_samples
+    count = sum(data.info().class_counts)
     assert count == 36
     found = stream(data, 2)
     passes = [found[start : start + count] for start in range(0, len(found) - count + 1, count)]
@@ -173,8 +172,8 @@ def folders(tmp_path, monkeypatch):
 def test_workers_serve_the_same(folders):
     def data(workers):
         kind = {"image_size": 6, "channels": 1}
-        source = ImageFolderDataModule(str(folders), **kind, memory_limit=1)
-        target = ImageFolderDataModule(str(folders), **kind)
+        source = ImageFolder(str(folders), **kind, memory_limit=1)
+        target = ImageFolder(str(folders), **kind)
         found = DomainDataModule({"a": source}, {"b": target}, batch_size=5, num_workers=workers)
         found.setup("fit")
         return found

@@ -8,6 +8,8 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
+from metatransfer.data.domain import DomainDataModule
+from metatransfer.data.feature_transforms import RowSum
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -15,8 +17,6 @@ from metatransfer import ArrayDataModule, DigitsDataModule, ImageFolderDataModul
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.cli import main
 from metatransfer.cli.linking import follow_data
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.feature_transforms import RowSum
 from metatransfer.errors import UserError
 
 NAMES = np.array(["cat", "cow", "dog"])

@@ -125,18 +125,18 @@ def test_bad_arguments(make, words):
 @pytest.mark.parametrize(
     ("shape", "samples", "size", "words"),
     [
-        (MetaDatasetShape(), [9] * 4, PAPER, "has 4 classes, but eval_task_shape MetaDatasetShape needs at least 5"),
+        (MetaDatasetShape(), [9] * 4, PAPER, "has 4 classes, but eval_task.shape MetaDatasetShape needs at least 5"),
         (MetaDatasetShape(), [9, 9, 9, 9, 1], PAPER, "class 'c4' has 1 samples"),
-        (MetaDatasetShape(), [9] * 9, EpisodeSize(4, 9, 9), "eval_num_ways=4 is the most classes"),
+        (MetaDatasetShape(), [9] * 9, EpisodeSize(4, 9, 9), "eval_task.num_ways=4 is the most classes"),
         (ImbalancedShots(1, 9), [12] * 5, EpisodeSize(5, 1, 4), "needs at least 13"),
         (SemiSupervised(5, 2), [30] * 6, EpisodeSize(5, 1, 4), "needs at least 7"),
         (SemiSupervised(5, 0), [9] * 6, EpisodeSize(5, 1, 4), "needs at least 10"),
-        (FixedShape(), [9] * 4, EpisodeSize(5, 1, 4), "5-way episodes need at least 5: lower eval_num_ways"),
+        (FixedShape(), [9] * 4, EpisodeSize(5, 1, 4), "5-way episodes need at least 5: lower eval_task.num_ways"),
     ],
 )
 def test_impossible_episodes(shape, samples, size, words):
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        shape.check(np.array(samples), [f"c{i}" for i in range(len(samples))], size, "Toys", "eval_")
+        shape.check(np.array(samples), [f"c{i}" for i in range(len(samples))], size, "Toys", "eval_task.")
     assert words in str(caught.value)
     assert str(caught.value).startswith("Toys")
 

@@ -11,14 +11,16 @@ from torchvision.transforms import v2
 from metatransfer.data import (
     Augmentation,
     EpisodeSampler,
-    EpisodicDataModule,
+    EpisodeSize,
     RandomAffine,
     TensorSource,
     TorchvisionTransforms,
 )
-from metatransfer.data.augment import apply_transforms, check_deterministic
+from metatransfer.data.sampling.augment import Changes, apply_transforms, check_deterministic
+from metatransfer.data.sources import SPLITS
 from metatransfer.errors import UserError
 from metatransfer.functional.random import stream_keys
+from serving_by_names import Given, episodic
 
 NOTHING = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
 SIDE = 41
@@ -207,11 +209,11 @@ def test_whole_episodes_are_changed_in_one_way():
 @pytest.mark.parametrize("each", ["image", "episode"])
 def test_augmented_episodes_do_not_depend_on_their_company(each):
     images = TensorSource(torch.rand(40, 3, 16, 16), np.arange(40) % 4, list("abcd"), "I")
-    draw = EpisodeSampler(images, "train", 0, num_ways=3, num_shots=1, num_queries=2)
     augmentation = TorchvisionTransforms([v2.RandomResizedCrop(8, antialias=True), v2.ColorJitter(0.4)], each)
-    together = draw.episodes(np.arange(6), torch.device("cpu"), augmentation)
+    draw = EpisodeSampler(images, "train", 0, EpisodeSize(3, 1, 2), changes=Changes(augmentation))
+    together = draw.batch(np.arange(6), torch.device("cpu"))
     torch.rand(7)
-    alone = draw.episodes(np.array([4]), torch.device("cpu"), augmentation)
+    alone = draw.batch(np.array([4]), torch.device("cpu"))
     assert alone.query_x[0].equal(together.query_x[4])
     assert alone.support_x.shape == (1, 3, 3, 8, 8)
 
@@ -219,22 +221,19 @@ def test_augmented_episodes_do_not_depend_on_their_company(each):
 def test_transform_is_the_last_and_changes_everything():
     images = TensorSource(torch.rand(40, 3, 16, 16), np.arange(40) % 4, list("abcd"), "I")
 
-    class Data(EpisodicDataModule):
-        def source(self, split):
-            return images
+    def data(**options):
+        return episodic(Given(dict.fromkeys(SPLITS, images), divided_by="class"), num_ways=3, num_queries=2, **options)
 
-    options = {"num_ways": 3, "num_queries": 2}
     mean, sd = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]
-    plain, normal = Data(**options), Data(**options, transform=[v2.Normalize(mean, sd)])
+    plain, normal = data(), data(transform=[v2.Normalize(mean, sd)])
     for split in ("train", "val", "test"):
-        plain.open(split), normal.open(split)
         expected, found = plain.episode(split, 3), normal.episode(split, 3)
         for one, other in ((expected.support_x, found.support_x), (expected.query_x, found.query_x)):
             scale = torch.tensor(sd).view(3, 1, 1)
             assert torch.allclose((one - torch.tensor(mean).view(3, 1, 1)) / scale, other)
     assert "Normalize" in str(normal.protocol()["transform"])
-    resized = Data(**options, transform=[v2.Resize(8, antialias=True)])
-    resized.open("val")
+    resized = data(transform=[v2.Resize(8, antialias=True)])
+    assert resized.info().sample_shape == (3, 8, 8)
     assert resized.episode("val", 0).query_x.shape == (1, 6, 3, 8, 8)
 
 

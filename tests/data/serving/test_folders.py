@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from metatransfer.data.folders import image_files, open_image, prediction_task
 from PIL import Image, ImageDraw
 
 from metatransfer.data import GlyphEpisodes, load_glyphs
-from metatransfer.data.folders import image_files, open_image, prediction_task
 from metatransfer.errors import UserError
 
 

@@ -6,10 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from metatransfer.data.domain import DomainDataModule
 from PIL import Image
 
 from metatransfer import ArrayDataModule, DigitsDataModule, ImageCSVDataModule, ImageFolderDataModule
-from metatransfer.data.domain import DomainDataModule
 from metatransfer.errors import UserError
 
 CLASSES = ("cat", "cow", "dog")
