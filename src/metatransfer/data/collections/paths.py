@@ -82,7 +82,7 @@ def _not_there(given: str, place: Path) -> str:
     from metatransfer.data import collections
 
     known = [name for name in collections.__all__ if name[0].isupper()]
-    named = get_close_matches(given.lower(), [name.lower() for name in known], n=1, cutoff=0.75)
+    named = get_close_matches(given.lower(), [name.lower() for name in known], n=1, cutoff=0.7)
     if named and os.sep not in given:
         name = next(one for one in known if one.lower() == named[0])
         return f"does not exist as a path, and is not the name of a collection. Did you mean {name}?"
