@@ -127,11 +127,7 @@ class Arrays(Collection):
         return data
 
     def parts(self) -> Mapping[str, Source]:
-        """All samples, or those of each split, in memory; classes are named by their labels.
-
-        Raises:
-            UserError: arrays that are missing, do not fit each other, or hold what is no number or label.
-        """
+        """All samples, or those of each split, in memory; classes are named by their labels."""
         found: dict[str, Source] = {}
         for part, one in self._found(labelled=True).items():
             assert one.y is not None
@@ -197,11 +193,7 @@ class Arrays(Collection):
         return self._where if part == "all" else f"{self._where} {part}"
 
     def _found(self, *, labelled: bool) -> dict[str, _Part]:
-        """Samples, labels and groups of each part.
-
-        Raises:
-            UserError: there are none, or they do not fit each other.
-        """
+        # samples, labels and groups of each part
         arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
         by_split = {split: named_pair(arrays, self.names, split, labelled=labelled) for split in SPLITS}
         pairs = {split: pair for split, pair in by_split.items() if pair is not None}

@@ -64,16 +64,7 @@ _BENCHMARKS = {
 
 
 def benchmark_classes(benchmark: Benchmark, split: str) -> tuple[str, ...]:
-    """The classes of CIFAR-100 in a split of a benchmark.
-
-    Args:
-        benchmark: ``"cifar_fs"`` (Bertinetto et al. 2019, 1805.08136) or ``"fc100"`` (Oreshkin et al. 2018,
-            1805.10123).
-        split: ``"train"``, ``"val"`` or ``"test"``.
-
-    Returns:
-        Names of fine labels, sorted.
-    """
+    """The classes of CIFAR-100 in a split of a benchmark."""
     listed = _CIFAR_FS if benchmark == "cifar_fs" else _FC100
     split_of = {name: part for part, names in listed.items() for name in names.split()}
     chosen = [

@@ -56,11 +56,7 @@ class DigitSet(Collection):
 
     @abstractmethod
     def read(self, split: str) -> DigitFile:
-        """The images and labels of a split.
-
-        Args:
-            split: ``"train"`` or ``"test"``.
-        """
+        """The images and labels of a split."""
 
     def parts(self) -> Mapping[str, Source]:
         """The digits of training and test, in memory: ``(C, H, W)``, classes ``"0"`` to ``"9"``.
@@ -97,12 +93,6 @@ class DigitSet(Collection):
 
     def file(self, *names: str) -> Path:
         """A file of the data set.
-
-        Args:
-            names: what it may be called.
-
-        Returns:
-            The first that exists.
 
         Raises:
             UserError: there is none.

@@ -68,11 +68,7 @@ class ImageFolder(ImageCollection):
         self._layout = ""
 
     def parts(self) -> Mapping[str, Source]:
-        """The images, in memory where they fit into ``memory_limit``.
-
-        Raises:
-            UserError: no such folder, no folders of classes in it, or lists that cannot be read.
-        """
+        """The images, in memory where they fit into ``memory_limit``."""
         tree = open_tree(self.root, "image folder")
         lists = self._lists()
         if lists:
@@ -135,11 +131,7 @@ def _divided_by(classes: Sequence[set[str]]) -> Literal["class", "sample"] | Non
 
 
 def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
-    """The files of each class in a list.
-
-    Raises:
-        UserError: no such file or columns, an empty field, or a file that is listed twice.
-    """
+    # the files of each class in a list
     table = read_table(str(path))
     names, labels = table.filled("filename", "split_files"), table.filled("label", "split_files")
     classes: dict[str, list[ImageFile]] = {label: [] for label in natural_order(labels)}
@@ -155,11 +147,7 @@ def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
 
 
 def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
-    """The folder of each part: the top for all samples, or one for each split.
-
-    Raises:
-        UserError: no folders of classes, or two folders for one split.
-    """
+    # the folder of each part: the top for all samples, or one for each split
     top = tree.folders()
     if not top:
         raise UserError(
@@ -192,11 +180,7 @@ def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
 
 
 def _folders_of_target(tree: ImageTree) -> dict[str, tuple[str, bool]]:
-    """The folder of each part, and whether images lie in it without folders of classes.
-
-    Raises:
-        UserError: two folders for one split, or folders that are neither classes nor splits.
-    """
+    """The folder of each part, and whether images lie in it without folders of classes."""
     top = tree.folders()
     if not top or (len(top) == 1 and not tree.folders(top[0]) and not _is_training_of_zip(tree, top[0])):
         only = top[0] if top else ""

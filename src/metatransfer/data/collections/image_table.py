@@ -59,12 +59,7 @@ class ImageTable(ImageCollection):
         self.reader = ImageReader(ImageLook(image_size, channels), on_bad_sample, memory_limit)
 
     def parts(self) -> Mapping[str, Source]:
-        """The images that the table lists, in memory where they fit into ``memory_limit``.
-
-        Raises:
-            UserError: a table that cannot be read, a column that does not exist, an empty field, a file that is listed
-                twice or does not exist, or an image that cannot be used.
-        """
+        """The images that the table lists, in memory where they fit into ``memory_limit``."""
         table = self._table()
         labels = table.filled(self.label, "label")
         files = self._files(table, labels)
@@ -77,11 +72,7 @@ class ImageTable(ImageCollection):
         return parts
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The images in the order of the table, with or without the column of the classes.
-
-        Raises:
-            UserError: as :meth:`parts`, except for a column ``label`` that does not exist.
-        """
+        """The images in the order of the table, with or without the column of the classes."""
         table = self._table()
         known = self.label != "label" or "label" in table.columns  # another name is there on purpose
         labels = table.filled(self.label, "label") if known else None
@@ -102,11 +93,7 @@ class ImageTable(ImageCollection):
         return rows_of_splits(table.filled(self.split, "split"), self.split, f"'{self.path}'", table.at)
 
     def _files(self, table: Table, labels: Sequence[str] | None) -> list[ImageFile]:
-        """The file of each row; one in two rows could be learned from and tested on.
-
-        Raises:
-            UserError: a file in two rows, with both lines.
-        """
+        # the file of each row; one in two rows could be learned from and tested on
         tree = open_tree(self.root, "image folder")
         files = [_find(tree, name, table.at(row)) for row, name in enumerate(table.filled(self.file, "file"))]
         seen: dict[PurePosixPath, int] = {}

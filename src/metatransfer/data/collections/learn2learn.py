@@ -136,11 +136,7 @@ class Learn2LearnSource(Source):
         return tuple(self._sample(0).shape)
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Asks the data set for each sample.
-
-        Raises:
-            UserError: samples of different shapes.
-        """
+        """Asks the data set for each sample."""
         samples = [self._sample(index) for index in indices.flatten().tolist()]
         _check_shapes(samples, self.name)
         stacked = torch.stack(samples) if samples else torch.empty(0, *self.sample_shape)
@@ -177,11 +173,7 @@ class Learn2LearnTasks(TaskGenerator):
         self._check_classes()
 
     def _check_classes(self) -> None:
-        """Raises an error for tasks of classes that the split does not have.
-
-        Raises:
-            UserError: with the numbers of classes.
-        """
+        # raises an error for tasks of classes that the split does not have
         transforms = self.tasks.task_transforms
         first = next(iter(transforms), None) if not callable(transforms) else None
         # the first transform draws from its own data set
@@ -196,11 +188,7 @@ class Learn2LearnTasks(TaskGenerator):
             )
 
     def generate(self, keys: Words, num_shots: int, num_queries: int, device: torch.device) -> Episode:
-        """Draws and reads each task, and divides it into support and query.
-
-        Raises:
-            UserError: tasks of other sizes, or whose samples have different shapes.
-        """
+        """Draws and reads each task, and divides it into support and query."""
         tasks = [self._task(key, num_shots, num_queries) for key in np.split(keys, len(keys))]
         _check_shapes([task.support_x[0, 0] for task in tasks], self.name)
         return Episode(*(torch.cat(part).to(device) for part in list(zip(*tasks, strict=True))[:4]))
@@ -228,11 +216,7 @@ class Learn2LearnTasks(TaskGenerator):
         return Episode(*support, *query)
 
     def _described(self) -> Any:  # noqa: ANN401
-        """A task by the transforms.
-
-        Raises:
-            UserError: they ask for more than there is.
-        """
+        # A task by the transforms
         try:
             # not by tasks[place], which would remember every task
             return self.tasks.sample_task_description()
@@ -252,11 +236,7 @@ def _check_shapes(samples: list[Tensor], name: str) -> None:
 
 
 def _as_tensor(sample: object, where: str) -> Tensor:
-    """A sample, or several, as float32; bytes and PIL images in [0, 1].
-
-    Raises:
-        UserError: something that is neither tensor nor array nor PIL image.
-    """
+    # A sample, or several, as float32; bytes and PIL images in [0, 1]
     if isinstance(sample, Image.Image):
         sample = PixelLook()(sample)
     elif isinstance(sample, np.ndarray):
@@ -270,11 +250,7 @@ def _as_tensor(sample: object, where: str) -> Tensor:
 
 
 def _learn2learn() -> ModuleType:
-    """The package.
-
-    Raises:
-        UserError: it is not installed, or does not work.
-    """
+    # the package
     try:
         import learn2learn
     except ImportError as error:
@@ -286,11 +262,7 @@ def _learn2learn() -> ModuleType:
 
 
 def _benchmark(name: str, root: str, seed: int) -> dict[str, Any]:
-    """The data sets of a benchmark.
-
-    Raises:
-        UserError: its files are not there and cannot be downloaded.
-    """
+    # the data sets of a benchmark
     _learn2learn()
     from learn2learn.vision.benchmarks import get_tasksets
 

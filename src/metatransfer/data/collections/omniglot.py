@@ -159,11 +159,7 @@ class Omniglot(Collection):
         return [name for name in background if (name.partition("/")[0] in _LAKE_VAL) == (split == "val")]
 
     def _all(self, part: _Part) -> list[str]:
-        """The characters of a part.
-
-        Raises:
-            UserError: not all of them are there.
-        """
+        # the characters of a part
         if part.name not in self._names:
             tree = open_tree(self._place(part), "Omniglot")
             found = [f"{alphabet}/{name}" for alphabet in tree.folders() for name in tree.folders(alphabet)]
@@ -177,11 +173,7 @@ class Omniglot(Collection):
         return self._names[part.name]
 
     def _place(self, part: _Part) -> Path:
-        """The folder or zip file that holds a part, downloaded where that is asked for.
-
-        Raises:
-            UserError: it is not there and cannot be, or may not be, downloaded.
-        """
+        # the folder or zip file that holds a part, downloaded where that is asked for
         folders = (self.root, self.root / "omniglot-py")
         for candidate in [folder / part.name for folder in folders] + [
             folder / f"{part.name}.zip" for folder in folders
@@ -200,14 +192,7 @@ class Omniglot(Collection):
 
 @cache
 def vinyals_split(split: str) -> tuple[str, ...]:
-    """The characters of a split of Vinyals et al. 2016 (1606.04080), as published with Snell et al. 2017.
-
-    Args:
-        split: ``"train"``, ``"val"`` or ``"test"``.
-
-    Returns:
-        1028, 172 or 423 names ``<Alphabet>/character<NN>``.
-    """
+    """The characters of a split of Vinyals et al. 2016 (1606.04080), as published with Snell et al. 2017."""
     lines = (Path(__file__).parents[1] / "omniglot_vinyals.txt").read_text(encoding="utf-8").splitlines()
     names = []
     for line in lines:

@@ -94,11 +94,7 @@ def _not_there(given: str, place: Path) -> str:
 
 
 def _check_images(folder: Path) -> None:
-    """Stops at the first image, since a folder may hold millions.
-
-    Raises:
-        UserError: there is none.
-    """
+    # stops at the first image, since a folder may hold millions
     found: list[str] = []
     for _, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]

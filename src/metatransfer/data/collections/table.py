@@ -149,11 +149,7 @@ class Table(Collection):
         return rows_of_splits(cells.words(self.split, "split"), self.split, f"'{self.path}'", cells.at)
 
     def _raw(self, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The rows before they are encoded, and which of them have a missing value.
-
-        Raises:
-            UserError: a missing value, unless such rows are to be left out.
-        """
+        # the rows before they are encoded, and which of them have a missing value
         assert self._columns is not None
         raw = self._columns.raw(cells)
         bad = ~np.isfinite(raw)

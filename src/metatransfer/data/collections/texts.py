@@ -72,11 +72,7 @@ class Texts(Collection):
         self.delimiter, self.quotes = delimiter, quotes
 
     def parts(self) -> Mapping[str, Source]:
-        """The texts of the files.
-
-        Raises:
-            UserError: a file that cannot be read, or a mistake in one of its lines.
-        """
+        """The texts of the files."""
         return {name: one for name, (one, _) in self._read(labelled=True).items()}
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
@@ -98,11 +94,7 @@ class Texts(Collection):
         return source, tuple(f"{name}:{line}" for line in table.lines)
 
     def encoder(self, training: Source) -> Tokenizer | None:
-        """The tokenizer, opened or made from the training texts; ``None`` where no tokens are wanted.
-
-        Raises:
-            UserError: it cannot be found, its extra is missing, or ``max_length`` is too short for it.
-        """
+        """The tokenizer, opened or made from the training texts; ``None`` where no tokens are wanted."""
         if self.tokenizer in (WORDS, CASED_WORDS):
             texts = (str(training.show(index)) for index in range(len(training)))
             return Words.of(texts, self.tokenizer == WORDS, self.max_length)

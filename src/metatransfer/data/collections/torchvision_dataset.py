@@ -53,12 +53,7 @@ class TorchvisionDataset(Collection):
         self.look = PixelLook(image_size, channels)
 
     def parts(self) -> Mapping[str, Source]:
-        """The images of training and test and, where the data set has one, validation, in memory: ``(C, H, W)``.
-
-        Raises:
-            UserError: files that are missing or damaged, samples that are not labelled images, or images of different
-                sizes.
-        """
+        """The images of training and test and, where the data set has one, validation, in memory: ``(C, H, W)``."""
         check_folder(Path(self.root).expanduser(), f"{self.name} folder")
         found = {split: self._opened(split) for split in SPLITS}
         return {split: self._source(split, samples) for split, samples in found.items() if samples is not None}
@@ -78,11 +73,7 @@ class TorchvisionDataset(Collection):
     # ---- reading
 
     def _opened(self, split: str) -> Any:  # noqa: ANN401
-        """The data set of a split; ``None`` where it has no such split.
-
-        Raises:
-            UserError: its files are missing or damaged.
-        """
+        # the data set of a split; ``None`` where it has no such split
         kind = _class(self.name)
         parameters = inspect.signature(kind).parameters
         by_split = "split" in parameters
@@ -108,14 +99,7 @@ class TorchvisionDataset(Collection):
         return labelled_pixels(data, np.array(labels, np.int64), _class_names(samples, max(labels) + 1), where)
 
     def _read(self, samples: Any, labels: list[int], where: str) -> Iterator[Tensor]:  # noqa: ANN401
-        """The images one after the other; their labels are noted.
-
-        Yields:
-            ``(C, H, W)`` uint8.
-
-        Raises:
-            UserError: a sample that cannot be read, or is not a labelled image.
-        """
+        # the images one after the other; their labels are noted
         for number in range(len(samples)):
             try:
                 image, label = samples[number][:2]
@@ -132,11 +116,7 @@ class TorchvisionDataset(Collection):
 
 
 def _check_known(name: str) -> None:
-    """Raises an error for data sets that cannot be served.
-
-    Raises:
-        UserError: with the nearest known name.
-    """
+    # raises an error for data sets that cannot be served
     from torchvision import datasets  # type: ignore[import-untyped] # half a second
 
     known = [one for one in datasets.__all__ if _serves(inspect.signature(getattr(datasets, one)).parameters)]

@@ -15,14 +15,7 @@ _CHUNK = 2**24  # values that are looked at at once, so that checks need little 
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """What a user gave as an array, without the wrappings of pandas.
-
-    Args:
-        value: an array, a tensor, a list, a table or a column of one.
-
-    Returns:
-        The same, where possible as an array of numbers or texts; missing texts are empty.
-    """
+    """What a user gave as an array, without the wrappings of pandas."""
     value = value.to_numpy() if hasattr(value, "to_numpy") else value
     objects = value
     if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
@@ -88,10 +81,6 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
         given: ``(N, *shape)`` real numbers.
         channels_last: whether images are ``(N, H, W, C)``; told by the shape where it is ``None``.
         where: what they are, to be named.
-
-    Returns:
-        uint8 where it was, else float32, sharing the memory of ``given`` where possible. Vectors of bytes are counts,
-        not images, and become float32.
 
     Raises:
         UserError: other values than numbers, or no samples.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
 
+_Read: TypeAlias = Callable[[], Any]
 SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors", ".mat")
 _MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct", "sparse": "a sparse matrix"}
 
@@ -58,13 +60,6 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
 def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
     """An array of plain numbers or texts.
 
-    Args:
-        value: an array, a tensor or a list.
-        where: what it is, to be named.
-
-    Returns:
-        The same as a numpy array, without a copy where possible.
-
     Raises:
         UserError: Python objects, sparse or quantised tensors, or something that is not an array.
     """
@@ -88,14 +83,7 @@ def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
 
 
 def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
-    """Opens a file of arrays.
-
-    Args:
-        path: ``.npz``, ``.npy``, ``.pt``, ``.pth``, ``.safetensors`` or ``.mat`` (MATLAB up to version 7).
-        labels_path: the labels, for a ``.npy`` file of samples.
-
-    Returns:
-        The arrays; those of ``.npy`` files, and of a pair in a torch file, are called ``x`` and ``y``.
+    """Opens a file of arrays; those of ``.npy`` files, and of a pair in a torch file, are called ``x`` and ``y``.
 
     Raises:
         UserError: no such file, a file of another kind, or a damaged one.
@@ -112,133 +100,94 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
         raise UserError(
             f"labels_path belongs to a .npy file of samples, but '{path}' ends in '{suffix}', where y names the labels."
         )
-    if suffix == ".npy":
-        if labels_path is None:
-            return ArrayFile(f"'{path}'", {"x": lambda: _numpy(file)})
-        if Path(labels_path).suffix.lower() != ".npy":
-            raise UserError(f"labels_path '{labels_path}' must end in .npy: save the labels with numpy.save.")
-        labels = check_file(Path(labels_path).expanduser(), "labels file")
-        return ArrayFile(f"'{path}'", {"x": lambda: _numpy(file), "y": lambda: _numpy(labels)})
-    if suffix == ".npz":
-        return ArrayFile(f"'{path}'", _npz(file))
-    if suffix == ".safetensors":
-        return ArrayFile(f"'{path}'", _safetensors(file))
-    if suffix == ".mat":
-        return ArrayFile(f"'{path}'", _matlab(file))
-    return ArrayFile(f"'{path}'", _torch(file))
+    if labels_path is not None and Path(labels_path).suffix.lower() != ".npy":
+        raise UserError(f"labels_path '{labels_path}' must end in .npy: save the labels with numpy.save.")
+    found = _arrays(file, suffix)
+    if labels_path is not None:
+        found["y"] = _arrays(check_file(Path(labels_path).expanduser(), "labels file"), ".npy")["x"]
+    return ArrayFile(f"'{path}'", found)
 
 
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return (
-        "it is not one, or it holds Python objects, which could run code"
-        if "allow_pickle" in text
-        else text.rstrip(".")[:120]
-    )
-
-
-def _numpy(file: Path) -> Any:  # noqa: ANN401
-    """What numpy reads: an array, mapped, or the arrays of a ``.npz`` file.
-
-    Raises:
-        UserError: it is neither, or damaged.
-    """
+def _arrays(file: Path, suffix: str) -> dict[str, _Read]:
+    what, reading, save = _FORMATS[suffix]
     try:
-        return np.load(file, mmap_mode="r" if file.suffix.lower() == ".npy" else None, allow_pickle=False)
-    except Exception as error:  # a damaged header raises whatever its parser does
-        reason = "it is empty" if file.stat().st_size == 0 else _reason(error)
-        raise UserError(f"'{file}' cannot be read as arrays of numpy ({reason}): save it again.") from error
-
-
-def _npz(file: Path) -> dict[str, Callable[[], Any]]:
-    content = _numpy(file)
-    if isinstance(content, np.ndarray):
-        raise UserError(f"'{file}' is a single array under another name: rename it to .npy, or save it by numpy.savez.")
-    with content:
-        names = list(content.files)
-
-    def read(name: str) -> Callable[[], Any]:
-        def reading() -> Any:  # noqa: ANN401
-            with np.load(file, allow_pickle=False) as opened:  # no file is kept open, for other processes to share
-                return opened[name]
-
-        return reading
-
-    return {name: read(name) for name in names}
-
-
-def _torch(file: Path) -> dict[str, Callable[[], Any]]:
-    """The dictionary or pair of a torch file.
-
-    Raises:
-        UserError: damaged, something else, or more than plain values.
-    """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # as does a damaged archive
-        raise UserError(
-            f"'{file}' cannot be read as tensors and plain values (damaged, empty, or with Python objects, which could "
-            "run code): save it again by torch.save({'x': samples, 'y': labels}, path)."
-        ) from error
-    if isinstance(content, list | tuple) and len(content) == 2:
-        content = dict(zip("xy", content, strict=True))
-    if not isinstance(content, Mapping):
-        kind = f"{len(content)} values" if isinstance(content, Sequence) else f"a {type(content).__name__}"
-        raise UserError(f"'{file}' must hold a dictionary of tensors or the pair (samples, labels), but holds {kind}.")
-
-    def keep(value: Any) -> Callable[[], Any]:  # noqa: ANN401
-        return lambda: value
-
-    return {str(name): keep(value) for name, value in content.items()}
-
-
-def _safetensors(file: Path) -> dict[str, Callable[[], Any]]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    from safetensors import safe_open  # needed by few
-
-    def read(name: str) -> Callable[[], Any]:
-        def reading() -> Any:  # noqa: ANN401
-            with safe_open(file, framework="pt") as opened:
-                return opened.get_tensor(name)
-
-        return reading
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-    except Exception as error:  # the package's own, which stubs do not know
-        raise UserError(f"'{file}' cannot be read as safetensors ({_reason(error)}): save it again.") from error
-    return {name: read(name) for name in names}
-
-
-def _matlab(file: Path) -> dict[str, Callable[[], Any]]:
-    """The arrays of a MATLAB file.
-
-    Raises:
-        UserError: it is damaged, or of version 7.3, which is another format.
-    """
-    from scipy.io import loadmat, whosmat  # needed by few
-
-    def read(name: str, kind: str) -> Callable[[], Any]:
-        def reading() -> Any:  # noqa: ANN401
-            if kind in ("cell", "struct", "sparse", "object", "opaque", "function"):
-                raise UserError(
-                    f"'{file}': '{name}' is {_MATLAB_OTHERS.get(kind, 'an object')}, but must be a full array of "
-                    "numbers: convert it in MATLAB (cell2mat, full) and save it again."
-                )
-            return loadmat(file, variable_names=[name])[name]
-
-        return reading
-
-    try:
-        return {name: read(name, kind) for name, _, kind in whosmat(file) if not name.startswith("__")}
+        return reading(file)
+    except UserError:
+        raise
     except NotImplementedError as error:
         raise UserError(
             f"'{file}' is a MATLAB file of version 7.3, which cannot be read here: save it with save(..., '-v7')."
         ) from error
     except Exception as error:  # a damaged header raises whatever its parser does
-        raise UserError(f"'{file}' cannot be read as a MATLAB file ({_reason(error)}): save it again.") from error
+        reason = "it is empty" if file.stat().st_size == 0 else _reason(error)
+        raise UserError(f"'{file}' cannot be read as {what} ({reason}): {save}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    objects = "allow_pickle" in text or type(error).__name__ == "UnpicklingError"
+    return "damaged, or with Python objects, which could run code" if objects else text.rstrip(".")[:120]
+
+
+def _npy(file: Path) -> dict[str, _Read]:
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    return {"x": lambda: array}
+
+
+def _npz(file: Path) -> dict[str, _Read]:
+    content = np.load(file, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        raise UserError(f"'{file}' is a single array under another name: rename it to .npy, or save it by numpy.savez.")
+
+    def read(name: str) -> Any:  # noqa: ANN401
+        with np.load(file, allow_pickle=False) as opened:  # no file is kept open, for other processes to share
+            return opened[name]
+
+    with content:
+        return {name: partial(read, name) for name in content.files}
+
+
+def _torch(file: Path) -> dict[str, _Read]:
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(content, list | tuple) and len(content) == 2:
+        content = dict(zip("xy", content, strict=True))
+    if not isinstance(content, Mapping):
+        kind = f"{len(content)} values" if isinstance(content, Sequence) else f"a {type(content).__name__}"
+        raise UserError(f"'{file}' must hold a dictionary of tensors or the pair (samples, labels), but holds {kind}.")
+    return {str(name): partial(content.__getitem__, name) for name in content}
+
+
+def _safetensors(file: Path) -> dict[str, _Read]:
+    from safetensors import safe_open  # needed by few
+
+    def read(name: str) -> Any:  # noqa: ANN401
+        with safe_open(file, framework="pt") as opened:
+            return opened.get_tensor(name)
+
+    with safe_open(file, framework="pt") as opened:
+        return {name: partial(read, name) for name in opened.keys()}  # noqa: SIM118 # it is not a mapping
+
+
+def _matlab(file: Path) -> dict[str, _Read]:
+    from scipy.io import loadmat, whosmat  # needed by few
+
+    def read(name: str, kind: str) -> Any:  # noqa: ANN401
+        if kind in ("cell", "struct", "sparse", "object", "opaque", "function"):
+            raise UserError(
+                f"'{file}': '{name}' is {_MATLAB_OTHERS.get(kind, 'an object')}, but must be a full array of numbers: "
+                "convert it in MATLAB (cell2mat, full) and save it again."
+            )
+        return loadmat(file, variable_names=[name])[name]
+
+    return {name: partial(read, name, kind) for name, _, kind in whosmat(file) if not name.startswith("__")}
+
+
+_TORCH = ("tensors and plain values", _torch, "save it again by torch.save({'x': samples, 'y': labels}, path)")
+_FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]], str]] = {
+    ".npz": ("arrays of numpy", _npz, "save it again"),
+    ".npy": ("arrays of numpy", _npy, "save it again"),
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".safetensors": ("safetensors", _safetensors, "save it again"),
+    ".mat": ("a MATLAB file", _matlab, "save it again"),
+}

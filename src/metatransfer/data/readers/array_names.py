@@ -43,26 +43,14 @@ def named_pair(
 
 
 def split_names(word: str, split: str | None) -> list[str]:
-    """What an array may be called: ``x`` itself, or in a split ``x_train``, ``train_x``, ...
-
-    Args:
-        word: its name without a split.
-        split: ``"train"``, ``"val"``, ``"test"`` or ``None``.
-
-    Returns:
-        Names in order of preference.
-    """
+    """What an array may be called: ``x`` itself, or in a split ``x_train``, ``train_x``, ..."""
     if split is None:
         return [word]
     return [one for name in SPLIT_NAMES[split] for one in (f"{word}_{name}", f"{name}_{word}")]
 
 
 def _named(arrays: ArrayFile, names: Mapping[str, str | None], argument: str, split: str | None) -> str | None:
-    """The array that is meant by ``x`` or ``y``.
-
-    Raises:
-        UserError: two that may be meant, or one that is not there.
-    """
+    # the array that is meant by ``x`` or ``y``
     given = names[argument]
     usual: tuple[tuple[str, ...], ...] = (SAMPLES, _FEATURES) if argument == "x" else (LABELS,)
     there: list[str] = []

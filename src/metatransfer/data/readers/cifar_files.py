@@ -40,13 +40,6 @@ class Pool(NamedTuple):
 def find_cifar(root: Path, download: bool) -> Path:
     """The folder with CIFAR-100's files, the pickle-free ones first.
 
-    Args:
-        root: the folder that holds ``cifar-100-binary`` or ``cifar-100-python``, or that one itself.
-        download: whether to download ``cifar-100-binary`` if neither is there.
-
-    Returns:
-        The folder.
-
     Raises:
         UserError: neither is there, and neither can, or may, be downloaded.
     """
@@ -67,11 +60,7 @@ def find_cifar(root: Path, download: bool) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Takes the three files we need out of the archive, by their names and to ours: no path of the archive is used.
-
-    Raises:
-        UserError: a damaged archive, or another one.
-    """
+    # takes the three files we need out of the archive, by their names and to ours: no path of the archive is used
     try:
         with tarfile.open(archive) as tar:
             for name in _BINARY:
@@ -86,13 +75,6 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 def read_cifar(folder: Path, expected: Sequence[str]) -> Pool:
     """All images of CIFAR-100.
-
-    Args:
-        folder: from :func:`find_cifar`.
-        expected: names of the classes.
-
-    Returns:
-        The images.
 
     Raises:
         UserError: files that are damaged, or of another data set.
@@ -110,11 +92,7 @@ def read_cifar(folder: Path, expected: Sequence[str]) -> Pool:
 
 
 def _read_binary(folder: Path) -> Pool:
-    """Records of a coarse label, a fine label and 3072 pixels, one byte each.
-
-    Raises:
-        UserError: a file that was cut.
-    """
+    # records of a coarse label, a fine label and 3072 pixels, one byte each
     parts = []
     for name in _BINARY[:2]:
         path = check_file(folder / name, "CIFAR-100 file")
@@ -137,11 +115,7 @@ def _read_python(folder: Path) -> Pool:
 
 
 def _read_python_part(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images and fine labels of one file.
-
-    Raises:
-        UserError: it holds something else.
-    """
+    # images and fine labels of one file
     content = _plain(path)
     pixels, fine = content.get("data"), np.asarray(content.get("fine_labels", ()))
     right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(fine), _PIXELS)

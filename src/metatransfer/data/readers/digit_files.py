@@ -74,11 +74,7 @@ def digit_labels(values: NDArray[Any], where: str) -> NDArray[np.int64]:
 
 
 def read_idx(images: Path, labels: Path, look: PixelLook) -> DigitFile:
-    """The pair of idx files that MNIST comes as, plain or packed with gzip.
-
-    Raises:
-        UserError: one of them is damaged or none, or they do not fit each other.
-    """
+    """The pair of idx files that MNIST comes as, plain or packed with gzip."""
     pixels, values = _idx_array(images, 3), _idx_array(labels, 1)
     _check_count(len(pixels), f"'{images}'", len(values), f"'{labels}'")
     return DigitFile(map(look, pixels), digit_labels(values, f"'{labels}'"), f"'{images}'")
@@ -221,21 +217,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_count(images: int, images_name: str, labels: int, labels_name: str) -> None:
-    """Raises an error for images without labels.
-
-    Raises:
-        UserError: with both numbers.
-    """
+    # raises an error for images without labels
     if images != labels:
         raise UserError(f"{images_name} has {images} images, but {labels_name} {labels} labels: get both again.")
 
 
 def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
-    """An array of bytes: two zeros, the code of the type, the number of axes, their lengths, big-endian, and the data.
-
-    Raises:
-        UserError: damaged, of another type or number of axes, or of another length than it says.
-    """
+    # an array of bytes: two zeros, the code of the type, the number of axes, their lengths, big-endian, and the data
     try:
         with _opened(path) as file:
             content = file.read()

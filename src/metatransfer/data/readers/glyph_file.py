@@ -56,31 +56,14 @@ class GlyphData(NamedTuple):
 def load_glyphs(path: Path | None = None) -> GlyphData:
     """Reads the characters, see ``tools/build_glyphs.py``.
 
-    Args:
-        path: another copy of the shipped file (which is decoded once per process).
-
     Returns:
         Images of shape ``(C, R, 28, 28)`` with their characters, writing systems and splits.
-
-    Raises:
-        UserError: there is no such file, or its SHA-256 is not ``GLYPHS_SHA256``.
     """
     return (_load.__wrapped__ if path else _load)(path or GLYPHS_PATH, GLYPHS_SHA256, "Glyphs", "tools/build_glyphs.py")
 
 
 def load_typeset_digits(path: Path | None = None) -> GlyphData:
-    """Reads the digits 0 to 9 in many typefaces, see ``tools/build_typeset_digits.py``.
-
-    Args:
-        path: another copy of the shipped file.
-
-    Returns:
-        The digits as characters, C being the typefaces times the digits: instead of the writing system of a character
-        there is the family of its typeface, called by one of its typefaces.
-
-    Raises:
-        UserError: there is no such file, or its SHA-256 is not ``DIGITS_SHA256``.
-    """
+    """Reads the digits 0 to 9 in many typefaces, see ``tools/build_typeset_digits.py``."""
     return (_load.__wrapped__ if path else _load)(
         path or DIGITS_PATH, DIGITS_SHA256, "typeset digits", "tools/build_typeset_digits.py"
     )
@@ -157,9 +140,6 @@ def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int]
 
 def glyph_from_image(image: Image.Image) -> NDArray[np.uint8]:
     """Turn any picture of one character into an image like those of the data set.
-
-    Args:
-        image: Of any mode and size; dark on light or light on dark (told by the border's median).
 
     Returns:
         ``(28, 28)`` uint8, 0 = paper, 255 = ink, cropped and centred as the build does.

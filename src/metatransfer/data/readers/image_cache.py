@@ -56,14 +56,7 @@ def cached_images(files: Sequence[ImageFile], look: ImageLook) -> Decoded:
 
 
 def cached_headers(files: Sequence[ImageFile]) -> dict[int, str]:
-    """Checks image files that are too many to decode; the answer is kept as :func:`cached_images` does.
-
-    Args:
-        files: which.
-
-    Returns:
-        For each file that is not an image its position and a sentence.
-    """
+    """Checks image files that are too many to decode; the answer is kept as :func:`cached_images` does."""
 
     def check(file: ImageFile) -> NDArray[np.uint8]:
         check_header(file)

@@ -6,10 +6,9 @@ import os
 import re
 import stat
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from metatransfer.checks import check_folder
 from metatransfer.errors import UserError
@@ -43,56 +42,8 @@ class ImageFile(NamedTuple):
         return f"'{self.name}' in '{self.container}'" if self.zipped else f"'{self.container}/{self.name}'"
 
 
-class ImageTree(ABC):
-    """The image files of a folder or of a zip file, by relative name; hidden ones aside.
-
-    Attributes:
-        root: the folder or zip file.
-    """
-
-    root: str
-
-    @abstractmethod
-    def folders(self, inside: str = "") -> list[str]:
-        """Names of the folders directly in a folder, sorted.
-
-        Args:
-            inside: the folder, relative; empty for the top.
-        """
-
-    @abstractmethod
-    def files(self, inside: str = "") -> list[ImageFile]:
-        """The image files below a folder at any depth, sorted; those that cannot be used carry their ``problem``.
-
-        Args:
-            inside: the folder, relative; empty for the top.
-        """
-
-    @abstractmethod
-    def find(self, name: str) -> ImageFile | None:
-        """One file by its relative name.
-
-        Args:
-            name: with ``/``.
-
-        Returns:
-            ``None`` where there is none.
-        """
-
-
 def open_tree(path: str | Path, what: str) -> ImageTree:
-    """The image files of a folder or of a zip file.
-
-    Args:
-        path: either.
-        what: what it is, to be named.
-
-    Returns:
-        A tree; folders are listed when they are asked for.
-
-    Raises:
-        UserError: nothing there, or a zip file that is damaged or would write outside its folder.
-    """
+    """The image files of a folder or of a zip file."""
     place = Path(path).expanduser()
     return _ZipTree(place, what) if place.is_file() else _FolderTree(check_folder(place, what))
 
@@ -105,21 +56,30 @@ def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-class _FolderTree(ImageTree):
+class _FolderTree:
+    """The image files of a folder, by relative name; hidden ones aside.
+
+    Attributes:
+        root: the folder.
+    """
+
     def __init__(self, root: Path) -> None:
         self.root = os.path.realpath(root)
 
     def folders(self, inside: str = "") -> list[str]:
+        """Names of the folders directly in a folder, sorted."""
         with os.scandir(os.path.join(self.root, inside)) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
 
     def files(self, inside: str = "") -> list[ImageFile]:
+        """The image files below a folder at any depth, sorted; those that cannot be used carry their ``problem``."""
         problem = self._link_problem(os.path.join(self.root, inside), ())
         if problem:
             return [self._refused(inside, problem)]
         return list(self._walk(inside, (os.path.realpath(os.path.join(self.root, inside)),)))
 
     def find(self, name: str) -> ImageFile | None:
+        """One file by its relative name."""
         path = os.path.join(self.root, *PurePosixPath(name).parts)
         if not self._inside(os.path.abspath(path)) or not os.path.lexists(path):
             return None
@@ -174,7 +134,9 @@ class _FolderTree(ImageTree):
         return ImageFile(self.root, name, status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
-class _ZipTree(ImageTree):
+class _ZipTree:
+    """The same of a zip file, without the folder that wraps everything in it."""
+
     def __init__(self, path: Path, what: str) -> None:
         self.root = os.path.realpath(path)
         try:
@@ -254,3 +216,7 @@ class _ZipTree(ImageTree):
             problem = "is a link: pack the file itself"
         problem = f"'{name}' in '{self.root}' {problem}." if problem else ""
         return ImageFile(self.root, name, member.file_size, f"{member.CRC:08x}", True, problem)
+
+
+ImageTree: TypeAlias = _FolderTree | _ZipTree
+"""The image files of a folder or of a zip file."""

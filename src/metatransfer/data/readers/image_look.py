@@ -59,9 +59,6 @@ class ImageLook:
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Looks at an image of any mode.
 
-        Args:
-            image: as opened.
-
         Returns:
             ``(C, H, W)`` uint8.
         """
@@ -82,15 +79,7 @@ class ImageLook:
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
-    """An image of any mode as grey or RGB: 16 bits become 8, and what is transparent becomes white.
-
-    Args:
-        image: as opened.
-        channels: 1 for grey, 3 for RGB.
-
-    Returns:
-        An image of mode ``"L"`` or ``"RGB"``.
-    """
+    """An image of any mode as grey or RGB: 16 bits become 8, and what is transparent becomes white."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         return image
@@ -126,12 +115,6 @@ class UnreadableError(UserError):
 def file_bytes(file: ImageFile) -> bytes:
     """The content of one image file, undecoded.
 
-    Args:
-        file: which.
-
-    Returns:
-        Its bytes.
-
     Raises:
         UserError: with the path: unreadable, or damaged inside a zip file.
         UnreadableError: the same, for a reason that may pass.
@@ -148,14 +131,6 @@ def file_bytes(file: ImageFile) -> bytes:
 
 def decode(file: ImageFile, look: Callable[[Image.Image], T]) -> T:
     """Reads one image file.
-
-    Args:
-        file: which.
-        look: how to look at it. For an :class:`ImageLook` that crops large JPEGs are decoded at a fraction of their
-            size, never below twice ``look.size``.
-
-    Returns:
-        What ``look`` makes of it.
 
     Raises:
         UserError: with the path: unreadable, damaged or not an image.
@@ -176,9 +151,6 @@ def decode(file: ImageFile, look: Callable[[Image.Image], T]) -> T:
 
 def check_header(file: ImageFile) -> None:
     """Raises an error for a file that is plainly not an image; reads a few bytes only.
-
-    Args:
-        file: which.
 
     Raises:
         UserError: with the path: unreadable or not an image.

@@ -63,14 +63,7 @@ class ImageFileSource(Source):
         return self.look.shape
 
     def file(self, index: int) -> ImageFile:
-        """Where a sample comes from.
-
-        Args:
-            index: of the sample.
-
-        Returns:
-            The file, without size and stamp.
-        """
+        """Where a sample comes from."""
         container, zipped = self._containers[self._container_of[index]]
         return ImageFile(container, self._names[index].decode("utf-8", "surrogateescape"), zipped=zipped)
 
@@ -115,14 +108,6 @@ class ImageReader:
     ) -> tuple[Source, int]:
         """A source of the files of some classes.
 
-        Args:
-            classes: the files of each class.
-            name: how to call the set in messages.
-            groups: the group of each class.
-
-        Returns:
-            The source, and how many files and empty classes were left out.
-
         Raises:
             UserError: two classes of one name, no usable file, or files that cannot be used if they are not skipped.
         """
@@ -145,13 +130,6 @@ class ImageReader:
     def in_order(self, files: Sequence[ImageFile], name: str) -> tuple[Source, NDArray[np.int64]]:
         """A source of image files in the order that they are given in, without labels.
 
-        Args:
-            files: which.
-            name: how to call them in messages.
-
-        Returns:
-            The source, and the places of its samples among the files.
-
         Raises:
             UserError: no usable file, or files that cannot be used if they are not skipped.
         """
@@ -163,12 +141,6 @@ class ImageReader:
 
     def below(self, path: str) -> tuple[Source, tuple[str, ...], int]:
         """All image files of a folder or zip file, whatever folder they are in.
-
-        Args:
-            path: the folder or zip file.
-
-        Returns:
-            The source, the relative names of its files, and how many were left out.
 
         Raises:
             UserError: no folder, no image in it, or images that cannot be used.
@@ -182,11 +154,7 @@ class ImageReader:
     def _examined(
         self, files: Sequence[ImageFile], others: Sequence[str]
     ) -> tuple[NDArray[np.uint8] | None, NDArray[np.int64], list[str]]:
-        """The good images if they fit into memory, the places of the good files, and what is wrong with the others.
-
-        Raises:
-            UserError: the first of these and of ``others``, if bad samples are not skipped.
-        """
+        """The good images if they fit into memory, the places of the good files, and what is wrong with the others."""
         problems = [file.problem for file in files if file.problem]
         self._report([*problems, *others])
         whole = [index for index, file in enumerate(files) if not file.problem]
@@ -226,10 +194,6 @@ class ImageReader:
 def check_class_names(names: Iterable[str], where: str) -> None:
     """Raises an error for two classes that some file systems cannot tell apart.
 
-    Args:
-        names: different class names.
-        where: what has them, for the message.
-
     Raises:
         UserError: with both names.
     """
@@ -241,14 +205,7 @@ def check_class_names(names: Iterable[str], where: str) -> None:
 
 
 def by_name_and_content(files: Sequence[ImageFile]) -> list[int]:
-    """An order of files that does not depend on the folders that they are in.
-
-    Args:
-        files: of any folders.
-
-    Returns:
-        Their places, sorted by the name of the file alone; those of one name by a hash of their content.
-    """
+    """An order of files that does not depend on the folders that they are in."""
     names = [file.name.rpartition("/")[2] for file in files]
     often = {name for name, count in Counter(names).items() if count > 1}
     return sorted(range(len(files)), key=lambda index: (names[index], _content(files[index], names[index] in often)))

@@ -75,13 +75,6 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_plain_pickle(path: Path, remedy: str) -> dict[str, Any]:
     """A pickled dictionary of plain values, lists and numeric arrays.
 
-    Args:
-        path: the file.
-        remedy: what to do about a file that cannot be used.
-
-    Returns:
-        Its content.
-
     Raises:
         UserError: the file asks for anything else, is damaged, or is not a dictionary.
     """

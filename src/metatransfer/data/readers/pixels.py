@@ -97,23 +97,13 @@ def labelled_pixels(data: Tensor, labels: NDArray[np.int64], class_names: Sequen
         labels: ``(N,)`` places in ``class_names``.
         class_names: names of the classes.
         where: what they are, to be named.
-
-    Returns:
-        The source, in memory.
     """
     present, places = np.unique(labels, return_inverse=True)
     return TensorSource(data, places.astype(np.int64), [class_names[label] for label in present], where)
 
 
 def by_content(source: TensorSource) -> TensorSource:
-    """The same samples in an order that follows from their pixels alone, so that it tells nothing of their labels.
-
-    Args:
-        source: in any order, such as one class after the other.
-
-    Returns:
-        A copy.
-    """
+    """The same samples in an order that follows from their pixels alone, so that it tells nothing of their labels."""
     digests = [hashlib.sha256(sample.contiguous().numpy()).digest() for sample in source.data.cpu()]
     order = np.array(sorted(range(len(source)), key=digests.__getitem__), np.int64)
     return TensorSource(source.data[torch.from_numpy(order)], source.labels[order], source.class_names, source.name)

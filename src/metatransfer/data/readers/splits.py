@@ -16,15 +16,6 @@ def rows_of_splits(
 ) -> dict[str, NDArray[np.int64]]:
     """The samples of each split.
 
-    Args:
-        words: ``N`` words, such as ``"train"`` or ``"Validation"``.
-        column: the column or array that they come from.
-        where: what the data is called in messages.
-        at: what one sample is called in messages.
-
-    Returns:
-        Sample numbers of each split that occurs.
-
     Raises:
         UserError: a word that names no split, or no training samples.
     """

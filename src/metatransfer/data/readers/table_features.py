@@ -33,14 +33,8 @@ class Columns(NamedTuple):
     def raw(self, table: Table) -> NDArray[np.float64]:
         """Rows before they are encoded.
 
-        Args:
-            table: has the columns.
-
         Returns:
             ``(N, F)``: numbers, and places in ``values``, -1 for others; not finite where a value is missing.
-
-        Raises:
-            UserError: a value that is not a number in a column of numbers.
         """
         return np.stack([self._column(table, name) for name in self.names], axis=1)
 
@@ -59,16 +53,7 @@ class Columns(NamedTuple):
 
 
 def find_columns(table: Table, names: Sequence[str], categorical: Sequence[str] | None) -> Columns:
-    """Tells columns of numbers from those of categories.
-
-    Args:
-        table: has the columns.
-        names: those that make a sample.
-        categorical: those that are categories; those that are not all numbers where left out.
-
-    Returns:
-        The columns.
-    """
+    """Tells columns of numbers from those of categories."""
     values: dict[str, dict[str, int]] = {}
     for name in names:
         words = table.words(name, "features")
@@ -106,9 +91,6 @@ class TableEncoder(Encoder):
         Args:
             columns: of the table.
             rows: ``(N, F)`` from :meth:`Columns.raw`.
-
-        Returns:
-            The encoder.
         """
         x = np.ascontiguousarray(rows[:, _numeric(columns)])
         deviation = x.std(0)

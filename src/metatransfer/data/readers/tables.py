@@ -38,25 +38,11 @@ class Table:
         return len(self.lines)
 
     def at(self, row: int) -> str:
-        """How to call a row in messages.
-
-        Args:
-            row: from 0 on.
-
-        Returns:
-            The file and the line.
-        """
+        """How to call a row in messages."""
         return f"'{self.path}', {self.unit} {self.lines[row]}"
 
     def column(self, name: str, argument: str) -> Sequence[Any]:
         """The cells of a column.
-
-        Args:
-            name: of the column.
-            argument: the argument that gave the name.
-
-        Returns:
-            One value for each row.
 
         Raises:
             UserError: there is no such column.
@@ -73,13 +59,6 @@ class Table:
     def words(self, name: str, argument: str) -> list[str]:
         """A column as text.
 
-        Args:
-            name: of the column.
-            argument: the argument that gave the name.
-
-        Returns:
-            One text for each row, empty where there is no value.
-
         Raises:
             UserError: no such column, or cells that are neither numbers nor texts.
         """
@@ -93,14 +72,6 @@ class Table:
 
     def filled(self, name: str, argument: str, kinds: tuple[type, ...] = (str, int)) -> list[str]:
         """A column without empty cells.
-
-        Args:
-            name: of the column.
-            argument: the argument that gave the name.
-            kinds: types that a cell may have; a label of 1.0 would be another class than one of 1.
-
-        Returns:
-            One text for each row.
 
         Raises:
             UserError: no such column, or a cell that is empty or of another type.
@@ -157,18 +128,7 @@ def read_table(
 
 
 def read_lines(path: str, column: str) -> Table:
-    """Reads a plain text file with one text in each line.
-
-    Args:
-        path: the file.
-        column: what to call the one column.
-
-    Returns:
-        The lines that are not blank.
-
-    Raises:
-        UserError: no such file, an empty one, or one that is not UTF-8.
-    """
+    """Reads a plain text file with one text in each line."""
     file = check_file(Path(path).expanduser(), "text file", "put it there, or give the path of yours")
     rows = [(line, content.strip()) for line, content in _lines(file) if content.strip()]
     return Table(str(path), {column: [content for _, content in rows]}, [line for line, _ in rows], "line")
@@ -185,11 +145,7 @@ def _cell(value: Any) -> Any:  # noqa: ANN401
 
 
 def _content(file: Path) -> str:
-    """The file as text.
-
-    Raises:
-        UserError: an empty file, or one that is not UTF-8, with the line.
-    """
+    # the file as text
     data = file.read_bytes()
     if not data.strip():
         raise UserError(f"'{file}' is empty: the first row must name the columns, and others must follow.")
@@ -250,14 +206,7 @@ def _checked(rows: Iterator[_Row], count: int, file: Path) -> Iterator[_Row]:
 
 
 def _fields(content: str, delimiter: str, quotes: bool, file: Path) -> Iterator[_Row]:
-    """Rows that are not blank, with the line they begin on.
-
-    Yields:
-        A row.
-
-    Raises:
-        UserError: a quote that is never closed, or not at the end of its field; with the line where it opens.
-    """
+    # rows that are not blank, with the line they begin on
     seen: list[str] = []  # the lines of this row, to find the quote in
 
     def watched() -> Iterator[str]:
