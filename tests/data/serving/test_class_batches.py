@@ -8,17 +8,18 @@ import torch
 from torchvision.transforms import v2
 
 from metatransfer import (
-    ArrayEpisodes,
+    Arrays,
     Augmentation,
     ClassBatches,
     CrossDomainEpisodes,
     EpisodicDataModule,
-    GlyphEpisodes,
+    Glyphs,
     LabelledBatch,
     RandomAffine,
-    SinusoidEpisodes,
+    Sinusoids,
     UserError,
 )
+from serving_by_names import episodic
 
 
 def arrays(classes=12, samples=6, **options):
@@ -28,7 +29,7 @@ def arrays(classes=12, samples=6, **options):
     y = np.arange(count) // samples
     split = np.where(y < 6, "train", np.where(y < 9, "val", "test"))
     options = {"num_ways": 2, "num_shots": 1, "num_queries": 2, "eval_num_queries": 2} | options
-    return ArrayEpisodes.from_arrays(x, y, split=split, **options)
+    return episodic(Arrays.from_arrays(x, y, split=split), **options)
 
 
 def numbers(batches):
@@ -112,13 +113,13 @@ def test_transforms_come_last():
     data = arrays(augmentation=RandomAffine(), transform=[v2.Normalize(mean=[0.5], std=[0.5])])
     batch = of_epoch(ClassBatches(data, batch_size=36), 0)[0]
     assert batch.x.min() == -1  # what the affine map leaves empty is 0 before it
-    assert ClassBatches(data).sample_shape() == (1, 4, 4)
+    assert ClassBatches(data).info().sample_shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize("rotations", ["classes", "per_class", {"train": "classes"}])
 def test_rotations_make_four_classes_of_each(rotations):
     data = ClassBatches(arrays(rotations=rotations), batch_size=36)
-    assert data.num_classes == 24
+    assert data.info().num_classes == 24
     assert len(data.train_dataloader()) == 4
 
 
@@ -135,46 +136,43 @@ def test_evaluation_is_that_of_the_data_module_inside():
         one.setup("test")
     assert torch.equal(inside.episode("test", 3).query_x, data.episode("test", 3).query_x)
     for one, two in zip(inside.test_dataloader(), data.test_dataloader(), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[:5], two[:5], strict=True))
     card, plain = data.protocol(), inside.protocol()
     assert card["eval_episode"] == plain["eval_episode"]
-    assert card["data"] == "ArrayEpisodes"
-    assert card["train_batches"] == {"batch_size": 64}
+    assert card["data"] == "Arrays"
     assert "train_episode" not in card
-    assert data.num_classes == 6
+    assert data.info().num_classes == 6
     assert data.protocol()["train_batches"] == {"batch_size": 64, "classes": 6, "samples": 36}
-    assert data.skipped == {"train": 0, "test": 0}
+    assert data.info().class_counts == (6,) * 6
 
 
 def test_around_several_sources():
     data = ClassBatches(CrossDomainEpisodes(arrays(), {"one": arrays(), "two": arrays(seed=5)}), batch_size=6)
     data.setup(None)
-    assert data.test_sources == ("one", "two")
-    assert data.num_classes == 6
+    assert data.info().test_names == ("one", "two")
+    assert data.info().num_classes == 6
     assert len(data.test_dataloader()) == 2
     assert data.episode("test", 0, "two").query_x.shape == (1, 4, 1, 4, 4)
     assert data.protocol()["train_batches"]["classes"] == 6
 
 
 def test_glyphs():
-    data = ClassBatches(GlyphEpisodes())
-    assert data.num_classes == 1552
-    assert data.sample_shape() == (1, 28, 28)
-
-
-class Generated(EpisodicDataModule):
-    """Tasks without samples."""
+    data = ClassBatches(EpisodicDataModule(Glyphs()))
+    assert data.info().num_classes == 1552
+    assert data.info().sample_shape == (1, 28, 28)
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: ClassBatches(SinusoidEpisodes()), "SinusoidEpisodes serves regression tasks"),
-        (lambda: ClassBatches([1, 2]), "must be an episodic data module of this package, .* but is a list"),
-        (lambda: ClassBatches(ClassBatches(GlyphEpisodes())), "but is a ClassBatches"),
-        (lambda: ClassBatches(GlyphEpisodes(), batch_size=0), "batch_size must be a number above 0, but is 0"),
+        (lambda: ClassBatches(EpisodicDataModule(Sinusoids())).info(), "Sinusoids generates its tasks"),
+        (lambda: ClassBatches([1, 2]), "must be a data module of episodes, .* but is a list"),
+        (lambda: ClassBatches(ClassBatches(EpisodicDataModule(Glyphs()))), "but is a ClassBatches"),
+        (
+            lambda: ClassBatches(EpisodicDataModule(Glyphs()), batch_size=0),
+            "batch_size must be a number above 0, but is 0",
+        ),
         (lambda: ClassBatches(arrays(), batch_size=37).train_dataloader(), "batch_size=37 in each of 1 processes"),
-        (lambda: ClassBatches(Generated()).num_classes, r"Generated must define source\(split\)"),
     ],
 )
 def test_one_sentence(build, words):

@@ -8,22 +8,27 @@ import torch
 from lightning.pytorch import Trainer
 
 from conftest import results
-from metatransfer import MLP, CrossDomainEpisodes, EpisodicDataModule, ProtoNetModule, Report, UserError
+from metatransfer import MLP, CrossDomainEpisodes, ProtoNetModule, Report, UserError
 from metatransfer.data import TensorSource
+from serving_by_names import Given, episodic
 
 
-class Blobs(EpisodicDataModule):
+class Gaussian(Given):
     """Gaussian classes; the noise makes a source hard."""
 
-    def __init__(self, noise=0.1, size=4, **options):
-        super().__init__(**({"num_queries": 3, "train_episodes": 32, "val_episodes": 8, "test_episodes": 20} | options))
-        self.noise, self.size = noise, size
+    def __init__(self, noise, size):
+        parts = {}
+        for seed, split in enumerate(("train", "val", "test")):
+            generator = np.random.default_rng(seed)
+            x = np.repeat(generator.normal(size=(12, size)), 20, 0) + noise * generator.normal(size=(240, size))
+            names = [f"{split}{i}" for i in range(12)]
+            parts[split] = TensorSource(torch.tensor(x).float(), np.repeat(np.arange(12), 20), names, "Gaussian")
+        super().__init__(parts)
 
-    def source(self, split):
-        generator = np.random.default_rng(("train", "val", "test").index(split))
-        centres = generator.normal(size=(12, self.size))
-        x = np.repeat(centres, 20, 0) + self.noise * generator.normal(size=(240, self.size))
-        return TensorSource(torch.tensor(x).float(), np.repeat(np.arange(12), 20), [f"{i}" for i in range(12)], "Blobs")
+
+def blobs(noise=0.1, size=4, **options):
+    options = {"num_queries": 3, "train_episodes": 32, "val_episodes": 8, "test_episodes": 20} | options
+    return episodic(Gaussian(noise, size), **options)
 
 
 def module():
@@ -38,7 +43,7 @@ def trainer(path, **options):
 
 
 def test_every_source_has_its_results(tmp_path, capsys):
-    data = CrossDomainEpisodes(Blobs(), {"easy": Blobs(0.05), "hard": Blobs(3.0, test_episodes=30)})
+    data = CrossDomainEpisodes(blobs(), {"easy": blobs(0.05), "hard": blobs(3.0, test_episodes=30)})
     model = module()
     report = Report()
     run = trainer(tmp_path, max_epochs=1, callbacks=[report])
@@ -50,7 +55,7 @@ def test_every_source_has_its_results(tmp_path, capsys):
     assert found["test/accuracy"] == pytest.approx(together, abs=1e-6)
     assert found["test/episodes"] == 50
     # each source's numbers are those of a test on it alone
-    for name in data.test_sources:
+    for name in data.test_names:
         alone = trainer(tmp_path).test(model, datamodule=data.test_data[name], verbose=False)[0]
         assert alone["test/accuracy"] == pytest.approx(found[f"test/{name}/accuracy"], abs=1e-6)
         assert alone["test/accuracy_ci95"] == pytest.approx(found[f"test/{name}/accuracy_ci95"], abs=1e-6)
@@ -76,10 +81,16 @@ model:
 data:
   class_path: CrossDomainEpisodes
   init_args:
-    train: {class_path: GlyphEpisodes, init_args: {num_ways: 3, train_episodes: 16, val_episodes: 4, num_queries: 2}}
+    train:
+      class_path: EpisodicDataModule
+      init_args: {source: Glyphs, task: {num_ways: 3, num_queries: 2}, episodes: {train: 16, val: 4}}
     test:
-      one: {class_path: GlyphEpisodes, init_args: {num_ways: 3, test_episodes: 4, num_queries: 2}}
-      five-shot: {class_path: GlyphEpisodes, init_args: {num_ways: 3, num_shots: 5, test_episodes: 4, num_queries: 2}}
+      one:
+        class_path: EpisodicDataModule
+        init_args: {source: Glyphs, task: {num_ways: 3, num_queries: 2}, episodes: {test: 4}}
+      five-shot:
+        class_path: EpisodicDataModule
+        init_args: {source: Glyphs, task: {num_ways: 3, num_shots: 5, num_queries: 2}, episodes: {test: 4}}
 """
     )
     run = cli("fit", config, small=False)
@@ -91,7 +102,7 @@ data:
 
 
 def test_sources_of_different_shapes(tmp_path):
-    data = CrossDomainEpisodes(Blobs(), {"wide": Blobs(size=6)})
+    data = CrossDomainEpisodes(blobs(), {"wide": blobs(size=6)})
     data.setup("fit")
     with pytest.raises(UserError, match=r"those of train are \(4,\) and those of wide are \(6,\)"):
         data.setup("test")
@@ -100,10 +111,10 @@ def test_sources_of_different_shapes(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CrossDomainEpisodes(Blobs(), {}), "names no source"),
-        (lambda: CrossDomainEpisodes(Blobs(), {"a.b": Blobs()}), "letters, digits"),
-        (lambda: CrossDomainEpisodes(Blobs(), {"": Blobs()}), "letters, digits"),
-        (lambda: CrossDomainEpisodes(Blobs(), {"easy": Blobs()}).episode("test", 0, "esay"), "Did you mean easy?"),
+        (lambda: CrossDomainEpisodes(blobs(), {}), "names no source"),
+        (lambda: CrossDomainEpisodes(blobs(), {"a.b": blobs()}), "letters, digits"),
+        (lambda: CrossDomainEpisodes(blobs(), {"": blobs()}), "letters, digits"),
+        (lambda: CrossDomainEpisodes(blobs(), {"easy": blobs()}).episode("test", 0, "esay"), "Did you mean easy?"),
     ],
 )
 def test_bad_arguments(make, words):
@@ -113,7 +124,7 @@ def test_bad_arguments(make, words):
 
 
 def test_validation_source_may_be_another(tmp_path):
-    data = CrossDomainEpisodes(Blobs(), {"a": Blobs()}, val=Blobs(3.0, val_episodes=5))
+    data = CrossDomainEpisodes(blobs(), {"a": blobs()}, val=blobs(3.0, val_episodes=5))
     data.setup("fit")
     assert len(data.val_dataloader()) == 1
     assert data.episode("val", 0).query_x.std() > 2

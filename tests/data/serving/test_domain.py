@@ -6,18 +6,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.feature_transforms import RowSum
 from PIL import Image
 from torchvision.transforms import v2
 
-from metatransfer import ArrayDataModule, DigitsDataModule, ImageFolderDataModule, RandomAffine, TextDataModule
+from metatransfer import (
+    Arrays,
+    Digits,
+    DomainDataModule,
+    ImageFolder,
+    LabelledDataModule,
+    RandomAffine,
+    RowSum,
+    Texts,
+)
 from metatransfer.batches import DomainBatch, DomainSamples
-from metatransfer.cli import main
-from metatransfer.cli.linking import follow_data
+from metatransfer.data.serving.domain_opening import without_test
 from metatransfer.errors import UserError
+from serving_by_names import domains_of, labelled
 
 NAMES = np.array(["cat", "cow", "dog"])
 
@@ -31,13 +38,13 @@ def features(start, count, size=4):
 
 def array(start, count=30, labels=True, **options):
     y = NAMES[np.arange(count) % 3] if labels is True else labels
-    return ArrayDataModule.from_arrays(features(start, count), y, **options)
+    return labelled(Arrays.from_arrays(features(start, count), y), **options)
 
 
 def domains(sources=None, targets=None, **options):
     sources = sources if sources is not None else {"a": array(1000)}
     targets = targets if targets is not None else {"t": array(3000, 60)}
-    return DomainDataModule(sources, targets, **{"batch_size": 6, **options})
+    return domains_of(sources, targets, **{"batch_size": 6, **options})
 
 
 def trainer(epoch=0, batch=0, rank=0, world=1):
@@ -62,10 +69,10 @@ def ids(samples):
 def test_what_is_served():
     data = domains()
     data.setup("fit")
-    assert (data.source_names, data.target_names, data.test_sources) == (("a",), ("t",), ())
-    assert (data.class_names, data.num_classes, data.sample_shape()) == (("cat", "cow", "dog"), 3, (4,))
-    assert (data.num_source_samples, data.num_target_samples) == (21, 42)
-    assert data.class_counts.tolist() == [7, 7, 7]
+    info = data.info()
+    assert (info.batch, info.target_names, info.test_names) == (DomainBatch, ("t",), ())
+    assert (info.class_names, info.sample_shape, info.oracle) == (("cat", "cow", "dog"), (4,), "report")
+    assert info.class_counts == (7, 7, 7)
     batches = list(data.train_dataloader())
     assert len(batches) == len(data.train_dataloader()) == 42 // 6
     assert all(isinstance(batch, DomainBatch) for batch in batches)
@@ -95,7 +102,7 @@ def test_evaluation():
     assert target.domain.tolist() == [0] * 6 + [1] * 3
     assert data.oracle_labels("val").tolist() == [one % 1000 % 3 for one in ids(target)]
     data.setup("test")
-    assert data.test_sources == ("t", "u")
+    assert data.info().test_names == ("t", "u")
     first, second = (whole(loader) for loader in data.test_dataloader())
     assert first.number.tolist() == list(range(12))
     assert second.number.tolist() == list(range(12, 18))
@@ -107,7 +114,7 @@ def test_evaluation():
     assert everything.number.tolist() == list(range(21))
     assert everything.y.tolist() == [(one - 1000) % 3 for one in ids(everything)]
     train = whole(data.target_samples())
-    assert train.y.tolist() == [-1] * data.num_target_samples
+    assert train.y.tolist() == [-1] * 63
     assert data.oracle_labels("train").tolist() == [one % 1000 % 3 for one in ids(train)]
     assert data.show("test", 12).startswith(str(ids(second)[0]))
     # no sample is in two splits
@@ -126,7 +133,7 @@ def test_several_sources_share_a_batch():
     assert np.ptp(shares.sum(0)) <= 1
     starts = {0: 0, 1: 42, 2: 63}
     known = torch.tensor(ids(whole(data.source_samples())))
-    assert data.class_counts.tolist() == [22, 22, 22] == np.bincount(whole(data.source_samples()).y).tolist()
+    assert [22, 22, 22] == list(data.info().class_counts) == np.bincount(whole(data.source_samples()).y).tolist()
     for batch in batches:
         one, domain = batch.source_x[:, 0].int(), batch.source_domain
         assert torch.equal(known[batch.source_number], one)
@@ -139,7 +146,7 @@ def test_several_sources_share_a_batch():
 def test_every_domain_keeps_what_is_its_own():
     few = array(1000, labels_per_class=2, transform=[v2.Lambda(lambda x: x + 0.25)], seed=5)
     data = domains({"a": few, "b": array(5000, 30, NAMES[[0] * 20 + [1] * 5 + [2] * 5], balance="oversample")})
-    assert data.class_counts.tolist() == [2 + 14, 2 + 3, 2 + 3]
+    assert list(data.info().class_counts) == [2 + 14, 2 + 3, 2 + 3]
     batches = list(data.train_dataloader())
     a, b = (torch.cat([batch.source_x[batch.source_domain == place] for batch in batches]) for place in (0, 1))
     assert set((a[:, 0] % 1).tolist()) == {0.25}
@@ -153,7 +160,7 @@ def test_every_domain_keeps_what_is_its_own():
 def test_augmentation_is_of_the_training_and_of_its_domain():
     def images(**options):
         x = np.random.default_rng(0).random((30, 1, 8, 8)).astype(np.float32)
-        return ArrayDataModule.from_arrays(x, NAMES[np.arange(30) % 3], **options)
+        return labelled(Arrays.from_arrays(x, NAMES[np.arange(30) % 3]), **options)
 
     data = domains({"a": images(augmentation=RandomAffine())}, {"t": images()})
     batch = next(iter(data.train_dataloader()))
@@ -183,7 +190,7 @@ def test_seeds():
 def test_transductive():
     data = domains(transductive=True)
     data.setup("fit")
-    assert (data.num_source_samples, data.num_target_samples) == (27, 60)
+    assert sum(data.info().class_counts) == 27
     target = [3000 + number for number in range(60)]
     loaders = (data.target_samples(), data.val_dataloader()[1], data.test_dataloader()[0])
     assert [ids(whole(loader)) for loader in loaders] == [target] * 3
@@ -200,7 +207,7 @@ def test_transductive():
 def test_transductive_of_what_comes_divided(tmp_path):
     path, x, y = str(tmp_path / "a.npz"), features(0, 30), np.arange(30) % 3
     np.savez(path, x_train=x[:12], y_train=y[:12], x_val=x[12:18], y_val=y[12:18], x_test=x[18:], y_test=y[18:])
-    divided = {"a": ArrayDataModule(path)}, {"t": ArrayDataModule(path)}
+    divided = {"a": Arrays(path)}, {"t": Arrays(path)}
     data = domains(*divided, transductive=True)
     assert ids(whole(data.source_samples())) == [*range(12), *range(18, 30)]
     assert ids(whole(data.val_dataloader()[0])) == list(range(12, 18))
@@ -215,11 +222,11 @@ def test_transductive_of_what_comes_divided(tmp_path):
 def test_the_oracle_twin():
     data = domains(targets={"t": array(3000, 60), "u": array(4000, 30)}, standardize="none")
     twin = data.oracle_twin()
-    assert (twin.source_names, twin.target_names, twin.class_names) == (("t", "u"), ("t", "u"), data.class_names)
-    labelled = whole(twin.source_samples())
-    assert torch.equal(labelled.x, whole(data.target_samples()).x)
-    assert torch.equal(labelled.y, data.oracle_labels("train"))
-    assert twin.class_counts.tolist() == labelled.y.bincount().tolist()
+    assert (twin.info().target_names, twin.info().class_names) == (("t", "u"), data.info().class_names)
+    truth = whole(twin.source_samples())
+    assert torch.equal(truth.x, whole(data.target_samples()).x)
+    assert torch.equal(truth.y, data.oracle_labels("train"))
+    assert list(twin.info().class_counts) == truth.y.bincount().tolist()
     assert torch.equal(whole(twin.val_dataloader()[0]).y, data.oracle_labels("val"))
     assert torch.equal(whole(twin.test_dataloader()[1]).x, whole(data.test_dataloader()[1]).x)
     for batch in twin.train_dataloader():
@@ -263,8 +270,10 @@ def test_what_labels_are_for_is_said_once(caplog):
 # ---- predict, standardize
 
 
-def test_predict():
-    data = domains(targets={"t": array(3000, 60, None, predict=features(0, 9), transform=[v2.Lambda(lambda x: 2 * x)])})
+def test_predict(tmp_path):
+    np.save(tmp_path / "x.npy", features(0, 9))
+    asked = str(tmp_path / "x.npy")
+    data = domains(targets={"t": array(3000, 60, None, predict=asked, transform=[v2.Lambda(lambda x: 2 * x)])})
     data.setup("predict")
     batches = list(data.predict_dataloader())
     assert [len(batch.files) for batch in batches] == [6, 3]
@@ -275,7 +284,7 @@ def test_standardize():
     kind = {"transform": [RowSum()]}
     counts = np.random.default_rng(0).integers(0, 9, (60, 5)).astype(np.uint8)
     counts[:, 4] = 0
-    given = [ArrayDataModule.from_arrays(counts[rows], NAMES[np.arange(30) % 3], **kind) for rows in np.split(
+    given = [labelled(Arrays.from_arrays(counts[rows], NAMES[np.arange(30) % 3]), **kind) for rows in np.split(
         np.arange(60), 2)]  # fmt: skip
     data = domains({"a": given[0]}, {"t": given[1]}, standardize="domain", transductive=True)
     with pytest.warns(UserWarning, match="1 of 5 features of source 'a' never change") as warned:
@@ -288,7 +297,7 @@ def test_standardize():
     data = domains({"a": given[0]}, {"t": given[1]}, standardize="source", transductive=True)
     with pytest.warns(UserWarning, match="of the sources"):
         data.setup("fit")
-    kept = given[0].without_test().split("train").indices
+    kept = without_test(given[0]).split("train").indices
     source = counts[:30].astype(np.float64)[kept]
     source /= source.sum(1, keepdims=True)
     scale = np.where(source.std(0) == 0, 1, source.std(0))
@@ -306,7 +315,7 @@ def test_standardize():
 def texts(folder):
     path = folder / "texts.csv"
     path.write_text("text,label\n" + "".join(f"word {i},{NAMES[i % 3]}\n" for i in range(30)))
-    return TextDataModule(str(path))
+    return Texts(str(path))
 
 
 BAD = {
@@ -315,7 +324,10 @@ BAD = {
     "name": (lambda p: domains({"a.b": array(0)}), r"the source 'a\.b' must be named by letters"),
     "empty name": (lambda p: domains(targets={"": array(0)}), "the target '' must be named"),
     "both": (lambda p: domains({"t": array(0)}), "'t' is a source and a target at once"),
-    "kind": (lambda p: domains({"a": 3}), "source 'a' must be a data module of labelled samples.*of type int"),
+    "kind": (
+        lambda p: domains({"a": 3}),
+        "source 'a': a domain must be a collection, a path, or a LabelledDataModule.*of type int",
+    ),
     "shares": (
         lambda p: domains({"a": array(0), "b": array(0)}, batch_size=1),
         "batch_size must be 2 or more for a batch to have samples of a, b, but is 1",
@@ -331,9 +343,12 @@ BAD = {
     "workers": (lambda p: domains(num_workers=-1), "num_workers must be 0 or more"),
     "few labels": (lambda p: domains(targets={"t": array(0, labels_per_class=2)}), "target 't' has labels_per_class"),
     "balance": (lambda p: domains(targets={"t": array(0, balance="oversample")}), "target 't' has balance, which nee"),
-    "target mix": (lambda p: domains(targets={"t": array(0, mix=v2.MixUp(num_classes=3))}), "target 't' has mix"),
-    "mix": (lambda p: domains({"a": array(0, mix=v2.MixUp(num_classes=3))}), "source 'a' has mix"),
-    "unlabelled source": (lambda p: domains({"a": array(0, 30, None)}), "source 'a': arrays has 'x' without its par"),
+    "target mix": (
+        lambda p: domains(targets={"t": array(0, mix=v2.MixUp(num_classes=3))}),
+        "target 't' has processing.mix",
+    ),
+    "mix": (lambda p: domains({"a": array(0, mix=v2.MixUp(num_classes=3))}), "source 'a' has processing.mix"),
+    "unlabelled source": (lambda p: domains({"a": array(0, 30, None)}), "source 'a': arrays has the samples 'x' without labels"),
     "source classes": (
         lambda p: domains({"a": array(0), "b": array(0, 30, NAMES[np.arange(30) % 2])}),
         "all domains must have the same classes, but source 'b' lacks 'dog' of source 'a'",
@@ -347,25 +362,25 @@ BAD = {
         "target 't' lacks 'dog' of the sources",
     ),
     "shape": (
-        lambda p: domains({"a": ArrayDataModule.from_arrays(features(0, 30, 7), NAMES[np.arange(30) % 3])}),
+        lambda p: domains({"a": Arrays.from_arrays(features(0, 30, 7), NAMES[np.arange(30) % 3])}),
         r"one shape, but those of source 'a' are \(7,\) and those of target 't' \(4,\)",
     ),
     "empty": (
-        lambda p: domains(targets={"t": ArrayDataModule.from_arrays(np.empty((0, 4)), None)}),
+        lambda p: domains(targets={"t": Arrays.from_arrays(np.empty((0, 4)), None)}),
         r"target 't': arrays: 'x' of shape \(0, 4\) is empty",
     ),
     "few": (lambda p: domains(targets={"t": array(0, 2, None)}), "target 't': arrays has 2 samples, but needs one for"),
     "not finite": (
-        lambda p: domains(targets={"t": ArrayDataModule.from_arrays(features(0, 30) / 0, None)}),
-        "target 't': arrays: 'x': sample 0 holds NaN or infinity",
+        lambda p: domains(targets={"t": Arrays.from_arrays(features(0, 30) / 0, None)}),
+        "target 't': arrays: sample 0 holds NaN or infinity",
     ),
     "transform": (
         lambda p: domains({"a": array(0, transform=[v2.Lambda(torch.log)])}, standardize="domain"),
         "samples of source 'a' are NaN or infinite after their transform",
     ),
-    "texts": (lambda p: domains({"a": texts(p)}), "source 'a': TextDataModule serves texts, but domain adaptation"),
-    "target texts": (lambda p: domains(targets={"t": texts(p)}), "target 't': TextDataModule serves texts"),
-    "folder": (lambda p: domains({"a": ImageFolderDataModule(str(p / "no"))}), "source 'a': image folder '.*/no'"),
+    "texts": (lambda p: domains({"a": texts(p)}), "source 'a': Texts serves texts, but domain adaptation"),
+    "target texts": (lambda p: domains(targets={"t": texts(p)}), "target 't': Texts serves texts"),
+    "folder": (lambda p: domains({"a": ImageFolder(str(p / "no"))}), "source 'a': image folder '.*/no'"),
 }
 
 
@@ -381,72 +396,47 @@ def test_one_sentence(tmp_path, name):
 def test_a_target_without_a_test_split(tmp_path):
     path = str(tmp_path / "a.npz")
     np.savez(path, x_train=features(0, 30))
-    data = domains(targets={"t": ArrayDataModule(path)})
+    data = domains(targets={"t": Arrays(path)})
     data.setup("fit")
     with pytest.raises(UserError, match="target 't' has no test split: it comes divided into train, val; add one"):
         data.test_dataloader()
 
 
-# ---- the command line
+# ---- the configuration
 
 
 CONFIG = """
-data:
-  class_path: metatransfer.data.domain.DomainDataModule
-  init_args:
-    sources:
-      clean: {class_path: DigitsDataModule, init_args: {image_size: 14}}
-    targets:
-      mine: {class_path: ImageFolderDataModule, init_args: {root: ROOT, image_size: 14, channels: 1}}
-model:
-  class_path: FineTuneModule
-  init_args:
-    backbone: {class_path: Conv4}
+class_path: DomainDataModule
+init_args:
+  sources:
+    clean: {class_path: Digits, init_args: {image_size: 14}}
+    drawn: {class_path: LabelledDataModule, init_args: {source: {class_path: TypesetDigits, init_args: {image_size: 14}}}}
+  targets:
+    mine: ROOT
+  division: {transductive: true}
+  batch_size: 6
 """
 
 
-@pytest.fixture
-def config(tmp_path, monkeypatch):
+def test_domains_are_collections_data_modules_or_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
     (tmp_path / "images").mkdir()
     for number in range(12):
-        Image.new("L", (14, 14), 20 * number).save(tmp_path / "images" / f"{number}.png")
-    path = tmp_path / "config.yaml"
-    path.write_text(CONFIG.replace("ROOT", str(tmp_path / "images")))
-    return path
-
-
-def printed(config, capsys, *arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", str(config), *arguments, "--print_config"])
-    assert stopped.value.code in (0, None)
-    return yaml.safe_load(capsys.readouterr().out)
-
-
-def test_through_the_command(config, capsys):
-    changes = ("--data.sources.clean.image_size=28", "--data.targets.mine.init_args.image_size=28")
-    settings = printed(config, capsys, *changes, "--data.batch_size=5")
+        Image.new("RGB", (84, 84), (20 * number,) * 3).save(tmp_path / "images" / f"{number}.png")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    data = parser.instantiate(parser.parse_object({"data": settings["data"]})).data
-    assert isinstance(data.sources["clean"], DigitsDataModule)
+    text = CONFIG.replace("ROOT", str(tmp_path / "images"))
+    data = parser.instantiate(parser.parse_object({"data": yaml.safe_load(text)})).data
+    assert all(isinstance(one, LabelledDataModule) for one in (*data.sources.values(), *data.targets.values()))
+    assert isinstance(data.targets["mine"].collection, ImageFolder)
+    assert data.division.transductive
+    with pytest.raises(UserError, match="set image_size and channels alike"):
+        data.setup("fit")
+    small = ImageFolder(str(tmp_path / "images"), 14, 1)
+    data = DomainDataModule({"clean": Digits(14)}, {"mine": small}, batch_size=6)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert batch.source_x.shape == batch.target_x.shape == (5, 1, 28, 28)
-    assert data.num_classes == 10
-
-
-def test_the_model_follows_it(config):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data")
-    parser.add_argument("--model", type=dict)
-    given = yaml.safe_load(config.read_text())
-    data = parser.parse_object({"data": given["data"]}).data
-    network = Namespace(class_path="Any", init_args=Namespace(in_channels=None, image_size=None, in_shape=None))
-    model = Namespace(class_path="Any", init_args=Namespace(num_classes=None, backbone=network))
-    follow_data(model, data)
-    assert model.init_args.num_classes == 10
-    assert vars(network.init_args) == {"in_channels": 1, "image_size": 14, "in_shape": [1, 14, 14]}
+    assert batch.source_x.shape == batch.target_x.shape == (6, 1, 14, 14)
 
 
 def test_positions_are_the_trainers():

@@ -6,14 +6,14 @@ import types
 import numpy as np
 import pytest
 import torch
-from metatransfer.data.loaders import EpisodeLoader
 from torchvision.transforms import v2
 
+from metatransfer import ClassBatches, EpisodicDataModule, Glyphs, Processing
 from metatransfer.batches import episodes_of
 from metatransfer.data import (
     Augmentation,
     EpisodeSampler,
-    EpisodicDataModule,
+    EpisodeSize,
     MetaDatasetShape,
     RandomAffine,
     SemiSupervised,
@@ -21,12 +21,15 @@ from metatransfer.data import (
     TensorSource,
     TorchvisionTransforms,
 )
+from metatransfer.data.sampling.loader import BatchLoader, Place
+from metatransfer.data.sources import SPLITS, LazyParts
 from metatransfer.errors import UserError
+from serving_by_names import Given, episodic
 
 CPU = torch.device("cpu")
 SIZES = {"train": [9, 12, 7, 8, 20, 7], "val": [9, 9, 9], "test": [8, 8, 8, 8]}
 SMALL = {
-    "num_ways": 3, "num_shots": 2, "num_queries": 3, "tasks_per_batch": 4,
+    "num_ways": 3, "num_shots": 2, "num_queries": 3, "per_batch": 4,
     "train_episodes": 12, "val_episodes": 6, "test_episodes": 9,
 }  # fmt: skip
 
@@ -36,11 +39,6 @@ def samples(split, shape=(1, 6, 6)):
     generator = torch.Generator().manual_seed(len(split))
     data = torch.randint(0, 256, (sum(sizes), *shape), generator=generator).to(torch.uint8)
     return data, np.repeat(np.arange(len(sizes)), sizes), [f"{split}{i}" for i in range(len(sizes))]
-
-
-class Toys(EpisodicDataModule):
-    def source(self, split):
-        return TensorSource(*samples(split), f"Toys {split}")
 
 
 class Lazy(Source):
@@ -59,9 +57,15 @@ class Lazy(Source):
         return flat.view(*indices.shape, *self.sample_shape).to(device)
 
 
-class LazyToys(EpisodicDataModule):
-    def source(self, split):
-        return Lazy(split)
+def in_memory(split):
+    return TensorSource(*samples(split), f"Toys {split}")
+
+
+class Toys(Given):
+    """Three splits with classes of their own, made by ``source(split)`` when asked for."""
+
+    def __init__(self, source=in_memory):
+        super().__init__(LazyParts(source, SPLITS), divided_by="class")
 
 
 class Noise(Augmentation):
@@ -71,18 +75,18 @@ class Noise(Augmentation):
         return x + u.mean(1).view(-1, 1, 1, 1)
 
 
-def toys(kind=Toys, **changes):
-    data = kind(**{**SMALL, **changes})
+def toys(kind=in_memory, **changes):
+    data = episodic(Toys(kind), **{**SMALL, **changes})
     data.setup()
     return data
 
 
-def loader(data, split="train", epoch=0, done=0, **changes):
-    options = {
-        "episodes": data.num_episodes[split], "tasks_per_batch": data.tasks_per_batch, "drop_last": split == "train",
-        "position": lambda: (epoch, done), "augmentation": data.augmentation, "num_workers": data.num_workers,
-    }  # fmt: skip
-    return EpisodeLoader(data.samplers[split], **{**options, **changes})
+def loader(data, split="train", epoch=0, done=0, per_batch=None, rank=0, world_size=1):
+    place = Place(rank, world_size, lambda: (epoch, done))
+    return BatchLoader(
+        data.open(split), data.num_episodes[split], per_batch or data.tasks_per_batch,
+        drop_last=split == "train", place=place, num_workers=data.num_workers,
+    )  # fmt: skip
 
 
 def flat(batches):
@@ -95,8 +99,8 @@ def flat(batches):
     ]
 
 
-UNEVEN = {"task_shape": MetaDatasetShape(min_ways=2), "num_ways": 4, "num_shots": 9, "eval_num_ways": 3}
-UNLABELLED = {"task_shape": SemiSupervised(1, 0), "num_shots": 1}
+UNEVEN = {"shape": MetaDatasetShape(min_ways=2), "num_ways": 4, "num_shots": 9, "eval_num_ways": 3}
+UNLABELLED = {"shape": SemiSupervised(1, 0), "num_shots": 1}
 FLIPS = {"augmentation": TorchvisionTransforms([v2.RandomHorizontalFlip(), v2.RandomRotation(20)])}
 SETTINGS = [{}, UNEVEN, UNLABELLED, FLIPS]
 every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=["even", "uneven", "unlabelled", "flips"])
@@ -128,9 +132,9 @@ def test_lengths_and_the_last_batch():
 
 def test_samples_carry_the_label_of_their_class():
     data = toys()
-    sampler = data.samplers["val"]
-    drawn = sampler(np.arange(6))
-    batch = sampler.episodes(np.arange(6), CPU)
+    sampler = data.open("val")
+    [drawn] = sampler.draw(np.arange(6))
+    batch = sampler.batch(np.arange(6), CPU)
     for t in range(6):
         for x, y in zip(batch.query_x[t], batch.query_y[t], strict=True):
             [index] = torch.where((sampler.source.data.float() / 255 == x).flatten(1).all(1))[0].tolist()
@@ -161,10 +165,10 @@ def test_processes_share_the_training_episodes(world_size, setting):
     assert len({len(one) for one in served}) == 1
     together = [episode for one in served for episode in one]
     assert len(set(together)) == len(together)
-    whole = flat(loader(data, epoch=2, tasks_per_batch=1))
+    whole = flat(loader(data, epoch=2, per_batch=1))
     assert set(together) <= set(whole)
     # the optimiser step k of all processes together is of the same episodes as in one process with larger batches
-    large = loader(data, epoch=2, tasks_per_batch=4 * world_size)
+    large = loader(data, epoch=2, per_batch=4 * world_size)
     for step, batch in enumerate(large):
         parts = [episode for one in served for episode in one[4 * step : 4 * step + 4]]
         assert sorted(parts) == sorted(flat([batch]))
@@ -198,7 +202,7 @@ def test_a_pass_resumes_where_it_stood(setting):
 
 @every_setting
 def test_batch_size_does_not_change_the_episodes(setting):
-    one, six = (toys(tasks_per_batch=size, **setting) for size in (1, 6))
+    one, six = (toys(per_batch=size, **setting) for size in (1, 6))
     assert flat(one.train_dataloader()) == flat(six.train_dataloader())
 
 
@@ -209,14 +213,14 @@ def test_single_episodes_are_those_of_the_pass():
 
 
 def test_sources_of_any_kind_give_the_same_episodes():
-    assert flat(toys().train_dataloader()) == flat(toys(LazyToys).train_dataloader())
+    assert flat(toys().train_dataloader()) == flat(toys(Lazy).train_dataloader())
 
 
 @pytest.mark.parametrize("num_workers", [2, 4])
 @pytest.mark.parametrize("setting", [*SETTINGS, {"augmentation": Noise()}])
 def test_workers_do_not_change_the_episodes(setting, num_workers):
-    alone = toys(LazyToys, **setting)
-    with_workers = toys(LazyToys, **setting, num_workers=num_workers)
+    alone = toys(Lazy, **setting)
+    with_workers = toys(Lazy, **setting, num_workers=num_workers)
     batches = list(with_workers.train_dataloader())
     assert setting is UNEVEN or (batches[0].unlabelled_x is not None) == (setting is UNLABELLED)
     assert flat(batches) == flat(alone.train_dataloader())
@@ -225,7 +229,7 @@ def test_workers_do_not_change_the_episodes(setting, num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("kind", [Toys, LazyToys])
+@pytest.mark.parametrize("kind", [in_memory, Lazy])
 def test_loading_draws_no_global_random_number(kind, num_workers):
     """The weights' and the dropout's random numbers must not depend on the number of workers."""
     data = toys(kind, num_workers=num_workers, augmentation=Noise())
@@ -242,7 +246,7 @@ def test_augmentation_is_reproducible_and_does_not_depend_on_company(augmentatio
     data, plain = toys(augmentation=augmentation), toys()
     first = list(data.train_dataloader())
     assert flat(first) == flat(toys(augmentation=augmentation).train_dataloader())
-    alone = list(loader(data, tasks_per_batch=1))
+    alone = list(loader(data, per_batch=1))
     together = torch.cat([batch.support_x for batch in first])
     torch.testing.assert_close(torch.cat([batch.support_x for batch in alone]), together, rtol=0, atol=1e-6)
     unchanged = list(plain.train_dataloader())
@@ -293,12 +297,11 @@ def test_the_trainer_says_rank_world_and_position():
 def test_setup_opens_what_the_stage_needs_once():
     opened = []
 
-    class Counting(Toys):
-        def source(self, split):
-            opened.append(split)
-            return super().source(split)
+    def counting(split):
+        opened.append(split)
+        return in_memory(split)
 
-    data = Counting(**SMALL)
+    data = episodic(Toys(counting), **SMALL)
     data.setup("fit")
     data.setup("fit")
     data.setup("validate")
@@ -308,16 +311,17 @@ def test_setup_opens_what_the_stage_needs_once():
 
 
 def test_loaders_open_what_they_need_without_a_trainer():
-    assert len(Toys(**SMALL).train_dataloader()) == 3
-    assert len(Toys(**SMALL).test_dataloader()) == 3
-    assert len(Toys(**{**SMALL, "num_ways": 7, "eval_num_ways": 3}).val_dataloader()) == 2  # train alone is impossible
+    assert len(episodic(Toys(), **SMALL).train_dataloader()) == 3
+    assert len(episodic(Toys(), **SMALL).test_dataloader()) == 3
+    # the training episodes alone are impossible
+    assert len(episodic(Toys(), **{**SMALL, "num_ways": 7, "eval_num_ways": 3}).val_dataloader()) == 2
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"num_ways": 7, "eval_num_ways": 3}, ["Toys (train split)", "6 classes", "7-way"]),
-        ({"eval_num_ways": 4}, ["Toys (val split)", "3 classes", "eval_num_ways"]),
+        ({"eval_num_ways": 4}, ["Toys (val split)", "3 classes", "eval_task.num_ways"]),
         ({"num_shots": 5, "eval_num_shots": 1}, ["Toys (train split)", "'train2'", "7 samples", "5 shots + 3 queries"]),
         ({"eval_num_queries": 8}, ["Toys (val split)", "'val0'", "9 samples"]),
     ],
@@ -328,37 +332,30 @@ def test_impossible_episodes(changes, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("name", [*SMALL, "eval_num_ways", "eval_num_shots", "eval_num_queries"])
+@pytest.mark.parametrize("name", [*SMALL, "eval_num_ways", "eval_num_shots", "eval_num_queries", "val_fraction"])
 def test_numbers_below_one(name):
-    with pytest.raises(UserError, match=rf"{name} must be a number above 0, but is 0\."):
-        Toys(**{**SMALL, name: 0})
+    with pytest.raises(UserError, match=r" must be a number above 0, but is 0\."):
+        episodic(Toys(), **{**SMALL, name: 0})
 
 
-def test_negative_workers():
-    with pytest.raises(UserError, match=r"num_workers must be 0 or more, but is -1\."):
-        Toys(**SMALL, num_workers=-1)
-
-
-def test_an_epoch_shorter_than_a_batch():
-    with pytest.raises(UserError, match=r"train_episodes=3 .*tasks_per_batch=4 in each of 1 processes"):
-        toys(train_episodes=3).train_dataloader()
-
-
-def test_empty_class_and_label_range_are_named():
-    def of(labels):
-        return type("Bad", (EpisodicDataModule,), {
-            "source": lambda self, split: TensorSource(torch.zeros(4, 1), labels, ["a", "b"], "Bad")
-        })(num_ways=1, num_shots=1, num_queries=1)  # fmt: skip
-
-    with pytest.raises(UserError, match="class 'b' has no samples"):
-        of([0, 0, 0, 0]).setup()
-    with pytest.raises(UserError, match=r"0 \.\. 1"):
-        of([0, 1, 2, 2]).setup()
-
-
-def test_reading_images_must_be_said():
-    with pytest.raises(UserError, match="Toys does not say how to read image files"):
-        toys().convert_image(None)
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: toys(num_workers=-1), ["num_workers must be 0 or more", "-1"]),
+        (lambda: toys(seed=-1), ["seed must be a whole number"]),
+        (lambda: toys(train_episodes=3).train_dataloader(), ["episodes.train=3", "episodes.per_batch=4 in each of 1"]),
+        (lambda: toys(mix=v2.MixUp()), ["processing.mix", "leave it out"]),
+        (lambda: EpisodicDataModule(source=3), ["source must be a collection", "type int"]),
+        (lambda: toys().setup("predict"), ["--data.predict.support", "--data.predict.query"]),
+        (lambda: toys().collection.convert(None), ["Toys cannot read image files"]),
+        (lambda: episodic(Given({"other": 1})).open("train"), ["Given.parts must return", "other"]),
+        (lambda: episodic(Given({"train": in_memory("train"), "val": in_memory("val")})).open("test"), ["no samples for test"]),
+    ],
+)  # fmt: skip
+def test_one_sentence(build, words):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        build()
+    assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_protocol_is_plain():
@@ -368,16 +365,83 @@ def test_protocol_is_plain():
     assert card["eval_episode"] == {"num_ways": 3, "num_shots": 1, "num_queries": 3}
     assert card["episodes"] == {"train": 12, "val": 6, "test": 9}
     assert card["episode_seed"] == 3
-
-
-def test_the_protocol_tells_of_augmentation():
-    """It changes what the training episodes are, hence the numbers."""
+    assert card["split"] == "as given"
     assert toys().protocol() != toys(augmentation=RandomAffine()).protocol()
 
 
+def test_info():
+    info = toys().info()
+    assert (info.sample_shape, info.num_ways, info.num_outputs, info.class_names) == ((1, 6, 6), 3, 3, ())
+    opened = []
+    glyphs = Glyphs()
+    glyphs.parts = lambda: opened.append(1) or {"train": None}
+    assert EpisodicDataModule(glyphs, processing=Processing(transform=[v2.Resize(14)])).info().sample_shape == (
+        1,
+        14,
+        14,
+    )
+
+
 def test_samplers_can_be_sent_to_workers():
-    sampler = EpisodeSampler(Lazy("val"), "val", 0, num_ways=2, num_shots=1, num_queries=1)
+    sampler = EpisodeSampler(Lazy("val"), "val", 0, EpisodeSize(2, 1, 1))
     again = pickle.loads(pickle.dumps(sampler))
-    indices = np.arange(4)
-    assert (sampler(indices).support == again(indices).support).all()
-    assert (sampler(indices).query_y == again(indices).query_y).all()
+    [one], [two] = sampler.draw(np.arange(4)), again.draw(np.arange(4))
+    assert (one.support == two.support).all()
+    assert (one.query_y == two.query_y).all()
+
+
+# ---- who divides
+
+
+def classes(count, start=0, each=9, name="all"):
+    labels = np.arange(count).repeat(each)
+    x = (1000 * (start + labels) + np.tile(np.arange(each), count)).astype(np.float32)
+    return TensorSource(torch.from_numpy(x)[:, None], labels, [f"c{start + i}" for i in range(count)], name)
+
+
+def drawn_classes(data, split):
+    return {data.open(split).source.class_names[one] for one in data.episode(split, 0).classes[0]} | set(
+        data.open(split).source.class_names
+    )
+
+
+def test_undivided_classes_are_divided_at_random_and_the_same_for_every_seed_of_episodes():
+    one, two, other = (
+        episodic(Given({"all": classes(20)}), num_ways=3, num_queries=2, **options)
+        for options in ({}, {"seed": 5}, {"division_seed": 5})
+    )
+    found = {split: drawn_classes(one, split) for split in SPLITS}
+    assert [len(found[split]) for split in SPLITS] == [12, 4, 4]
+    assert set.union(*found.values()) == set(classes(20).class_names)
+    assert {split: drawn_classes(two, split) for split in SPLITS} == found
+    assert {split: drawn_classes(other, split) for split in SPLITS} != found
+    assert one.protocol()["split"] == "classes at random, seed 0, 0.2 val, 0.2 test"
+
+
+def test_splits_of_equal_classes_are_pooled_and_divided_by_class(caplog):
+    parts = {"train": classes(12, each=6), "test": classes(12, each=3)}
+    data = episodic(Given(parts), num_ways=3, num_shots=2, num_queries=4)
+    with caplog.at_level("INFO"):
+        data.setup(None)
+    assert "Given: train and test have the same classes" in caplog.text
+    assert set(data.open("train").source.sizes.tolist()) == {9}
+    assert not drawn_classes(data, "train") & drawn_classes(data, "test")
+    assert data.protocol()["split"].startswith("train, test pooled, then classes at random, seed 0")
+
+
+def test_splits_that_share_some_classes_are_an_error():
+    parts = {"train": classes(6), "test": classes(6, start=3)}
+    with pytest.raises(UserError, match="shares some classes with the training, but 'c6' is only in test"):
+        episodic(Given(parts), num_ways=2, num_queries=2).setup("fit")
+
+
+def test_too_few_classes_for_three_splits():
+    with pytest.raises(UserError, match="all has 8 classes, but three splits need 3 \\+ 3 \\+ 3 = 9"):
+        episodic(Given({"all": classes(8)}), num_ways=3, num_queries=2).setup("fit")
+
+
+def test_numbers_as_targets_are_an_error_everywhere():
+    parts = {"all": TensorSource(torch.zeros(9, 2), torch.zeros(9, 1), (), "heights")}
+    for build in (episodic, lambda source: ClassBatches(episodic(source))):
+        with pytest.raises(UserError, match="heights has numbers as targets, but classes are needed"):
+            build(Given(parts)).setup("fit")

@@ -1,12 +1,12 @@
-"""Prediction from folders, as users really leave them, and the glyphs as episodes."""
+"""Prediction from folders, as users really leave them."""
 
 import numpy as np
 import pytest
 import torch
-from metatransfer.data.folders import image_files, open_image, prediction_task
 from PIL import Image, ImageDraw
 
-from metatransfer.data import GlyphEpisodes, load_glyphs
+from metatransfer import EpisodicDataModule, Glyphs, PredictFolders
+from metatransfer.data.serving.folders import image_files, open_image, prediction_task
 from metatransfer.errors import UserError
 
 
@@ -136,77 +136,12 @@ def test_a_refusal_of_convert_names_the_file(folders):
         prediction_task(*folders, picky)
 
 
-# ---- glyphs
-
-
-@pytest.fixture(scope="module")
-def glyphs():
-    data = GlyphEpisodes(num_ways=5, num_shots=1, num_queries=2, tasks_per_batch=2, train_episodes=4, val_episodes=2)
-    data.setup()
-    return data
-
-
-def test_glyph_splits_share_no_writing_system_and_no_character(glyphs):
-    raw = load_glyphs()
-    names = {split: set(sampler.source.class_names) for split, sampler in glyphs.samplers.items()}
-    scripts = {split: {name.rsplit(" ", 1)[0] for name in found} for split, found in names.items()}
-    for left, right in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert not names[left] & names[right]
-        assert not scripts[left] & scripts[right]
-    assert all(scripts[split] == set(raw.splits[split]) for split in scripts)
-    assert sum(len(found) for found in names.values()) == len(raw.characters)
-
-
-def test_glyph_samples_are_the_shipped_renderings(glyphs):
-    raw = load_glyphs()
-    for sampler in glyphs.samplers.values():
-        source = sampler.source
-        assert source.sample_shape == (1, 28, 28)
-        for k in (0, len(source.class_names) - 1):
-            members = source.order[source.offsets[k] : source.offsets[k] + source.sizes[k]]
-            index = raw.characters.index(source.class_names[k].rsplit(" ", 1)[1])
-            assert (source.data[members, 0].numpy() == raw.images[index]).all()
-
-
-def test_glyph_episodes(glyphs):
-    batch = next(iter(glyphs.train_dataloader()))
-    assert batch.support_x.shape == (2, 5, 1, 28, 28)
-    assert batch.query_x.shape == (2, 10, 1, 28, 28)
-    assert batch.support_x.max() == 1
-    assert glyphs.protocol()["split"] == "by writing system"
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
-def test_convert_image(glyphs, mode):
-    image = Image.new("L", (50, 80), 255)
-    ImageDraw.Draw(image).line([(10, 10), (40, 70)], fill=0, width=6)
-    sample = glyphs.convert_image(image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode))
-    assert sample.shape == (1, 28, 28)
-    assert sample.dtype == torch.float32
-    assert sample.min() == 0
-    assert sample.max() == 1
-    assert sample[0, 3:6, :14].sum() > sample[0, 3:6, 14:].sum()  # from the upper left to the lower right, as drawn
-
-
-@pytest.mark.parametrize("invert", [False, True])
-def test_convert_image_of_a_shipped_rendering_gives_nearly_itself(glyphs, invert):
-    source = glyphs.samplers["test"].source
-    for index in range(0, len(source), len(source) // 20):
-        original = source.data[index, 0].numpy()
-        found = glyphs.convert_image(Image.fromarray(original if invert else 255 - original))[0].numpy()
-        assert found.max() == 1
-        assert abs(found.mean() - original.mean() / 255) < 0.15
-
-
-def test_convert_image_of_a_blank_picture(glyphs):
-    with pytest.raises(UserError, match="blank"):
-        glyphs.convert_image(Image.new("RGB", (30, 30), (200, 200, 200)))
-
-
 def test_predict_needs_both_folders(folders):
     for arguments in ({}, {"support": str(folders[0])}, {"query": str(folders[1])}):
-        with pytest.raises(UserError, match=r"predict needs two folders: --data\.support .* --data\.query"):
-            GlyphEpisodes(**arguments).setup("predict")
+        with pytest.raises(
+            UserError, match=r"predict needs two folders: --data\.predict\.support .* --data\.predict\.query"
+        ):
+            EpisodicDataModule(Glyphs(), predict=PredictFolders(**arguments)).setup("predict")
 
 
 def test_predict_serves_the_one_task(tmp_path):
@@ -215,9 +150,8 @@ def test_predict_serves_the_one_task(tmp_path):
         ImageDraw.Draw(image).rectangle([10, 10, 25, 30], outline=0, width=3)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / name)
-    data = GlyphEpisodes(support=str(tmp_path / "support"), query=str(tmp_path / "query"))
+    data = EpisodicDataModule(Glyphs(), predict=PredictFolders(str(tmp_path / "support"), str(tmp_path / "query")))
     data.setup("predict")
-    assert not data.samplers
     [task] = data.predict_dataloader()
     assert task.support_labels == ("a", "b")
     assert task.query_x.shape == (1, 1, 28, 28)

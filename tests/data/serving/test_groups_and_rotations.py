@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from metatransfer import EpisodicDataModule, TensorSource, UserError
-from metatransfer.data import EpisodeSampler, RotatedClasses
-from metatransfer.data.sources import rotate
+from metatransfer import TensorSource, UserError
+from metatransfer.data import EpisodeSampler, EpisodeSize, RotatedClasses
+from metatransfer.data.sources import SPLITS, rotate
+from serving_by_names import Given, episodic
 
 IMAGES = (torch.arange(6 * 4 * 9, dtype=torch.float32) % 255).to(torch.uint8).view(24, 1, 3, 3)
 LABELS = np.arange(6).repeat(4)
@@ -17,18 +18,19 @@ GROUPS = ["a", "b", "a", "b", "b", "c"]
 CPU = torch.device("cpu")
 
 
+def one(sampler, indices):
+    [drawn] = sampler.draw(indices)
+    return drawn
+
+
 def source(groups=None):
     return TensorSource(IMAGES.clone(), LABELS, NAMES, "toy", groups)
 
 
-class Toy(EpisodicDataModule):
-    def __init__(self, rotation="none", grouped=False, **episodes):
-        super().__init__(num_ways=2, num_shots=1, num_queries=2, **episodes)
-        self.default_rotations = dict.fromkeys(("train", "val", "test"), rotation)
-        self.default_group_by = grouped
-
-    def source(self, split):
-        return source(GROUPS)
+def toy(rotation="none", grouped=False, **options):
+    parts = dict.fromkeys(SPLITS, source(GROUPS))
+    own = Given(parts, divided_by="class", rotations=dict.fromkeys(SPLITS, rotation), within_groups=grouped)
+    return episodic(own, num_ways=2, num_queries=2, **options)
 
 
 def test_rotated_classes_are_turned_copies():
@@ -59,14 +61,14 @@ def test_only_square_images_can_be_rotated():
 
 
 def test_per_class_rotation_is_the_same_for_a_class_in_its_episode_and_all_four_occur():
-    data, plain = Toy("per_class"), Toy("none")
+    data, plain = toy("per_class"), toy("none")
     data.setup("test")
     plain.setup("test")
     seen = set()
     for index in range(40):
         turned, upright = data.episode("test", index), plain.episode("test", index)
         assert torch.equal(turned.support_y, upright.support_y)
-        drawn = data.samplers["test"](np.array([index]))
+        drawn = one(data.open("test"), np.array([index]))
         for x, y, original in (
             (turned.support_x[0], turned.support_y[0], upright.support_x[0]),
             (turned.query_x[0], turned.query_y[0], upright.query_x[0]),
@@ -79,15 +81,15 @@ def test_per_class_rotation_is_the_same_for_a_class_in_its_episode_and_all_four_
 
 
 def test_classes_rotation_in_a_data_module():
-    data = Toy("classes")
+    data = toy("classes")
     data.setup("fit")
-    assert len(data.samplers["train"].source.class_names) == 24
+    assert len(data.open("train").source.class_names) == 24
     assert next(iter(data.train_dataloader())).support_x.shape == (16, 2, 1, 3, 3)
 
 
 def test_within_groups_every_episode_stays_in_one_and_groups_are_equally_likely():
-    sampler = EpisodeSampler(source(GROUPS), "train", 0, num_ways=2, num_shots=1, num_queries=1, within_groups=True)
-    drawn = sampler(np.arange(4000))
+    sampler = EpisodeSampler(source(GROUPS), "train", 0, EpisodeSize(2, 1, 1), within_groups=True)
+    drawn = one(sampler, np.arange(4000))
     groups = np.asarray(GROUPS)[drawn.classes]
     assert (groups[:, 0] == groups[:, 1]).all()
     # "c" has one class and is left out; "a" has two classes, "b" three, each half of the episodes
@@ -99,28 +101,28 @@ def test_within_groups_every_episode_stays_in_one_and_groups_are_equally_likely(
 
 
 def test_groups_that_are_too_small_or_missing():
-    shape = {"num_ways": 4, "num_shots": 1, "num_queries": 1, "within_groups": True}
+    size = EpisodeSize(4, 1, 1)
     with pytest.raises(UserError, match="no group has the 4 classes of an episode; the largest, 'b', has 3"):
-        EpisodeSampler(source(GROUPS), "train", 0, **shape)
+        EpisodeSampler(source(GROUPS), "train", 0, size, within_groups=True)
     with pytest.raises(UserError, match="its classes have no groups"):
-        EpisodeSampler(source(), "train", 0, **shape)
+        EpisodeSampler(source(), "train", 0, size, within_groups=True)
     with pytest.raises(UserError, match="6 classes came with 2 groups"):
         source(["a", "b"])
 
 
 def test_what_the_user_asks_for_wins_over_the_datas_own():
-    own = Toy("classes", grouped=True)
+    own = toy("classes", grouped=True)
     assert own.rotations == dict.fromkeys(("train", "val", "test"), "classes")
-    assert own.group_by
-    chosen = Toy("classes", grouped=True, rotations={"train": "per_class"}, group_by=False)
+    assert own.protocol()["within_groups"]
+    chosen = toy("classes", grouped=True, rotations={"train": "per_class"}, within_groups=False)
     assert chosen.rotations == {"train": "per_class", "val": "none", "test": "none"}
     assert chosen.protocol()["rotations"] == chosen.rotations
     assert not chosen.protocol()["within_groups"]
-    assert chosen.open("train")(np.arange(3)).turns is not None
-    assert chosen.open("val")(np.arange(3)).turns is None
-    everywhere = Toy(rotations="classes", group_by=True)
+    assert one(chosen.open("train"), np.arange(3)).turns is not None
+    assert one(chosen.open("val"), np.arange(3)).turns is None
+    everywhere = toy(rotations="classes", within_groups=True)
     assert len(everywhere.open("test").source.class_names) == 24
-    drawn = everywhere.open("val")(np.arange(200))
+    drawn = one(everywhere.open("val"), np.arange(200))
     groups = np.repeat(np.unique(GROUPS, return_inverse=True)[1], 4)
     assert (groups[drawn.classes[:, 0]] == groups[drawn.classes[:, 1]]).all()
 
@@ -137,5 +139,5 @@ def test_what_the_user_asks_for_wins_over_the_datas_own():
 )
 def test_bad_options(options, words):
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
-        Toy(**options)
+        toy(**options)
     assert words in str(caught.value)

@@ -81,8 +81,10 @@ class ClassBatches(LightningDataModule):
         """Loads the data module inside."""
         self.episodes.load_state_dict(state_dict)
 
-    def episode(self, split: str, index: int) -> Episode:
-        """One episode of the data module inside, with ``T = 1``, on the CPU; ``split`` is ``"val"`` or ``"test"``."""
+    def episode(self, split: str, index: int, name: str | None = None) -> Episode:
+        """One episode of the data module inside, with ``T = 1``; of a test source by name, where there are several."""
+        if isinstance(self.episodes, CrossDomainEpisodes):
+            return self.episodes.episode(split, index, name)
         return self.episodes.episode(split, index)
 
     def train_dataloader(self) -> BatchLoader[LabelledBatch]:

@@ -21,7 +21,7 @@ from metatransfer.data.sampling.shaped import ShapedSampler
 from metatransfer.data.sampling.shapes import FixedShape
 from metatransfer.data.serving.base import CollectionDataModule
 from metatransfer.data.serving.folders import prediction_task
-from metatransfer.data.serving.pooling import ClassSplits
+from metatransfer.data.serving.pooling import ClassSplits, generator_of
 from metatransfer.data.serving.settings import (
     Division,
     EpisodeFiles,
@@ -243,8 +243,8 @@ class EpisodicDataModule(CollectionDataModule):
 
     def info(self) -> DataInfo:
         """The description of the data."""
-        generator = self.collection.opened().get("all")
-        targets = generator.num_targets if isinstance(generator, TaskGenerator) else None
+        generator = generator_of(self.collection)
+        targets = generator.num_targets if generator is not None else None
         encoder = self.encoder
         return DataInfo(
             batch=Episode,
@@ -297,7 +297,7 @@ class EpisodicDataModule(CollectionDataModule):
 
     def protocol(self) -> dict[str, Any]:
         """What must be reported beside every number measured on this data."""
-        generated = isinstance(self.collection.opened().get("all"), TaskGenerator)
+        generated = generator_of(self.collection) is not None
         changes = self.processing.changes(training=True).card()
         card = {
             "data": type(self.collection).__name__,

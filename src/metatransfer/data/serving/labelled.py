@@ -154,7 +154,9 @@ class LabelledDataModule(CollectionDataModule):
     def info(self) -> DataInfo:
         """The description of the data."""
         train, encoder = self.split("train"), self.encoder
-        first = None if self.collection.of_texts else self._sampler("train", training=False).batch(np.zeros(1, int), _CPU).x
+        first = (
+            None if self.collection.of_texts else self._sampler("train", training=False).batch(np.zeros(1, int), _CPU).x
+        )
         return DataInfo(
             batch=LabelledBatch,
             sample_shape=tuple(first.shape[1:]) if isinstance(first, Tensor) else (),

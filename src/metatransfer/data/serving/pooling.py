@@ -8,7 +8,16 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from metatransfer.checks import did_you_mean
 from metatransfer.data.sampling.division import RandomDivision
-from metatransfer.data.sources import SPLITS, Collection, JoinedSource, Source, TaskGenerator, joined, of_classes
+from metatransfer.data.sources import (
+    SPLITS,
+    Collection,
+    JoinedSource,
+    LazyParts,
+    Source,
+    TaskGenerator,
+    joined,
+    of_classes,
+)
 from metatransfer.errors import UserError
 
 
@@ -22,7 +31,7 @@ def labelled_parts(collection: Collection) -> dict[str, Source]:
         Sources of classes by part.
 
     Raises:
-        UserError: tasks that are generated, or targets that are not classes.
+        UserError: tasks that are generated, targets that are not classes, or no samples.
     """
     found: dict[str, Source] = {}
     for name, part in collection.opened().items():
@@ -32,8 +41,17 @@ def labelled_parts(collection: Collection) -> dict[str, Source]:
             )
         if not part.is_labelled:
             raise UserError(f"{part.name} has numbers as targets, but classes are needed here: give data with classes.")
+        if not len(part):
+            raise UserError(f"{part.name} has no samples: add some, or leave {name} out.")
         found[name] = part
     return found
+
+
+def generator_of(collection: Collection) -> TaskGenerator | None:
+    """What generates the training tasks, ``None`` where they are drawn from samples; opens no samples."""
+    opened = collection.opened()
+    found = None if isinstance(opened, LazyParts) else opened.get("all", opened.get("train"))
+    return found if isinstance(found, TaskGenerator) else None
 
 
 def pooled(parts: Mapping[str, Source]) -> Source:
@@ -153,12 +171,9 @@ def _check_classes(parts: Mapping[str, Source], first: str) -> None:
     """Raises an error for what no classifier can learn.
 
     Raises:
-        UserError: no samples, one class only, or classes without training samples.
+        UserError: one class only, or classes without training samples.
     """
     base = parts[first]
-    for name, source in parts.items():
-        if not len(source):
-            raise UserError(f"{source.name} has no samples: add some, or leave {name} out.")
     if len(base.class_names) < 2:
         raise UserError(
             f"{base.name} has one class only ('{base.class_names[0]}'): a classifier needs two or more; check the "
