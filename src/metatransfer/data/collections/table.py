@@ -120,7 +120,8 @@ class Table(Collection):
         """
         self.opened()
         assert self._columns is not None
-        if state.get("kind") != "table" or state["columns"] != list(self._columns.names):
+        same = state.get("columns") == list(self._columns.names)
+        if not same or set(state["categories"]) != set(self._columns.values):
             raise UserError(
                 f"the checkpoint was trained on the columns {', '.join(state.get('columns', ())) or 'of other data'}, "
                 f"but '{self.path}' gives {', '.join(self._columns.names)}: set features to those of the training."

@@ -97,18 +97,19 @@ class TableEncoder(Encoder):
         # a column of one value keeps a deviation of rounding errors, which must not be blown up
         constant = deviation <= 1e-12 * np.maximum(np.abs(x).max(0, initial=0), 1e-300)
         scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
-        categories = {}
+        categories, places = {}, {name: place for place, name in enumerate(columns.names)}
         for name, values in columns.values.items():
-            there = set(rows[:, columns.names.index(name)].tolist())
+            there = set(rows[:, places[name]].tolist())
             categories[name] = natural_order([word for word, place in values.items() if place in there])
         return cls(columns, x.mean(0), scale, categories)
 
     def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
         """Rows ``(N, F)`` as samples ``(N, D)``; a value that the training rows do not have is all zeros."""
         parts = [(rows[:, _numeric(self.columns)] - self.mean) * self.scale]
+        column = {name: place for place, name in enumerate(self.columns.names)}
         for name, words in self.categories.items():
             places = np.array([self.columns.values[name].get(word, -2) for word in words], np.float64)
-            parts.append((rows[:, self.columns.names.index(name), None] == places).astype(np.float64))
+            parts.append((rows[:, column[name], None] == places).astype(np.float64))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
