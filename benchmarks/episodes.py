@@ -35,7 +35,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from metatransfer.data.images.looking import ImageLook, decode
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
@@ -44,6 +43,7 @@ from torch.utils.data._utils.collate import default_collate
 from metatransfer import Episodes, EpisodicDataModule, ImageFolder, Omniglot, Processing, Task, TensorSource
 from metatransfer.callbacks.run.report import machine
 from metatransfer.data import EpisodeSampler
+from metatransfer.data.readers.image_look import ImageLook, decode
 from metatransfer.data.sampling.loader import EpisodeLoader
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
@@ -326,12 +326,14 @@ def _decoded(argument: tuple) -> int:
 def jpegs(rounds: int, workers: int = 2) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         photographs(Path(folder) / "photos")
-        data = EpisodicDataModule(ImageFolder(str(Path(folder) / "photos"), memory_limit=1, cache_dir=f"{folder}/cache"), task=Task(num_ways=5, num_shots=1, num_queries=15), episodes=Episodes(per_batch=2, train=40), num_workers=workers)  # fmt: skip
+        images = ImageFolder(str(Path(folder) / "photos"), memory_limit=1)
+        data = EpisodicDataModule(images, Task(5, 1, 15), episodes=Episodes(per_batch=2, train=40), num_workers=workers)
         data.setup("fit")
         source = data.samplers["train"].source
         batches = list(data.samplers["train"].draw(np.arange(40)))
-        images = [int(index) for drawn in batches for part in (drawn.support, drawn.query) for index in part.flatten()]
-        work = [(source.file(index), data.look) for index in images]
+        drawn = [int(index) for one in batches for part in (one.support, one.query) for index in part.flatten()]
+        files = source.base  # of which the training has some
+        work = [(files.file(int(source.indices[index])), files.look) for index in drawn]
         ratios, bare, served = [], [], []
         torch.set_num_threads(1)
         with multiprocessing.get_context("fork").Pool(workers) as pool:
