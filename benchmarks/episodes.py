@@ -44,7 +44,7 @@ from metatransfer import Episodes, EpisodicDataModule, ImageFolder, Omniglot, Pr
 from metatransfer.callbacks.run.report import machine
 from metatransfer.data import EpisodeSampler
 from metatransfer.data.readers.image_look import ImageLook, decode
-from metatransfer.data.sampling.loader import EpisodeLoader
+from metatransfer.data.sampling.loader import BatchLoader
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -400,7 +400,7 @@ def growth(rounds: int) -> dict[str, float]:
         images = torch.randint(0, 256, (classes * 20, 1, 28, 28), dtype=torch.uint8)
         source = TensorSource(images, np.arange(classes).repeat(20), [str(i) for i in range(classes)], "noise")
         sampler = EpisodeSampler(source, "train", 0, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES)
-        loaders[str(classes)] = iter(EpisodeLoader(sampler, episodes=TASKS * 100_000, tasks_per_batch=TASKS))
+        loaders[str(classes)] = iter(BatchLoader(sampler, count=TASKS * 100_000, batch_size=TASKS))
     for _ in range(rounds + 1):
         for classes, batches in loaders.items():
             begin = time.process_time()
