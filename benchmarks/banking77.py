@@ -50,15 +50,15 @@ def main() -> None:
     data.setup()
     encoder = HuggingFaceEncoder(ENCODER, normalize=True).eval()
     sources = [data.split(name).source for name in ("train", "test")]
-    train, test = (features(encoder, source, data.class_names) for source in sources)  # type: ignore[arg-type]
+    train, test = (features(encoder, source, data.info().class_names) for source in sources)  # type: ignore[arg-type]
     rows = {}
     for shots, theirs in OTHERS.items():
         scores = []
         for seed in range(options.draws if shots else 1):
             order = torch.randperm(len(train.y), generator=torch.Generator().manual_seed(seed))
             if shots:
-                order = torch.cat([order[train.y[order] == label][:shots] for label in range(data.num_classes)])
-            fitted = NearestClassMean("cosine").fit(Labelled(train.x[order], train.y[order]), data.num_classes)
+                order = torch.cat([order[train.y[order] == label][:shots] for label in range(data.info().num_classes)])
+            fitted = NearestClassMean("cosine").fit(Labelled(train.x[order], train.y[order]), data.info().num_classes)
             scores.append(100 * float((fitted.predict(test.x) == test.y).double().mean()))
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         half = 1.96 * spread / len(scores) ** 0.5

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from metatransfer import (
-    ArrayDataModule,
     Arrays,
     Division,
     FineTuneModule,
@@ -38,7 +37,7 @@ from metatransfer.callbacks.run.report import machine
 CLASSES, SIDE, BATCH = 10, 64, 32
 
 
-def fine_tuning(module: FineTuneModule, data: ArrayDataModule, steps: int) -> float:
+def fine_tuning(module: FineTuneModule, data: LabelledDataModule, steps: int) -> float:
     """Seconds of so many steps by the Trainer, without the start."""
     times = []
 

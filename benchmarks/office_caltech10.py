@@ -25,7 +25,6 @@ import numpy as np
 import torch
 
 from metatransfer import (
-    ArrayDataModule,
     Arrays,
     DomainDivision,
     FeatureClassifier,
@@ -71,7 +70,7 @@ TABLE = {
 }
 
 
-def domain(folder: Path, name: str) -> ArrayDataModule:
+def domain(folder: Path, name: str) -> LabelledDataModule:
     """A domain as the data module reads it.
 
     Raises:
@@ -90,14 +89,15 @@ def strength(data: DomainDataModule) -> float:
     batches = list(data.source_samples())
     x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
     fold = torch.empty(len(y), dtype=torch.int64)
-    for label in range(data.num_classes):
+    for label in range(data.info().num_classes):
         members = (y == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=torch.Generator().manual_seed(0))]
         fold[members] = torch.arange(len(members)) % FOLDS
     right = {}
     for value in STRENGTHS:
         machines = [
-            LinearSVM(value).fit(Labelled(x[fold != one], y[fold != one]), data.num_classes) for one in range(FOLDS)
+            LinearSVM(value).fit(Labelled(x[fold != one], y[fold != one]), data.info().num_classes)
+            for one in range(FOLDS)
         ]
         right[value] = sum(
             int((svm.predict(x[fold == one]) == y[fold == one]).sum()) for one, svm in enumerate(machines)
@@ -107,7 +107,7 @@ def strength(data: DomainDataModule) -> float:
 
 def accuracy(data: DomainDataModule, adapter: DomainAdapter | None, classifier: FeatureClassifier) -> float:
     """Of a fit, in percent."""
-    module = AdaptedFeaturesModule(RawFeatures(data.sample_shape()), data.num_classes, adapter, classifier)
+    module = AdaptedFeaturesModule(RawFeatures(data.info().sample_shape), data.info().num_classes, adapter, classifier)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0,

@@ -71,7 +71,7 @@ def main() -> None:
         print(network.weights_report)
         module = FineTuneModule(
             network,
-            data.num_classes,
+            data.info().num_classes,
             policy=LayerwiseLRDecay(0.9),
             warmup_fraction=0.1,
             optimizer=partial(torch.optim.AdamW, lr=0.002),

@@ -23,7 +23,8 @@ GROUPS = {
     **{name: ("processing", name) for name in ("augmentation", "transform", "rotations", "mix")},
     **{name: ("division", name) for name in ("val_fraction", "test_fraction", "transductive", "hold_out_source")},
     "per_batch": ("episodes", "per_batch"), "division_seed": ("division", "seed"),
-    "export": ("files", "export"), "use": ("files", "use"), "support": ("predict", "support"), "query": ("predict", "query"),
+    "export": ("files", "export"), "use": ("files", "use"), "support": ("predict", "support"),
+    "query": ("predict", "query"),
 }  # fmt: skip
 KINDS = {
     "task": Task, "eval_task": EvalTask, "episodes": Episodes, "processing": Processing, "division": Division,

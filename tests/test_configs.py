@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import best_checkpoint, results
 from contract import CONFIGS, EVERY_CONFIG, ROOT, methods, needs_files, wraps_episodes
-from metatransfer import EpisodicDataModule, EpisodicModule, GlyphEpisodes, Glyphs, MethodModule, SinusoidEpisodes, Task
+from metatransfer import EpisodicDataModule, EpisodicModule, Glyphs, MethodModule, Sinusoids, Task
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 
@@ -97,7 +97,7 @@ def test_fit_validate_test_predict(cli, config, tmp_path):
     data.setup("test")
     write_folder(tmp_path, data.episode("test", 0))
     where = "--data.episodes" if wraps_episodes(config) else "--data"
-    folders = [f"{where}.support", tmp_path / "support", f"{where}.query", tmp_path / "query"]
+    folders = [f"{where}.predict.support", tmp_path / "support", f"{where}.predict.query", tmp_path / "query"]
     predicted = cli("predict", saved, "--ckpt_path", checkpoint, *folders, small=False)
     rows = (predicted / "predictions.csv").read_text().splitlines()
     assert rows[0] == "file,label," + ",".join(f"p(letter-{i})" for i in range(5))
@@ -123,9 +123,8 @@ def test_loaded_from_its_checkpoint_it_predicts_the_same(cli, config):
     module = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     weights = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
-    data = {kind.__name__: kind for kind in (GlyphEpisodes, SinusoidEpisodes)}[
-        results(run)["protocol"]["data"]["data"]
-    ]()
+    source = {kind.__name__: kind for kind in (Glyphs, Sinusoids)}[results(run)["protocol"]["data"]["data"]]()
+    data = EpisodicDataModule(source, Task(num_shots=10, num_queries=10))
     data.setup("test")
     batch = data.episode("test", 3)
     one = module.adapt(batch.support_x[0], batch.support_y[0]).outputs(batch.query_x[0])

@@ -18,6 +18,7 @@ from metatransfer import (
     MLP,
     Arrays,
     ClassifierFigures,
+    Collection,
     Conv4,
     FineTuneModule,
     LabelledDataModule,
@@ -30,12 +31,13 @@ from metatransfer.callbacks.classifier_figures import class_table
 from metatransfer.drawing import classifiers as classifier_drawing
 from metatransfer.drawing import episodes as drawing
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
+from serving_by_names import labelled
 
 NAMES = ("plain", "two words", "$5 to $9", "日本")
 CLASSES = len(NAMES)
 
 
-class Blobs(LabelledDataModule):
+class BlobsParts(Collection):
     """Four kinds of noisy pictures, hard to tell apart."""
 
     colours = 1
@@ -48,10 +50,18 @@ class Blobs(LabelledDataModule):
         return {"all": TensorSource(x, labels, NAMES, "blobs")}
 
 
-class Colours(Blobs):
+def Blobs(**options):
+    return labelled(BlobsParts(), **options)
+
+
+class ColoursParts(BlobsParts):
     """The same in colour."""
 
     colours = 3
+
+
+def Colours(**options):
+    return labelled(ColoursParts(), **options)
 
 
 def module(colours=1):
@@ -181,10 +191,13 @@ def test_without_mistakes_there_is_no_picture_of_them(tmp_path):
 
 
 def test_what_is_no_picture_is_not_drawn_as_one(tmp_path):
-    class Rows(LabelledDataModule):
+    class RowsParts(Collection):
         def parts(self):
             x = torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
             return {"all": TensorSource(x, np.arange(60) % 3, ["a", "b", "c"], "rows")}
+
+    def Rows(**options):
+        return labelled(RowsParts(), **options)
 
     method = FineTuneModule(MLP((5,), (4,)), 3)
     trainer(tmp_path, ClassifierFigures()).test(method, datamodule=Rows(), verbose=False)
@@ -198,7 +211,7 @@ def test_mistaken_texts_are_shown_as_sentences(tmp_path):
         writer.writerow(["text", "label"])
         writer.writerows([f"costs ${i} or ${i + 1}, " + "very " * i + "much", f"kind {i % 2}"] for i in range(60))
     data = LabelledDataModule(Texts(str(path)))
-    method = FineTuneModule(TokenAverage(data.vocabulary_size), 2)
+    method = FineTuneModule(TokenAverage(data.info().vocabulary_size), 2)
     trainer(tmp_path, ClassifierFigures()).test(method, datamodule=data, verbose=False)
     looks_like_something(pictures(tmp_path)["test_mistakes"])
 

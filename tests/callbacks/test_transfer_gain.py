@@ -19,6 +19,7 @@ from scipy import stats
 from metatransfer import (
     BestCheckpoint,
     ClassifierFigures,
+    Collection,
     Conv4,
     FineTuneModule,
     FrozenFeaturesModule,
@@ -32,15 +33,14 @@ from metatransfer import (
     UserError,
 )
 from metatransfer.callbacks.transfer_gain import Interval, gain_of, measure_gain, verdict
+from serving_by_names import grouped
 
 CLASSES = 3
 SETTINGS = {"max_epochs": 1, "accelerator": "cpu", "limit_val_batches": 0}
 
 
-class Blobs(LabelledDataModule):
-    """Three kinds of noisy pictures; notes what is served."""
-
-    served: list[tuple[str, int, list[int]]] = []  # noqa: RUF012 - of one test
+class Pictures(Collection):
+    """Three kinds of noisy pictures."""
 
     def parts(self):
         generator = torch.Generator().manual_seed(0)
@@ -49,14 +49,23 @@ class Blobs(LabelledDataModule):
         x = (means[labels] + 0.6 * torch.rand(60, 1, 16, 16, generator=generator)).clamp(0, 1)
         return {"all": TensorSource(x, labels, [f"class {i}" for i in range(CLASSES)], "blobs")}
 
+
+class Blobs(LabelledDataModule):
+    """Notes what is served."""
+
+    served: list[tuple[str, int, list[int]]] = []  # noqa: RUF012 - of one test
+
+    def __init__(self, source=None, **options):
+        super().__init__(source or Pictures(), **grouped(options))
+
     def train_dataloader(self):
         split = self.split("train")
-        order = self._sampler("train", True).order(0)
+        order = self._sampler("train", training=True).order(0)
         Blobs.served.append(("train", self.seed, split.indices[order].tolist()))
         return super().train_dataloader()
 
 
-class Given(Blobs):
+class Divided(Pictures):
     """Divided already: no seed changes the test."""
 
     def parts(self):
@@ -66,6 +75,10 @@ class Given(Blobs):
             name: TensorSource(whole.data[part], whole.labels[part], whole.class_names, name)
             for name, part in rows.items()
         }
+
+
+def Given(**options):
+    return Blobs(Divided(), **options)
 
 
 def data(kind=Blobs, **arguments):

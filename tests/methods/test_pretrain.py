@@ -104,7 +104,7 @@ def test_it_learns_glyphs():
     )
     data = ClassBatches(inside, batch_size=64)
     data.setup("fit")
-    made = PretrainModule(Conv4(hidden_channels=16), num_classes=data.num_classes)
+    made = PretrainModule(Conv4(hidden_channels=16), num_classes=data.info().num_classes)
     optimizer = torch.optim.Adam(made.parameters(), lr=0.01)
 
     def accuracy():

@@ -103,5 +103,5 @@ def test_wrong_input(texts):
 def test_pictures_are_refused(cli, capsys):
     with pytest.raises(SystemExit):
         cli("fit", ROOT / "configs" / "frozen_features.yaml", "--model", "TfidfSVMModule", small=False)
-    assert "TfidfSVMModule classifies texts, but DigitsDataModule serves none" in capsys.readouterr().err
+    assert "TfidfSVMModule classifies texts, but LabelledDataModule serves none" in capsys.readouterr().err
     assert LabelledDataModule(Digits()).num_classes == 10

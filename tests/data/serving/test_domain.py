@@ -348,7 +348,10 @@ BAD = {
         "target 't' has processing.mix",
     ),
     "mix": (lambda p: domains({"a": array(0, mix=v2.MixUp(num_classes=3))}), "source 'a' has processing.mix"),
-    "unlabelled source": (lambda p: domains({"a": array(0, 30, None)}), "source 'a': arrays has the samples 'x' without labels"),
+    "unlabelled source": (
+        lambda p: domains({"a": array(0, 30, None)}),
+        "source 'a': arrays has the samples 'x' without labels",
+    ),
     "source classes": (
         lambda p: domains({"a": array(0), "b": array(0, 30, NAMES[np.arange(30) % 2])}),
         "all domains must have the same classes, but source 'b' lacks 'dog' of source 'a'",
@@ -410,7 +413,9 @@ class_path: DomainDataModule
 init_args:
   sources:
     clean: {class_path: Digits, init_args: {image_size: 14}}
-    drawn: {class_path: LabelledDataModule, init_args: {source: {class_path: TypesetDigits, init_args: {image_size: 14}}}}
+    drawn:
+      class_path: LabelledDataModule
+      init_args: {source: {class_path: TypesetDigits, init_args: {image_size: 14}}}
   targets:
     mine: ROOT
   division: {transductive: true}

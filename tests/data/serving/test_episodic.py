@@ -349,7 +349,7 @@ def test_numbers_below_one(name):
         (lambda: toys().setup("predict"), ["--data.predict.support", "--data.predict.query"]),
         (lambda: toys().collection.convert(None), ["Toys cannot read image files"]),
         (lambda: episodic(Given({"other": 1})).open("train"), ["Given.parts must return", "other"]),
-        (lambda: episodic(Given({"train": in_memory("train"), "val": in_memory("val")})).open("test"), ["no samples for test"]),
+        (lambda: episodic(Given({one: in_memory(one) for one in ("train", "val")})).open("test"), ["no samples for test"]),
     ],
 )  # fmt: skip
 def test_one_sentence(build, words):

@@ -381,7 +381,13 @@ def test_texts_as_episodes():
     with pytest.raises(UserError, match="rotations turn images"):
         turned.episode("train", 0)
     with pytest.raises(UserError, match="augmentation changes images or vectors, but these samples are texts"):
-        next(iter(episodic(Texts({"all": EightTexts(64)}), num_ways=2, num_queries=2, augmentation=Shift()).train_dataloader()))
+        next(
+            iter(
+                episodic(
+                    Texts({"all": EightTexts(64)}), num_ways=2, num_queries=2, augmentation=Shift()
+                ).train_dataloader()
+            )
+        )
 
 
 class EightTexts(TextSource):

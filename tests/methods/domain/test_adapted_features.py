@@ -318,8 +318,10 @@ def test_pictures_are_labelled(cli, tmp_path):
     query.mkdir()
     for number in range(3):
         Image.fromarray(np.full((28, 28), 40 * number, np.uint8)).save(query / f"{number}.png")
-    photos = {"root": str(query), "predict": str(query), "image_size": 28, "channels": 1}
-    targets = json.dumps({"photos": {"class_path": "ImageFolderDataModule", "init_args": photos}})
+    photos = {"class_path": "ImageFolder", "init_args": {"root": str(query), "image_size": 28, "channels": 1}}
+    targets = json.dumps(
+        {"photos": {"class_path": "LabelledDataModule", "init_args": {"source": photos, "predict": str(query)}}}
+    )
     arguments = ["--ckpt_path", best_checkpoint(run), f"--data.targets={targets}"]
     found = cli("predict", run / "config.yaml", *arguments, small=False)
     rows = list(csv.DictReader((found / "predictions.csv").open()))

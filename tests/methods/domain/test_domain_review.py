@@ -13,7 +13,6 @@ from metatransfer import (
     MLP,
     AdaBNModule,
     ADDAModule,
-    ArrayDataModule,
     Arrays,
     DANNModule,
     DomainAdaptationModule,
@@ -26,6 +25,7 @@ from metatransfer import (
 )
 from metatransfer.experiments.domain_twins import measure_adaptation
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
+from serving_by_names import labelled
 
 
 def arrays(offset=0.0, scale=1.0, count=200, seed=0, in_order=False, **arguments):
@@ -33,7 +33,7 @@ def arrays(offset=0.0, scale=1.0, count=200, seed=0, in_order=False, **arguments
     y = torch.randint(3, (count,), generator=draw)
     y = y.sort().values if in_order else y
     x = torch.randn(count, 4, generator=draw) + 3 * torch.nn.functional.one_hot(y, 4)
-    return ArrayDataModule.from_arrays((x * scale + offset).numpy(), y.numpy(), **arguments)
+    return labelled(Arrays.from_arrays((x * scale + offset).numpy(), y.numpy()), **arguments)
 
 
 def network(norm=False):

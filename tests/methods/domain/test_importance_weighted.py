@@ -38,7 +38,7 @@ def test_weights_are_the_estimators_in_the_order_of_the_numbers(make):
     expected = estimator.fit(rows(data.source_samples()).numpy(), target=rows(data.target_samples()).numpy()).weights_
     np.testing.assert_allclose(one.sample_weights.numpy(), expected, rtol=1e-5)
     assert one.sample_weights.std() > 0.01
-    assert len(one.sample_weights) == data.num_source_samples
+    assert len(one.sample_weights) == sum(data.info().class_counts)
 
 
 def test_the_loss_is_the_weighted_mean():
@@ -55,7 +55,7 @@ def test_the_loss_is_the_weighted_mean():
 
 def test_equal_weights_train_as_the_source_alone(monkeypatch):
     equal = method()
-    monkeypatch.setattr(equal, "find_weights", lambda data: np.ones(data.num_source_samples))
+    monkeypatch.setattr(equal, "find_weights", lambda data: np.ones(sum(data.info().class_counts)))
     fit(equal, clouds())
     plain = module(SourceOnlyModule)
     fit(plain, clouds())

@@ -71,7 +71,7 @@ def test_it_learns(tmp_path):
             noise = [f"n{number}" for number in generator.integers(0, 30, 6)]
             writer.writerow([" ".join(generator.permutation([*generator.choice(words, 2), *noise])), label])
     data = LabelledDataModule(Texts(str(tmp_path / "t.csv")), batch_size=16)
-    network = nn.Sequential(TokenAverage(data.vocabulary_size), nn.Linear(64, 3))
+    network = nn.Sequential(TokenAverage(data.info().vocabulary_size), nn.Linear(64, 3))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(10):
         for batch in data.train_dataloader():
