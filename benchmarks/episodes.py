@@ -42,7 +42,7 @@ from torch.utils.data._utils.collate import default_collate
 
 from metatransfer import Episodes, EpisodicDataModule, ImageFolder, Omniglot, Processing, Task, TensorSource
 from metatransfer.callbacks.run.report import machine
-from metatransfer.data import EpisodeSampler
+from metatransfer.data import EpisodeSampler, EpisodeSize
 from metatransfer.data.readers.image_look import ImageLook, decode
 from metatransfer.data.sampling.loader import BatchLoader
 
@@ -88,9 +88,14 @@ class InMemory(Dataset):
 
 
 def ours(root: str) -> tuple[Callable[[], Batch], TensorSource]:
-    data = EpisodicDataModule(Omniglot(root), task=Task(num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES), episodes=Episodes(per_batch=TASKS, train=TASKS * 100_000), processing=Processing(rotations="none"))  # fmt: skip
+    data = EpisodicDataModule(
+        Omniglot(root),
+        Task(WAYS, SHOTS, QUERIES),
+        episodes=Episodes(per_batch=TASKS, train=TASKS * 100_000),
+        processing=Processing(rotations="none"),
+    )
     batches = iter(data.train_dataloader())
-    return lambda: next(batches), data.samplers["train"].source
+    return lambda: next(batches), data.open("train").source
 
 
 # ---- the peers
@@ -268,7 +273,7 @@ def serve(root: str, rounds: int) -> dict[str, object]:
     data = InMemory(source.read(torch.arange(len(source)), torch.device("cpu")), source.labels.tolist())
     folders = [f"omniglot-py/images_*/{name}/*.png" for name in source.class_names]
     files = [file for folder in folders for file in sorted(Path(root).glob(folder))]
-    opened = FromFiles(files, data.labels, EpisodicDataModule(Omniglot(root)).look)
+    opened = FromFiles(files, data.labels, Omniglot(root).look)
     systems: dict[str, tuple[Callable[[], Batch], int]] = {"metatransfer": (nothing, 40)}
     for name, make in (("learn2learn", with_learn2learn), ("torchmeta's way", as_torchmeta), ("easyfsl", with_easyfsl)):
         for given, where, count in ((data, "in memory", 2), (opened, "from files", 1)):
@@ -329,8 +334,8 @@ def jpegs(rounds: int, workers: int = 2) -> dict[str, float]:
         images = ImageFolder(str(Path(folder) / "photos"), memory_limit=1)
         data = EpisodicDataModule(images, Task(5, 1, 15), episodes=Episodes(per_batch=2, train=40), num_workers=workers)
         data.setup("fit")
-        source = data.samplers["train"].source
-        batches = list(data.samplers["train"].draw(np.arange(40)))
+        source = data.open("train").source
+        batches = list(data.open("train").draw(np.arange(40)))
         drawn = [int(index) for one in batches for part in (one.support, one.query) for index in part.flatten()]
         files = source.base  # of which the training has some
         work = [(files.file(int(source.indices[index])), files.look) for index in drawn]
@@ -366,7 +371,7 @@ def first_batch(root: str) -> None:
     data.setup("fit")
     next(iter(data.train_dataloader()))
     seconds = time.perf_counter() - start
-    held = sum(sampler.source.base.data.nbytes for sampler in data.samplers.values())
+    held = sum(data.open(split).source.base.data.nbytes for split in ("train", "val"))
     # not ru_maxrss, which starts at what the parent had
     peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text()).group(1))  # type: ignore[union-attr]
     above = (peak - before - held) / 2**20
@@ -399,7 +404,7 @@ def growth(rounds: int) -> dict[str, float]:
     for classes in (100, 1000, 5000, 20_000):
         images = torch.randint(0, 256, (classes * 20, 1, 28, 28), dtype=torch.uint8)
         source = TensorSource(images, np.arange(classes).repeat(20), [str(i) for i in range(classes)], "noise")
-        sampler = EpisodeSampler(source, "train", 0, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES)
+        sampler = EpisodeSampler(source, "train", 0, EpisodeSize(WAYS, SHOTS, QUERIES))
         loaders[str(classes)] = iter(BatchLoader(sampler, count=TASKS * 100_000, batch_size=TASKS))
     for _ in range(rounds + 1):
         for classes, batches in loaders.items():
