@@ -273,7 +273,7 @@ def serve(root: str, rounds: int) -> dict[str, object]:
     data = InMemory(source.read(torch.arange(len(source)), torch.device("cpu")), source.labels.tolist())
     folders = [f"omniglot-py/images_*/{name}/*.png" for name in source.class_names]
     files = [file for folder in folders for file in sorted(Path(root).glob(folder))]
-    opened = FromFiles(files, data.labels, Omniglot(root).look)
+    opened = FromFiles(files, data.labels, Omniglot(root).reader.look)
     systems: dict[str, tuple[Callable[[], Batch], int]] = {"metatransfer": (nothing, 40)}
     for name, make in (("learn2learn", with_learn2learn), ("torchmeta's way", as_torchmeta), ("easyfsl", with_easyfsl)):
         for given, where, count in ((data, "in memory", 2), (opened, "from files", 1)):

@@ -1,4 +1,4 @@
-"""The base class of all collections; it is among the sources because data modules, which know no collection, need it."""
+"""The base class of all collections; it lives among the sources because data modules need it, too."""
 
 from metatransfer.data.sources.collection import Collection, LazyParts
 

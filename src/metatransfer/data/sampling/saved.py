@@ -121,8 +121,8 @@ class SavedEpisodes(EpisodeSampler):
             found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(self.sizes())[:3])
             raise UserError(
                 f"'{self.path}' holds {found} episodes with {max(one.num_queries for one in self.sizes()):g} queries "
-                f"per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with {size.num_queries}: set "
-                "num_ways, num_shots and num_queries of eval_task to those of the file."
+                f"per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with {size.num_queries}: "
+                "set num_ways, num_shots and num_queries of eval_task to those of the file."
             )
 
     def _check(self) -> None:
@@ -183,6 +183,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
     Raises:
         UserError: it is not a file of episodes.
+        ValueError: inside only, to become one.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -292,8 +292,8 @@ def check_no_texts(data: LabelledDataModule) -> None:
     """
     if data.collection.of_texts:
         raise UserError(
-            f"{type(data.collection).__name__} serves texts, but domain adaptation needs vectors or images: give features "
-            "of the texts, by Arrays."
+            f"{type(data.collection).__name__} serves texts, but domain adaptation needs vectors or images: give "
+            "features of the texts, by Arrays."
         )
 
 

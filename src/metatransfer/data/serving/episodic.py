@@ -187,8 +187,8 @@ class EpisodicDataModule(CollectionDataModule):
         }
         if wrong := [name for name, given in asked.items() if given]:
             raise UserError(
-                f"{type(self.collection).__name__} generates its tasks, which have no samples or classes to choose from: "
-                f"leave out {', '.join(wrong)}; the same seed gives the same tasks."
+                f"{type(self.collection).__name__} generates its tasks, which have no samples or classes to choose "
+                f"from: leave out {', '.join(wrong)}; the same seed gives the same tasks."
             )
         return GeneratedSampler(generator, split, self.seed, task.size)
 

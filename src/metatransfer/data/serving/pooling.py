@@ -119,8 +119,8 @@ class ClassSplits:
         if len(parts) > 1:
             self.how = f"{', '.join(parts)} pooled, then {self.how}"
             rank_zero_info(
-                f"{type(self.collection).__name__}: {' and '.join(parts)} have the same classes, but episodes need other "
-                f"classes in each split: all samples are pooled and divided by class ({self.division})."
+                f"{type(self.collection).__name__}: {' and '.join(parts)} have the same classes, but episodes need "
+                f"others in each split: all samples are pooled and divided by class ({self.division})."
             )
         classes = self.division(whole.class_names, *self.ways, whole.name)
         return {split: of_classes(whole, names, f"{whole.name} {split}") for split, names in classes.items()}
@@ -137,8 +137,8 @@ def _check_same_classes(parts: Mapping[str, Source]) -> None:
         alone = [one for one in part.class_names if one not in known]
         if alone:
             raise UserError(
-                f"{part.name} shares some classes with the training, but '{alone[0]}' is only in {name}: give all splits "
-                f"the same classes, or each classes of its own{did_you_mean(alone[0], known)}"
+                f"{part.name} shares some classes with the training, but '{alone[0]}' is only in {name}: give all "
+                f"splits the same classes, or each classes of its own{did_you_mean(alone[0], known)}"
             )
 
 

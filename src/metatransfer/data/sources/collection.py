@@ -118,7 +118,7 @@ class Collection(ABC):
         return None
 
     def protocol(self) -> dict[str, Any]:
-        """What must be reported beside every number measured on this data, such as checksums; may name the ``split``."""
+        """What must be reported beside every number measured on this data, e.g. checksums; may name the ``split``."""
         return {}
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing to download
@@ -141,11 +141,11 @@ class Collection(ABC):
         """
         if "_opened" not in self.__dict__:
             parts = self.parts()
-            wrong = set(parts) - {"all", *SPLITS} if isinstance(parts, Mapping) else {"something else"}
-            if wrong or ("all" in parts) == ("train" in parts):
+            names = list(map(str, parts)) if isinstance(parts, Mapping) else [type(parts).__name__]
+            if set(names) - {"all", *SPLITS} or ("all" in names) == ("train" in names):
                 raise UserError(
-                    f"{type(self).__name__}.parts must return {{'all': source}}, or sources for 'train' and where there "
-                    f"are any 'val' and 'test', but returned {', '.join(map(str, parts)) or 'nothing'}."
+                    f"{type(self).__name__}.parts must return {{'all': source}}, or sources for 'train' and, where "
+                    f"there are any, 'val' and 'test', but returned {', '.join(names) or 'nothing'}."
                 )
             self.__dict__["_opened"] = parts
         opened: Mapping[str, Source | TaskGenerator] = self.__dict__["_opened"]
