@@ -22,8 +22,8 @@ _TAIL = 16  # digits that give the length of the note
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Lets a file be written beside its final place, and moves it there when the block ends without an error.
 
-    Readers see the old file or the new one, never a part of it, also after a crash of the machine. Several processes may
-    write the same file; the last one wins.
+    Readers see the old file or the new one, never a part of it, even after a crash of the machine. Several processes
+    may write the same file; the last one wins.
 
     Args:
         path: the file; its folder is made. A link stays a link.
@@ -176,4 +176,5 @@ def forget_old(folder: Path, kind: str, days: int = 60) -> None:
 
 
 def _checksum(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest()
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return hashlib.sha256(flat.view(np.uint8).data if flat.size else b"").hexdigest()
