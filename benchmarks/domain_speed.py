@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from metatransfer import ArrayDataModule, DANNModule, DomainBatch, DomainDataModule, LeNet, PerceptronHead
+from metatransfer import Arrays, DANNModule, DomainBatch, DomainDataModule, LabelledDataModule, LeNet, PerceptronHead
 from metatransfer.callbacks.run.machine import processor_name
 from metatransfer.nn import reverse_gradient
 
@@ -119,7 +119,7 @@ def main() -> None:
     x = [draw.integers(0, 256, (SAMPLES, 1, 28, 28), dtype=np.uint8) for _ in range(2)]
     y = np.arange(SAMPLES) % 10
     fixed = {"val_fraction": 0.01, "test_fraction": 0.01, "transform": [v2.Normalize([0.5], [0.5])]}
-    served = [ArrayDataModule.from_arrays(one, y, **fixed) for one in x]
+    served = [LabelledDataModule(Arrays.from_arrays(one, y), **fixed) for one in x]
     data = DomainDataModule({"source": served[0]}, {"target": served[1]}, batch_size=BATCH)
     make = partial(DANNModule, head=PerceptronHead, optimizer=partial(torch.optim.Adam, lr=1e-3))
     sets = [Images(one, y) for one in x]

@@ -40,11 +40,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 from torch.utils.data._utils.collate import default_collate
 
-from metatransfer import ImageFolderEpisodes, OmniglotEpisodes, TensorSource
+from metatransfer import Episodes, EpisodicDataModule, ImageFolder, Omniglot, Processing, Task, TensorSource
 from metatransfer.callbacks.run.report import machine
-from metatransfer.data import EpisodeSampler
-from metatransfer.data.images.looking import ImageLook, decode
-from metatransfer.data.loaders import EpisodeLoader
+from metatransfer.data import EpisodeSampler, EpisodeSize
+from metatransfer.data.readers.image_look import ImageLook, decode
+from metatransfer.data.sampling.loader import BatchLoader
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -88,12 +88,14 @@ class InMemory(Dataset):
 
 
 def ours(root: str) -> tuple[Callable[[], Batch], TensorSource]:
-    data = OmniglotEpisodes(
-        root, rotations="none", num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES, tasks_per_batch=TASKS,
-        train_episodes=TASKS * 100_000,
-    )  # fmt: skip
+    data = EpisodicDataModule(
+        Omniglot(root),
+        Task(WAYS, SHOTS, QUERIES),
+        episodes=Episodes(per_batch=TASKS, train=TASKS * 100_000),
+        processing=Processing(rotations="none"),
+    )
     batches = iter(data.train_dataloader())
-    return lambda: next(batches), data.samplers["train"].source
+    return lambda: next(batches), data.open("train").source
 
 
 # ---- the peers
@@ -271,7 +273,7 @@ def serve(root: str, rounds: int) -> dict[str, object]:
     data = InMemory(source.read(torch.arange(len(source)), torch.device("cpu")), source.labels.tolist())
     folders = [f"omniglot-py/images_*/{name}/*.png" for name in source.class_names]
     files = [file for folder in folders for file in sorted(Path(root).glob(folder))]
-    opened = FromFiles(files, data.labels, OmniglotEpisodes(root).look)
+    opened = FromFiles(files, data.labels, Omniglot(root).reader.look)
     systems: dict[str, tuple[Callable[[], Batch], int]] = {"metatransfer": (nothing, 40)}
     for name, make in (("learn2learn", with_learn2learn), ("torchmeta's way", as_torchmeta), ("easyfsl", with_easyfsl)):
         for given, where, count in ((data, "in memory", 2), (opened, "from files", 1)):
@@ -329,15 +331,14 @@ def _decoded(argument: tuple) -> int:
 def jpegs(rounds: int, workers: int = 2) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         photographs(Path(folder) / "photos")
-        data = ImageFolderEpisodes(
-            str(Path(folder) / "photos"), memory_limit=1, cache_dir=f"{folder}/cache", num_workers=workers, num_ways=5,
-            num_shots=1, num_queries=15, tasks_per_batch=2, train_episodes=40,
-        )  # fmt: skip
+        images = ImageFolder(str(Path(folder) / "photos"), memory_limit=1)
+        data = EpisodicDataModule(images, Task(5, 1, 15), episodes=Episodes(per_batch=2, train=40), num_workers=workers)
         data.setup("fit")
-        source = data.samplers["train"].source
-        batches = list(data.samplers["train"].draw(np.arange(40)))
-        images = [int(index) for drawn in batches for part in (drawn.support, drawn.query) for index in part.flatten()]
-        work = [(source.file(index), data.look) for index in images]
+        source = data.open("train").source
+        batches = list(data.open("train").draw(np.arange(40)))
+        drawn = [int(index) for one in batches for part in (one.support, one.query) for index in part.flatten()]
+        files = source.base  # of which the training has some
+        work = [(files.file(int(source.indices[index])), files.look) for index in drawn]
         ratios, bare, served = [], [], []
         torch.set_num_threads(1)
         with multiprocessing.get_context("fork").Pool(workers) as pool:
@@ -362,11 +363,15 @@ def first_batch(root: str) -> None:
     """In a process of its own: seconds and memory from the imports to the first meta-batch of full Omniglot."""
     before = _resident()
     start = time.perf_counter()
-    data = OmniglotEpisodes(root, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES, tasks_per_batch=TASKS)
+    data = EpisodicDataModule(
+        Omniglot(root),
+        task=Task(num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES),
+        episodes=Episodes(per_batch=TASKS),
+    )
     data.setup("fit")
     next(iter(data.train_dataloader()))
     seconds = time.perf_counter() - start
-    held = sum(sampler.source.base.data.nbytes for sampler in data.samplers.values())
+    held = sum(data.open(split).source.base.data.nbytes for split in ("train", "val"))
     # not ru_maxrss, which starts at what the parent had
     peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text()).group(1))  # type: ignore[union-attr]
     above = (peak - before - held) / 2**20
@@ -399,8 +404,8 @@ def growth(rounds: int) -> dict[str, float]:
     for classes in (100, 1000, 5000, 20_000):
         images = torch.randint(0, 256, (classes * 20, 1, 28, 28), dtype=torch.uint8)
         source = TensorSource(images, np.arange(classes).repeat(20), [str(i) for i in range(classes)], "noise")
-        sampler = EpisodeSampler(source, "train", 0, num_ways=WAYS, num_shots=SHOTS, num_queries=QUERIES)
-        loaders[str(classes)] = iter(EpisodeLoader(sampler, episodes=TASKS * 100_000, tasks_per_batch=TASKS))
+        sampler = EpisodeSampler(source, "train", 0, EpisodeSize(WAYS, SHOTS, QUERIES))
+        loaders[str(classes)] = iter(BatchLoader(sampler, count=TASKS * 100_000, batch_size=TASKS))
     for _ in range(rounds + 1):
         for classes, batches in loaders.items():
             begin = time.process_time()

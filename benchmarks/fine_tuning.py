@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from metatransfer import Conv4, DigitsDataModule, FineTuneModule, GradualUnfreezing
+from metatransfer import Conv4, Digits, Division, FineTuneModule, GradualUnfreezing, LabelledDataModule
 from metatransfer.callbacks.run.report import machine
 from metatransfer.drawing.episodes import to_pixels
 from metatransfer.experiments.comparing import intervals, twins_over_seeds
@@ -31,7 +31,7 @@ EPOCHS = {1: 120, 5: 60, 10: 30, 50: 30}
 def measure(labels: int, seeds: int) -> dict[str, Interval]:
     """Accuracies by what was trained, with ``labels`` labels per class, and the gain."""
     epochs = EPOCHS[labels]
-    data = DigitsDataModule(labels_per_class=labels, batch_size=25, test_fraction=0.5)
+    data = LabelledDataModule(Digits(), batch_size=25, labels_per_class=labels, division=Division(test_fraction=0.5))
     torch.manual_seed(0)
     module = FineTuneModule(
         Conv4(weights="glyphs"),

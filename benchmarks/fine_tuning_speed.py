@@ -23,14 +23,21 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from metatransfer import ArrayDataModule, FineTuneModule, LinearProbe, TorchvisionBackbone
+from metatransfer import (
+    Arrays,
+    Division,
+    FineTuneModule,
+    LabelledDataModule,
+    LinearProbe,
+    TorchvisionBackbone,
+)
 from metatransfer.adapters import Labelled
 from metatransfer.callbacks.run.report import machine
 
 CLASSES, SIDE, BATCH = 10, 64, 32
 
 
-def fine_tuning(module: FineTuneModule, data: ArrayDataModule, steps: int) -> float:
+def fine_tuning(module: FineTuneModule, data: LabelledDataModule, steps: int) -> float:
     """Seconds of so many steps by the Trainer, without the start."""
     times = []
 
@@ -79,7 +86,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     x, y = torch.rand(1280, 3, SIDE, SIDE), torch.arange(1280) % CLASSES
-    data = ArrayDataModule.from_arrays(x.numpy(), y.numpy(), batch_size=BATCH, val_fraction=0.05, test_fraction=0.05)
+    data = LabelledDataModule(
+        Arrays.from_arrays(x.numpy(), y.numpy()),
+        batch_size=BATCH,
+        division=Division(val_fraction=0.05, test_fraction=0.05),
+    )
     backbone = TorchvisionBackbone("resnet18", in_channels=3, image_size=SIDE)
     module = FineTuneModule(backbone, CLASSES, optimizer=partial(torch.optim.AdamW, lr=1e-3))
     network = torch.nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(module.head))

@@ -24,7 +24,15 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from metatransfer import ArrayDataModule, FeatureClassifier, LinearSVM, NearestNeighbors
+from metatransfer import (
+    Arrays,
+    DomainDivision,
+    FeatureClassifier,
+    LabelledDataModule,
+    LinearSVM,
+    NearestNeighbors,
+    Processing,
+)
 from metatransfer.adapters import Labelled
 from metatransfer.adapters.estimators import (
     CorrelationAlignment,
@@ -35,8 +43,8 @@ from metatransfer.adapters.estimators import (
     TransferComponentAnalysis,
 )
 from metatransfer.callbacks.run.report import machine
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.feature_transforms import RowSum
+from metatransfer.data import DomainDataModule
+from metatransfer.data.sampling.feature_transforms import RowSum
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from metatransfer.nn.backbones.raw_features import RawFeatures
 
@@ -62,7 +70,7 @@ TABLE = {
 }
 
 
-def domain(folder: Path, name: str) -> ArrayDataModule:
+def domain(folder: Path, name: str) -> LabelledDataModule:
     """A domain as the data module reads it.
 
     Raises:
@@ -73,7 +81,7 @@ def domain(folder: Path, name: str) -> ArrayDataModule:
         raise SystemExit(
             f"'{path}' is not there: put the four .mat files of Office-Caltech10, SURF-800, into '{folder}'."
         )
-    return ArrayDataModule(str(path), transform=[RowSum()])
+    return LabelledDataModule(Arrays(str(path)), processing=Processing(transform=[RowSum()]))
 
 
 def strength(data: DomainDataModule) -> float:
@@ -81,14 +89,15 @@ def strength(data: DomainDataModule) -> float:
     batches = list(data.source_samples())
     x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
     fold = torch.empty(len(y), dtype=torch.int64)
-    for label in range(data.num_classes):
+    for label in range(data.info().num_classes):
         members = (y == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=torch.Generator().manual_seed(0))]
         fold[members] = torch.arange(len(members)) % FOLDS
     right = {}
     for value in STRENGTHS:
         machines = [
-            LinearSVM(value).fit(Labelled(x[fold != one], y[fold != one]), data.num_classes) for one in range(FOLDS)
+            LinearSVM(value).fit(Labelled(x[fold != one], y[fold != one]), data.info().num_classes)
+            for one in range(FOLDS)
         ]
         right[value] = sum(
             int((svm.predict(x[fold == one]) == y[fold == one]).sum()) for one, svm in enumerate(machines)
@@ -98,7 +107,7 @@ def strength(data: DomainDataModule) -> float:
 
 def accuracy(data: DomainDataModule, adapter: DomainAdapter | None, classifier: FeatureClassifier) -> float:
     """Of a fit, in percent."""
-    module = AdaptedFeaturesModule(RawFeatures(data.sample_shape()), data.num_classes, adapter, classifier)
+    module = AdaptedFeaturesModule(RawFeatures(data.info().sample_shape), data.info().num_classes, adapter, classifier)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0,
@@ -117,10 +126,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*never change in training|.*are constant in the")
     start, found = time.perf_counter(), {}
     pairs = {
-        pair: DomainDataModule(
-            {"source": domain(options.folder, pair[0])}, {"target": domain(options.folder, pair[1])},
-            batch_size=256, transductive=True, hold_out_source=False, standardize="domain",
-        )
+        pair: DomainDataModule({"source": domain(options.folder, pair[0])}, {"target": domain(options.folder, pair[1])}, batch_size=256, standardize="domain", division=DomainDivision(transductive=True, hold_out_source=False))
         for pair in PAIRS
     }  # fmt: skip
     strengths = {pair[0]: strength(pairs[pair]) for pair in ("CA", "AC", "WC", "DC")}

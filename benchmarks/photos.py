@@ -22,7 +22,7 @@ from PIL import Image
 from skimage import data as photographs
 from sklearn.datasets import load_sample_images
 
-from metatransfer import FineTuneModule, ImageFolderDataModule, LayerwiseLRDecay, TimmBackbone
+from metatransfer import Division, FineTuneModule, ImageFolder, LabelledDataModule, LayerwiseLRDecay, TimmBackbone
 from metatransfer.callbacks.run.report import machine
 from metatransfer.experiments.comparing import intervals, twins_over_seeds
 from metatransfer.experiments.training import Budget
@@ -60,8 +60,11 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder) / "photos")
-        data = ImageFolderDataModule(
-            root=str(Path(folder) / "photos"), image_size=SIDE, batch_size=16, val_fraction=0.25, labels_per_class=5
+        data = LabelledDataModule(
+            ImageFolder(root=str(Path(folder) / "photos"), image_size=SIDE),
+            batch_size=16,
+            labels_per_class=5,
+            division=Division(val_fraction=0.25),
         )
         torch.manual_seed(0)
         network = TimmBackbone(
@@ -70,7 +73,7 @@ def main() -> None:
         print(network.weights_report)
         module = FineTuneModule(
             network,
-            data.num_classes,
+            data.info().num_classes,
             policy=LayerwiseLRDecay(0.9),
             warmup_fraction=0.1,
             optimizer=partial(torch.optim.AdamW, lr=0.002),

@@ -35,19 +35,19 @@ SHRINK = [
     "--trainer.enable_model_summary=false",
 ]
 SMALL_DATA = [
-    "--data.train_episodes=12",
-    "--data.val_episodes=6",
-    "--data.test_episodes=6",
-    "--data.tasks_per_batch=2",
-    "--data.num_queries=2",
-    "--data.eval_num_queries=2",
+    "--data.episodes.train=12",
+    "--data.episodes.val=6",
+    "--data.episodes.test=6",
+    "--data.episodes.per_batch=2",
+    "--data.task.num_queries=2",
+    "--data.eval_task.num_queries=2",
 ]
-TWO_BATCHES = ["--data.train_episodes=4"]  # in an epoch, with the two tasks of a batch above
-ENDLESS = ["--data.train_episodes=100000"]
+TWO_BATCHES = ["--data.episodes.train=4"]  # in an epoch, with the two tasks of a batch above
+ENDLESS = ["--data.episodes.train=100000"]
 # six batches of an epoch, as the episodes above make
 SMALL_BATCHES = ["--data.batch_size=4", "--trainer.limit_train_batches=6"]
 SMALL_RUN = ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1"]
-FEW_STEPS = {"reptile": ["--model.inner_steps=4", "--model.train_inner_steps=2"]}
+FEW_STEPS = {"reptile": ["--model.inner.steps=4", "--model.inner.train_steps=2"]}
 
 
 # ---- which tests run, and where

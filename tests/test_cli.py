@@ -70,7 +70,7 @@ def test_configs_compose_and_are_saved(cli, tmp_path):
 
 
 def test_number_of_outputs_follows_the_data(cli):
-    run = cli("fit", MAML, "--data.num_ways=7", "--trainer.limit_train_batches=1")
+    run = cli("fit", MAML, "--data.task.num_ways=7", "--trainer.limit_train_batches=1")
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["num_outputs"] == 7
 
 
@@ -121,14 +121,14 @@ def test_turning_things_off(cli):
 
 def test_a_users_own_classes_by_import_path(cli, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from metatransfer import GlyphEpisodes, MAMLModule, MLP\n"
+        "from metatransfer import EpisodicDataModule, MAMLModule, MLP\n"
         "class MyBackbone(MLP):\n    pass\n"
         "class MyMethod(MAMLModule):\n    pass\n"
-        "class MyEpisodes(GlyphEpisodes):\n    pass\n"
+        "class MyEpisodes(EpisodicDataModule):\n    pass\n"
     )
     monkeypatch.setattr(sys, "path", list(sys.path))  # the command itself looks where it is called
     run = cli(
-        "fit", MAML, "--model=mine.MyMethod", "--data=mine.MyEpisodes", "--model.backbone=mine.MyBackbone",
+        "fit", MAML, "--model=mine.MyMethod", "--data=mine.MyEpisodes", "--data.source=Glyphs", "--model.backbone=mine.MyBackbone",
         "--model.backbone.in_shape=[1,28,28]", "--model.optimizer=Adam", "--trainer.limit_train_batches=1",
     )  # fmt: skip
     assert results(run)["protocol"]["method"]["name"] == "MyMethod"
@@ -151,7 +151,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model", "ProtoNt"], ["unknown class 'ProtoNt'", "Did you mean ProtoNetModule?"]),
     (["fit", "--config", MAML, "--model.backbone", "Conv5"], ["unknown class 'Conv5' for backbone", "Conv4?"]),
     (["fit", "--config", MAML, "--model.optimizer", "Adm"], ["unknown class 'Adm' for optimizer", "Did you mean Adam?"]),
-    (["fit", "--config", MAML, "--data", "GlyphEpisods"], ["unknown class 'GlyphEpisods'", "GlyphEpisodes?"]),
+    (["fit", "--config", MAML, "--data", "EpisodicDataModul"], ["unknown class 'EpisodicDataModul'", "EpisodicDataModule?"]),
     (["fit", "--config", MAML, "--model.iner", "3"], ["MAMLModule has no argument 'iner'", "inner?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["ReduceLROnPlateau needs monitor: give --model.lr_scheduler.monitor."]),
@@ -166,12 +166,12 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.optimizer.betas", "0.9"], ["model.optimizer.betas must be a list, but is '0.9'"]),
     (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
     (["fit", "--config", MAML, "--model.inner.lr", "null"], ["model.inner.lr must be a number"]),
-    (["fit", "--config", MAML, "--data.num_shots", "null"], ["data.num_shots is null, but needs a value"]),
+    (["fit", "--config", MAML, "--data.task.num_shots", "null"], ["num_shots must be an integer"]),
     (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of ", "ProtoNetModule"]),
     (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
-    (["fit", "--config", MAML, "--data", "metatransfer.GlyphEpisods"], ["module metatransfer has no class 'GlyphEpisods'. Did you mean GlyphEpisodes?"]),
-    (["fit", "--config", MAML, "--data.augmentation.degrees", "5"], ["'degrees'", "first name the class, such as --data.augmentation"]),
-    (["fit", "--config", MAML, "--data.augmentation=RandomAffine", "--data.augmentation.shear=-1"], ["shear must be 0 or more, but is -1.0"]),
+    (["fit", "--config", MAML, "--data", "metatransfer.EpisodicDataModul"], ["module metatransfer has no class 'EpisodicDataModul'. Did you mean EpisodicDataModule?"]),
+    (["fit", "--config", MAML, "--data.processing.augmentation.degrees", "5"], ["'degrees'", "first name the class, such as --data.processing.augmentation"]),
+    (["fit", "--config", MAML, "--data.processing.augmentation=RandomAffine", "--data.processing.augmentation.shear=-1"], ["shear must be 0 or more, but is -1.0"]),
     (["fit", "--config", MAML, "--trainer.logger", "CSVLogger"], ["CSVLogger needs save_dir: give --trainer.logger.save_dir."]),
     (["fit", "--config", MAML, "--trainer.logger", "CSVLoger"], ["unknown class 'CSVLoger' for logger. Did you mean CSVLogger?", "TensorBoardLogger"]),
     (["fit", "--config", MAML, "--trainer.callbacks", "EarlyStoping"], ["unknown class 'EarlyStoping' for callbacks. Did you mean EarlyStopping?"]),
@@ -185,7 +185,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--config", "[1, 2]"], ["--config must have sections such as trainer, model and data, but has a list."]),
     (["fit", "--config", MAML, "--seed_everything", "-1"], ["seed_everything must be a whole number from 0 to 4294967295, but is -1"]),
     (["fit", "--config", MAML, "--seed_everything", str(10**30)], ["seed_everything must be a whole number from 0"]),
-    (["fit", "--config", MAML, "--data.num_ways", "1"], ["GlyphEpisodes (train split) has 1-way episodes", "raise num_ways to 2 or more"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "1"], ["Glyphs (train split) has 1-way episodes", "raise task.num_ways to 2 or more"]),
     (["test", "--config", MAML, "--ckpt_path", "best"], ["'best' is known inside a fit only"]),
     (["fit", "maml.yaml"], ["'maml.yaml' stands alone: give --config maml.yaml."]),
     (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
@@ -204,12 +204,12 @@ MISTAKES = [
     ([], ["no command given"]),
     (["test", "--config", MAML, "--ckpt_path", "nope.ckpt"], ["checkpoint 'nope.ckpt' does not exist"]),
     (["predict", "--config", PROTONET], ["predict needs two folders"]),
-    (["predict", "--config", PROTONET, "--data.support=a", "--data.query=b"], ["support folder 'a' does not exist"]),
-    (["fit", "--config", MAML, "--data.num_ways", "5000"], ["GlyphEpisodes (train split) has", "5000-way"]),
-    (["fit", "--config", MAML, "--data.num_shots", "30"], ["GlyphEpisodes (train split): class", "20 samples", "30 shots"]),
-    (["fit", "--config", MAML, "--data.num_ways", "0"], ["num_ways must be a number above 0"]),
-    (["fit", "--config", MAML, "--data.eval_num_ways", "7"], ["labels from 0 to 6", "num_outputs=5"]),
-    (["fit", "--config", MAML, "--data.train_episodes", "4"], ["train_episodes=4 is less than one meta-batch"]),
+    (["predict", "--config", PROTONET, "--data.predict.support=a", "--data.predict.query=b"], ["support folder 'a' does not exist"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "5000"], ["Glyphs (train split) has", "5000-way"]),
+    (["fit", "--config", MAML, "--data.task.num_shots", "30"], ["Glyphs (train split): class", "20 samples", "30 shots"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "0"], ["num_ways must be a number above 0"]),
+    (["fit", "--config", MAML, "--data.eval_task.num_ways", "7"], ["labels from 0 to 6", "num_outputs=5"]),
+    (["fit", "--config", MAML, "--data.episodes.train", "4"], ["episodes.train=4 is less than one meta-batch"]),
     (["fit", "--config", MAML, "--model.backbone.in_channels", "3"], ["(3, 28, 28), but the data has (1, 28, 28)"]),
     (["fit", "--config", MAML, "--model.backbone.image_size", "8"], ["Conv4 cannot process samples of shape (1, 8, 8)"]),
     (["fit", "--config", MAML, "--checkpoint.monitor", "val/acuracy"], ["'val/acuracy' is not logged", "Did you mean val/accuracy?"]),
@@ -224,7 +224,7 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, expected, capsys, tmp_
     if arguments[:1] == ["fit"] and len(arguments) > 1:
         arguments = [*arguments, "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false",
                      "--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=1",
-                     "--data.val_episodes=2"]  # fmt: skip
+                     "--data.episodes.val=2"]  # fmt: skip
         if {"nope.yaml", "maml.yaml", ROOT / "configs"} & set(arguments) or arguments[3:] == ["--trainer.max_epochs"]:
             arguments = given
     message = messages.keep(complaint(capsys, *arguments))
@@ -320,7 +320,7 @@ def test_sections_of_a_configuration_file_may_be_words_and_anchors(tmp_path):
     from metatransfer.cli.config_files import check_config
 
     file = tmp_path / "mine.yaml"
-    file.write_text("fit:\n  data: GlyphEpisodes\n  model: null\nx: &a {b: 1}\ny: {<<: *a, c: 2}\n")
+    file.write_text("fit:\n  data: ClassBatches\n  model: null\nx: &a {b: 1}\ny: {<<: *a, c: 2}\n")
     check_config(file)
 
 
@@ -349,7 +349,7 @@ def test_a_metric_that_nobody_logs_is_refused_at_the_start(
     step = ProtoNetModule.training_step
     monkeypatch.setattr(ProtoNetModule, "training_step", lambda *a: trained.append(1) or step(*a))
     with pytest.raises(SystemExit) as stop:
-        cli("fit", PROTONET, "--data.train_episodes=6", f"--trainer.num_sanity_val_steps={sanity}", *arguments)
+        cli("fit", PROTONET, "--data.episodes.train=6", f"--trainer.num_sanity_val_steps={sanity}", *arguments)
     assert stop.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     for words in expected:

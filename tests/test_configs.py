@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import best_checkpoint, in_episodes, results, tiny
 from contract import CONFIGS, EVERY_CONFIG, answers, canaries, methods, name_of, needs_files
-from metatransfer import EpisodicModule, GlyphEpisodes, MethodModule
+from metatransfer import EpisodicDataModule, EpisodicModule, Glyphs, MethodModule, Task
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 
@@ -101,7 +101,7 @@ def test_fit_validate_test_predict(cli, fitted, config, tmp_path):
 
 
 def assert_pictures_get_labels(cli, config, saved, checkpoint, folder):
-    data = GlyphEpisodes(num_queries=3)
+    data = EpisodicDataModule(Glyphs(), task=Task(num_queries=3))
     data.setup("test")
     write_folder(folder, data.episode("test", 0))
     folders = in_episodes(config, [f"--data.{name}={folder / name}" for name in ("support", "query")])

@@ -80,7 +80,7 @@ def test_the_added_method_runs(workplace):
     arguments = ["fit", "--config", "docs/examples/matching.yaml"]
     arguments += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
     arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    arguments += ["--data.train_episodes=8", "--data.val_episodes=4", "--data.eval_num_queries=2"]
+    arguments += ["--data.episodes.train=8", "--data.episodes.val=4", "--data.eval_task.num_queries=2"]
     main(arguments)
     results = json.loads((workplace / "lightning_logs" / "version_0" / "results.json").read_text())
     assert results["protocol"]["method"]["name"] == "MatchingModule"
@@ -156,7 +156,7 @@ def test_commands_parse(page, command, workplace):
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(one, id=one[-1], marks=() if "--data.export_episodes" in one else pytest.mark.slow)
+        pytest.param(one, id=one[-1], marks=() if "--data.files.export" in one else pytest.mark.slow)
         for page, one in COMMANDS
         if page == DATA and "--data" not in one
     ],
@@ -165,18 +165,18 @@ def test_commands_of_the_data_page_run(command, workplace):
     """In the order of the page, small; the second of two takes up what the first has written."""
     small = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     if "cross.yaml" not in command:
-        small += ["--data.train_episodes=4", "--data.val_episodes=2", "--data.test_episodes=3"]
-        small += ["--data.tasks_per_batch=2"]
+        small += ["--data.episodes.train=4", "--data.episodes.val=2", "--data.episodes.test=3"]
+        small += ["--data.episodes.per_batch=2"]
     else:
         small += ["--trainer.limit_test_batches=1"]
     if command[0] == "fit":
         small += ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
-    if "--data.episode_files" in command:
-        main([*command[: command.index("--data.episode_files")], "--data.export_episodes", "tasks", *small])
+    if "--data.files.use" in command:
+        main([*command[: command.index("--data.files.use")], "--data.files.export", "tasks", *small])
     main([*command, *small])
     written = json.loads((workplace / "lightning_logs" / "version_0" / "results.json").read_text())
     assert math.isfinite(written["metrics"]["accuracy"]["value"])
-    if "--data.episode_files" in command:
+    if "--data.files.use" in command:
         again = json.loads((workplace / "lightning_logs" / "version_1" / "results.json").read_text())
         assert again["metrics"] == written["metrics"]
         assert again["protocol"]["data"]["episode_seed"] == 7

@@ -104,8 +104,14 @@ def test_pictures_are_labelled(cli, fitted, tmp_path):
     targets = json.dumps(
         {
             "photos": {
-                "class_path": "ImageFolderDataModule",
-                "init_args": {"root": str(query), "predict": str(query), "image_size": 28, "channels": 1},
+                "class_path": "LabelledDataModule",
+                "init_args": {
+                    "source": {
+                        "class_path": "ImageFolder",
+                        "init_args": {"root": str(query), "image_size": 28, "channels": 1},
+                    },
+                    "predict": str(query),
+                },
             }
         }
     )
@@ -153,7 +159,13 @@ def test_labels_of_the_target_reach_nothing(cli, config, tmp_path):
     for labels in (digits.target[:300], np.random.default_rng(0).integers(0, 10, 300)):
         path = tmp_path / "digits.npz"
         np.savez(path, x=x, y=labels)
-        target = {"class_path": "ArrayDataModule", "init_args": {"path": str(path), "test_fraction": 0.4}}
+        target = {
+            "class_path": "LabelledDataModule",
+            "init_args": {
+                "source": {"class_path": "Arrays", "init_args": {"path": str(path)}},
+                "division": {"test_fraction": 0.4},
+            },
+        }
         run = cli("fit", config, *ALONE, f"--data.targets={json.dumps({'hand': target})}", small=False)
         checkpoints = sorted((run / "checkpoints").glob("*.ckpt"))
         fitted = results(run)
@@ -182,8 +194,8 @@ def test_the_gain_is_measured(cli, capsys):
 
 
 WRONG = [
-    (["--data", "GlyphEpisodes"], "DANNModule needs num_classes"),
-    (["--data", "DigitsDataModule"], "adapts to a target domain"),
+    (["--data", "EpisodicDataModule", "--data.source", "Glyphs"], "DANNModule needs num_classes"),
+    (["--data", "LabelledDataModule", "--data.source", "Digits"], "adapts to a target domain"),
     (["--model.ramp.max_lambda=-1"], "max_lambda must be"),
     (["--model.adaptation.normalization=layer"], "normalization"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),

@@ -19,7 +19,8 @@ def model(folder):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
@@ -43,13 +44,20 @@ def test_a_package_is_found_by_both_its_names_and_not_imported(tmp_path, monkeyp
 
 def test_a_name_in_the_cache(cache):
     folder = cache / "models--owner--small"
-    old, new = model(folder / "snapshots" / "aaa"), model(folder / "snapshots" / "bbb")
-    assert find_model_folder("owner/small", FILES, "encoder") == old
+    model(folder / "snapshots" / "aaa")
+    new = model(folder / "snapshots" / "bbb")
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("bbb")
     assert find_model_folder("owner/small", FILES, "encoder") == new
     (new / "config.json").unlink()
-    assert find_model_folder("owner/small", FILES, "encoder") == old
+    with pytest.raises(UserError, match=r"is neither a folder nor a model in the local cache '.*hub'"):
+        find_model_folder("owner/small", FILES, "encoder")
+
+
+def test_without_the_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="is neither a folder nor a model in the local cache of huggingface_hub"):
+        find_model_folder("owner/small", FILES, "encoder")
 
 
 def test_one_sentence(tmp_path, cache, monkeypatch):

@@ -104,7 +104,16 @@ def test_pictures_are_labelled(cli, config, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         pixels = (digits.images[index] / 16 * 255).astype(np.uint8)
         Image.fromarray(pixels).resize((28, 28)).save(folder / f"{index}.png")
-    data = ["--data", "ImageFolderDataModule", "--data.root", root, "--data.image_size=28", "--data.channels=1"]
+    data = [
+        "--data",
+        "LabelledDataModule",
+        "--data.source",
+        "ImageFolder",
+        "--data.source.root",
+        root,
+        "--data.source.image_size=28",
+        "--data.source.channels=1",
+    ]
     run = cli("fit", config, *SHORT, *data, "--data.labels_per_class=5", small=False)
     one = method_of(run, ClassifierModule).load_from_checkpoint(best_checkpoint(run), map_location="cpu")
     assert one.class_names == ("digit-0", "digit-1", "digit-2")
@@ -131,14 +140,14 @@ def test_the_gain_is_measured(cli, capsys):
 
 
 WRONG = [
-    (["--data", "GlyphEpisodes"], "FineTuneModule needs num_classes"),
+    (["--data", "EpisodicDataModule", "--data.source", "Glyphs"], "FineTuneModule needs num_classes"),
     (["--model.backbone.hidden_channels=8"], "is of another architecture"),
     (["--model.backbone.weights", "nowhere.ckpt"], "nowhere.ckpt"),
     (["--model.policy", "HeadOnyl"], "HeadOnly"),
     (["--model.policy", "LastLayers", "--model.policy.count=7"], "count=7 is more than the backbone has, 4 layers"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),
     (["--data.labels_per_class=1000"], "labels_per_class=1000 is more than class"),
-    (["--data.val_fraction=0.9"], "val_fraction + test_fraction must be below 1"),
+    (["--data.division.val_fraction=0.9"], "val_fraction + test_fraction must be below 1"),
     (["--trainer.callbacks.seeds=0"], "seeds must be a number above 0"),
 ]
 

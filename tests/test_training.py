@@ -15,7 +15,7 @@ import torch
 
 from conftest import ENDLESS, ROOT, TWO_BATCHES, command_line, latest_run, results, tiny
 from contract import CONFIGS, canaries, glyphs_for, methods, small
-from metatransfer import Conv4, EpisodeMean, EpisodicModule, GlyphEpisodes, MAMLModule
+from metatransfer import Conv4, EpisodeMean, Episodes, EpisodicDataModule, EpisodicModule, Glyphs, MAMLModule, Task
 from metatransfer.cli import main
 from processes import exit_code, in_two, started
 
@@ -261,7 +261,9 @@ def test_from_python_with_a_plain_trainer(tmp_path):
     from functools import partial
 
     module = MAMLModule(Conv4(hidden_channels=4), num_outputs=5, optimizer=partial(torch.optim.SGD, lr=0.05))
-    data = GlyphEpisodes(tasks_per_batch=2, num_queries=2, train_episodes=4, val_episodes=4, test_episodes=4)
+    data = EpisodicDataModule(
+        Glyphs(), task=Task(num_queries=2), episodes=Episodes(per_batch=2, train=4, val=4, test=4)
+    )
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
         enable_model_summary=False,
@@ -272,5 +274,5 @@ def test_from_python_with_a_plain_trainer(tmp_path):
     loaded = MAMLModule.load_from_checkpoint(path)
     assert_equal_states(loaded.state_dict(), module.state_dict())
     assert loaded.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 0.05
-    assert loaded.trained_protocol["data"]["data"] == "GlyphEpisodes"
+    assert loaded.trained_protocol["data"]["data"] == "Glyphs"
     assert trainer.test(loaded, data, verbose=False)[0]["test/accuracy"] >= 0

@@ -65,8 +65,9 @@ class Glyph(NamedTuple):
 
 
 def load_package_module() -> types.ModuleType:
-    """Load ``metatransfer.data.glyphs`` from its file, so that neither torch nor an installed package is needed."""
-    for name, path in (("metatransfer.errors", DATA.parent / "errors.py"), ("glyphs_of_package", DATA / "glyphs.py")):
+    """Load the package's reader of the glyphs from its file: neither torch nor an installed package is needed."""
+    files = {"metatransfer.errors": DATA.parent / "errors.py", "glyphs_of_package": DATA / "readers" / "glyph_file.py"}
+    for name, path in files.items():
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise BuildError(f"The build needs {path}, which cannot be read; run it from a complete checkout.")
@@ -281,7 +282,7 @@ def render(glyph: Glyph) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def encode_glyphs(head: dict[str, Any], used: NDArray[np.uint8], levels: NDArray[np.uint8]) -> bytes:
-    """Write what `metatransfer.data.glyphs.decode_glyphs` reads; an xz stream carries no time stamp."""
+    """Write what `decode_glyphs` of the package reads; an xz stream carries no time stamp."""
     text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
     raw = len(text).to_bytes(4, "little") + text + used.tobytes() + (levels << 5).tobytes()
     packing = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}
@@ -389,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if same else 1
     options.output.write_bytes(blob)
     if found != PACKAGE.GLYPHS_SHA256:
-        print(f'Now set GLYPHS_SHA256 = "{found}" in {DATA / "glyphs.py"}.')
+        print(f'Now set GLYPHS_SHA256 = "{found}" in {DATA / "readers" / "glyph_file.py"}.')
     if options.notice:
         options.notice.write_text(notice(manifest), encoding="utf-8")
     if options.sheet:

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     data = PACKAGE.decode_glyphs(blob)
     print(f"{len(data.typefaces)} typefaces of {sum(map(len, data.splits.values()))} families, {len(blob)} bytes, "
-          f"SHA-256 {hashlib.sha256(blob).hexdigest()}: DIGITS_SHA256 of typeset_digits.py must be that.")  # fmt: skip
+          f"SHA-256 {hashlib.sha256(blob).hexdigest()}: DIGITS_SHA256 of glyph_file.py must be that.")  # fmt: skip
     if options.verify:
         same = options.output.is_file() and options.output.read_bytes() == blob
         print(f"{options.output} is {'the same' if same else 'different'}.")

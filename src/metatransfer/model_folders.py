@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from metatransfer.checks import did_you_mean
@@ -25,7 +24,7 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
     Args:
         reference: a folder; ``package:NAME``, the folder inside of an installed Python package, by the name under which
             it is installed or imported (``package:NAME/folder`` where it has several); or a Hugging Face name that was
-            fetched before, ``owner/name``.
+            downloaded before, ``owner/name``.
         files: what the folder must hold.
         what: what is looked for, to be named: ``"tokenizer"``.
 
@@ -49,41 +48,30 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
         raise UserError(
             f"{what} '{reference}' is a file, but must be the folder that holds {' and '.join(files)}: give the folder."
         )
-    snapshots = [folder for folder in _cached(reference) if all((folder / name).is_file() for name in files)]
-    if snapshots:
-        return snapshots[0]
+    cache, cached = _cached(reference, files)
+    if cached is not None:
+        return cached
     siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     near = did_you_mean(path.name, siblings)
     raise UserError(
-        f"{what} '{reference}' is neither a folder nor a model in the local cache '{_cache()}', and nothing is fetched "
+        f"{what} '{reference}' is neither a folder nor a model in the local cache {cache}, and nothing is fetched "
         f"from the network: fetch its {' and '.join(files)} into a folder and give the path, or name an installed "
         f"package that brings them, package:NAME{near}"
     )
 
 
-def _cache() -> Path:
-    """Where Hugging Face's own tools keep what they fetched."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(name):
-            return Path(os.environ[name]).expanduser()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HOME") or base).expanduser() / "hub"
-
-
-def _cached(reference: str) -> Iterator[Path]:
-    """The snapshots of a model in the cache, the one that its main branch stood at first.
-
-    Yields:
-        A folder.
-    """
+def _cached(reference: str, files: Sequence[str]) -> tuple[str, Path | None]:
+    """The cache of Hugging Face, and the folder in it where the model's main branch was stored with all files."""
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+    except ImportError:
+        return "of huggingface_hub, which is not installed", None
+    cache = constants.HF_HUB_CACHE
     if not _HUB_NAME.fullmatch(reference):
-        return
-    folder = _cache() / f"models--{reference.replace('/', '--')}"
-    main = folder / "refs" / "main"
-    if main.is_file():
-        yield folder / "snapshots" / main.read_text().strip()
-    if (folder / "snapshots").is_dir():
-        yield from sorted((folder / "snapshots").iterdir())
+        return f"'{cache}'", None
+    found = [try_to_load_from_cache(reference, name, cache_dir=cache) for name in files]
+    whole = [Path(file) for file in found if isinstance(file, str)]
+    return f"'{cache}'", whole[0].parent if len(whole) == len(files) else None
 
 
 def _in_package(reference: str, files: Sequence[str], what: str) -> Path:

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from metatransfer import MLP, ArrayDataModule, BestCheckpoint, FineTuneModule, Report, UserError
+from metatransfer import MLP, Arrays, BestCheckpoint, FineTuneModule, LabelledDataModule, Report, UserError
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.fallback import FALLBACK, loaded
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
-from metatransfer.data.domain import DomainDataModule
+from metatransfer.data import DomainDataModule
 from metatransfer.experiments.comparing import measure_twins
 from metatransfer.experiments.intervals import Interval
 from metatransfer.experiments.training import Budget
@@ -48,7 +48,7 @@ def data(folder, labels=None, size=120, **arguments):
         if name == "target" and callable(labels):
             arrays["y"] = labels(y)
         np.savez(folder / f"{name}.npz", **arrays)
-    sides = {name: {name[0]: ArrayDataModule(str(folder / f"{name}.npz"))} for name in ("source", "target")}
+    sides = {name: {name[0]: LabelledDataModule(Arrays(str(folder / f"{name}.npz")))} for name in ("source", "target")}
     return DomainDataModule(sides["source"], sides["target"], batch_size=16, **arguments)
 
 
@@ -356,11 +356,11 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     np.savez(path, x=np.zeros((30, 2), np.float32), y=np.arange(30) % CLASSES)
     tuned = FineTuneModule(MLP((2,), (4,)), CLASSES)
     with pytest.raises(UserError, match="FineTuneModule has no such twins: leave the callback out"):
-        trainer(tmp_path, AdaptationGain()).fit(tuned, datamodule=ArrayDataModule(str(path)))
+        trainer(tmp_path, AdaptationGain()).fit(tuned, datamodule=LabelledDataModule(Arrays(str(path))))
     with pytest.raises(UserError, match="limit_test_batches is 0: set it, or leave the callback out"):
         trainer(tmp_path, AdaptationGain(), limit_test_batches=0).fit(module(), datamodule=data(tmp_path))
     trainer(tmp_path, AdaptationGain.unasked()).fit(
-        FineTuneModule(MLP((2,), (4,)), CLASSES), datamodule=ArrayDataModule(str(path))
+        FineTuneModule(MLP((2,), (4,)), CLASSES), datamodule=LabelledDataModule(Arrays(str(path)))
     )
     assert not list(tmp_path.rglob("adaptation_gain.json")), "other methods are left alone"
     run = trainer(tmp_path, AdaptationGain.unasked(), limit_test_batches=0)
@@ -402,9 +402,9 @@ def test_the_command_adds_it_and_prints_one_report(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     arguments = [
         "--model=metatransfer.methods.domain.DANNModule", "--model.backbone=MLP", "--model.backbone.in_shape=[2]",
-        "--data=metatransfer.data.domain.DomainDataModule", "--data.batch_size=16",
-        '--data.sources={"s": {"class_path": "ArrayDataModule", "init_args": {"path": "source.npz"}}}',
-        '--data.targets={"t": {"class_path": "ArrayDataModule", "init_args": {"path": "target.npz"}}}',
+        "--data=metatransfer.DomainDataModule", "--data.batch_size=16",
+        '--data.sources={"s": {"class_path": "LabelledDataModule", "init_args": {"source": {"class_path": "Arrays", "init_args": {"path": "source.npz"}}}}}',
+        '--data.targets={"t": {"class_path": "LabelledDataModule", "init_args": {"source": {"class_path": "Arrays", "init_args": {"path": "target.npz"}}}}}',
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
     ]  # fmt: skip
     main(["fit", *arguments, "--trainer.max_epochs=2"])

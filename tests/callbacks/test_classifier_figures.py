@@ -16,26 +16,28 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metatransfer import (
     MLP,
-    ArrayDataModule,
+    Arrays,
+    Collection,
     Conv4,
     Figures,
     FineTuneModule,
     LabelledDataModule,
     Report,
     TensorSource,
-    TextDataModule,
+    Texts,
     TokenAverage,
 )
 from metatransfer.drawing import classifiers as classifier_drawing
 from metatransfer.drawing import episodes as drawing
 from metatransfer.methods.evaluation.sample_figures import class_table, most_confident_mistakes
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
+from serving_by_names import labelled
 
 NAMES = ("plain", "two words", "$5 to $9", "日本")
 CLASSES = len(NAMES)
 
 
-class Blobs(LabelledDataModule):
+class BlobsParts(Collection):
     """Four kinds of noisy pictures, hard to tell apart."""
 
     colours = 1
@@ -48,10 +50,18 @@ class Blobs(LabelledDataModule):
         return {"all": TensorSource(x, labels, NAMES, "blobs")}
 
 
-class Colours(Blobs):
+def Blobs(**options):
+    return labelled(BlobsParts(), **options)
+
+
+class ColoursParts(BlobsParts):
     """The same in colour."""
 
     colours = 3
+
+
+def Colours(**options):
+    return labelled(ColoursParts(), **options)
 
 
 def module(colours=1):
@@ -169,7 +179,9 @@ def test_answers_that_are_no_numbers_are_no_confident_mistakes():
 
 
 def test_without_mistakes_there_is_no_picture_of_them(tmp_path):
-    easy = ArrayDataModule.from_arrays(np.repeat(np.eye(3, dtype=np.float32), 20, 0), np.repeat(np.arange(3), 20))
+    easy = LabelledDataModule(
+        Arrays.from_arrays(np.repeat(np.eye(3, dtype=np.float32), 20, 0), np.repeat(np.arange(3), 20))
+    )
     torch.manual_seed(0)
     method = FineTuneModule(MLP((3,), (16,)), 3, optimizer=partial(torch.optim.Adam, lr=0.1))
     run = trainer(tmp_path, Figures(), max_epochs=6, limit_val_batches=1)
@@ -179,10 +191,13 @@ def test_without_mistakes_there_is_no_picture_of_them(tmp_path):
 
 
 def test_what_is_no_picture_is_not_drawn_as_one(tmp_path):
-    class Rows(LabelledDataModule):
+    class RowsParts(Collection):
         def parts(self):
             x = torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
             return {"all": TensorSource(x, np.arange(60) % 3, ["a", "b", "c"], "rows")}
+
+    def Rows(**options):
+        return labelled(RowsParts(), **options)
 
     method = FineTuneModule(MLP((5,), (4,)), 3)
     trainer(tmp_path, Figures()).test(method, datamodule=Rows(), verbose=False)
@@ -195,8 +210,8 @@ def test_mistaken_texts_are_shown_as_sentences(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([f"costs ${i} or ${i + 1}, " + "very " * i + "much", f"kind {i % 2}"] for i in range(60))
-    data = TextDataModule(str(path))
-    method = FineTuneModule(TokenAverage(data.vocabulary_size), 2)
+    data = LabelledDataModule(Texts(str(path)))
+    method = FineTuneModule(TokenAverage(data.info().vocabulary_size), 2)
     trainer(tmp_path, Figures()).test(method, datamodule=data, verbose=False)
     looks_like_something(pictures(tmp_path)["test_mistakes"])
 

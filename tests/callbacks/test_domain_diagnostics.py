@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from metatransfer import MLP, ArrayDataModule, BestCheckpoint, Figures, OnTarget, Report, UserError
+from metatransfer import MLP, Arrays, BestCheckpoint, Figures, LabelledDataModule, OnTarget, Report, UserError
 from metatransfer.callbacks import domain_diagnostics
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics, distances
 from metatransfer.callbacks.run.table import print_report
-from metatransfer.data.domain import DomainDataModule
+from metatransfer.data import DomainDataModule
 from metatransfer.functional.domain.distance import class_conditional_a_distance, proxy_a_distance
 from metatransfer.methods.domain import DANNModule, SourceOnlyModule
 
@@ -35,7 +35,7 @@ def data(folder, labels=None, targets=1, **arguments):
         if place and labels is not None:
             y = labels(y)
         np.savez(folder / f"{name}.npz", x=x.astype(np.float32), y=y)
-    modules = {name: ArrayDataModule(str(folder / f"{name}.npz")) for name in names}
+    modules = {name: LabelledDataModule(Arrays(str(folder / f"{name}.npz"))) for name in names}
     return DomainDataModule({"source": modules.pop("source")}, modules, batch_size=16, **arguments)
 
 

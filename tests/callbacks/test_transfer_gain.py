@@ -17,6 +17,7 @@ from PIL import Image
 
 from metatransfer import (
     BestCheckpoint,
+    Collection,
     Conv4,
     Figures,
     FineTuneModule,
@@ -25,7 +26,7 @@ from metatransfer import (
     LabelledDataModule,
     Report,
     TensorSource,
-    TextDataModule,
+    Texts,
     TokenAverage,
     TransferGain,
     UserError,
@@ -35,6 +36,7 @@ from metatransfer.experiments.intervals import Interval
 from metatransfer.experiments.training import Budget
 from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.twins import TRANSFER
+from serving_by_names import grouped
 
 CLASSES = 3
 BUDGET = Budget(1, settings={"accelerator": "cpu"})
@@ -48,10 +50,8 @@ def gain_of(scores):
     return Interval.of_gain(scores["transfer"], scores["from scratch"])
 
 
-class Blobs(LabelledDataModule):
-    """Three kinds of noisy pictures; notes what is served."""
-
-    served: list[tuple[str, int, list[int]]] = []  # noqa: RUF012 - of one test
+class Pictures(Collection):
+    """Three kinds of noisy pictures."""
 
     def parts(self):
         generator = torch.Generator().manual_seed(0)
@@ -60,14 +60,23 @@ class Blobs(LabelledDataModule):
         x = (means[labels] + 0.6 * torch.rand(60, 1, 16, 16, generator=generator)).clamp(0, 1)
         return {"all": TensorSource(x, labels, [f"class {i}" for i in range(CLASSES)], "blobs")}
 
+
+class Blobs(LabelledDataModule):
+    """Notes what is served."""
+
+    served: list[tuple[str, int, list[int]]] = []  # noqa: RUF012 - of one test
+
+    def __init__(self, source=None, **options):
+        super().__init__(source or Pictures(), **grouped(options))
+
     def train_dataloader(self):
         split = self.split("train")
-        order = self._sampler("train", True).order(0)
+        order = self._sampler("train", training=True).order(0)
         Blobs.served.append(("train", self.seed, split.indices[order].tolist()))
         return super().train_dataloader()
 
 
-class Given(Blobs):
+class Divided(Pictures):
     """Divided already: no seed changes the test."""
 
     def parts(self):
@@ -77,6 +86,10 @@ class Given(Blobs):
             name: TensorSource(whole.data[part], whole.labels[part], whole.class_names, name)
             for name, part in rows.items()
         }
+
+
+def Given(**options):
+    return Blobs(Divided(), **options)
 
 
 def data(kind=Blobs, **arguments):
@@ -287,7 +300,7 @@ def test_words_of_every_division_are_refused(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([f"word{i} word{i % 7}", f"kind {i % 2}"] for i in range(60))
-    texts = TextDataModule(str(path))
+    texts = LabelledDataModule(Texts(str(path)))
     method = FineTuneModule(TokenAverage(texts.vocabulary_size), 2)
     with pytest.raises(UserError, match="TransferGain has nothing to compare with tokenizer=words"):
         trainer(tmp_path, TransferGain()).fit(method, datamodule=texts)

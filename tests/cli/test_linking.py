@@ -28,11 +28,11 @@ def backbone(run):
     return yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["backbone"]["init_args"]
 
 
-FOLDER = ("--data.num_ways=5", "--data.image_size=20")
+FOLDER = ("--data.task.num_ways=5", "--data.source.image_size=20")
 
 
 def test_a_folder_of_photographs_is_enough(cli, photographs, capsys):
-    data = ("--data", "ImageFolderEpisodes", "--data.root", photographs, *FOLDER)
+    data = ("--data", "EpisodicDataModule", "--data.source", "ImageFolder", "--data.source.root", photographs, *FOLDER)
     run = cli("fit", MAML, *data)
     assert (backbone(run)["in_channels"], backbone(run)["image_size"]) == (3, 20)
     assert results(run)["skipped"] == {"train": 0, "val": 0}
@@ -44,8 +44,18 @@ def test_a_folder_of_photographs_is_enough(cli, photographs, capsys):
 def test_what_is_left_out_is_counted_in_the_report(cli, photographs, capsys):
     (photographs / "kind 3" / "0.jpg").write_bytes(b"no image")
     (photographs / "kind 4" / "0.jpg").write_bytes(b"no image")
-    data = ("--data", "ImageFolderEpisodes", "--data.root", photographs, "--data.on_bad_sample", "skip", *FOLDER)
-    run = cli("fit", PROTONET, *data, "--data.num_queries=1", "--data.eval_num_queries=1")
+    data = (
+        "--data",
+        "EpisodicDataModule",
+        "--data.source",
+        "ImageFolder",
+        "--data.source.root",
+        photographs,
+        "--data.source.on_bad_sample",
+        "skip",
+        *FOLDER,
+    )
+    run = cli("fit", PROTONET, *data, "--data.task.num_queries=1", "--data.eval_task.num_queries=1")
     skipped = results(run)["skipped"]
     assert 0 < sum(skipped.values()) <= 2
     assert f"{skipped['train']} of train" in capsys.readouterr().out or not skipped["train"]
@@ -54,7 +64,7 @@ def test_what_is_left_out_is_counted_in_the_report(cli, photographs, capsys):
 def test_what_is_given_stays(cli, photographs, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli(
-            "fit", MAML, "--data", "ImageFolderEpisodes", "--data.root", photographs, *FOLDER,
+            "fit", MAML, "--data", "EpisodicDataModule", "--data.source", "ImageFolder", "--data.source.root", photographs, *FOLDER,
             "--model.backbone.image_size=28",
         )  # fmt: skip
     assert stopped.value.code == 2
@@ -71,5 +81,5 @@ def test_what_is_given_stays(cli, photographs, capsys):
     ],
 )
 def test_every_backbone_follows(cli, config, arguments, expected):
-    found = backbone(cli("fit", config, *arguments, "--data.tasks_per_batch=2"))
+    found = backbone(cli("fit", config, *arguments, "--data.episodes.per_batch=2"))
     assert {name: found[name] for name in expected} == expected

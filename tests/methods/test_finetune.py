@@ -25,13 +25,13 @@ from torch.optim.lr_scheduler import (
 
 from metatransfer import (
     L2SP,
+    Collection,
     Conv4,
     FineTuneModule,
     Full,
     GradualUnfreezing,
     HeadOnly,
     LabelledBatch,
-    LabelledDataModule,
     LastLayers,
     LayerwiseLRDecay,
     LayerwiseTransfer,
@@ -39,11 +39,12 @@ from metatransfer import (
     UserError,
 )
 from processes import exit_code, in_two, started
+from serving_by_names import labelled
 
 CLASSES = 4
 
 
-class Blobs(LabelledDataModule):
+class BlobsParts(Collection):
     """Four kinds of noisy pictures."""
 
     def parts(self):
@@ -52,6 +53,10 @@ class Blobs(LabelledDataModule):
         means = torch.rand(CLASSES, 1, 16, 16, generator=generator)
         x = (means[labels] + 0.3 * torch.rand(80, 1, 16, 16, generator=generator)).clamp(0, 1)
         return {"all": TensorSource(x, labels, [f"class {i}" for i in range(CLASSES)], "blobs")}
+
+
+def Blobs(**options):
+    return labelled(BlobsParts(), **options)
 
 
 def network(**arguments):
@@ -257,7 +262,7 @@ def test_rare_classes_weigh_more_and_labels_are_smoothed(tmp_path):
     run = trainer(tmp_path, max_epochs=1, enable_checkpointing=False, limit_val_batches=0)
     data = Blobs()
     run.fit(method, datamodule=data)
-    counts = torch.as_tensor(data.class_counts).float()
+    counts = torch.as_tensor(data.info().class_counts).float()
     torch.testing.assert_close(method.class_weights, counts.sum() / (CLASSES * counts))
 
 
@@ -439,10 +444,13 @@ def test_other_data_than_it_was_built_for_is_refused(tmp_path):
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
-    class Renamed(Blobs):
+    class RenamedParts(BlobsParts):
         def parts(self):
             source = super().parts()["all"]
             return {"all": TensorSource(source.data, source.labels, ["a", "b", "c", "d"], "blobs")}
+
+    def Renamed(**options):
+        return labelled(RenamedParts(), **options)
 
     run = trainer(tmp_path, max_epochs=1)
     run.fit(module(), datamodule=Blobs())

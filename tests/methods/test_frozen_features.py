@@ -13,7 +13,8 @@ from torch import nn
 
 from metatransfer import (
     MLP,
-    ArrayDataModule,
+    Arrays,
+    Collection,
     Conv4,
     FrozenFeaturesModule,
     LabelledBatch,
@@ -23,12 +24,13 @@ from metatransfer import (
     NearestClassMean,
     NearestNeighbors,
     TensorSource,
-    TextDataModule,
+    Texts,
     TokenAverage,
     UnlabelledBatch,
     UserError,
 )
 from metatransfer.adapters import Labelled
+from serving_by_names import labelled
 
 CLASSES = 4
 MAKES = {
@@ -40,7 +42,7 @@ MAKES = {
 every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 
 
-class Blobs(LabelledDataModule):
+class BlobsParts(Collection):
     """Four kinds of noisy pictures."""
 
     moved, shift = 0, 0.0
@@ -53,12 +55,16 @@ class Blobs(LabelledDataModule):
         x[self.moved] += self.shift
         return {"all": TensorSource(x, labels, [f"class {i}" for i in range(CLASSES)], "blobs")}
 
-    def unlabelled(self):
+    def unlabelled(self, path):
         source = self.parts()["all"]
         return source, tuple(f"{i}.png" for i in range(len(source)))
 
 
-class Divided(Blobs):
+def Blobs(**options):
+    return labelled(BlobsParts(), **{"predict": "all"} | options)
+
+
+class DividedParts(BlobsParts):
     """As above, divided already."""
 
     def parts(self):
@@ -68,6 +74,10 @@ class Divided(Blobs):
             name: TensorSource(whole.data[part], whole.labels[part], whole.class_names, name)
             for name, part in rows.items()
         }
+
+
+def Divided(**options):
+    return labelled(DividedParts(), **{"predict": "all"} | options)
 
 
 class Counting(Conv4):
@@ -141,7 +151,7 @@ def test_it_is_the_classifier_on_the_features(make, tmp_path):
 def test_features_are_computed_once_for_all_classifiers_and_runs(tmp_path):
     backbone = network(Counting)
     counts = [fitted(tmp_path, module(make(), backbone=copy.deepcopy(backbone)))[1] for make in MAKES.values()]
-    sizes = {name: len(part) for name, part in Blobs().splits.items()}
+    sizes = {name: len(part) for name, part in Blobs().splits.views.items()}
     assert counts == [sizes["train"] + sizes["val"], 0, 0, 0]
     assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 2
     own = tmp_path / "own"
@@ -235,7 +245,7 @@ def test_predictions_are_those_of_the_loaded_classifier(tmp_path):
     other = module(NearestNeighbors(3))
     parts = trainer(tmp_path).predict(other, datamodule=Blobs(), ckpt_path=tmp_path / "one.ckpt")
     probabilities = torch.cat([part.probabilities for part in parts])
-    x = Blobs().parts()["all"].data
+    x = BlobsParts().parts()["all"].data
     torch.testing.assert_close(probabilities, method.eval()(x).softmax(1))
     assert [name for part in parts for name in part.files][:2] == ["0.png", "1.png"]
     assert parts[0].classes == tuple(f"class {i}" for i in range(CLASSES))
@@ -312,11 +322,16 @@ class CountingTexts(TokenAverage):
         return super().forward(x)
 
 
+def texts_of(path, **arguments):
+    own = {name: arguments.pop(name) for name in ("tokenizer", "max_length") if name in arguments}
+    return LabelledDataModule(Texts(path, **own), **arguments)
+
+
 def test_texts(texts, tmp_path):
     def computed(seed=0, **arguments):
-        data = TextDataModule(texts, eval_batch_size=8, **arguments)
+        data = texts_of(texts, eval_batch_size=8, **arguments)
         torch.manual_seed(0)
-        backbone = CountingTexts(data.vocabulary_size, hidden=())
+        backbone = CountingTexts(data.info().vocabulary_size, hidden=())
         CountingTexts.lengths.clear()
         method = FrozenFeaturesModule(backbone, 2, LinearSVM())
         run = trainer(tmp_path, limit_val_batches=0)
@@ -345,12 +360,12 @@ def test_texts(texts, tmp_path):
 
 def test_the_key_of_texts_covers_the_tokeniser(texts):
     keys = {
-        TextDataModule(texts, **arguments).content_key("train")
-        for arguments in ({}, {"lower": False}, {"max_length": 7}, {"tokenizer": None}, {"seed": 1})
+        texts_of(texts, **arguments).content_key("train")
+        for arguments in ({}, {"tokenizer": "cased words"}, {"max_length": 7}, {"tokenizer": None}, {"seed": 1})
     }
     assert len(keys) == 5
-    assert TextDataModule(texts, batch_size=3).content_key("train") in keys
-    moved = TextDataModule(texts)
+    assert LabelledDataModule(Texts(texts), batch_size=3).content_key("train") in keys
+    moved = LabelledDataModule(Texts(texts))
     assert moved.content_key("val") != moved.content_key("train")
 
 
@@ -422,10 +437,10 @@ def test_wrong_data_is_one_sentence(tmp_path, texts):
     with pytest.raises(UserError, match="needs a data module of labelled samples"):
         run.fit(module(), datamodule=Loaders(LabelledBatch(X, Y)))
     with pytest.raises(UserError, match="built for 4 classes, but the data has 2"):
-        run.fit(module(), datamodule=TextDataModule(texts))
+        run.fit(module(), datamodule=LabelledDataModule(Texts(texts)))
     for backbone in (Conv4(hidden_channels=4), TokenAverage(9)):
         image = isinstance(backbone, Conv4)
-        data = TextDataModule(texts) if image else Blobs()
+        data = LabelledDataModule(Texts(texts)) if image else Blobs()
         sentence = "Conv4 takes tensors, but the data module serves texts" if image else "TokenAverage reads texts as"
         with pytest.raises(UserError, match=sentence):
             trainer(tmp_path).fit(FrozenFeaturesModule(backbone, 2 if image else CLASSES), datamodule=data)
@@ -476,7 +491,7 @@ def test_tables(tmp_path):
     generator = np.random.default_rng(0)
     y = np.arange(60) % 3
     x = generator.normal(size=(60, 5)) + 4 * np.eye(3, 5)[y]
-    data = ArrayDataModule.from_arrays(x.astype(np.float32), y)
+    data = LabelledDataModule(Arrays.from_arrays(x.astype(np.float32), y))
     method = FrozenFeaturesModule(MLP((5,), (16,)), 3)
     run = trainer(tmp_path)
     run.fit(method, datamodule=data)

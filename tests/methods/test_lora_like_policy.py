@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from metatransfer import MLP, ArrayDataModule, FineTuneModule, FineTunePolicy
+from metatransfer import MLP, Arrays, FineTuneModule, FineTunePolicy, LabelledDataModule
 
 
 class LowRankLinear(nn.Module):
@@ -57,7 +57,7 @@ def merge(network):
 def test_trained_saved_loaded_and_merged(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(60, 4)
-    data = ArrayDataModule.from_arrays(x, (x[:, 0] > 0).long(), batch_size=20)
+    data = LabelledDataModule(Arrays.from_arrays(x, (x[:, 0] > 0).long()), batch_size=20)
     backbone = MLP((4,), (8, 6))
     module = FineTuneModule(
         backbone, num_classes=2, policy=LowRank(rank=2), optimizer=partial(torch.optim.AdamW, lr=0.05)

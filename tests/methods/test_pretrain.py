@@ -8,7 +8,18 @@ from torch import nn
 
 from conftest import ROOT, best_checkpoint, results
 from contract import episode, training_batch
-from metatransfer import ArrayEpisodes, ClassBatches, Conv4, CosineHead, LabelledBatch, PretrainModule, UserError
+from metatransfer import (
+    Arrays,
+    ClassBatches,
+    Conv4,
+    CosineHead,
+    Episodes,
+    EpisodicDataModule,
+    LabelledBatch,
+    PretrainModule,
+    Task,
+    UserError,
+)
 from metatransfer.data import load_glyphs
 
 PRETRAIN, MAML, PROTONET = (ROOT / "configs" / f"{name}.yaml" for name in ("pretrain", "maml", "protonet"))
@@ -88,10 +99,12 @@ def test_it_learns_glyphs():
     scripts = {script: split for split, members in glyphs.splits.items() for script in members}
     split = [scripts[script] for script in glyphs.scripts[::16] for _ in range(20)]
     x, y = images.reshape(-1, 1, 28, 28), torch.arange(len(images)).repeat_interleave(20)
-    inside = ArrayEpisodes.from_arrays(x, y, split=split, num_queries=5, val_episodes=100)
+    inside = EpisodicDataModule(
+        Arrays.from_arrays(x, y, split=split), task=Task(num_queries=5), episodes=Episodes(val=100)
+    )
     data = ClassBatches(inside, batch_size=64)
     data.setup("fit")
-    made = PretrainModule(Conv4(hidden_channels=16), num_classes=data.num_classes)
+    made = PretrainModule(Conv4(hidden_channels=16), num_classes=data.info().num_classes)
     optimizer = torch.optim.Adam(made.parameters(), lr=0.01)
 
     def accuracy():
@@ -127,14 +140,14 @@ def mistake(cli, capsys, *arguments):
 def test_the_number_of_classes_follows_the_data(cli):
     assert saved(cli("fit", PRETRAIN, TINY))["num_classes"] == 1552
     assert saved(cli("fit", PRETRAIN, TINY, "--model.num_classes=2000"))["num_classes"] == 2000
-    assert saved(cli("fit", PRETRAIN, TINY, "--data.episodes.rotations=classes"))["num_classes"] == 4 * 1552
+    assert saved(cli("fit", PRETRAIN, TINY, "--data.episodes.processing.rotations=classes"))["num_classes"] == 4 * 1552
 
 
 def test_the_wrong_data_is_answered_in_one_sentence(cli, capsys, tmp_path):
     config = tmp_path / "config.yaml"
     for method, data, words in (
         (MAML, yaml.safe_load(PRETRAIN.read_text())["data"], "MAMLModule learns from episodes"),
-        (PRETRAIN, {"class_path": "GlyphEpisodes"}, "needs num_classes"),
+        (PRETRAIN, {"class_path": "EpisodicDataModule", "init_args": {"source": "Glyphs"}}, "needs num_classes"),
     ):
         config.write_text(yaml.safe_dump(yaml.safe_load(method.read_text()) | {"data": data}))
         assert words in mistake(cli, capsys, "fit", config, TINY)
@@ -166,7 +179,7 @@ def test_the_network_starts_from_the_weights(cli, tmp_path):
     path = best_checkpoint(cli("fit", PRETRAIN, TINY)).rename(tmp_path / "a.ckpt")
     run = cli("test", PROTONET, TINY, f"--model.backbone.weights={path}")
     other = cli("test", PRETRAIN, TINY, "--model.distance=euclidean", f"--model.backbone.weights={path}",
-                "--data.episodes.eval_num_ways=5")  # fmt: skip
+                "--data.episodes.eval_task.num_ways=5")  # fmt: skip
     assert results(run)["metrics"]["accuracy"] == results(other)["metrics"]["accuracy"]
     backbone = Conv4(hidden_channels=4, weights=str(path))
     given = torch.load(path, weights_only=True)["state_dict"]

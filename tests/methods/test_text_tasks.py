@@ -18,6 +18,7 @@ from metatransfer import (
 )
 from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.meta.inputs import concatenated
+from serving_by_names import grouped
 
 WAYS, VOCABULARY = 3, 12
 

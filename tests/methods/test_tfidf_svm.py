@@ -10,7 +10,7 @@ import torch
 
 from conftest import best_checkpoint, results
 from contract import ROOT
-from metatransfer import DigitsDataModule, TextDataModule, TfidfSVMModule, UserError
+from metatransfer import Digits, LabelledDataModule, Texts, TfidfSVMModule, UserError
 
 WORDS = {
     "weather": ["will it rain", "is it sunny in {}", "how cold is {}", "forecast for {}", "does the sun shine in {}"],
@@ -48,7 +48,7 @@ def pipeline(data, **arguments):
 
 @pytest.mark.parametrize("classes", [tuple(WORDS), ("money", "travel")])
 def test_its_margins_are_those_of_the_pipeline(tmp_path, classes):
-    data = TextDataModule(str(write(tmp_path / "some.csv", classes)), label="category")
+    data = LabelledDataModule(Texts(str(write(tmp_path / "some.csv", classes)), label="category"))
     data.setup("fit")
     module = TfidfSVMModule(len(classes))
     module.fit_data(data)
@@ -68,7 +68,7 @@ def test_its_margins_are_those_of_the_pipeline(tmp_path, classes):
 
 
 def test_fit_test_and_predict_by_the_command(cli, texts, tmp_path):
-    data = ["--data.train", texts, "--data.test=null"]
+    data = ["--data.source.path", texts, "--data.source.test=null"]
     run = cli("fit", ROOT / "configs" / "banking77" / "tfidf_svm.yaml", *data, small=False)
     assert results(run)["metrics"]["accuracy"]["value"] > 0.9
     assert results(run)["baselines"].keys() == {"most frequent class"}
@@ -86,7 +86,7 @@ def test_fit_test_and_predict_by_the_command(cli, texts, tmp_path):
 
 
 def test_wrong_input(texts):
-    data = TextDataModule(str(texts), label="category")
+    data = LabelledDataModule(Texts(str(texts), label="category"))
     data.setup("fit")
     with pytest.raises(UserError, match="min_count=1000"):
         TfidfSVMModule(3, min_count=1000).fit_data(data)
@@ -103,5 +103,5 @@ def test_wrong_input(texts):
 def test_pictures_are_refused(cli, capsys):
     with pytest.raises(SystemExit):
         cli("fit", ROOT / "configs" / "frozen_features.yaml", "--model", "TfidfSVMModule", small=False)
-    assert "TfidfSVMModule classifies texts, but DigitsDataModule serves none" in capsys.readouterr().err
-    assert DigitsDataModule().num_classes == 10
+    assert "TfidfSVMModule classifies texts, but LabelledDataModule serves none" in capsys.readouterr().err
+    assert LabelledDataModule(Digits()).num_classes == 10

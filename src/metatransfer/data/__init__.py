@@ -1,35 +1,35 @@
-"""Sources (where samples come from), samplers (which samples) and data modules (how they are served)."""
+"""Collections (which data), and data modules (how they are served)."""
 
-from metatransfer.data.array_data import ArrayDataModule
-from metatransfer.data.array_episodes import ArrayEpisodes
-from metatransfer.data.augment import Augmentation, RandomAffine, TorchvisionTransforms
-from metatransfer.data.cifar_few_shot_episodes import CIFARFewShotEpisodes
-from metatransfer.data.class_batches import ClassBatches
-from metatransfer.data.cross_domain_episodes import CrossDomainEpisodes
-from metatransfer.data.digit_sets import (
-    MNISTDataModule,
-    MNISTMDataModule,
-    SVHNDataModule,
-    SYNDataModule,
-    USPSDataModule,
+from metatransfer.data.collections import (
+    MNIST,
+    MNISTM,
+    SVHN,
+    SYN,
+    USPS,
+    Arrays,
+    CIFARFewShot,
+    Digits,
+    Glyphs,
+    ImageFolder,
+    ImageTable,
+    Learn2Learn,
+    Omniglot,
+    Sinusoids,
+    Table,
+    Texts,
+    TorchvisionDataset,
+    TypesetDigits,
+    describe_path,
+    open_path,
 )
-from metatransfer.data.digits_data import DigitsDataModule
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.episode_files import SavedEpisodes, save_episodes
-from metatransfer.data.episodic import EpisodicDataModule
-from metatransfer.data.feature_transforms import RowSum
-from metatransfer.data.glyph_episodes import GlyphEpisodes
-from metatransfer.data.glyphs import Glyphs, glyph_from_image, load_glyphs
-from metatransfer.data.image_csv_data import ImageCSVDataModule
-from metatransfer.data.image_folder_data import ImageFolderDataModule
-from metatransfer.data.image_folder_episodes import ImageFolderEpisodes
-from metatransfer.data.labelled import LabelledDataModule
-from metatransfer.data.labelled_sampler import Split
-from metatransfer.data.learn2learn_episodes import Learn2LearnEpisodes
-from metatransfer.data.omniglot_episodes import OmniglotEpisodes
-from metatransfer.data.samplers import EpisodeIndices, EpisodeSampler, TaskSampler
-from metatransfer.data.shaped_sampler import ShapedSampler
-from metatransfer.data.shapes import (
+from metatransfer.data.sampling.augment import Augmentation, RandomAffine, TorchvisionTransforms
+from metatransfer.data.sampling.division import RandomDivision
+from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler
+from metatransfer.data.sampling.feature_transforms import RowSum
+from metatransfer.data.sampling.sampler import Sampler
+from metatransfer.data.sampling.saved import SavedEpisodes, save_episodes
+from metatransfer.data.sampling.shaped import ShapedSampler
+from metatransfer.data.sampling.shapes import (
     EpisodeSize,
     FixedShape,
     ImbalancedShots,
@@ -37,60 +37,90 @@ from metatransfer.data.shapes import (
     SemiSupervised,
     TaskShape,
 )
-from metatransfer.data.sinusoid_episodes import SinusoidEpisodes
-from metatransfer.data.sources import RotatedClasses, Source, TensorSource
-from metatransfer.data.table_episodes import TableEpisodes
-from metatransfer.data.text_data import TextDataModule
-from metatransfer.data.torchvision_data import TorchvisionDataModule
-from metatransfer.data.typeset_digits import TypesetDigitsDataModule
+from metatransfer.data.serving.base import open_paths_by
+from metatransfer.data.serving.class_batches import ClassBatches
+from metatransfer.data.serving.cross_domain_episodes import CrossDomainEpisodes
+from metatransfer.data.serving.domain import DomainDataModule
+from metatransfer.data.serving.episodic import EpisodicDataModule
+from metatransfer.data.serving.labelled import LabelledDataModule
+from metatransfer.data.serving.settings import (
+    Division,
+    DomainDivision,
+    EpisodeFiles,
+    Episodes,
+    EvalTask,
+    PredictFolders,
+    Processing,
+    Task,
+)
+from metatransfer.data.sources import (
+    Collection,
+    Encoder,
+    LazyParts,
+    RotatedClasses,
+    Source,
+    TaskGenerator,
+    TensorSource,
+)
+
+open_paths_by(open_path)  # a path may be given where a collection is expected
 
 __all__ = [
-    "ArrayDataModule",
-    "ArrayEpisodes",
+    "MNIST",
+    "MNISTM",
+    "SVHN",
+    "SYN",
+    "USPS",
+    "Arrays",
     "Augmentation",
-    "CIFARFewShotEpisodes",
+    "CIFARFewShot",
     "ClassBatches",
+    "Collection",
     "CrossDomainEpisodes",
-    "DigitsDataModule",
+    "Digits",
+    "Division",
     "DomainDataModule",
+    "DomainDivision",
+    "Encoder",
+    "EpisodeFiles",
     "EpisodeIndices",
     "EpisodeSampler",
     "EpisodeSize",
+    "Episodes",
     "EpisodicDataModule",
+    "EvalTask",
     "FixedShape",
-    "GlyphEpisodes",
     "Glyphs",
-    "ImageCSVDataModule",
-    "ImageFolderDataModule",
-    "ImageFolderEpisodes",
+    "ImageFolder",
+    "ImageTable",
     "ImbalancedShots",
     "LabelledDataModule",
-    "Learn2LearnEpisodes",
-    "MNISTDataModule",
-    "MNISTMDataModule",
+    "LazyParts",
+    "Learn2Learn",
     "MetaDatasetShape",
-    "OmniglotEpisodes",
+    "Omniglot",
+    "PredictFolders",
+    "Processing",
     "RandomAffine",
+    "RandomDivision",
     "RotatedClasses",
     "RowSum",
-    "SVHNDataModule",
-    "SYNDataModule",
+    "Sampler",
     "SavedEpisodes",
     "SemiSupervised",
     "ShapedSampler",
-    "SinusoidEpisodes",
+    "Sinusoids",
     "Source",
-    "Split",
-    "TableEpisodes",
-    "TaskSampler",
+    "Table",
+    "Task",
+    "TaskGenerator",
     "TaskShape",
     "TensorSource",
-    "TextDataModule",
-    "TorchvisionDataModule",
+    "Texts",
+    "TorchvisionDataset",
     "TorchvisionTransforms",
-    "TypesetDigitsDataModule",
-    "USPSDataModule",
-    "glyph_from_image",
-    "load_glyphs",
+    "TypesetDigits",
+    "describe_path",
+    "open_path",
     "save_episodes",
 ]

@@ -19,11 +19,14 @@ from metatransfer import (
     Conv4,
     Episode,
     EpisodeMean,
-    GlyphEpisodes,
+    Episodes,
+    EpisodicDataModule,
+    Glyphs,
     MAMLModule,
     ProtoNetModule,
     Report,
-    SinusoidEpisodes,
+    Sinusoids,
+    Task,
 )
 from metatransfer.callbacks.run.table import print_report
 from metatransfer.drawing import episodes as drawing
@@ -40,7 +43,7 @@ def test_numbers_are_those_of_the_fixed_test_episodes(cli):
     """Accuracy, interval and pixel baseline, computed again by hand on the same episodes."""
     run = cli("fit", PROTONET)
     tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), small=False))
-    data = GlyphEpisodes(num_queries=2)
+    data = EpisodicDataModule(Glyphs(), task=Task(num_queries=2))
     data.setup("test")
     module = ProtoNetModule.load_from_checkpoint(best_checkpoint(run)).eval()
     ours, pixels = [], []
@@ -95,7 +98,7 @@ def test_a_resumed_fit_keeps_the_best_of_the_run_it_resumes(cli, tmp_path):
 def test_a_resume_under_another_evaluation_starts_a_new_history(cli):
     first = cli("fit", PROTONET)
     last = first / "checkpoints" / "last.ckpt"
-    resumed = cli("fit", PROTONET, "--trainer.max_epochs=2", "--ckpt_path", last, "--data.eval_num_ways=15")
+    resumed = cli("fit", PROTONET, "--trainer.max_epochs=2", "--ckpt_path", last, "--data.eval_task.num_ways=15")
     answer = results(resumed)
     assert len(answer["history"]) == 1
     assert answer["baselines"] != results(first)["baselines"]
@@ -104,7 +107,9 @@ def test_a_resume_under_another_evaluation_starts_a_new_history(cli):
 
 def test_a_trainer_that_is_used_again_keeps_both_results(tmp_path):
     module = ProtoNetModule(Conv4(hidden_channels=4))
-    data = GlyphEpisodes(tasks_per_batch=2, num_queries=2, train_episodes=4, val_episodes=4, test_episodes=4)
+    data = EpisodicDataModule(
+        Glyphs(), task=Task(num_queries=2), episodes=Episodes(per_batch=2, train=4, val=4, test=4)
+    )
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[BestCheckpoint(), Report()],
@@ -128,7 +133,7 @@ def test_the_table_says_all_of_it(cli, capsys):
 
 
 def test_results_are_json_even_where_a_number_is_not_a_number(cli, capsys):
-    run = cli("fit", PROTONET, "--data.val_episodes=1")
+    run = cli("fit", PROTONET, "--data.episodes.val=1")
     text = (run / "results.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["metrics"]["accuracy"]["ci95"] is None
@@ -199,7 +204,7 @@ def test_untrained_weights_are_not_called_selected(cli):
 def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeypatch):
     """The curves are the method's answers on a grid over the queries, under the right names."""
     module = MAMLModule(MLP((1,), (8,)), num_outputs=1, inner=InnerLoop(steps=steps, lr=0.01)).eval()
-    data = SinusoidEpisodes()
+    data = EpisodicDataModule(Sinusoids(), task=Task(num_shots=10, num_queries=10))
     data.setup("test")
     episode = Episode(*(torch.cat(parts) for parts in zip(*(data.episode("test", i) for i in range(5)), strict=True)))
     drawn = {}

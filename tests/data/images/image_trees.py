@@ -4,9 +4,8 @@ import zipfile
 
 import numpy as np
 import torch
-from PIL import Image
-
 from metatransfer.data.images import ImageLook, open_images, open_tree
+from PIL import Image
 
 CPU = torch.device("cpu")
 LOOK = ImageLook(6)

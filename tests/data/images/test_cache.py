@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from image_trees import LOOK, classes_of, entries, everything, opened, picture, write_tree, write_zip
-
 from metatransfer.data.images import ImageLook, looking, open_images, open_tree
 from metatransfer.data.images import cache as cache_module
 from metatransfer.data.images.cache import cache_folder, cached_headers, cached_images

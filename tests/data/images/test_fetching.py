@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from image_trees import entries
-
 from metatransfer.data.images import fetch
+
 from metatransfer.errors import UserError
 
 

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 from image_trees import classes_of, opened, picture, write_tree, write_zip
-
 from metatransfer.data.images import ImageFile, open_tree
+
 from metatransfer.errors import UserError
 
 

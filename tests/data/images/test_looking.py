@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from image_trees import LOOK
-from PIL import Image
-
 from metatransfer.data.images import ImageLook, open_tree
 from metatransfer.data.images.looking import decode
+from PIL import Image
+
 from metatransfer.errors import UserError
 
 

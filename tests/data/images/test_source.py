@@ -6,9 +6,9 @@ import struct
 import pytest
 import torch
 from image_trees import CPU, everything, opened, picture, write_tree, write_zip
+from metatransfer.data.images import ImageFileSource, check_class_names
 
 from metatransfer.data import TensorSource
-from metatransfer.data.images import ImageFileSource, check_class_names
 from metatransfer.errors import UserError
 
 

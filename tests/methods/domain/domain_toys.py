@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from metatransfer import Collection
 from metatransfer.batches import DomainBatch
-from metatransfer.data.domain import DomainDataModule
-from metatransfer.data.labelled import LabelledDataModule
+from metatransfer.data import DomainDataModule
 from metatransfer.data.sources import TensorSource
 from metatransfer.methods.domain.adabn import AdaBNModule
 from metatransfer.methods.domain.adaptation import Adaptation
@@ -25,6 +25,7 @@ from metatransfer.methods.domain.mcd import MCDModule
 from metatransfer.methods.domain.schedules import Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.nn import MLP, PerceptronHead
+from serving_by_names import labelled
 
 CLASSES = 3
 ADAPTING = (DANNModule, CDANModule, DANModule, DeepCORALModule, MCDModule, ADDAModule)
@@ -32,11 +33,10 @@ GROUPS = {"adaptation": Adaptation, "ramp": Ramp}
 EVERY = (SourceOnlyModule, AdaBNModule, *ADAPTING)
 
 
-class Clouds(LabelledDataModule):
+class CloudPoints(Collection):
     """Three clouds on a ring, and a third number that follows the class in the source and chance in the target."""
 
-    def __init__(self, shortcut=True, offset=0.0, count=240, draw=0, **labelled):
-        super().__init__(**labelled)
+    def __init__(self, shortcut=True, offset=0.0, count=240, draw=0):
         self.shortcut, self.offset, self.count, self.draw = shortcut, offset, count, draw
 
     def parts(self):
@@ -49,6 +49,10 @@ class Clouds(LabelledDataModule):
         x = np.concatenate([ring, (told if self.shortcut else chance)[:, None]], 1) + self.offset
         names = [f"cloud {i}" for i in range(CLASSES)]
         return {"all": TensorSource(torch.from_numpy(x.astype(np.float32)), labels, names, "clouds")}
+
+
+def Clouds(shortcut=True, offset=0.0, count=240, draw=0, **options):
+    return labelled(CloudPoints(shortcut, offset, count, draw), **options)
 
 
 def clouds(batch_size=24, seed=0, **arguments):

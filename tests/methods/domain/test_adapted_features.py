@@ -24,7 +24,7 @@ from metatransfer.adapters.estimators import (
     SubspaceAlignment,
     TransferComponentAnalysis,
 )
-from metatransfer.data.domain import DomainDataModule
+from metatransfer.data import DomainDataModule
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from processes import exit_code, exit_with_what_is_imported, started
 
@@ -315,8 +315,10 @@ def test_pictures_are_labelled(cli, tmp_path):
     query.mkdir()
     for number in range(3):
         Image.fromarray(np.full((28, 28), 40 * number, np.uint8)).save(query / f"{number}.png")
-    photos = {"root": str(query), "predict": str(query), "image_size": 28, "channels": 1}
-    targets = json.dumps({"photos": {"class_path": "ImageFolderDataModule", "init_args": photos}})
+    photos = {"class_path": "ImageFolder", "init_args": {"root": str(query), "image_size": 28, "channels": 1}}
+    targets = json.dumps(
+        {"photos": {"class_path": "LabelledDataModule", "init_args": {"source": photos, "predict": str(query)}}}
+    )
     arguments = ["--ckpt_path", best_checkpoint(run), f"--data.targets={targets}"]
     found = cli("predict", run / "config.yaml", *arguments, small=False)
     rows = list(csv.DictReader((found / "predictions.csv").open()))
@@ -331,7 +333,7 @@ def test_pictures_are_labelled(cli, tmp_path):
         (["--model.adapter.n_component=3"], "has no argument 'n_component'"),
         (["--model.adapter.n_components=many"], "n_components must be an integer"),
         (["--model.adapter.n_components=0"], "n_components must be 1 or more"),
-        (["--data=DigitsDataModule"], "adapts to a target domain"),
+        (["--data=LabelledDataModule --data.source Digits"], "adapts to a target domain"),
     ],
     ids=lambda one: one[0] if isinstance(one, list) else "",
 )

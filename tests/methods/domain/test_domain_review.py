@@ -13,17 +13,20 @@ from metatransfer import (
     MLP,
     AdaBNModule,
     ADDAModule,
-    ArrayDataModule,
+    Arrays,
     DANNModule,
     DomainAdaptationModule,
     DomainDataModule,
+    DomainDivision,
     Entropy,
+    LabelledDataModule,
     SourceOnlyModule,
     UserError,
 )
 from metatransfer.experiments.comparing import measure_twins
 from metatransfer.experiments.training import Budget
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
+from serving_by_names import labelled
 
 
 def arrays(offset=0.0, scale=1.0, count=200, seed=0, in_order=False, **arguments):
@@ -31,7 +34,7 @@ def arrays(offset=0.0, scale=1.0, count=200, seed=0, in_order=False, **arguments
     y = torch.randint(3, (count,), generator=draw)
     y = y.sort().values if in_order else y
     x = torch.randn(count, 4, generator=draw) + 3 * torch.nn.functional.one_hot(y, 4)
-    return ArrayDataModule.from_arrays((x * scale + offset).numpy(), y.numpy(), **arguments)
+    return labelled(Arrays.from_arrays((x * scale + offset).numpy(), y.numpy()), **arguments)
 
 
 def network(norm=False):
@@ -59,7 +62,11 @@ def test_the_targets_statistics_do_not_depend_on_the_order_of_its_file():
     """Nor on the size of the last batch, nor on a validation."""
     # 200 samples, all of them trained on; batches of 66 leave two over
     data = DomainDataModule(
-        {"a": arrays()}, {"b": arrays(5.0, in_order=True)}, batch_size=20, eval_batch_size=66, transductive=True
+        {"a": arrays()},
+        {"b": arrays(5.0, in_order=True)},
+        batch_size=20,
+        eval_batch_size=66,
+        division=DomainDivision(transductive=True),
     )
     module = AdaBNModule(network(norm=True), 3)
     fit(module, data, limit_val_batches=0)
@@ -121,7 +128,7 @@ def test_a_second_fit_of_adda_begins_with_its_first_part():
 def test_few_labels_of_a_target_need_not_have_all_classes():
     x, y = torch.randn(40, 4).numpy(), [0, 1] * 20
     unlabelled = torch.randn(100, 4).numpy()
-    target = ArrayDataModule.from_arrays(unlabelled, None, test=(x, y))
+    target = LabelledDataModule(Arrays.from_arrays(unlabelled, None, test=(x, y)))
     data = DomainDataModule({"a": arrays()}, {"b": target}, batch_size=20)
     module = DANNModule(network(), 3)
     trainer = fit(module, data)

@@ -37,7 +37,7 @@ def test_weights_are_the_estimators_in_the_order_of_the_numbers(make):
     expected = estimator.fit(rows(data.source_samples()).numpy(), target=rows(data.target_samples()).numpy()).weights_
     np.testing.assert_allclose(one.sample_weights.numpy(), expected, rtol=1e-5)
     assert one.sample_weights.std() > 0.01
-    assert len(one.sample_weights) == data.num_source_samples
+    assert len(one.sample_weights) == sum(data.info().class_counts)
 
 
 def test_the_loss_is_the_weighted_mean():
@@ -54,7 +54,7 @@ def test_the_loss_is_the_weighted_mean():
 
 def test_equal_weights_train_as_the_source_alone(monkeypatch):
     equal = method()
-    monkeypatch.setattr(equal, "find_weights", lambda data: np.ones(data.num_source_samples))
+    monkeypatch.setattr(equal, "find_weights", lambda data: np.ones(sum(data.info().class_counts)))
     fit(equal, clouds())
     plain = module(SourceOnlyModule)
     fit(plain, clouds())
@@ -167,7 +167,7 @@ def test_too_many_samples_to_match_are_refused_with_a_remedy(monkeypatch):
 
 def test_estimators_by_their_names(cli):
     short = ["--trainer.callbacks=null", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    few = '--data.sources={"few": {"class_path": "TypesetDigitsDataModule", "init_args": {"labels_per_class": 20}}}'
+    few = '--data.sources={"few": {"class_path": "LabelledDataModule", "init_args": {"source": "TypesetDigits", "labels_per_class": 20}}}'
     run = cli(
         "fit", CONFIG, *short, few, "--model.estimator=KernelMeanMatching", "--model.estimator.limit=50", small=False
     )

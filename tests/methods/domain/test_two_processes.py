@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from metatransfer import MLP, ArrayDataModule, DomainDataModule, UserError
+from metatransfer import MLP, Arrays, DomainDataModule, LabelledDataModule, UserError
 from metatransfer.methods.domain import ADDAModule, CDANModule, DANNModule, DeepCORALModule, MCDModule
 from processes import in_two
 
@@ -22,7 +22,7 @@ def trained(kind, devices, **settings):
     sides = []
     for offset in (0.0, 1.0):
         x = torch.randn(64, 6, generator=draw, dtype=torch.float64) + offset
-        sides.append(ArrayDataModule.from_arrays(x.numpy(), (x[:, 0] > offset).long().numpy()))
+        sides.append(LabelledDataModule(Arrays.from_arrays(x.numpy(), (x[:, 0] > offset).long().numpy())))
     data = DomainDataModule({"source": sides[0]}, {"target": sides[1]}, batch_size=16 // devices)
     torch.manual_seed(0)
     module = kind(MLP(in_shape=(6,), hidden=(8,)), 2, optimizer=partial(torch.optim.SGD, lr=0.1)).double()

@@ -19,6 +19,8 @@ from metatransfer import (
     BestCheckpoint,
     Conv4,
     Episode,
+    Episodes,
+    EpisodicDataModule,
     EpisodicModule,
     Evaluation,
     Figures,
@@ -30,7 +32,8 @@ from metatransfer import (
     PretrainModule,
     ProtoNetModule,
     Report,
-    SinusoidEpisodes,
+    Sinusoids,
+    Task,
     TokenAverage,
     Tokens,
     UserError,
@@ -213,7 +216,12 @@ def test_what_selects_follows_the_data(evaluation, info, expected):
 
 
 def test_a_regression_is_selected_by_its_error(tmp_path):
-    chooser, data = BestCheckpoint(), SinusoidEpisodes(train_episodes=4, val_episodes=4, tasks_per_batch=2)
+    chooser, data = (
+        BestCheckpoint(),
+        EpisodicDataModule(
+            Sinusoids(), task=Task(num_shots=10, num_queries=10), episodes=Episodes(train=4, val=4, per_batch=2)
+        ),
+    )
     trainer(tmp_path, chooser).fit(Regressor(), data)
     assert (chooser.monitor, chooser.mode) == ("val/mse", "min")
     assert chooser.best_model_score is not None

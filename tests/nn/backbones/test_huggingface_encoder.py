@@ -8,10 +8,9 @@ import sys
 import pytest
 import torch
 
-from metatransfer import Backbone, UserError
+from metatransfer import Backbone, LabelledDataModule, Texts, UserError
 from metatransfer.arguments import plain_arguments
 from metatransfer.batches import Tokens
-from metatransfer.data.text_data import TextDataModule
 from metatransfer.nn.backbones.huggingface_encoder import HuggingFaceEncoder
 from metatransfer.nn.weights import no_weight_files
 
@@ -61,7 +60,7 @@ def texts(original, tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "t.csv"
     rows = [f"{' '.join('abcdefghijklmnop'[i % 7 : i % 7 + 1 + i % 9])},{'xy'[i % 2]}" for i in range(40)]
     path.write_text("\n".join(["text,label", *rows]))
-    data = TextDataModule(str(path), tokenizer=original[0], max_length=16, eval_batch_size=20)
+    data = LabelledDataModule(Texts(str(path), tokenizer=original[0], max_length=16), eval_batch_size=20)
     return next(iter(data.train_samples())).x
 
 

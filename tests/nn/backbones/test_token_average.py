@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from metatransfer import UserError
+from metatransfer import LabelledDataModule, Texts, UserError
 from metatransfer.batches import Tokens
-from metatransfer.data.text_data import TextDataModule
 from metatransfer.nn.backbones.token_average import TokenAverage
 
 
@@ -71,8 +70,8 @@ def test_it_learns(tmp_path):
             label, words = list(topics.items())[place % 3]
             noise = [f"n{number}" for number in generator.integers(0, 30, 6)]
             writer.writerow([" ".join(generator.permutation([*generator.choice(words, 2), *noise])), label])
-    data = TextDataModule(str(tmp_path / "t.csv"), batch_size=16)
-    network = nn.Sequential(TokenAverage(data.vocabulary_size), nn.Linear(64, 3))
+    data = LabelledDataModule(Texts(str(tmp_path / "t.csv")), batch_size=16)
+    network = nn.Sequential(TokenAverage(data.info().vocabulary_size), nn.Linear(64, 3))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(10):
         for batch in data.train_dataloader():

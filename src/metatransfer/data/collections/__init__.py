@@ -1,0 +1,43 @@
+"""What a user names as data: one class per medium or data set."""
+
+from metatransfer.data.collections.arrays import Arrays
+from metatransfer.data.collections.base import Collection, LazyParts
+from metatransfer.data.collections.cifar_few_shot import CIFARFewShot
+from metatransfer.data.collections.digit_sets import MNIST, MNISTM, SVHN, SYN, USPS
+from metatransfer.data.collections.digits import Digits
+from metatransfer.data.collections.glyphs import Glyphs
+from metatransfer.data.collections.image_folder import ImageFolder
+from metatransfer.data.collections.image_table import ImageTable
+from metatransfer.data.collections.learn2learn import Learn2Learn
+from metatransfer.data.collections.omniglot import Omniglot
+from metatransfer.data.collections.paths import describe_path, open_path
+from metatransfer.data.collections.sinusoids import Sinusoids
+from metatransfer.data.collections.table import Table
+from metatransfer.data.collections.texts import Texts
+from metatransfer.data.collections.torchvision_dataset import TorchvisionDataset
+from metatransfer.data.collections.typeset_digits import TypesetDigits
+
+__all__ = [
+    "MNIST",
+    "MNISTM",
+    "SVHN",
+    "SYN",
+    "USPS",
+    "Arrays",
+    "CIFARFewShot",
+    "Collection",
+    "Digits",
+    "Glyphs",
+    "ImageFolder",
+    "ImageTable",
+    "LazyParts",
+    "Learn2Learn",
+    "Omniglot",
+    "Sinusoids",
+    "Table",
+    "Texts",
+    "TorchvisionDataset",
+    "TypesetDigits",
+    "describe_path",
+    "open_path",
+]

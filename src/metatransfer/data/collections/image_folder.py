@@ -1,0 +1,199 @@
+"""Labelled images of any folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from metatransfer.checks import check_choice
+from metatransfer.data.collections.base import LazyParts
+from metatransfer.data.collections.image_collection import ImageCollection
+from metatransfer.data.readers.image_files import ImageFile, ImageTree, open_tree
+from metatransfer.data.readers.image_look import ImageLook
+from metatransfer.data.readers.image_source import (
+    MEMORY_LIMIT,
+    ImageReader,
+    OnBadSample,
+    by_name_and_content,
+    check_class_names,
+)
+from metatransfer.data.readers.tables import read_table
+from metatransfer.data.sources import SPLIT_NAMES, SPLITS, Source, UnlabelledPart, natural_order, split_of
+from metatransfer.errors import UserError
+
+
+class ImageFolder(ImageCollection):
+    """Photographs or any other images, one folder per class, in a folder or a zip file.
+
+    Three layouts are known, of which the first that fits is used:
+
+    - lists: ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label``, over images in
+      ``root`` or ``root/images``, as mini-ImageNet is passed around (Ravi and Larochelle 2017);
+    - ``<split>/<class>/<image>`` with the split ``train`` and, where there are any, ``val`` (or ``valid``,
+      ``validation``) and ``test``, as tiered-ImageNet, CUB and CIFAR-FS are;
+    - ``<class>/<image>``: the images come undivided.
+
+    As a target domain, the top or a split may also hold images without folders of classes. An image is scaled by its
+    shorter side and cut out in the centre. Decoded images are kept in the folder that the environment variable
+    ``METATRANSFER_CACHE`` names, ``~/.cache/metatransfer`` without it.
+
+    Args:
+        root: the folder, or a zip file of it.
+        image_size: side of a sample in pixels.
+        channels: 3 for RGB, 1 for grey.
+        split_files: list of each split, or the folder that holds ``train.csv``, ``val.csv`` and ``test.csv``; ``root``
+            itself is tried without it.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count images that cannot be used and empty classes.
+        memory_limit: bytes of decoded images up to which a split is held in memory; larger ones are decoded when drawn.
+
+    Raises:
+        UserError: an impossible size, channels or ``on_bad_sample``, or a list of an unknown split.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 84,
+        channels: int = 3,
+        split_files: dict[str, str] | str | None = None,
+        on_bad_sample: OnBadSample = "error",
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        for split in split_files if isinstance(split_files, dict) else ():
+            check_choice("split_files' split", split, SPLITS)
+        self.root = self.path = root
+        self.split_files = split_files
+        self.reader = ImageReader(ImageLook(image_size, channels), on_bad_sample, memory_limit)
+        self._layout = ""
+
+    def parts(self) -> Mapping[str, Source]:
+        """The images, in memory where they fit into ``memory_limit``."""
+        tree = open_tree(self.root, "image folder")
+        lists = self._lists()
+        if lists:
+            classes: dict[str, dict[str, Any]] = {split: _listed(tree, path) for split, path in lists.items()}
+        else:
+            folders = _folders_of_parts(tree)
+            classes = {
+                part: {name: f"{folder}/{name}" if folder else name for name in natural_order(tree.folders(folder))}
+                for part, folder in folders.items()
+            }
+        check_class_names(dict.fromkeys(name for names in classes.values() for name in names), f"'{self.root}'")
+        self._layout = "by lists" if lists else "" if "all" in classes else "by folders"
+        self.divided_by = _divided_by([set(names) for names in classes.values()])
+
+        def opened(part: str) -> Source:
+            files = {name: tree.files(at) if isinstance(at, str) else at for name, at in classes[part].items()}
+            source, self.skipped[part] = self.reader.labelled(files, self._name(part))
+            return source
+
+        return LazyParts(opened, list(classes))
+
+    def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
+        """The images sorted by the names of the files alone, with or without folders of classes.
+
+        Raises:
+            UserError: no such folder, no image in it, or one that cannot be used.
+        """
+        tree = open_tree(self.root, "image folder")
+        parts: dict[str, UnlabelledPart] = {}
+        for part, (folder, flat) in _folders_of_target(tree).items():
+            inside = f"{folder}/" if folder else ""
+            names = [None] if flat else natural_order(tree.folders(folder))
+            found = [(one, name) for name in names for one in tree.files(folder if name is None else inside + name)]
+            if not found:
+                raise UserError(f"'{tree.root}/{folder}' holds no image: add some.")
+            order = by_name_and_content([file for file, _ in found])
+            words = None if flat else [str(found[index][1]) for index in order]
+            parts[part] = self._withheld([found[index][0] for index in order], words, part)
+        return parts
+
+    def protocol(self) -> dict[str, Any]:
+        """The size of the images, and how they come divided."""
+        self.opened()
+        return super().protocol() | ({"split": self._layout} if self._layout else {})
+
+    def _lists(self) -> dict[str, Path]:
+        if isinstance(self.split_files, dict):
+            return {split: Path(self.split_files[split]) for split in SPLITS if split in self.split_files}
+        folder = Path(self.root if self.split_files is None else self.split_files).expanduser()
+        found = {split: folder / f"{split}.csv" for split in SPLITS}
+        if self.split_files is None and not found["train"].is_file():
+            return {}
+        return {split: path for split, path in found.items() if split == "train" or path.is_file()}
+
+
+def _divided_by(classes: Sequence[set[str]]) -> Literal["class", "sample"] | None:
+    if len(classes) > 1 and len(set().union(*classes)) == sum(map(len, classes)):
+        return "class"
+    return "sample" if len(classes) > 1 and all(one == classes[0] for one in classes) else None
+
+
+def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
+    # the files of each class in a list
+    table = read_table(str(path))
+    names, labels = table.filled("filename", "split_files"), table.filled("label", "split_files")
+    classes: dict[str, list[ImageFile]] = {label: [] for label in natural_order(labels)}
+    seen: set[str] = set()
+    for name, label in zip(names, labels, strict=True):
+        if name in seen:
+            raise UserError(f"'{path}' names '{name}' twice: keep one of the two rows.")
+        seen.add(name)
+        problem = f"'{path}' names '{name}', which is neither in '{tree.root}' nor in its folder 'images'."
+        missing = ImageFile(tree.root, name, problem=problem)
+        classes[label].append(tree.find(name) or tree.find(f"images/{name}") or missing)
+    return classes
+
+
+def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
+    # the folder of each part: the top for all samples, or one for each split
+    top = tree.folders()
+    if not top:
+        raise UserError(
+            f"'{tree.root}' has no folders: put the images of each class into a folder of its own, <class>/<image>."
+        )
+    found: dict[str, str] = {}
+    for name in top:
+        split = split_of(name)
+        if split in found:
+            raise UserError(f"'{tree.root}' has two folders for {split}, '{found[split]}' and '{name}': merge them.")
+        if split is not None:
+            found[split] = name
+    # a class may be called 'train': as a split it has company or is all there is, and has folders of classes inside
+    if "train" in found and (len(found) > 1 or len(top) == 1) and tree.folders(found["train"]):
+        for name in found.values():
+            if not tree.folders(name):
+                raise UserError(
+                    f"'{tree.root}/{name}' has no folders of classes: put its images into <class>/<image>; images "
+                    f"without labels belong into a folder outside of '{tree.root}', to be given as predict."
+                )
+        return {split: found[split] for split in SPLITS if split in found}
+    if _is_training_of_zip(tree, top[0]):
+        return {"train": ""}
+    if len(top) == 1 and tree.folders(top[0]):
+        raise UserError(
+            f"'{tree.root}' holds the folder '{top[0]}' and nothing else: give the folder that holds those of the "
+            f"classes, or those of the splits ({', '.join(SPLIT_NAMES)})."
+        )
+    return {"all": ""}
+
+
+def _folders_of_target(tree: ImageTree) -> dict[str, tuple[str, bool]]:
+    """The folder of each part, and whether images lie in it without folders of classes."""
+    top = tree.folders()
+    if not top or (len(top) == 1 and not tree.folders(top[0]) and not _is_training_of_zip(tree, top[0])):
+        only = top[0] if top else ""
+        return {split_of(only) or "all": (only, True)}
+    splits = [split_of(name) for name in top]
+    if "train" in splits and None not in splits and len(set(splits)) == len(splits):
+        found = {str(split): name for split, name in zip(splits, top, strict=True)}
+        return {split: (found[split], not tree.folders(found[split])) for split in SPLITS if split in found}
+    return {part: (folder, False) for part, folder in _folders_of_parts(tree).items()}
+
+
+def _is_training_of_zip(tree: ImageTree, folder: str) -> bool:
+    """Whether a zip file holds a training split alone, whose folder the tree took for a wrapper."""
+    files = tree.files(folder)
+    above = files[0].name.split(f"/{folder}/")[0] if files and files[0].zipped else ""
+    return split_of(above.rpartition("/")[2]) == "train"

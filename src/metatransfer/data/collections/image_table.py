@@ -1,0 +1,126 @@
+"""Labelled images that a table lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metatransfer.data.collections.image_collection import ImageCollection
+from metatransfer.data.readers.image_files import IMAGE_SUFFIXES, ImageFile, ImageTree, open_tree
+from metatransfer.data.readers.image_look import ImageLook
+from metatransfer.data.readers.image_source import MEMORY_LIMIT, ImageReader, OnBadSample
+from metatransfer.data.readers.splits import rows_of_splits
+from metatransfer.data.readers.tables import Table, read_table
+from metatransfer.data.sources import Source, UnlabelledPart, natural_order
+from metatransfer.errors import UserError
+
+
+class ImageTable(ImageCollection):
+    """Images listed by a table, one row for each: its file and its class.
+
+    With the column ``split`` the rows say themselves what they are for (``train``, ``val`` and ``test``, or ``valid``,
+    ``validation``); without it the images come undivided. The column of the files may leave out their ending, such as
+    ``.jpg``. An image is scaled by its shorter side and cut out in the centre.
+
+    Args:
+        path: ``.csv``, ``.tsv``, ``.tab``, ``.txt``, ``.jsonl`` or ``.parquet`` file with named columns.
+        root: folder or zip file of the images; the folder of ``path`` where left out.
+        file: column of the file names, relative to ``root``.
+        label: column of the classes; a target domain needs none.
+        split: column with ``train``, ``val`` or ``test`` in each row.
+        delimiter: between fields; by the file's ending where left out.
+        image_size: side of a sample in pixels.
+        channels: 3 for RGB, 1 for grey.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count images that are missing or cannot be used.
+        memory_limit: bytes of decoded images up to which a split is held in memory; larger ones are decoded when drawn.
+
+    Raises:
+        UserError: an impossible size, channels or ``on_bad_sample``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        root: str | None = None,
+        file: str = "filename",
+        label: str = "label",
+        split: str | None = None,
+        delimiter: str | None = None,
+        image_size: int = 84,
+        channels: int = 3,
+        on_bad_sample: OnBadSample = "error",
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        self.path, self.root = path, root if root is not None else str(Path(path).parent)
+        self.file, self.label, self.split, self.delimiter = file, label, split, delimiter
+        self.reader = ImageReader(ImageLook(image_size, channels), on_bad_sample, memory_limit)
+
+    def parts(self) -> Mapping[str, Source]:
+        """The images that the table lists, in memory where they fit into ``memory_limit``."""
+        table = self._table()
+        labels = table.filled(self.label, "label")
+        files = self._files(table, labels)
+        parts: dict[str, Source] = {}
+        for part, rows in self._rows(table).items():
+            classes: dict[str, list[ImageFile]] = {name: [] for name in natural_order([labels[row] for row in rows])}
+            for row in rows:
+                classes[labels[row]].append(files[row])
+            parts[part], self.skipped[part] = self.reader.labelled(classes, self._name(part))
+        return parts
+
+    def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
+        """The images in the order of the table, with or without the column of the classes."""
+        table = self._table()
+        known = self.label != "label" or "label" in table.columns  # another name is there on purpose
+        labels = table.filled(self.label, "label") if known else None
+        files = self._files(table, labels)
+        return {
+            part: self._withheld([files[row] for row in rows], [labels[row] for row in rows] if labels else None, part)
+            for part, rows in self._rows(table).items()
+        }
+
+    # ---- the table
+
+    def _table(self) -> Table:
+        return read_table(self.path, self.delimiter)
+
+    def _rows(self, table: Table) -> dict[str, NDArray[np.int64]]:
+        if self.split is None:
+            return {"all": np.arange(len(table))}
+        return rows_of_splits(table.filled(self.split, "split"), self.split, f"'{self.path}'", table.at)
+
+    def _files(self, table: Table, labels: Sequence[str] | None) -> list[ImageFile]:
+        # the file of each row; one in two rows could be learned from and tested on
+        tree = open_tree(self.root, "image folder")
+        files = [_find(tree, name, table.at(row)) for row, name in enumerate(table.filled(self.file, "file"))]
+        seen: dict[PurePosixPath, int] = {}
+        for row, file in enumerate(files):
+            other = seen.setdefault(PurePosixPath(file.name.replace("\\", "/")), row)
+            if other != row:
+                told = (
+                    f", as '{labels[other]}' and as '{labels[row]}'" if labels and labels[other] != labels[row] else ""
+                )
+                raise UserError(
+                    f"{table.at(row)}: '{file.name}' is already in {table.unit} {table.lines[other]}{told}: keep "
+                    "one of the two rows."
+                )
+        return files
+
+
+def _find(tree: ImageTree, name: str, where: str) -> ImageFile:
+    """The file of a row; tables from Windows have backslashes, others leave out the ending."""
+    for asked in dict.fromkeys(str(PurePosixPath(one)) for one in (name, name.replace("\\", "/"))):
+        exact = tree.find(asked)
+        found = [exact] if exact else [file for ending in IMAGE_SUFFIXES if (file := tree.find(asked + ending))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            both = " and ".join(sorted(file.name for file in found)[:2])
+            return ImageFile(tree.root, name, problem=f"{where}: '{name}' may be {both}: name the ending.")
+    problem = (
+        f"{where}: '{name}' does not exist in '{tree.root}': fix the name, or give the folder of the images by root."
+    )
+    return ImageFile(tree.root, name, problem=problem)

@@ -1,0 +1,203 @@
+"""Omniglot by the protocols that numbers are published under."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from metatransfer.checks import check_choice
+from metatransfer.data.collections.base import Collection, LazyParts
+from metatransfer.data.readers.fetching import fetch
+from metatransfer.data.readers.image_files import ImageTree, open_tree
+from metatransfer.data.readers.image_look import ImageLook
+from metatransfer.data.readers.image_source import ImageReader, OnBadSample
+from metatransfer.data.sources import SPLITS, Source
+from metatransfer.errors import UserError
+from metatransfer.functional.random import random_permutations, stream_keys
+
+Protocol = Literal["vinyals", "maml", "lake"]
+
+_MIRRORS = (
+    "https://raw.githubusercontent.com/brendenlake/omniglot/master/python",
+    "https://github.com/brendenlake/omniglot/raw/master/python",
+)
+_DRAWINGS = 20  # of every character
+_MAML_SEED = 2017
+
+
+class _Part(NamedTuple):
+    name: str
+    characters: int
+    md5: str
+
+
+_PARTS = (
+    _Part("images_background", 964, "68d2efa1b9178cc56df9314c21c6e718"),
+    _Part("images_evaluation", 659, "6b91aef0f799c5bb55b94e3f2daec811"),
+)
+_PROTOCOLS: dict[str, tuple[str, Literal["none", "classes", "per_class"]]] = {
+    "vinyals": ("Vinyals 2016, 1028/172/423 characters", "classes"),
+    "maml": ("random 1100/100/423 characters", "per_class"),
+    "lake": ("Lake 2015, background 25 + 5 alphabets / evaluation 20 alphabets", "none"),
+}
+# our own choice, since the background set comes undivided: different families, enough characters for 20 ways
+_LAKE_VAL = frozenset({"Armenian", "Futurama", "Hebrew", "Korean", "Sanskrit"})
+
+
+class Omniglot(Collection):
+    """Handwritten characters, 1623 of 50 alphabets, 20 drawings each (Lake et al. 2015).
+
+    The PNG tree as torchvision lays it out, ``omniglot-py/images_background/<Alphabet>/<character>/<drawing>.png`` and
+    ``images_evaluation``, or the two zip files, unpacked or not, packed by whom ever. Samples are ``(1, H, W)`` with
+    ink high: one minus the pixel. All protocols know the alphabet of each character as its group.
+
+    ======== ======================== =========== ==========================================================
+    protocol train / val / test       rotations   episodes
+    ======== ======================== =========== ==========================================================
+    vinyals  1028 / 172 / 423 by list as classes  4112 / 688 / 1692 classes (Snell et al. 2017, 1703.05175)
+    maml     1100 / 100 / 423 random  per class   as Finn et al. 2017 (1703.03400); our own fixed draw, since theirs
+                                                  depends on the order of a folder
+    lake     25 / 5 / 20 alphabets    none        within one alphabet (Lake et al. 2015, 2019: 1902.03477); validation
+                                                  on Armenian, Futurama, Hebrew, Korean and Sanskrit of the background
+    ======== ======================== =========== ==========================================================
+
+    Args:
+        root: the folder that holds ``omniglot-py``, or that one itself.
+        protocol: ``"vinyals"``, ``"maml"`` or ``"lake"``.
+        image_size: side of a sample in pixels.
+        download: whether to get what is missing; the zips are put into ``root`` and read without unpacking.
+        on_bad_sample: ``"error"`` or ``"skip"``: leave out and count drawings that cannot be read.
+
+    Raises:
+        UserError: an unknown protocol or ``on_bad_sample``, an impossible size.
+    """
+
+    divided_by = "class"
+
+    def __init__(
+        self,
+        root: str,
+        protocol: Protocol = "vinyals",
+        image_size: int = 28,
+        download: bool = False,
+        on_bad_sample: OnBadSample = "error",
+    ) -> None:
+        check_choice("protocol", protocol, tuple(_PROTOCOLS))
+        self.root = Path(root).expanduser()
+        self.split_protocol = protocol
+        self.reader = ImageReader(ImageLook(image_size, channels=1, rule="resize", invert=True), on_bad_sample)
+        self.download = download
+        self.rotations = dict.fromkeys(SPLITS, _PROTOCOLS[protocol][1])
+        self.within_groups = protocol == "lake"
+        self._names: dict[str, list[str]] = {}
+        self._tree_of: dict[str, ImageTree] = {}
+
+    def prepare(self) -> None:
+        """Downloads, where that is asked for."""
+        # what is wrong is reported by parts, in every process; raised in one only, it would leave the others waiting
+        with contextlib.suppress(UserError):
+            for part in _PARTS:
+                self._place(part)
+
+    def parts(self) -> Mapping[str, Source]:
+        """The characters of each split, named ``<Alphabet>/<character>``; the alphabets are their groups."""
+        return LazyParts(self._drawings, SPLITS)
+
+    def convert(self, item: Image.Image) -> Tensor:
+        """A picture of one character, dark on light, scaled as the drawings are: ``(1, H, W)`` in [0, 1], ink high."""
+        return self.reader.look.sample(item)
+
+    def protocol(self) -> dict[str, Any]:
+        """The split by its name and the size of the images."""
+        return {
+            "split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})",
+            "image_size": self.reader.look.size,
+        }
+
+    def _drawings(self, split: str) -> Source:
+        characters = self._characters(split)
+        files = {name: self._tree_of[name].files(name) for name in characters}
+        odd = [name for name in characters if len(files[name]) != _DRAWINGS]
+        if odd:
+            warnings.warn(
+                f"Omniglot in '{self.root}': {len(odd)} of {len(characters)} {split} characters do not have their "
+                f"{_DRAWINGS} drawings, e.g. {odd[0]} has {len(files[odd[0]])}: numbers are not comparable.",
+                stacklevel=2,
+            )
+        groups = {name: name.partition("/")[0] for name in characters}
+        source, self.skipped[split] = self.reader.labelled(files, f"Omniglot {split}", groups)
+        return source
+
+    # ---- which classes
+
+    def _characters(self, split: str) -> list[str]:
+        background, evaluation = (self._all(part) for part in _PARTS)
+        if self.split_protocol == "vinyals":
+            listed, known = vinyals_split(split), {*background, *evaluation}
+            missing = [name for name in listed if name not in known]
+            if missing:
+                raise UserError(
+                    f"Omniglot in '{self.root}' lacks {len(missing)} characters of the {split} split, e.g. "
+                    f"{missing[0]}: use the complete images_background and images_evaluation."
+                )
+            return list(listed)
+        if self.split_protocol == "maml":
+            everything = sorted(background + evaluation)
+            order = random_permutations(stream_keys(np.array([_MAML_SEED])), len(everything))[0]
+            start, stop = {"train": (0, 1100), "val": (1100, 1200), "test": (1200, None)}[split]
+            return [everything[index] for index in order[start:stop]]
+        if split == "test":
+            return evaluation
+        return [name for name in background if (name.partition("/")[0] in _LAKE_VAL) == (split == "val")]
+
+    def _all(self, part: _Part) -> list[str]:
+        # the characters of a part
+        if part.name not in self._names:
+            tree = open_tree(self._place(part), "Omniglot")
+            found = [f"{alphabet}/{name}" for alphabet in tree.folders() for name in tree.folders(alphabet)]
+            if len(found) != part.characters:
+                raise UserError(
+                    f"'{tree.root}' has {len(found)} characters in {len(tree.folders())} alphabets, but {part.name} of "
+                    f"Omniglot has {part.characters}: unpack the complete {part.name}.zip, or leave it packed."
+                )
+            self._names[part.name] = found
+            self._tree_of |= dict.fromkeys(found, tree)
+        return self._names[part.name]
+
+    def _place(self, part: _Part) -> Path:
+        # the folder or zip file that holds a part, downloaded where that is asked for
+        folders = (self.root, self.root / "omniglot-py")
+        for candidate in [folder / part.name for folder in folders] + [
+            folder / f"{part.name}.zip" for folder in folders
+        ]:
+            if candidate.exists():
+                return candidate
+        target = self.root / f"{part.name}.zip"
+        if not self.download:
+            raise UserError(
+                f"Omniglot is not complete in '{self.root}': put {part.name}.zip (from {_MIRRORS[0]}) or the folder "
+                f"{part.name} there, or set download=true."
+            )
+        fetch([f"{mirror}/{target.name}" for mirror in _MIRRORS], part.md5, target)
+        return target
+
+
+@cache
+def vinyals_split(split: str) -> tuple[str, ...]:
+    """The characters of a split of Vinyals et al. 2016 (1606.04080), as published with Snell et al. 2017."""
+    lines = (Path(__file__).parents[1] / "omniglot_vinyals.txt").read_text(encoding="utf-8").splitlines()
+    names = []
+    for line in lines:
+        if line.startswith(f"{split} "):
+            _, alphabet, numbers = line.split()
+            first, last = map(int, numbers.split("-"))
+            names += [f"{alphabet}/character{number:02d}" for number in range(first, last + 1)]
+    return tuple(names)

@@ -1,0 +1,166 @@
+"""Tables: CSV, TSV, JSON lines and parquet files with a label column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metatransfer.checks import check_choice
+from metatransfer.data.collections.base import Collection
+from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
+from metatransfer.data.readers.splits import rows_of_splits
+from metatransfer.data.readers.table_features import Columns, TableEncoder, TableSource, find_columns, is_missing
+from metatransfer.data.readers.tables import Table as Cells
+from metatransfer.data.readers.tables import read_table
+from metatransfer.data.sources import NO_CLASS, Source, group_of_classes, numbered
+from metatransfer.errors import UserError
+
+
+class Table(Collection):
+    r"""Rows of a CSV, TSV, JSON lines or parquet file, with a column of labels.
+
+    A sample is a row: its numeric columns standardised, :math:`(x-\mu)/\sigma` with the mean and standard deviation of
+    the **training** rows (a constant column is 0), followed by its categorical columns as one-hot vectors over the
+    values of the training rows (a value that these do not have is all zeros). Rows are divided by the column ``split``,
+    or come undivided.
+
+    Args:
+        path: ``.csv``, ``.tsv``, ``.tab``, ``.txt``, ``.jsonl`` or ``.parquet`` (extra ``tables``), with named columns.
+        label: column of the classes.
+        features: columns that make a sample; all but ``label``, ``split`` and ``group`` where left out.
+        categorical: features that are categories; those that are not all numbers where left out.
+        split: column with ``train``, ``val`` or ``test`` in each row.
+        group: column with the group of each row (family, patient); all rows of a class must have the same.
+        delimiter: between fields; by the file's ending where left out.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count rows with a missing or infinite value.
+
+    Raises:
+        UserError: an unknown ``on_bad_sample``, or the label among the features.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        label: str = "label",
+        features: list[str] | None = None,
+        categorical: list[str] | None = None,
+        split: str | None = None,
+        group: str | None = None,
+        delimiter: str | None = None,
+        on_bad_sample: OnBadSample = "error",
+    ) -> None:
+        check_choice("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE)
+        if features is not None and label in features:
+            raise UserError(f"features holds the label '{label}', which would give the answer away: leave it out.")
+        self.path, self.label, self.features, self.categorical = path, label, features, categorical
+        self.split, self.group, self.delimiter, self.on_bad_sample = split, group, delimiter, on_bad_sample
+        self._columns: Columns | None = None
+
+    def parts(self) -> Mapping[str, Source]:
+        """The rows, in memory.
+
+        Raises:
+            UserError: a file that cannot be read, columns that do not exist, or values that are missing.
+        """
+        cells = read_table(self.path, self.delimiter)
+        labels = cells.words(self.label, "label")
+        for row, word in enumerate(labels):
+            if is_missing(word):
+                raise UserError(f"{cells.at(row)}: the label '{self.label}' is empty: fill it in, or remove the row.")
+        groups = cells.words(self.group, "group") if self.group is not None else None
+        self._columns = self._find(cells)
+        raw, bad = self._raw(cells)
+        parts: dict[str, Source] = {}
+        for part, rows in self._rows(cells).items():
+            kept = rows[~bad[rows]]
+            self.skipped[part] = len(rows) - len(kept)
+            name = f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
+            if not len(kept):
+                raise UserError(f"{name}: every row has a missing or infinite value: fill some in.")
+            words = [labels[row] for row in kept]
+            targets, names = numbered(words)
+            of_class = (
+                group_of_classes(np.array(words), np.array([groups[row] for row in kept]), f"'{self.path}'")
+                if groups is not None
+                else None
+            )
+            group_names = [of_class[one] for one in names] if of_class is not None else None
+            parts[part] = TableSource(raw[kept], self._columns, targets, names, name, group_names)
+        return parts
+
+    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+        """The rows of another file with the same features, named by file and line."""
+        self.opened()
+        assert self._columns is not None
+        cells = read_table(path, self.delimiter)
+        raw, bad = self._raw(cells)
+        kept = np.flatnonzero(~bad)
+        self.skipped["predict"] = len(raw) - len(kept)
+        source = TableSource(raw[kept], self._columns, np.zeros(len(kept), np.int64), [NO_CLASS], f"'{path}'")
+        return source, tuple(f"{Path(path).name}:{cells.lines[row]}" for row in kept.tolist())
+
+    def encoder(self, training: Source) -> TableEncoder:
+        """The encoding of the training rows."""
+        self.opened()
+        assert self._columns is not None
+        rows = training.read(torch.arange(len(training)), torch.device("cpu"))
+        assert isinstance(rows, torch.Tensor)
+        return TableEncoder.fitted(self._columns, rows.numpy())
+
+    def encoder_from(self, state: Mapping[str, Any]) -> TableEncoder:
+        """The encoding that a checkpoint was trained with.
+
+        Raises:
+            UserError: it was trained with other columns.
+        """
+        self.opened()
+        assert self._columns is not None
+        same = state.get("columns") == list(self._columns.names)
+        if not same or set(state["categories"]) != set(self._columns.values):
+            raise UserError(
+                f"the checkpoint was trained on the columns {', '.join(state.get('columns', ())) or 'of other data'}, "
+                f"but '{self.path}' gives {', '.join(self._columns.names)}: set features to those of the training."
+            )
+        return TableEncoder(self._columns, state["mean"], state["scale"], state["categories"])
+
+    def protocol(self) -> dict[str, Any]:
+        """How the rows come divided and encoded."""
+        split = {"split": f"by column '{self.split}'"} if self.split is not None else {}
+        return split | {"features": "numeric standardised and categories one-hot, by the training rows"}
+
+    # ---- reading
+
+    def _find(self, cells: Cells) -> Columns:
+        for name in self.categorical or ():
+            cells.column(name, "categorical")
+        others = {self.label, self.split, self.group}
+        names = self.features or [name for name in cells.columns if name not in others]
+        if not names:
+            raise UserError(f"'{self.path}' has no column but the label: a sample needs at least one feature.")
+        return find_columns(cells, names, self.categorical)
+
+    def _rows(self, cells: Cells) -> dict[str, NDArray[np.int64]]:
+        if self.split is None:
+            return {"all": np.arange(len(cells))}
+        return rows_of_splits(cells.words(self.split, "split"), self.split, f"'{self.path}'", cells.at)
+
+    def _raw(self, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        # the rows before they are encoded, and which of them have a missing value
+        assert self._columns is not None
+        raw = self._columns.raw(cells)
+        bad = ~np.isfinite(raw)
+        rows: NDArray[np.bool_] = np.asarray(bad.any(axis=1))
+        if rows.any() and self.on_bad_sample == "error":
+            row = int(rows.argmax())
+            name = self._columns.names[int(bad[row].argmax())]
+            value = cells.words(name, "features")[row]
+            raise UserError(
+                f"{cells.at(row)}: column '{name}' {f'holds {value!r}' if value else 'is empty'}: fill it in, or set "
+                f"on_bad_sample=skip to leave out and count such rows, {int(rows.sum())} here."
+            )
+        return raw, rows

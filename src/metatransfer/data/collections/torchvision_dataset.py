@@ -1,0 +1,153 @@
+"""Any data set of labelled images that torchvision reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from metatransfer.checks import check_folder, did_you_mean
+from metatransfer.data.collections.base import Collection
+from metatransfer.data.readers.pixels import PixelLook, by_content, gathered, labelled_pixels
+from metatransfer.data.sources import SPLITS, Source, TensorSource, UnlabelledPart, without_labels
+from metatransfer.errors import UserError
+
+
+class TorchvisionDataset(Collection):
+    """Labelled images of ``torchvision.datasets``, such as CIFAR10, FashionMNIST, STL10 or GTSRB.
+
+    The data sets whose class takes ``train`` or ``split`` and the labels of which are one number for an image. The
+    files must lie in ``root`` as torchvision lays them out: nothing is downloaded. All images are held in memory as
+    uint8. Many data sets have no validation split. CIFAR's files are pickles, which torchvision reads only if their MD5
+    sums are the known ones.
+
+    Args:
+        name: of the class in ``torchvision.datasets``.
+        root: folder of the files, as torchvision takes it.
+        image_size: side of a sample in pixels: the shorter side is scaled bilinearly once, when an image is read, and
+            the centre cut out; as the files have where left out, if they are of one size.
+        channels: 1 for luminance, 3 for RGB, where grey is repeated; as the files have where left out.
+
+    Raises:
+        UserError: an unknown data set, an ``image_size`` below 1, or other ``channels``.
+    """
+
+    divided_by = "sample"
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+    ) -> None:
+        _check_known(name)
+        self.name = name
+        self.root = root
+        self.look = PixelLook(image_size, channels)
+
+    def parts(self) -> Mapping[str, Source]:
+        """The images of training and test and, where the data set has one, validation, in memory: ``(C, H, W)``."""
+        check_folder(Path(self.root).expanduser(), f"{self.name} folder")
+        found = {split: self._opened(split) for split in SPLITS}
+        return {split: self._source(split, samples) for split, samples in found.items() if samples is not None}
+
+    def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
+        """The images sorted by their pixels: many data sets come one class after the other."""
+        sources = {name: source for name, source in self.opened().items() if isinstance(source, TensorSource)}
+        return {name: without_labels(by_content(source)) for name, source in sources.items()}
+
+    def protocol(self) -> dict[str, Any]:
+        """The data set and the size of its images."""
+        source = self.opened()["train"]
+        assert isinstance(source, Source)
+        channels, *size = source.sample_shape
+        return {"name": self.name, "image_size": size, "channels": channels}
+
+    # ---- reading
+
+    def _opened(self, split: str) -> Any:  # noqa: ANN401
+        # the data set of a split; ``None`` where it has no such split
+        kind = _class(self.name)
+        parameters = inspect.signature(kind).parameters
+        by_split = "split" in parameters
+        if not by_split and split == "val":
+            return None
+        option: dict[str, Any] = {"split": split} if by_split else {"train": split == "train"}
+        if "download" in parameters:
+            option["download"] = False
+        try:
+            return kind(root=str(Path(self.root).expanduser()), **option)
+        except Exception as error:  # each class fails in a way of its own
+            if split != "train" and isinstance(error, ValueError) and "argument split" in str(error):
+                return None  # the data set has no such split
+            raise UserError(
+                f"torchvision cannot read {split} of {self.name} from '{self.root}' ({_reason(error)}): put its "
+                f"files there as torchvision.datasets.{self.name} lays them out when it downloads them."
+            ) from error
+
+    def _source(self, split: str, samples: Any) -> Source:  # noqa: ANN401
+        where = f"{self.name} {split}"
+        labels: list[int] = []
+        data = gathered(self._read(samples, labels, where), len(samples), where)
+        return labelled_pixels(data, np.array(labels, np.int64), _class_names(samples, max(labels) + 1), where)
+
+    def _read(self, samples: Any, labels: list[int], where: str) -> Iterator[Tensor]:  # noqa: ANN401
+        # the images one after the other; their labels are noted
+        for number in range(len(samples)):
+            try:
+                image, label = samples[number][:2]
+            except Exception as error:  # whatever a damaged file leads the data set to
+                raise UserError(f"{where}: sample {number} cannot be read ({_reason(error)}): get it again.") from error
+            pixels = isinstance(image, Image.Image) or (isinstance(image, np.ndarray) and image.dtype == np.uint8)
+            if not pixels or not isinstance(label, int | np.integer) or label < 0:
+                raise UserError(
+                    f"{where}: sample {number} is a {type(image).__name__} with the label {label!s:.40}, but must be "
+                    "an image with a class number: take a data set for image classification."
+                )
+            labels.append(int(label))
+            yield self.look(image)
+
+
+def _check_known(name: str) -> None:
+    # raises an error for data sets that cannot be served
+    from torchvision import datasets  # type: ignore[import-untyped] # half a second
+
+    known = [one for one in datasets.__all__ if _serves(inspect.signature(getattr(datasets, one)).parameters)]
+    if name not in known:
+        reason = "takes other arguments than root and train or split" if name in datasets.__all__ else "does not exist"
+        raise UserError(
+            f"name must be that of a data set of labelled images in torchvision.datasets, but '{name}' {reason}"
+            f"{did_you_mean(name, known)}"
+        )
+
+
+def _class(name: str) -> Any:  # noqa: ANN401
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
+def _serves(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a class can be made from a folder and the name of a split."""
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    needed = {name for name, one in parameters.items() if one.default is one.empty and one.kind not in kinds}
+    return "root" in parameters and needed <= {"root"} and bool({"train", "split"} & set(parameters))
+
+
+def _class_names(samples: Any, count: int) -> list[str]:  # noqa: ANN401
+    """Those of the data set, where it names all classes, each differently; else their numbers."""
+    given = getattr(samples, "classes", None)
+    given = list(given) if isinstance(given, list | tuple) else []
+    names = [one if isinstance(one, str) else ", ".join(map(str, one)) for one in given]
+    return names if len(names) >= count and len(set(names)) == len(names) else [str(label) for label in range(count)]
+
+
+def _reason(error: BaseException) -> str:
+    return shorten(str(error), 120).rstrip(".") or type(error).__name__

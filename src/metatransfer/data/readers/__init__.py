@@ -1,0 +1,1 @@
+"""From files to samples: one reader for each format."""

@@ -1,0 +1,143 @@
+"""What arrays must hold to be labelled samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metatransfer.errors import UserError
+
+_CHUNK = 2**24  # values that are looked at at once, so that checks need little memory
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """What a user gave as an array, without the wrappings of pandas."""
+    value = value.to_numpy() if hasattr(value, "to_numpy") else value
+    objects = value
+    if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
+        objects = np.array(value, dtype=object)  # numpy would make texts of what is missing, 'None' and 'nan'
+    if isinstance(objects, np.ndarray) and objects.dtype == object:
+        for kinds in ((bool, np.bool_), (int, np.integer)):
+            if all(isinstance(one, kinds) for one in objects.flat):
+                return np.array(objects.tolist())
+        if all(isinstance(one, str) or _is_missing(one) for one in objects.flat):
+            return np.array([one if isinstance(one, str) else "" for one in objects.flat]).reshape(objects.shape)
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
+    """Labels as texts.
+
+    Args:
+        given: ``(N,)`` or ``(N, 1)`` whole numbers, truth values or texts.
+        where: what they are, to be named.
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        UserError: more than one label for a sample, fractions, or labels that are missing.
+    """
+    if given.ndim == 2 and 1 in given.shape:
+        given = given.reshape(-1)
+    if given.ndim != 1:
+        numbers = given.ndim == 2 and given.dtype.kind in "buif"
+        one_hot = numbers and bool((((given == 0) | (given == 1)).all(1) & (given.sum(1) == 1)).all())
+        advice = "is one-hot: give the places of the ones, y.argmax(1)" if one_hot else "has another shape"
+        raise UserError(f"{where} must hold one label for each sample, (N,), but of shape {given.shape} it {advice}.")
+    if given.dtype.kind == "c":
+        raise UserError(f"{where} holds {given.dtype}, but labels are whole numbers or texts: convert them.")
+    if given.dtype.kind == "f":
+        wrong = ~np.isfinite(given) | (given != np.floor(given))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise UserError(f"{where} holds {given[row]} for sample {row}, but labels are whole numbers or texts.")
+        given = given.astype(np.int64)
+    if given.dtype.kind == "S":
+        try:
+            given = np.char.decode(given, "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} holds bytes that are not UTF-8 text: give texts.") from error
+    labels = given.astype(np.str_)
+    if (labels == "").any():
+        raise UserError(
+            f"{where} has no label for sample {int((labels == '').argmax())}: give it one, or leave it out."
+        )
+    return labels
+
+
+def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -> Tensor:
+    """Samples as they are kept in memory.
+
+    Args:
+        given: ``(N, *shape)`` real numbers.
+        channels_last: whether images are ``(N, H, W, C)``; told by the shape where it is ``None``.
+        where: what they are, to be named.
+
+    Raises:
+        UserError: other values than numbers, or no samples.
+    """
+    if given.dtype.kind not in "buif":
+        raise UserError(f"{where} holds {given.dtype}, but samples must be real numbers: encode them.")
+    if given.ndim < 2:
+        raise UserError(f"{where} must be samples (N, *shape), but has shape {given.shape}: give it a second axis.")
+    if not given.size:
+        raise UserError(f"{where} of shape {given.shape} is empty: add samples.")
+    kept = given.dtype == np.uint8 and given.ndim > 2
+    with np.errstate(over="ignore"):
+        # of its own where it would share what is read-only, e.g. a mapped file
+        samples = np.require(given, np.uint8 if kept else np.float32, ["C", "W"])
+    x = torch.from_numpy(samples)
+    sizes = x.shape[1:]
+    if channels_last and len(sizes) != 3:
+        raise UserError(
+            f"{where}: channels_last is for images (N, H, W, C), but the shape is {given.shape}: leave it out."
+        )
+    images = len(sizes) == 3 and sizes[-1] in (1, 3) and sizes[0] not in (1, 3)
+    if channels_last or (channels_last is None and images):
+        return x.permute(0, 3, 1, 2).contiguous()
+    return x.unsqueeze(1) if channels_last is None and len(sizes) == 2 and kept else x
+
+
+def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
+    """Which samples hold neither NaN nor infinity; bytes never do.
+
+    Args:
+        samples: ``(N, *shape)``.
+
+    Returns:
+        ``(N,)``.
+    """
+    if not samples.is_floating_point():
+        return np.ones(len(samples), dtype=bool)
+    each = max(1, _CHUNK // max(1, samples[0].numel()))
+    return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).numpy()
+
+
+def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:
+    """Raises an error if samples are of two kinds.
+
+    Args:
+        x: ``(N, *shape)``.
+        other: ``(M, *shape)``.
+        what: what ``x`` is, to be named.
+        others: what ``other`` is.
+
+    Raises:
+        UserError: another shape; or bytes, which are divided by 255, beside numbers, which are not.
+    """
+    if x.shape[1:] != other.shape[1:]:
+        raise UserError(
+            f"{what} have the shape {tuple(x.shape[1:])}, but {others} {tuple(other.shape[1:])}: bring all to one."
+        )
+    if x.dtype != other.dtype:
+        kinds = ["uint8, which is divided by 255" if one.element_size() == 1 else "not uint8" for one in (x, other)]
+        raise UserError(f"{what} are {kinds[0]}, but {others} are {kinds[1]}: give both in one type.")

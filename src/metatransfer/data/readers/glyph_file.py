@@ -1,0 +1,172 @@
+"""The characters and digits that are shipped with the package.
+
+Every character comes in the same number of 28x28 renderings, drawn from several openly
+licensed typefaces (see ``NOTICE-glyphs.md``). ``tools/build_glyphs.py`` makes the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from metatransfer.errors import UserError
+
+_DATA = Path(__file__).parents[1]
+GLYPHS_PATH = _DATA / "glyphs.xz"
+GLYPHS_SHA256 = "5859b97388010d7f29e75c2d373b6ab4e07aa90aebf4001ed21e7381ddce4c16"
+DIGITS_PATH = _DATA / "typeset_digits.xz"
+DIGITS_SHA256 = "6ca5c3aeb96b785e19fe38b877ab4ad9651d39f7ae54e8427b2f2dfad7460b3b"
+SIDE = 28  # side of an image in pixels
+BOX = 23  # the longer side of a glyph's ink box in `glyph_from_image`
+LEVELS = 8  # grey levels that the file keeps
+_INK = 64  # grey from which on a pixel counts as ink when the ink box is sought
+_CONTRAST = 24.0  # least difference between paper and ink, of 255, for a picture not to be blank
+
+
+class GlyphData(NamedTuple):
+    """The decoded data set.
+
+    Attributes:
+        images: ``(C, R, 28, 28)`` uint8, 0 = paper, 255 = ink, read-only.
+        characters: C one-character strings.
+        scripts: The English name of each character's writing system, C strings.
+        splits: ``"train"``, ``"val"`` and ``"test"``, each with the names of its writing systems.
+        codes: The ISO 15924 code of each writing system, by English name.
+        typefaces: The typefaces used, T strings.
+        typeface_of: ``(C, R)`` uint8, which of the typefaces each rendering is drawn from.
+    """
+
+    images: NDArray[np.uint8]
+    characters: tuple[str, ...]
+    scripts: tuple[str, ...]
+    splits: dict[str, tuple[str, ...]]
+    codes: dict[str, str]
+    typefaces: tuple[str, ...]
+    typeface_of: NDArray[np.uint8]
+
+
+def load_glyphs(path: Path | None = None) -> GlyphData:
+    """Reads the characters, see ``tools/build_glyphs.py``.
+
+    Returns:
+        Images of shape ``(C, R, 28, 28)`` with their characters, writing systems and splits.
+    """
+    return (_load.__wrapped__ if path else _load)(path or GLYPHS_PATH, GLYPHS_SHA256, "Glyphs", "tools/build_glyphs.py")
+
+
+def load_typeset_digits(path: Path | None = None) -> GlyphData:
+    """Reads the digits 0 to 9 in many typefaces, see ``tools/build_typeset_digits.py``."""
+    return (_load.__wrapped__ if path else _load)(
+        path or DIGITS_PATH, DIGITS_SHA256, "typeset digits", "tools/build_typeset_digits.py"
+    )
+
+
+@cache
+def _load(path: Path, checksum: str, what: str, tool: str) -> GlyphData:
+    remedy = f"reinstall metatransfer or rebuild it with {tool}."
+    try:
+        blob = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"the {what} file was expected at {path}, but there is no such file; {remedy}") from None
+    found = hashlib.sha256(blob).hexdigest()
+    if found != checksum:
+        raise UserError(f"the {what} file {path} should have SHA-256 {checksum} but has {found}; {remedy}")
+    return decode_glyphs(blob)
+
+
+def decode_glyphs(blob: bytes) -> GlyphData:
+    """Decode the bytes that `encode_glyphs` in ``tools/build_glyphs.py`` wrote.
+
+    The xz stream holds a 4-byte little-endian length, that many bytes of JSON, ``C * R``
+    typeface indices and ``C * R * 784`` grey levels of 0..7, one byte each in the top bits:
+    there LZMA sees the pixel to the left as the context of the next one.
+    """
+    raw = lzma.decompress(blob)
+    start = 4 + int.from_bytes(raw[:4], "little")
+    head = json.loads(raw[4:start])
+    count, renderings = len(head["characters"]), int(head["renderings"])
+    body = np.frombuffer(raw, np.uint8, offset=start)
+    typeface_of = body[: count * renderings].reshape(count, renderings)
+    greys = np.array([round(255 * (byte >> 5) / (LEVELS - 1)) for byte in range(256)], np.uint8)
+    images = greys[body[count * renderings :]].reshape(count, renderings, SIDE, SIDE)
+    images.flags.writeable = False
+    names = {s["name"]: s for s in head["scripts"]}
+    splits = ("train", "val", "test")
+    return GlyphData(
+        images=images,
+        characters=tuple(head["characters"]),
+        scripts=tuple(n for n, s in names.items() for _ in range(s["count"])),
+        splits={k: tuple(n for n, s in names.items() if s["split"] == k) for k in splits},
+        codes={n: s["code"] for n, s in names.items()},
+        typefaces=tuple(head["typefaces"]),
+        typeface_of=typeface_of,
+    )
+
+
+def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
+    """Crop to the ink, scale it to fit into ``box x box`` and centre it in 28x28.
+
+    With an ink box of ``h x w`` the scale is ``box / max(h, w)`` for both sides; the darkest
+    pixel of the result is stretched to 255, so that hairlines do not fade.
+
+    Args:
+        ink: ``(H, W)`` uint8, 0 = paper, 255 = ink, with some ink in it.
+        box: The longer side of the scaled glyph.
+        shift: Rows and columns to move it off the centre.
+
+    Returns:
+        ``(28, 28)`` uint8.
+    """
+    rows, columns = np.flatnonzero((ink >= _INK).any(1)), np.flatnonzero((ink >= _INK).any(0))
+    crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = box / max(crop.shape)
+    height, width = (max(1, round(side * scale)) for side in crop.shape)
+    small = Image.fromarray(crop).resize((width, height), Image.Resampling.HAMMING)
+    grey = np.asarray(small, np.float64)
+    grey = np.rint(grey * (255.0 / max(grey.max(), 1.0)))
+    top, left = (SIDE - height) // 2 + shift[0], (SIDE - width) // 2 + shift[1]
+    out = np.zeros((SIDE, SIDE), np.uint8)
+    out[top : top + height, left : left + width] = grey
+    return out
+
+
+def glyph_from_image(image: Image.Image) -> NDArray[np.uint8]:
+    """Turn any picture of one character into an image like those of the data set.
+
+    Returns:
+        ``(28, 28)`` uint8, 0 = paper, 255 = ink, cropped and centred as the build does.
+
+    Raises:
+        UserError: The picture is blank.
+    """
+    for backdrop in (255, 0):  # white ink on nothing shows only on black
+        grey = _grey(image, backdrop)
+        border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+        paper = float(np.median(border))
+        middle = (float(grey.min()) + float(grey.max())) / 2
+        ink = np.clip(paper - grey if paper > middle else grey - paper, 0, None)
+        if ink.max() >= _CONTRAST:
+            return normalise_ink(np.rint(ink * (255.0 / ink.max())).astype(np.uint8))
+    raise UserError(
+        f"The picture of {image.width}x{image.height} pixels is blank; "
+        "give one with a dark character on light paper or a light one on dark."
+    )
+
+
+def _grey(image: Image.Image, backdrop: int) -> NDArray[np.float64]:
+    """Give the picture's grey values, 0..255; modes deeper than 8 bits are stretched to that."""
+    if image.mode.startswith(("I", "F")):
+        deep = np.asarray(image, np.float64)
+        span = float(deep.max() - deep.min()) if deep.size else 0.0
+        return (deep - deep.min()) * (255.0 / span) if span > 0 else np.zeros(deep.shape)
+    flat = Image.new("RGBA", image.size, (backdrop, backdrop, backdrop, 255))
+    flat.alpha_composite(image.convert("RGBA"))
+    return np.asarray(flat.convert("L"), np.float64)

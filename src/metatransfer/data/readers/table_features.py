@@ -1,0 +1,198 @@
+"""The columns of a table as numbers, standardised by the training rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from metatransfer.data.readers.tables import Table
+from metatransfer.data.sources import Encoder, Source, TensorSource, natural_order
+from metatransfer.errors import UserError
+
+_MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
+
+
+class Columns(NamedTuple):
+    """The columns that make a sample.
+
+    Attributes:
+        names: of all of them, in order.
+        values: the values of each categorical column, in the order in which they first occur.
+    """
+
+    names: tuple[str, ...]
+    values: Mapping[str, Mapping[str, int]]
+
+    def raw(self, table: Table) -> NDArray[np.float64]:
+        """Rows before they are encoded.
+
+        Returns:
+            ``(N, F)``: numbers, and places in ``values``, -1 for others; not finite where a value is missing.
+        """
+        return np.stack([self._column(table, name) for name in self.names], axis=1)
+
+    def _column(self, table: Table, name: str) -> NDArray[np.float64]:
+        words = table.words(name, "features")
+        if name in self.values:
+            places = self.values[name]
+            return np.array([np.nan if is_missing(word) else places.get(word, -1) for word in words], np.float64)
+        for row, word in enumerate(words):
+            if not _is_number(word):
+                raise UserError(
+                    f"{table.at(row)}: column '{name}' holds '{word[:30]}', which is not a number: fix it, or name the "
+                    "column in categorical."
+                )
+        return np.array([np.nan if is_missing(word) else float(word) for word in words])
+
+
+def find_columns(table: Table, names: Sequence[str], categorical: Sequence[str] | None) -> Columns:
+    """Tells columns of numbers from those of categories."""
+    values: dict[str, dict[str, int]] = {}
+    for name in names:
+        words = table.words(name, "features")
+        if categorical is None:
+            numeric = all(map(_is_number, words)) and not all(map(is_missing, words))
+        else:
+            numeric = name not in categorical
+        if not numeric:
+            values[name] = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    return Columns(tuple(names), values)
+
+
+class TableEncoder(Encoder):
+    r"""Numbers as :math:`(x-\mu)/\sigma` (a constant column as 0), followed by categories as one-hot vectors.
+
+    Args:
+        columns: of the table.
+        mean: of each numeric column over the training rows.
+        scale: 1 / standard deviation of each; 0 where it is constant.
+        categories: the values that the training rows have in each categorical column, in order.
+    """
+
+    size = 0  # there are no tokens
+
+    def __init__(
+        self, columns: Columns, mean: ArrayLike, scale: ArrayLike, categories: Mapping[str, Sequence[str]]
+    ) -> None:
+        self.columns, self.categories = columns, {name: list(values) for name, values in categories.items()}
+        self.mean, self.scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
+
+    @classmethod
+    def fitted(cls, columns: Columns, rows: NDArray[np.float64]) -> TableEncoder:
+        """The encoder of training rows.
+
+        Args:
+            columns: of the table.
+            rows: ``(N, F)`` from :meth:`Columns.raw`.
+        """
+        x = np.ascontiguousarray(rows[:, _numeric(columns)])
+        deviation = x.std(0)
+        # a column of one value keeps a deviation of rounding errors, which must not be blown up
+        constant = deviation <= 1e-12 * np.maximum(np.abs(x).max(0, initial=0), 1e-300)
+        scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
+        categories, places = {}, {name: place for place, name in enumerate(columns.names)}
+        for name, values in columns.values.items():
+            there = set(rows[:, places[name]].tolist())
+            categories[name] = natural_order([word for word, place in values.items() if place in there])
+        return cls(columns, x.mean(0), scale, categories)
+
+    def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Rows ``(N, F)`` as samples ``(N, D)``; a value that the training rows do not have is all zeros."""
+        parts = [(rows[:, _numeric(self.columns)] - self.mean) * self.scale]
+        column = {name: place for place, name in enumerate(self.columns.names)}
+        for name, words in self.categories.items():
+            places = np.array([self.columns.values[name].get(word, -2) for word in words], np.float64)
+            parts.append((rows[:, column[name], None] == places).astype(np.float64))
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """The columns and what the training rows gave."""
+        return {
+            "kind": "table",
+            "columns": list(self.columns.names),
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "categories": self.categories,
+        }
+
+    def key(self) -> str:
+        """A hash of the state."""
+        return hashlib.sha256(json.dumps(self.state()).encode()).hexdigest()
+
+
+def _numeric(columns: Columns) -> list[int]:
+    return [place for place, name in enumerate(columns.names) if name not in columns.values]
+
+
+class TableSource(Source):
+    """Rows of a table, which are encoded when the training rows are known.
+
+    Args:
+        rows: ``(N, F)`` from :meth:`Columns.raw`, without missing values.
+        columns: their names, for people.
+        targets: ``(N,)`` class of each.
+        class_names: names of the classes.
+        name: how messages call the set.
+        groups: the group of each class.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.float64],
+        columns: Columns,
+        targets: NDArray[np.int64],
+        class_names: Sequence[str],
+        name: str,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(targets, class_names, name, groups)
+        self.rows, self.columns = rows, columns
+
+    @property
+    def in_memory(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Number of columns."""
+        return self.rows.shape[1:]
+
+    def read(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Rows as they are, in float64; see :meth:`encoded`."""
+        return torch.from_numpy(self.rows)[indices].to(device)
+
+    def encoded(self, encoder: Encoder) -> TensorSource:
+        """The samples."""
+        assert isinstance(encoder, TableEncoder)
+        samples = torch.from_numpy(encoder(self.rows))
+        return TensorSource(samples, self.targets, self.class_names, self.name, self.groups)
+
+    def show(self, index: int) -> str:
+        """The cells of a row."""
+        words = {name: list(values) for name, values in self.columns.values.items()}
+        cells = zip(self.columns.names, self.rows[index].tolist(), strict=True)
+        told = [f"{name}: {words[name][int(cell)] if name in words else f'{cell:g}'}" for name, cell in cells]
+        return ", ".join(told[:8]) + ", ..." * (len(told) > 8)
+
+
+def is_missing(word: str) -> bool:
+    """Whether a cell has no value."""
+    return word.lower() in _MISSING
+
+
+def _is_number(word: str) -> bool:
+    if is_missing(word):
+        return True
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

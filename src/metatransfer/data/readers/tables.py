@@ -1,0 +1,277 @@
+"""Tables of any kind: CSV, TSV, JSON lines and parquet files; every mistake is reported with its line."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metatransfer.checks import check_file, did_you_mean
+from metatransfer.errors import UserError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet")
+_Row = tuple[int, Sequence[Any]]
+_Columns = tuple[list[str], Sequence[Sequence[Any]], Sequence[int]]  # names, cells, lines
+
+
+class Table:
+    """The cells of a file, column by column; a very long cell costs nothing in other rows.
+
+    Args:
+        path: the file.
+        columns: the cells of each column, ``None`` where they are null; texts without space around them.
+        lines: where each row begins in the file, from 1 on.
+        unit: what ``lines`` counts, ``"line"``, or ``"row"`` of a parquet file.
+    """
+
+    def __init__(self, path: str, columns: Mapping[str, Sequence[Any]], lines: Sequence[int], unit: str) -> None:
+        self.path, self.columns, self.lines, self.unit = path, columns, lines, unit
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def at(self, row: int) -> str:
+        """How to call a row in messages."""
+        return f"'{self.path}', {self.unit} {self.lines[row]}"
+
+    def column(self, name: str, argument: str) -> Sequence[Any]:
+        """The cells of a column.
+
+        Raises:
+            UserError: there is no such column.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        names = list(self.columns)
+        shown = ", ".join(one if len(one) <= 30 else f"{one[:27]}..." for one in names[:12])
+        raise UserError(
+            f"'{self.path}' has no column '{name}' ({argument}), only {shown}{', ...' * (len(names) > 12)}: name "
+            f"another, or add a first row with the names of the columns{did_you_mean(name, names)}"
+        )
+
+    def words(self, name: str, argument: str) -> list[str]:
+        """A column as text.
+
+        Raises:
+            UserError: no such column, or cells that are neither numbers nor texts.
+        """
+        cells = self.column(name, argument)
+        for row, cell in enumerate(cells):
+            if isinstance(cell, list | dict | bytes):
+                raise UserError(
+                    f"{self.at(row)}: column '{name}' holds a {type(cell).__name__}, but must hold numbers or texts."
+                )
+        return ["" if cell is None else cell if isinstance(cell, str) else str(cell).strip() for cell in cells]
+
+    def filled(self, name: str, argument: str, kinds: tuple[type, ...] = (str, int)) -> list[str]:
+        """A column without empty cells.
+
+        Raises:
+            UserError: no such column, or a cell that is empty or of another type.
+        """
+        cells = self.column(name, argument)
+        for row, cell in enumerate(cells):
+            if cell is None or cell == "":
+                raise UserError(f"{self.at(row)}: the {argument} '{name}' is empty: fill it in, or remove the row.")
+            if not isinstance(cell, kinds):
+                wanted = "a text" if kinds == (str,) else "a word or a whole number"
+                raise UserError(
+                    f"{self.at(row)}: {argument} '{name}' must be {wanted}, but is a {type(cell).__name__}: fix it."
+                )
+        return [str(cell) for cell in cells]
+
+
+def read_table(
+    path: str, delimiter: str | None = None, quotes: bool = True, wanted: Sequence[str] | None = None
+) -> Table:
+    r"""Reads a table.
+
+    Args:
+        path: ``.csv``, ``.tsv``, ``.tab`` or ``.txt`` with a first row of names, ``.jsonl`` or ``.ndjson`` with an
+            object in each line, or ``.parquet`` (extra ``tables``).
+        delimiter: between the fields of a row; a comma in ``.csv`` files, else a tab.
+        quotes: whether ``"`` encloses fields; ``False`` treats it as an ordinary character.
+        wanted: columns of a parquet file to read, all where left out.
+
+    Returns:
+        Its cells. Blank lines are skipped.
+
+    Raises:
+        UserError: no such file, another ending, or a mistake in the file, with its line.
+    """
+    file = check_file(Path(path).expanduser(), "table", "put it there, or give the path of yours")
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        names, columns, lines = _parquet(file, wanted)
+    elif suffix in JSON_LINES:
+        names, columns, lines = _by_column(*_json_lines(file))
+    elif suffix in DELIMITERS or delimiter is not None:
+        names, columns, lines = _by_column(*_delimited(file, delimiter or DELIMITERS[suffix], quotes))
+    else:
+        raise UserError(
+            f"table '{path}' must end in {', '.join(TABLE_SUFFIXES)}, but ends in '{suffix or file.name}': convert it, "
+            "or say the delimiter of a table with another ending."
+        )
+    for name, count in Counter(names).items():
+        if count > 1 and name:
+            raise UserError(f"'{file}' has two columns called '{name}': rename one.")
+    if not lines:
+        raise UserError(f"'{file}' has no rows below the names of its columns: add some.")
+    return Table(str(path), dict(zip(names, columns, strict=True)), lines, "row" if suffix == ".parquet" else "line")
+
+
+def read_lines(path: str, column: str) -> Table:
+    """Reads a plain text file with one text in each line."""
+    file = check_file(Path(path).expanduser(), "text file", "put it there, or give the path of yours")
+    rows = [(line, content.strip()) for line, content in _lines(file) if content.strip()]
+    return Table(str(path), {column: [content for _, content in rows]}, [line for line, _ in rows], "line")
+
+
+def _by_column(names: list[str], rows: Iterator[_Row]) -> _Columns:
+    kept = list(rows)
+    columns = [[_cell(cells[place]) for _, cells in kept] for place in range(len(names))]
+    return names, columns, [line for line, _ in kept]
+
+
+def _cell(value: Any) -> Any:  # noqa: ANN401
+    return value.strip() if isinstance(value, str) else value
+
+
+def _content(file: Path) -> str:
+    # the file as text
+    data = file.read_bytes()
+    if not data.strip():
+        raise UserError(f"'{file}' is empty: the first row must name the columns, and others must follow.")
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"'{file}', line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text: save the file as UTF-8."
+        ) from error
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    # by line feeds alone: splitlines() would cut at other characters, which stand inside of texts
+    return enumerate(_content(file).split("\n"), start=1)
+
+
+def _json_lines(file: Path) -> tuple[list[str], Iterator[_Row]]:
+    objects = [(line, _json(content, f"'{file}', line {line}")) for line, content in _lines(file) if content.strip()]
+    names = list(objects[0][1])
+    return names, ((line, [one.get(name) for name in names]) for line, one in objects)
+
+
+def _json(content: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = (
+            f"{error.msg.lower()} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
+        )
+        raise UserError(f"{where}: this is not JSON ({reason}): fix the line.") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f'{where}: every line must be an object, {{"text": ..., "label": ...}}, but this is a '
+            f"{type(value).__name__}: write one object a line."
+        )
+    return value
+
+
+def _delimited(file: Path, delimiter: str, quotes: bool) -> tuple[list[str], Iterator[_Row]]:
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise UserError(f"delimiter must be one character other than a quote or a line end, but is {delimiter!r}.")
+    rows = _fields(_content(file), delimiter, quotes, file)
+    names = [str(name).strip() for name in next(rows, (0, ()))[1]]
+    if not names:
+        raise UserError(f"'{file}' is empty: the first row must name the columns.")
+    return names, _checked(rows, len(names), file)
+
+
+def _checked(rows: Iterator[_Row], count: int, file: Path) -> Iterator[_Row]:
+    for line, row in rows:
+        if len(row) != count:
+            raise UserError(
+                f"'{file}', line {line}: {len(row)} fields, but there are {count} columns: fix the row, and put quotes "
+                "around fields that contain the delimiter."
+            )
+        yield line, row
+
+
+def _fields(content: str, delimiter: str, quotes: bool, file: Path) -> Iterator[_Row]:
+    # rows that are not blank, with the line they begin on
+    seen: list[str] = []  # the lines of this row, to find the quote in
+
+    def watched() -> Iterator[str]:
+        for line in io.StringIO(content, newline=""):
+            seen.append(line)
+            yield line
+
+    quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    rows = csv.reader(watched(), delimiter=delimiter, strict=True, quoting=quoting)
+    begin = 1
+    try:
+        while True:
+            with _long_fields():
+                row = next(rows, None)
+            if row is None:
+                return
+            if any(field.strip() for field in row):
+                yield begin, row
+            begin += len(seen)
+            seen.clear()
+    except csv.Error as error:
+        line = begin + _opening(seen, delimiter)
+        raise UserError(
+            f"'{file}', line {line}: the quote that opens here is not closed at the end of its field ({error}): close "
+            "it, write quotes inside of a quoted field twice, or set quotes=False where they are plain characters."
+        ) from error
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lifts the limit of 131072 characters, which Python keeps for all its readers."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _opening(lines: list[str], delimiter: str) -> int:
+    """On which of the lines of a row the last quoted field opens."""
+    inside, closed, start, opening = False, False, True, 0
+    for number, line in enumerate(lines):
+        for letter in line:
+            if letter != '"':
+                closed, start = False, not inside and letter == delimiter
+            elif inside:
+                inside, closed = False, True
+            elif start or closed:  # after a closing one it is the second of two, which stand for one
+                opening = number if start else opening
+                inside, closed, start = True, False, False
+    return opening
+
+
+def _parquet(file: Path, wanted: Sequence[str] | None) -> _Columns:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(f"'{file}' needs pyarrow: install the extra, pip install 'metatransfer[tables]'.") from error
+    try:
+        names = [str(name) for name in parquet.read_schema(file).names]
+        keep = set(names) if wanted is None else {*wanted}
+        content = parquet.read_table(file, columns=None if wanted is None else [n for n in names if n in keep])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"'{file}' cannot be read as a parquet file ({' '.join(str(error).split())[:120]}).") from error
+    read = iter(content.columns)
+    columns = [[_cell(one) for one in next(read).to_pylist()] if name in keep else () for name in names]
+    return names, columns, range(1, content.num_rows + 1)

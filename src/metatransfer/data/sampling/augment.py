@@ -1,0 +1,264 @@
+"""Augmentations in batch, on the device, and as reproducible as the episodes: random numbers are handed to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metatransfer.batches import Inputs
+from metatransfer.checks import check_choice, check_not_negative
+from metatransfer.errors import UserError
+from metatransfer.functional.random import Bits, random_uniforms
+
+
+class Augmentation:
+    """A random change of a batch of samples.
+
+    Subclasses set ``num_random`` and write ``__call__``. The random numbers come from the episode's own stream, so that
+    an augmented episode is still a pure function of (seed, split, index).
+
+    Attributes:
+        num_random: random numbers needed for each sample.
+    """
+
+    num_random: int
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({settings})"
+
+    def batch(self, x: Tensor, keys: Bits) -> Tensor:
+        """Changes the samples of a batch of tasks.
+
+        Args:
+            x: ``(T, N, *shape)`` float.
+            keys: ``(T,)`` random streams, one of each task.
+
+        Returns:
+            ``(T, N, *shape)``.
+        """
+        count = x.shape[1] * self.num_random
+        u = torch.from_numpy(random_uniforms(keys, count)).to(x.device).view(-1, self.num_random)
+        return by_sample(lambda samples: self(samples, u), x)
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """Changes samples.
+
+        Args:
+            x: ``(N, *shape)`` float.
+            u: ``(N, num_random)`` uniform in [0, 1).
+
+        Returns:
+            ``(N, *shape)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(x, u)")
+
+
+class RandomAffine(Augmentation):
+    """Rotates, scales, shears and shifts each image by its own random amounts, bilinearly, with 0 outside.
+
+    Args:
+        degrees: rotation up to this many degrees either way.
+        translate: shift up to this fraction of the image's size either way.
+        scale: zoom between ``1 / (1 + scale)`` and ``1 + scale``.
+        shear: horizontal shear up to this tangent either way.
+
+    Raises:
+        UserError: a negative amount, or ``translate`` of 1 or more.
+    """
+
+    num_random = 5
+
+    def __init__(self, degrees: float = 10.0, translate: float = 0.05, scale: float = 0.1, shear: float = 0.1) -> None:
+        check_not_negative(degrees=degrees, translate=translate, scale=scale, shear=shear)
+        if translate >= 1:
+            raise UserError(f"translate is a fraction of the image and must be below 1, but is {translate}.")
+        self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """Changes images ``(N, C, H, W)`` with ``u`` of shape ``(N, 5)``."""
+        sign = 2 * u - 1
+        angle = sign[:, 0] * math.radians(self.degrees)
+        zoom = torch.exp(-sign[:, 1] * math.log1p(self.scale))
+        shear = sign[:, 2] * self.shear
+        cos, sin = angle.cos() * zoom, angle.sin() * zoom
+        # the grid runs from -1 to 1 along both sides: an oblong image is turned in pixels, not in units of its sides
+        aspect = x.shape[-2] / x.shape[-1]
+        linear = torch.stack(
+            [cos, (cos * shear - sin) * aspect, sin / aspect, sin * shear + cos],
+            dim=1,
+        ).view(-1, 2, 2)
+        # affine_grid maps places of the result to places of the source, so a shift of the result is undone first
+        shift = linear @ (2 * self.translate * sign[:, 3:5]).unsqueeze(-1)
+        theta = torch.cat([linear, shift], dim=2)
+        grid = F.affine_grid(theta.to(x.dtype), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, align_corners=False)
+
+
+class TorchvisionTransforms(Augmentation):
+    """Random transforms of torchvision (``torchvision.transforms.v2``), in batch on the device.
+
+    Their random numbers come from a generator that is seeded anew for each image or episode, so that an episode is the
+    same whatever came before it; the generator of the training is left as it was.
+
+    Args:
+        transforms: applied one after the other, e.g. ``torchvision.transforms.v2.RandomHorizontalFlip()``.
+        each: ``"image"``: every image is changed in its own way; ``"episode"``: all support images of an episode in one
+            way and all its queries in another, with a single call for all of them, which is many times faster.
+
+    Raises:
+        UserError: no transforms, or an unknown word for ``each``.
+    """
+
+    num_random = 2
+
+    def __init__(self, transforms: list[nn.Module], each: Literal["image", "episode"] = "image") -> None:
+        check_choice("each", each, ("image", "episode"))
+        if not transforms:
+            raise UserError("transforms is empty: name transforms of torchvision.transforms.v2, or leave it out.")
+        self.transforms = list(transforms)
+        self.each = each
+
+    def batch(self, x: Tensor, keys: Bits) -> Tensor:
+        """Changes the samples of a batch of tasks, ``(T, N, *shape)``."""
+        if self.each == "image":
+            return super().batch(x, keys)
+        u = torch.from_numpy(random_uniforms(keys, self.num_random))
+        return self._stacked([self._seeded(task, numbers) for task, numbers in zip(x, u, strict=True)])
+
+    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        """Changes images ``(N, C, H, W)`` one by one with ``u`` of shape ``(N, 2)``."""
+        return self._stacked([self._seeded(image, numbers) for image, numbers in zip(x, u.cpu(), strict=True)])
+
+    def _seeded(self, x: Tensor, u: Tensor) -> Tensor:
+        high, low = (int(number * 2**24) for number in u.tolist())
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(high << 24 | low)
+            return apply_transforms(self.transforms, x)
+
+    def _stacked(self, changed: list[Tensor]) -> Tensor:
+        shapes = {tuple(one.shape) for one in changed}
+        if len(shapes) > 1:
+            raise UserError(
+                f"transforms make images of different sizes, {sorted(shapes)}, which do not fit into one episode: end "
+                "them with a Resize or a crop to one size."
+            )
+        return torch.stack(changed)
+
+
+def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Applies transforms one after the other.
+
+    Args:
+        transforms: of torchvision, or any modules from tensor to tensor.
+        x: ``(N, C, H, W)`` or ``(C, H, W)``.
+
+    Returns:
+        What the last one gives.
+
+    Raises:
+        UserError: a transform that fails on this input, or gives no floats.
+    """
+    for transform in transforms:
+        shape = tuple(x.shape)
+        try:
+            x = transform(x)
+        except Exception as error:
+            raise UserError(f"the transform {transform} fails on images of shape {shape}: {error}") from error
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise UserError(
+                f"the transform {transform} gives {kind}, but samples must stay float tensors: leave it out."
+            )
+    return x
+
+
+def check_deterministic(transforms: Sequence[nn.Module]) -> None:
+    """Raises an error for random transforms: evaluation needs fixed ones.
+
+    Args:
+        transforms: tried on noise.
+
+    Raises:
+        UserError: the first that is random.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for transform in transforms:
+            x = torch.rand(3, 64, 64)
+            try:
+                results = [transform(x) for _ in range(12)]
+            except Exception:
+                continue  # made for other shapes: it is tried on real samples later
+            first = results[0]
+            if any(isinstance(one, Tensor) and (one.shape != first.shape or not one.equal(first)) for one in results):
+                raise UserError(
+                    f"transform holds {transform}, which is random, but it is applied in evaluation too: give it as "
+                    "augmentation, TorchvisionTransforms, which changes training samples only."
+                )
+
+
+def by_sample(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Applies what works on one batch axis to a batch of tasks.
+
+    Args:
+        change: of ``(N, *shape)``.
+        x: ``(T, N, *shape)``.
+
+    Returns:
+        ``(T, N, *changed_shape)``.
+    """
+    changed = change(x.flatten(0, 1))
+    return changed.view(*x.shape[:2], *changed.shape[1:])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happens to samples after they were read.
+
+    Args:
+        augmentation: random changes with numbers of a stream of their own.
+        transform: fixed changes that follow, in batch.
+    """
+
+    augmentation: Augmentation | None = None
+    transform: tuple[nn.Module, ...] = ()
+
+    def __call__(self, x: Inputs, keys: Callable[[], Words]) -> Inputs:
+        """Changes the samples of a batch of tasks.
+
+        Args:
+            x: ``(T, N, *shape)``.
+            keys: gives ``(T,)`` random streams, one for each task.
+
+        Returns:
+            ``(T, N, *changed_shape)``; texts only without any changes.
+
+        Raises:
+            UserError: changes of texts.
+        """
+        for name, given in (("augmentation", self.augmentation), ("transform", self.transform)):
+            if given and not isinstance(x, Tensor):
+                raise UserError(f"{name} changes images or vectors, but these samples are texts: leave it out.")
+        if not isinstance(x, Tensor):
+            return x
+        if self.augmentation is not None:
+            x = self.augmentation.batch(x, keys())
+        return by_sample(lambda samples: apply_transforms(self.transform, samples), x) if self.transform else x
+
+    def fixed(self) -> Changes:
+        """The same without augmentation."""
+        return Changes(None, self.transform)
+
+    def card(self) -> dict[str, object]:
+        """For the protocol card."""
+        return {
+            "augmentation": repr(self.augmentation) if self.augmentation is not None else "none",
+            "transform": [str(one) for one in self.transform] or "none",
+        }

@@ -1,0 +1,240 @@
+"""The samples of several domains, and the endless streams that training batches are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metatransfer.batches import DomainBatch, DomainSamples, LabelledBatch
+from metatransfer.data.sampling.augment import Changes
+from metatransfer.data.sampling.feature_transforms import Standardize
+from metatransfer.data.sampling.labelled import Balance, LabelledSampler
+from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sources import Source
+from metatransfer.functional.random import stream_keys
+
+_CHUNK = 1024  # samples that are read at once for statistics
+
+
+class Domain:
+    """One domain, divided.
+
+    Args:
+        name: the user's.
+        splits: training, validation and, where there is any, test; targets have no classes in them.
+        labels: ``(N,)`` class of each sample of a split, -1 where it is not known.
+        key: of the domain's random numbers.
+        changes: what happens to every sample after it was read.
+        balance: of the training samples.
+
+    Attributes:
+        standardize: applied after ``changes``, ``None`` where nothing is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        splits: Mapping[str, Source],
+        labels: Mapping[str, NDArray[np.int64]],
+        key: int,
+        changes: Changes,
+        balance: Balance = "none",
+    ) -> None:
+        self.name, self.splits, self.labels, self.key = name, dict(splits), dict(labels), key
+        self.changes, self.balance = changes, balance
+        self.standardize: Standardize | None = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all its samples are."""
+        return all(split.in_memory for split in self.splits.values())
+
+    def sampler(self, split: str, *, training: bool = False) -> LabelledSampler:
+        """What gathers the samples of a split; with ``training`` augmented, balanced and shuffled in every pass."""
+        extra = () if self.standardize is None else (self.standardize,)
+        changes = Changes(self.changes.augmentation if training else None, (*self.changes.transform, *extra))
+        balance = self.balance if training else "none"
+        return LabelledSampler(self.splits[split], self.key, changes, shuffled=training, balance=balance)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The training samples in their order, without augmentation.
+
+        Yields:
+            ``(n, *shape)``.
+        """
+        sampler = self.sampler("train")
+        for start in range(0, len(sampler), _CHUNK):
+            places = np.arange(start, min(start + _CHUNK, len(sampler)))
+            yield _tensor(sampler.batch(places, torch.device("cpu")))
+
+
+def _tensor(batch: LabelledBatch) -> Tensor:
+    assert isinstance(batch.x, Tensor)  # domains have no texts
+    return batch.x
+
+
+def domain_key(seed: int, side: int, place: int) -> int:
+    """The seed of a domain's own random numbers: two domains of one size are shuffled differently.
+
+    Args:
+        seed: of the domain.
+        side: 0 for sources, 1 for targets.
+        place: which of them.
+
+    Returns:
+        64 bits as a signed number.
+    """
+    return int(stream_keys(seed, Stream.CLASS_BATCHES, side, place).view(np.int64))
+
+
+class Side:
+    """The sources, or the targets.
+
+    Args:
+        domains: in their order.
+    """
+
+    def __init__(self, domains: Sequence[Domain]) -> None:
+        self.domains = tuple(domains)
+
+    def starts(self, split: str) -> NDArray[np.int64]:
+        """``(D + 1,)`` number of the first sample of each domain in a split, and last the number of all samples."""
+        sizes = [len(one.splits[split]) if split in one.splits else 0 for one in self.domains]
+        starts: NDArray[np.int64] = np.cumsum([0, *sizes])
+        return starts
+
+    def size(self, split: str) -> int:
+        """Number of samples of all domains in a split."""
+        return int(self.starts(split)[-1])
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """``(N,)`` classes of all samples of a split in the order of their numbers, -1 where a class is not known."""
+        found = [one.labels[split] for one in self.domains if split in one.splits]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def place(self, split: str, number: int) -> tuple[Domain, int]:
+        """The domain of a sample with this number, and its number in there."""
+        starts = self.starts(split)
+        place = int(np.searchsorted(starts, number, side="right")) - 1
+        return self.domains[place], number - int(starts[place])
+
+
+class SideStream:
+    """Endless training samples of one side: each domain is passed through again and again, each time in a new order.
+
+    Batch ``b`` takes the places ``b * B`` to ``(b + 1) * B - 1`` of a row in which the domains take turns, so that its
+    shares differ by one sample at most; a domain's place ``i`` is sample ``i % N`` of its pass ``i // N``. So a batch
+    is a pure function of its number: no sample comes twice in a pass, whatever the sizes.
+
+    Args:
+        side: whose training samples.
+        batch_size: samples of a batch.
+    """
+
+    def __init__(self, side: Side, batch_size: int) -> None:
+        self.samplers = [domain.sampler("train", training=True) for domain in side.domains]
+        self.starts, self.batch_size = side.starts("train"), batch_size
+
+    def places(self, batch: int) -> list[NDArray[np.int64]]:
+        """Which places of each domain's row a batch takes."""
+        count, first = len(self.samplers), batch * self.batch_size
+        last = first + self.batch_size
+        # how many of the places before 'first' and 'last' are this domain's
+        return [
+            np.arange((first - place + count - 1) // count, (last - place + count - 1) // count)
+            for place in range(count)
+        ]
+
+    def batch(self, batch: int, device: torch.device) -> DomainSamples:
+        """The ``batch_size`` samples of a batch by its number, with the labels of what has any."""
+        parts = []
+        for place, rows in enumerate(self.places(batch)):
+            sampler = self.samplers[place]
+            for own in np.split(rows, np.flatnonzero(np.diff(rows // len(sampler))) + 1):
+                if len(own):
+                    part = sampler.batch(own, device)
+                    parts.append(_of_domain(part, place, int(self.starts[place])))
+        return _together(parts)
+
+
+class DomainBatchSampler(Sampler[DomainBatch]):
+    """Training batches by their number.
+
+    Args:
+        sources: samples with labels.
+        targets: samples without.
+    """
+
+    def __init__(self, sources: SideStream, targets: SideStream) -> None:
+        self.sources, self.targets = sources, targets
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all domains are."""
+        return all(sampler.in_memory for side in (self.sources, self.targets) for sampler in side.samplers)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainBatch:
+        """A training batch, without any label of a target; ``indices`` ``(1,)`` is its number over all processes."""
+        source, target = (side.batch(int(indices[0]), device) for side in (self.sources, self.targets))
+        return DomainBatch(
+            source.x, source.y, target.x, source.number, target.number, source.domain, target.domain
+        )  # fmt: skip
+
+
+class DomainSampleSampler(Sampler[DomainSamples]):
+    """The samples of one side and split in their order.
+
+    Args:
+        side: whose.
+        split: which.
+        shown: whether labels are served; -1 otherwise.
+        only: the place of the one domain that is wanted; all where left out.
+        shuffled: whether they come in a random order, always the same one.
+    """
+
+    def __init__(self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False) -> None:
+        wanted = range(len(side.domains)) if only is None else (only,)
+        self.places = [place for place in wanted if split in side.domains[place].splits]
+        self.samplers = [side.domains[place].sampler(split) for place in self.places]
+        labels = [side.domains[place].labels[split] for place in self.places]
+        self.labels = labels if shown else [np.full_like(one, -1) for one in labels]
+        self.firsts = [int(side.starts(split)[place]) for place in self.places]
+        self._starts = np.cumsum([0, *(len(sampler) for sampler in self.samplers)])
+        self._order = np.random.default_rng(0).permutation(len(self)) if shuffled else None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all domains are."""
+        return all(sampler.in_memory for sampler in self.samplers)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainSamples:
+        """Samples by their places, domain after domain."""
+        parts = []
+        indices = indices if self._order is None else self._order[indices]
+        for row, sampler in enumerate(self.samplers):
+            inside = (indices >= self._starts[row]) & (indices < self._starts[row + 1])
+            if inside.any():
+                own = indices[inside] - self._starts[row]
+                y = torch.from_numpy(self.labels[row][own]).to(device, non_blocking=True)
+                part = sampler.batch(own, device)._replace(y=y)
+                parts.append(_of_domain(part, self.places[row], self.firsts[row]))
+        return _together(parts)
+
+
+def _of_domain(part: LabelledBatch, place: int, start: int) -> DomainSamples:
+    number = part.number
+    assert number is not None
+    return DomainSamples(_tensor(part), part.y, number + start if start else number, torch.full_like(number, place))
+
+
+def _together(parts: Sequence[DomainSamples]) -> DomainSamples:
+    if len(parts) == 1:
+        return parts[0]
+    return DomainSamples(*(torch.cat(same) for same in zip(*parts, strict=True)))

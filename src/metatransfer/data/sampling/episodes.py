@@ -1,0 +1,270 @@
+"""Which samples make an episode: a pure function of seed, split and index."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metatransfer.batches import Episode, Inputs, MetaBatch
+from metatransfer.data.sampling.augment import Changes
+from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sampling.shapes import EpisodeSize
+from metatransfer.data.sources import SPLITS, Source, TaskGenerator, rotate
+from metatransfer.errors import UserError
+from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
+
+
+class EpisodeIndices(NamedTuple):
+    """Episodes as sample indices into their source.
+
+    Attributes:
+        support: ``(T, S)`` sample indices.
+        support_y: ``(T, S)`` labels in ``0 .. way - 1``.
+        query: ``(T, Q)`` sample indices.
+        query_y: ``(T, Q)`` labels.
+        classes: ``(T, way)`` the source's class behind each label.
+        keys: ``(T,)`` random stream of each episode, for augmentation.
+        turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` where images stay upright.
+        unlabelled: ``(T, U)`` sample indices, ``None`` where there are none.
+    """
+
+    support: NDArray[np.int64]
+    support_y: NDArray[np.int64]
+    query: NDArray[np.int64]
+    query_y: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    turns: NDArray[np.int64] | None = None
+    unlabelled: NDArray[np.int64] | None = None
+
+
+_DRAWN_AT_ONCE = 256  # tasks; more gains nothing
+
+
+def _tasks(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
+    return EpisodeIndices(*(None if part is None else part[start:end] for part in drawn))  # type: ignore[arg-type]
+
+
+def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
+    """Single tasks as one batch where they are all of one size, else as they came.
+
+    Args:
+        tasks: each with ``T = 1``.
+
+    Returns:
+        A list of one, or ``tasks``.
+    """
+    shapes = {tuple(None if part is None else part.shape for part in task) for task in tasks}
+    if len(shapes) != 1:
+        return tasks
+    parts = zip(*tasks, strict=True)
+    return [EpisodeIndices(*(None if part[0] is None else np.concatenate(part) for part in parts))]  # type: ignore[arg-type]
+
+
+class EpisodeSampler(Sampler[MetaBatch]):
+    """Draws n-way k-shot episodes, all of a meta-batch at once.
+
+    Classes are drawn without replacement, and their order is their label, so that labels mean something else in every
+    episode. Samples are drawn without replacement in each class. Support and query are shuffled, so that a position
+    reveals no label. The cost per episode does not depend on the number of classes or samples.
+
+    Args:
+        source: labelled samples.
+        split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
+        seed: part of the key.
+        size: ways, shots and queries.
+        within_groups: draw all classes of an episode from one group (alphabet, superclass), each group that has enough
+            classes being equally likely.
+        turn_classes: turn each class by a random number of quarter turns in each episode (Finn et al. 2017).
+        changes: what happens to every sample after it was read and turned.
+
+    Raises:
+        UserError: no group has enough classes, or the source has no groups.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        seed: int,
+        size: EpisodeSize,
+        *,
+        within_groups: bool = False,
+        turn_classes: bool = False,
+        changes: Changes | None = None,
+    ) -> None:
+        self.source, self.split, self.seed, self.size = source, split, seed, size
+        self.turn_classes, self.changes = turn_classes, changes or Changes()
+        self._members = self._groups() if within_groups else None
+
+    @property
+    def least_classes(self) -> int:
+        """Fewest classes that an episode needs."""
+        return self.size.num_ways
+
+    def fixed(self) -> EpisodeSampler:
+        """The same episodes without augmentation."""
+        twin = copy.copy(self)
+        twin.changes = self.changes.fixed()
+        return twin
+
+    def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Classes sorted by group, with the offset and size of each group that is large enough.
+
+        Raises:
+            UserError: there is none, or there are no groups.
+        """
+        if self.source.groups is None:
+            raise UserError(
+                f"{self.source.name}: its classes have no groups, so that within_groups is impossible: leave it out."
+            )
+        names, group_of = np.unique(np.asarray(self.source.groups), return_inverse=True)
+        sizes = np.bincount(group_of)
+        enough = sizes >= self.least_classes
+        if not enough.any():
+            largest = names[sizes.argmax()]
+            raise UserError(
+                f"{self.source.name}: no group has the {self.least_classes} classes of an episode; the largest, "
+                f"'{largest}', has {sizes.max()}: lower task.num_ways or set within_groups to false."
+            )
+        offsets = np.concatenate([[0], sizes.cumsum()[:-1]])
+        return group_of.argsort(kind="stable"), offsets[enough], sizes[enough]
+
+    def _classes(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if self._members is None:
+            return random_subsets(keys, len(self.source.sizes), self.size.num_ways)
+        order, offsets, sizes = self._members
+        group_keys = stream_keys(keys.view(np.int64), Stream.GROUP)
+        group = random_subsets(group_keys, len(sizes), 1)[:, 0]
+        classes: NDArray[np.int64] = order[
+            offsets[group][:, None] + random_subsets(keys, sizes[group], self.size.num_ways)
+        ]
+        return classes
+
+    def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
+        """Episodes by their index.
+
+        Args:
+            indices: ``(T,)`` from 0 on.
+
+        Returns:
+            One with all ``T`` tasks; a subclass whose tasks differ in size gives one for each.
+        """
+        source, (ways, shots, queries) = self.source, self.size
+        per_class = shots + queries
+        keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
+        classes = self._classes(keys)
+        # one stream for every class of every episode; what comes later in the episode's own stream starts at 2 * ways
+        class_keys = stream_keys(keys.view(np.int64)[:, None], Stream.SAMPLES, np.arange(ways)).reshape(-1)
+        drawn = random_subsets(class_keys, source.sizes[classes].reshape(-1), per_class)
+        samples = source.order[source.offsets[classes].reshape(-1, 1) + drawn].reshape(-1, ways, per_class)
+        support, support_y = self._shuffled(samples[:, :, :shots], keys, 2 * ways)
+        query, query_y = self._shuffled(samples[:, :, shots:], keys, 2 * ways + support.shape[1])
+        turns = None
+        if self.turn_classes:
+            words = random_words(stream_keys(keys.view(np.int64), Stream.TURNS), ways)
+            turns = (words >> np.uint64(62)).astype(np.int64)
+        return [EpisodeIndices(support, support_y, query, query_y, classes, keys, turns)]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the source is."""
+        return self.source.in_memory
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> MetaBatch:
+        """Episodes by their index, whatever batch or process they are asked for in.
+
+        Args:
+            indices: ``(T,)`` from 0 on.
+            device: where the tensors are wanted.
+
+        Returns:
+            An :class:`~metatransfer.batches.Episode` of ``T`` tasks, or a list of ``T`` where these differ in size.
+        """
+        return self._serve(self.draw(indices), device)
+
+    def batches(self, indices: Sequence[NDArray[np.int64]], device: torch.device) -> Iterator[MetaBatch]:
+        """Draws the episodes of several meta-batches at once: numpy's calls cost more than what they draw.
+
+        Yields:
+            A meta-batch.
+        """
+        waiting: list[NDArray[np.int64]] = []
+        for place, batch in enumerate(indices):
+            waiting.append(batch)
+            if place + 1 < len(indices) and sum(map(len, waiting)) + len(batch) <= _DRAWN_AT_ONCE:
+                continue
+            drawn, start = self.draw(np.concatenate(waiting)), 0
+            for end in np.cumsum([len(one) for one in waiting]).tolist():
+                part = [_tasks(drawn[0], start, end)] if len(drawn) == 1 else merged(drawn[start:end])
+                yield self._serve(part, device)
+                start = end
+            waiting = []
+
+    def _serve(self, drawn: list[EpisodeIndices], device: torch.device) -> MetaBatch:
+        served = [self._episode(one, device) for one in drawn]
+        return served[0] if len(served) == 1 else served
+
+    def _episode(self, drawn: EpisodeIndices, device: torch.device) -> Episode:
+        support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device)
+        query_x = self._read(drawn.query, drawn.query_y, drawn, Stream.QUERY, device)
+        support_y, query_y, classes = (
+            torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y, drawn.classes)
+        )
+        unlabelled_x = None
+        if drawn.unlabelled is not None:
+            unlabelled_x = self._read(drawn.unlabelled, None, drawn, Stream.UNLABELLED, device)
+        return Episode(support_x, support_y, query_x, query_y, classes, unlabelled_x)
+
+    def _read(
+        self,
+        samples: NDArray[np.int64],
+        labels: NDArray[np.int64] | None,
+        drawn: EpisodeIndices,
+        stream: Stream,
+        device: torch.device,
+    ) -> Inputs:
+        x = self.source.read(torch.from_numpy(samples), device)
+        if drawn.turns is not None and labels is not None:
+            if not isinstance(x, Tensor):
+                raise UserError(f"{self.source.name}: rotations turn images, but its samples are texts: leave it out.")
+            x = rotate(x, torch.from_numpy(np.take_along_axis(drawn.turns, labels, axis=1)).to(device))
+        return self.changes(x, lambda: stream_keys(drawn.keys.view(np.int64), stream))
+
+    def _shuffled(
+        self, samples: NDArray[np.int64], keys: NDArray[np.uint64], start: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        tasks, ways, count = samples.shape
+        order = random_permutations(keys, ways * count, start=start)
+        flat = samples.reshape(tasks, ways * count)
+        # position p of the flat layout belongs to class p // count
+        return np.take_along_axis(flat, order, axis=1), order // count
+
+
+class GeneratedSampler(Sampler[Episode]):
+    """Generated tasks by their index.
+
+    Args:
+        generator: makes them.
+        split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
+        seed: part of the key.
+        size: shots and queries; ways play no role.
+    """
+
+    def __init__(self, generator: TaskGenerator, split: str, seed: int, size: EpisodeSize) -> None:
+        self.generator, self.split, self.seed, self.size = generator, split, seed, size
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> Episode:
+        """Tasks by their index."""
+        keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
+        return self.generator.generate(keys, self.size.num_shots, self.size.num_queries, device)
+
+    def fixed(self) -> GeneratedSampler:
+        """Itself: generated tasks are not augmented."""
+        return self

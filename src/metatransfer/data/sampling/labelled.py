@@ -1,0 +1,181 @@
+"""Batches of labelled samples, and of samples to be labelled."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metatransfer.batches import Inputs, LabelledBatch, UnlabelledBatch
+from metatransfer.data.sampling.augment import Changes
+from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sources import SPLITS, Source
+from metatransfer.errors import UserError
+from metatransfer.functional.random import random_permutations, random_words, stream_keys
+
+Balance = Literal["none", "oversample"]
+_POOL = 50  # steps within which samples are sorted by length
+
+
+class LabelledSampler(Sampler[LabelledBatch]):
+    """Labelled batches by the places of their samples in the epochs.
+
+    Samples of different lengths, such as texts, are served with others of similar lengths, so that little is padded:
+    every epoch is shuffled, cut into pools of 50 steps, and sorted by length within each; the steps are then shuffled.
+    Samples beyond the last full step stay at the end: they are drawn before anything is sorted, so that no length is
+    left out more often than another.
+
+    Args:
+        source: the samples of a split.
+        seed: part of the key of all that is random.
+        changes: what happens to every sample after it was read.
+        shuffled: whether every epoch has an order of its own.
+        balance: ``"oversample"`` draws every class equally often in a shuffled epoch, with repetition.
+        mix: mixes the samples of a batch and their labels.
+        step: samples of a training step over all processes; 0 sorts nothing by length.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        seed: int,
+        changes: Changes | None = None,
+        *,
+        shuffled: bool = False,
+        balance: Balance = "none",
+        mix: nn.Module | None = None,
+        step: int = 0,
+    ) -> None:
+        self.source, self.seed, self.changes = source, seed, changes or Changes()
+        self.shuffled, self.balance, self.mix, self.step = shuffled, balance, mix, step
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the source is."""
+        return self.source.in_memory
+
+    def _key(self, *parts: Any) -> NDArray[np.uint64]:  # noqa: ANN401
+        keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, *parts)
+        return keys
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the samples in an epoch.
+
+        Args:
+            epoch: its number.
+
+        Returns:
+            ``(N,)`` sample indices; with ``balance="oversample"`` some of them repeatedly.
+        """
+        if not self.shuffled:
+            return np.arange(len(self))
+        if epoch != self._epoch:
+            order = random_permutations(self._key(np.array([epoch])), len(self))[0]
+            order = self._balanced(order, epoch) if self.balance != "none" else order
+            lengths = self.source.lengths(order) if self.step else None
+            self._epoch, self._order = epoch, order if lengths is None else self._bucketed(order, lengths, epoch)
+        return self._order
+
+    def _balanced(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """As many places, every class having as many of them (one more or less), its samples in turn."""
+        labels = self.source.labels[order]
+        classes = np.flatnonzero(self.source.sizes)
+        wanted = np.arange(len(order)) % len(classes)
+        found = np.empty(len(order), np.int64)
+        for place, label in enumerate(classes):
+            rows = np.flatnonzero(wanted == place)
+            found[rows] = np.resize(order[labels == label], len(rows))
+        balanced: NDArray[np.int64] = found[random_permutations(self._key(np.array([epoch]), 2), len(order))[0]]
+        return balanced
+
+    def _bucketed(self, order: NDArray[np.int64], lengths: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        steps = len(order) // self.step
+        full = steps * self.step
+        pools = np.arange(full) // (_POOL * self.step)
+        by_length = order[:full][np.lexsort((lengths[:full], pools))]  # stable: equal lengths stay shuffled
+        shuffled = random_permutations(self._key(np.array([epoch]), 4), steps)[0]
+        return np.concatenate([by_length.reshape(steps, self.step)[shuffled].reshape(-1), order[full:]])
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> LabelledBatch:
+        """A labelled batch.
+
+        Args:
+            indices: ``(N,)`` places in the epochs one after the other, all of one epoch.
+            device: where the tensors are wanted.
+
+        Returns:
+            Samples, labels and sample indices.
+        """
+        epoch = int(indices[0]) // len(self)
+        numbers = self.order(epoch)[indices - epoch * len(self)]
+        x = self.source.read(torch.from_numpy(numbers), device)
+        y = torch.from_numpy(self.source.labels[numbers]).to(device, non_blocking=True)
+        if isinstance(x, Tensor):
+            changed = self.changes(x.unsqueeze(1), lambda: self._key(indices, 1))  # each sample a task of one
+            assert isinstance(changed, Tensor)
+            x = changed.squeeze(1)
+        else:
+            self.changes(x, lambda: self._key(indices, 1))  # raises an error for changes of texts
+        if self.mix is not None:
+            x, y = self._mixed(x, y, indices)
+        return LabelledBatch(x, y, torch.from_numpy(numbers).to(device, non_blocking=True))
+
+    def _mixed(self, x: Inputs, y: Tensor, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The batch through ``mix``, whose random numbers follow from the place of the batch.
+
+        Raises:
+            UserError: it fails.
+        """
+        if not isinstance(x, Tensor):
+            raise UserError("mix mixes images, but these samples are texts: leave it out.")
+        seed = int(random_words(self._key(indices[:1], 3), 1)[0, 0] >> np.uint64(1))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                one_hot = nn.functional.one_hot(y, len(self.source.class_names)).to(x.dtype)
+                mixed: tuple[Tensor, Tensor] = self.mix(x, one_hot)  # type: ignore[misc]
+            except Exception as error:  # whatever torchvision, or a user's own, raises
+                raise UserError(
+                    f"mix, {self.mix}, fails on samples of shape {tuple(x.shape)} ({error}): MixUp and CutMix need "
+                    "images (N, C, H, W); leave it out."
+                ) from error
+        return mixed
+
+
+class ByLength(LabelledSampler):
+    """The longest samples first: what does not fit into memory fails at once."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Samples by falling length; in their order where all have one length."""
+        lengths = self.source.lengths(np.arange(len(self)))
+        return super().order(epoch) if lengths is None else (-lengths).argsort(kind="stable")
+
+
+class UnlabelledSampler(Sampler[UnlabelledBatch]):
+    """Samples without labels, in their order.
+
+    Args:
+        source: the samples.
+        names: a name for each.
+        changes: what happens to every sample after it was read.
+    """
+
+    def __init__(self, source: Source, names: tuple[str, ...], changes: Changes) -> None:
+        self.source, self.names, self.changes = source, names, changes
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> UnlabelledBatch:
+        """Samples by their place."""
+        x = self.source.read(torch.from_numpy(indices), device)
+        if isinstance(x, Tensor):
+            changed = self.changes(x.unsqueeze(1), lambda: stream_keys(indices))
+            assert isinstance(changed, Tensor)
+            x = changed.squeeze(1)
+        return UnlabelledBatch(x, tuple(self.names[index] for index in indices.tolist()))

@@ -1,0 +1,201 @@
+"""Episodes as files, so that two people evaluate on the very same tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metatransfer.checks import check_file
+from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler, merged
+from metatransfer.data.sampling.shapes import EpisodeSize
+from metatransfer.errors import UserError
+
+_FORMAT = "metatransfer episodes 1"
+_RAGGED = ("support", "support_y", "query", "query_y", "classes", "turns", "unlabelled")
+_LENGTHS = {"support_y": "support", "query_y": "query", "turns": "classes"}
+
+
+def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path:
+    """Writes the first episodes of a sampler as sample indices, with a hash of the samples they point to.
+
+    The file is a ``.npz`` of flat integer arrays, one after the other for all episodes: ``support``, ``query``,
+    ``unlabelled`` (sample indices), ``support_y``, ``query_y`` (labels), ``classes`` (the source's class behind each
+    label), ``turns`` (quarter turns of each class, where there are any); ``*_lengths`` cut them into episodes, ``keys``
+    are their random streams, and ``header`` is JSON. It is written at once or not at all.
+
+    Args:
+        path: the file to be made or replaced.
+        sampler: what draws the episodes.
+        count: how many, from index 0 on.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    path = Path(path)
+    tasks: list[EpisodeIndices] = []
+    for start in range(0, count, 1000):
+        for drawn in sampler.draw(np.arange(start, min(start + 1000, count))):
+            tasks += [_task(drawn, row) for row in range(len(drawn.keys))]
+    arrays: dict[str, NDArray[Any]] = {"keys": np.concatenate([task.keys for task in tasks])}
+    for name in _RAGGED:
+        parts = [getattr(task, name) for task in tasks]
+        if parts[0] is None:
+            continue
+        arrays[name] = np.concatenate([part[0] for part in parts])
+        if name not in _LENGTHS:
+            arrays[f"{name}_lengths"] = np.array([part.shape[1] for part in parts], dtype=np.int64)
+    header = {
+        "format": _FORMAT,
+        "data": sampler.source.name,
+        "split": sampler.split,
+        "samples": len(sampler.source),
+        "content": sampler.source.fingerprint(),
+        "episodes": len(tasks),
+    }
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        os.chmod(temporary, 0o644)  # temporary files are their owner's only, but this one is to be passed around
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(
+            f"the episodes cannot be written to '{path}' ({error.strerror}): choose another file."
+        ) from error
+    return path
+
+
+def _task(drawn: EpisodeIndices, row: int) -> EpisodeIndices:
+    one = slice(row, row + 1)
+    return EpisodeIndices(*(None if part is None else part[one] for part in drawn))  # type: ignore[arg-type]
+
+
+class SavedEpisodes(EpisodeSampler):
+    """Serves the episodes of a file that :func:`save_episodes` wrote.
+
+    Args:
+        sampler: what would have drawn the episodes; its source must be the one that the file was made of.
+        path: the file.
+        size: what every episode must have, where all have the same.
+
+    Attributes:
+        count: how many episodes there are.
+
+    Raises:
+        UserError: no such file, another format, other samples, indices that do not fit the source, or another size.
+    """
+
+    def __init__(self, sampler: EpisodeSampler, path: str | Path, size: EpisodeSize | None = None) -> None:
+        super().__init__(sampler.source, sampler.split, sampler.seed, sampler.size, changes=sampler.changes)
+        self.path = check_file(path, "episode file")
+        self._arrays, header = _read(self.path)
+        if header.get("content") != self.source.fingerprint():
+            raise UserError(
+                f"'{self.path}' holds episodes of {header.get('data')} ({header.get('samples')} samples), but the "
+                f"samples of {self.source.name} ({len(self.source)}) are not the same: give the data, size and split "
+                "that the file was made of."
+            )
+        self.count = len(self._arrays["keys"])
+        self._ends = {
+            name: np.concatenate([[0], np.cumsum(self._arrays[f"{_LENGTHS.get(name, name)}_lengths"])])
+            for name in _RAGGED
+            if name in self._arrays
+        }
+        self._check()
+        if size is not None and self.sizes() != {size}:
+            found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(self.sizes())[:3])
+            raise UserError(
+                f"'{self.path}' holds {found} episodes with {max(one.num_queries for one in self.sizes()):g} queries "
+                f"per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with {size.num_queries}: "
+                "set num_ways, num_shots and num_queries of eval_task to those of the file."
+            )
+
+    def _check(self) -> None:
+        """Checks the content of a file, which may be damaged or forged.
+
+        Raises:
+            UserError: arrays that do not fit each other or the source.
+        """
+        arrays, source, count = self._arrays, self.source, self.count
+        fits = all(
+            self._ends[name][-1] == len(arrays[name])
+            and len(self._ends[name]) == count + 1
+            and (np.diff(self._ends[name]) > 0).all()
+            for name in self._ends
+        )
+        samples = [arrays[name] for name in ("support", "query", "unlabelled") if name in arrays]
+        fits = fits and all(len(one) and 0 <= one.min() <= one.max() < len(source) for one in samples)
+        fits = fits and 0 <= arrays["classes"].min() <= arrays["classes"].max() < len(source.class_names)
+        for task in range(count if fits else 0):
+            classes = self._part("classes", task)
+            for name in ("support", "query"):
+                labels = self._part(f"{name}_y", task)
+                fits = fits and bool(
+                    ((labels >= 0) & (labels < len(classes))).all()
+                    and (source.labels[self._part(name, task)] == classes[labels]).all()
+                )
+        if not fits:
+            raise UserError(f"'{self.path}' is damaged: its indices and labels do not fit each other; get it again.")
+
+    def sizes(self) -> set[EpisodeSize]:
+        """The different ``(num_ways, num_shots, num_queries)``, means over classes where they are uneven."""
+        ways, support, query = (np.diff(self._ends[name]) for name in ("classes", "support", "query"))
+        found = zip(ways.tolist(), (support / ways).tolist(), (query / ways).tolist(), strict=True)
+        return {EpisodeSize(*one) for one in found}
+
+    def _part(self, name: str, task: int) -> NDArray[np.int64]:
+        ends = self._ends[name]
+        return self._arrays[name][ends[task] : ends[task + 1]]
+
+    def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
+        """Episodes by their index in the file.
+
+        Args:
+            indices: ``(T,)`` in ``0 .. count - 1``.
+
+        Returns:
+            One with all tasks, or one for each where these differ in size.
+        """
+        return merged([self._indices(int(index)) for index in indices])
+
+    def _indices(self, task: int) -> EpisodeIndices:
+        parts = {name: self._part(name, task)[None] if name in self._arrays else None for name in _RAGGED}
+        return EpisodeIndices(keys=self._arrays["keys"][task : task + 1], **parts)  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays and the header of a file.
+
+    Raises:
+        UserError: it is not a file of episodes.
+        ValueError: inside only, to become one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes())
+        needed = {"keys", *_RAGGED, "support_lengths", "query_lengths", "classes_lengths"} - {"turns", "unlabelled"}
+        wrong = [name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind not in "iu"]
+        if header.get("format") != _FORMAT or not needed <= arrays.keys() or wrong or not len(arrays["keys"]):
+            raise ValueError(_FORMAT)
+        arrays = {name: array.astype(np.uint64 if name == "keys" else np.int64) for name, array in arrays.items()}
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"'{path}' is not a file of episodes (format '{_FORMAT}'): give one that files.export wrote."
+        ) from error
+    return arrays, header

@@ -1,0 +1,332 @@
+"""How many classes and samples an episode has, where that changes from episode to episode."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metatransfer.checks import check_choice, check_episode_shape, check_positive
+from metatransfer.errors import UserError
+from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
+
+Integers = NDArray[np.int64]
+
+
+class EpisodeSize(NamedTuple):
+    """The three numbers of a task, which a :class:`TaskShape` interprets."""
+
+    num_ways: int
+    num_shots: int
+    num_queries: int
+
+
+class Counts(NamedTuple):
+    """Samples that an episode takes of each of its classes, distractors last.
+
+    Attributes:
+        support: ``(ways + distractors,)``, 0 for distractors.
+        query: ``(ways + distractors,)``, 0 for distractors.
+        unlabelled: ``(ways + distractors,)``.
+    """
+
+    support: Integers
+    query: Integers
+    unlabelled: Integers
+
+
+class _Draw(IntEnum):
+    WAYS = 0
+    SUPPORT = 1
+    WEIGHTS = 2
+    ORDER = 3
+
+
+class TaskShape(ABC):
+    """Says, episode by episode, how many classes it has and how many samples of each.
+
+    A subclass draws both with numbers from ``keys``, the episode's own stream, so that episodes stay a pure function of
+    (seed, split, index).
+    """
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({settings})"
+
+    @abstractmethod
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
+        """Classes of an episode.
+
+        Args:
+            key: ``(1,)``, the episode's stream.
+            available: classes to draw from.
+            size: the task's numbers.
+
+        Returns:
+            Ways, and further classes of which only unlabelled samples are taken (distractors).
+        """
+
+    @abstractmethod
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+        """Samples of each class of an episode.
+
+        Args:
+            key: ``(1,)``, the episode's stream.
+            ways: how many of the classes are to be told apart; the others are distractors.
+            samples: ``(ways + distractors,)``, how many each class has.
+            size: the task's numbers.
+
+        Returns:
+            How many are taken of each.
+        """
+
+    def least_classes(self, size: EpisodeSize) -> int:
+        """Classes that the smallest episode takes.
+
+        Args:
+            size: the task's numbers.
+
+        Returns:
+            By default ``num_ways``.
+        """
+        return size.num_ways
+
+    def least_samples(self, size: EpisodeSize) -> int:
+        """Samples that every class must have.
+
+        Args:
+            size: the task's numbers.
+
+        Returns:
+            By default shots and queries.
+        """
+        return size.num_shots + size.num_queries
+
+    def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
+        """Raises an error if these episodes cannot be drawn from a set of classes.
+
+        Args:
+            samples: how many each class has.
+            names: the classes.
+            size: the task's numbers.
+            where: the data set and split, for the message.
+            prefix: what the arguments of this split start with (``"eval_task."``).
+
+        Raises:
+            UserError: too few classes, or a class with too few samples (it is named).
+        """
+        shape = f"{prefix}shape {type(self).__name__}"
+        if len(samples) < self.least_classes(size):
+            raise UserError(
+                f"{where} has {len(samples)} classes, but {shape} needs at least {self.least_classes(size)}: lower its "
+                f"numbers or {prefix}num_ways."
+            )
+        smallest = int(samples.argmin())
+        if samples[smallest] < self.least_samples(size):
+            raise UserError(
+                f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {shape} needs at least "
+                f"{self.least_samples(size)}: lower its numbers or {prefix}num_queries, or remove the class."
+            )
+
+
+class FixedShape(TaskShape):
+    """Every episode has ``num_ways`` classes with ``num_shots`` support and ``num_queries`` query samples each.
+
+    What episodes have where nothing else is asked for; by name it is needed only for evaluations that differ in this
+    from the training.
+    """
+
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
+        """``num_ways``."""
+        return size.num_ways, 0
+
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+        """``num_shots`` and ``num_queries``."""
+        return Counts(_all(ways, size.num_shots), _all(ways, size.num_queries), _all(ways, 0))
+
+    def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
+        """Needs ``num_ways`` classes with enough samples each."""
+        check_episode_shape(samples, names, where=where, prefix=prefix, **size._asdict())
+
+
+class MetaDatasetShape(TaskShape):
+    r"""Variable ways and uneven shots, by the rule of Meta-Dataset (Triantafillou et al. 2020, 1903.03096, 3.2).
+
+    With :math:`n_c` samples in class :math:`c` of the episode's classes :math:`\mathcal C`:
+
+    .. math::
+        |\mathcal C| &\sim U\{\text{min\_ways}, \dots, \min(\text{num\_ways}, \text{classes})\} \\
+        q &= \min(\text{num\_queries}, \lfloor \tfrac12 \min_c n_c \rfloor) \\
+        |S| &= \min\big(\text{max\_support}, \textstyle\sum_c \lceil \beta\min(\text{num\_shots}, n_c - q)\rceil\big),
+            \quad \beta\sim U(0, 1] \\
+        R_c &= \frac{e^{\alpha_c} n_c}{\sum_{c'} e^{\alpha_{c'}} n_{c'}}, \quad \alpha_c\sim U[\log\tfrac12, \log 2) \\
+        k_c &= \min\big(\lfloor R_c (|S| - |\mathcal C|)\rfloor + 1,\ n_c - q\big)
+
+    The task's numbers are upper limits: the paper's are ``num_ways=50``, ``num_shots=100``, ``num_queries=10``.
+
+    Args:
+        min_ways: fewest classes of an episode.
+        max_support: most support samples of an episode.
+
+    Raises:
+        UserError: ``min_ways`` below 2, or ``max_support`` below 1.
+    """
+
+    def __init__(self, min_ways: int = 5, max_support: int = 500) -> None:
+        check_positive(min_ways=min_ways, max_support=max_support)
+        if min_ways < 2:
+            raise UserError(f"min_ways must be 2 or more, since nothing can be told apart with {min_ways} class.")
+        self.min_ways = min_ways
+        self.max_support = max_support
+
+    def least_classes(self, size: EpisodeSize) -> int:
+        """``min_ways``."""
+        return self.min_ways
+
+    def least_samples(self, size: EpisodeSize) -> int:
+        """Two: one to learn from, one to ask about."""
+        return 2
+
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
+        """Uniform between ``min_ways`` and the fewer of ``num_ways`` and what is there."""
+        most = min(size.num_ways, available)
+        return self.min_ways + _integer(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1), 0
+
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+        """As the formula has it."""
+        query = min(size.num_queries, int(samples.min()) // 2)
+        left = samples - query
+        beta = 1.0 - float(random_uniforms(stream_keys(key.view(np.int64), _Draw.SUPPORT), 1)[0, 0])
+        total = int(np.ceil(beta * np.minimum(size.num_shots, left)).sum())
+        total = min(total, self.max_support)
+        u = random_uniforms(stream_keys(key.view(np.int64), _Draw.WEIGHTS), ways)[0].astype(np.float64)
+        weights = np.exp(np.log(0.5) + u * np.log(4.0)) * samples
+        # more classes than max_support leave one sample each, never none
+        spare = max(total - ways, 0)
+        support = np.minimum(np.floor(weights / weights.sum() * spare).astype(np.int64) + 1, left)
+        return Counts(support, _all(ways, query), _all(ways, 0))
+
+    def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
+        """The upper limit must leave room for the fewest classes.
+
+        Raises:
+            UserError: ``num_ways`` below ``min_ways``, or as the base.
+        """
+        if size.num_ways < self.min_ways:
+            raise UserError(
+                f"{where}: {prefix}num_ways={size.num_ways} is the most classes of an episode under MetaDatasetShape, "
+                f"but min_ways={self.min_ways} is above it: raise one or lower the other."
+            )
+        super().check(samples, names, size, where, prefix)
+
+
+Profile = Literal["linear", "step", "random"]
+
+
+class ImbalancedShots(TaskShape):
+    """Support sets with more samples of some classes than of others (Ochal et al. 2021, 2101.02523); even queries.
+
+    Which classes are the small ones changes from episode to episode. ``num_shots`` is ignored.
+
+    Args:
+        min_shots: support samples of the smallest class.
+        max_shots: support samples of the largest class.
+        profile: ``"linear"``: evenly spaced from the smallest to the largest; ``"step"``: some classes have
+            ``min_shots``, the others ``max_shots``; ``"random"``: each class draws its own number uniformly.
+        minority: part of the classes that are small, under ``"step"``.
+
+    Raises:
+        UserError: numbers below 1 or in the wrong order, an unknown profile, or a part outside (0, 1).
+    """
+
+    def __init__(
+        self, min_shots: int = 1, max_shots: int = 9, profile: Profile = "linear", minority: float = 0.5
+    ) -> None:
+        check_positive(min_shots=min_shots, max_shots=max_shots)
+        check_choice("profile", profile, ("linear", "step", "random"))
+        if min_shots > max_shots:
+            raise UserError(f"min_shots must not be above max_shots, but they are {min_shots} and {max_shots}.")
+        if not 0 < minority < 1:
+            raise UserError(f"minority is a part of the classes and must lie between 0 and 1, but is {minority}.")
+        self.min_shots = min_shots
+        self.max_shots = max_shots
+        self.profile = profile
+        self.minority = minority
+
+    def least_samples(self, size: EpisodeSize) -> int:
+        """``max_shots`` and the queries: any class may be the largest."""
+        return self.max_shots + size.num_queries
+
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
+        """``num_ways``."""
+        return size.num_ways, 0
+
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+        """The profile, over the classes in random order."""
+        low, high = self.min_shots, self.max_shots
+        if self.profile == "random":
+            words = random_words(stream_keys(key.view(np.int64), _Draw.SUPPORT), ways)[0]
+            support = low + _below(words, high - low + 1)
+        else:
+            if self.profile == "linear":
+                ordered = np.linspace(low, high, ways).round().astype(np.int64)
+            else:
+                few = min(max(round(self.minority * ways), 1), ways - 1)
+                ordered = np.where(np.arange(ways) < few, low, high).astype(np.int64)
+            order = random_permutations(stream_keys(key.view(np.int64), _Draw.ORDER), ways)[0]
+            support = ordered[order]
+        return Counts(support, _all(ways, size.num_queries), _all(ways, 0))
+
+
+class SemiSupervised(TaskShape):
+    """Adds samples without labels to every episode (Ren et al. 2018, 1803.00676), as ``unlabelled_x``.
+
+    Args:
+        num_unlabelled: unlabelled samples of each class.
+        num_distractors: further classes that have unlabelled samples only, as many each.
+
+    Raises:
+        UserError: ``num_unlabelled`` below 1, or ``num_distractors`` below 0.
+    """
+
+    def __init__(self, num_unlabelled: int = 5, num_distractors: int = 0) -> None:
+        check_positive(num_unlabelled=num_unlabelled)
+        if num_distractors < 0:
+            raise UserError(f"num_distractors must be 0 or more, but is {num_distractors}.")
+        self.num_unlabelled = num_unlabelled
+        self.num_distractors = num_distractors
+
+    def least_classes(self, size: EpisodeSize) -> int:
+        """Ways and distractors."""
+        return size.num_ways + self.num_distractors
+
+    def least_samples(self, size: EpisodeSize) -> int:
+        """Shots, queries and unlabelled ones."""
+        return super().least_samples(size) + self.num_unlabelled
+
+    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
+        """``num_ways`` and the distractors."""
+        return size.num_ways, self.num_distractors
+
+    def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
+        """Even, with the unlabelled ones."""
+        labelled = np.arange(len(samples)) < ways
+        return Counts(
+            labelled * size.num_shots, labelled * size.num_queries, np.full(len(samples), self.num_unlabelled, np.int64)
+        )
+
+
+def _all(ways: int, count: int) -> Integers:
+    return np.full(ways, count, dtype=np.int64)
+
+
+def _below(words: Bits, bound: int) -> Integers:
+    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
+
+
+def _integer(key: Bits, bound: int) -> int:
+    return int(_below(random_words(key, 1), bound)[0, 0])

@@ -1,0 +1,1 @@
+"""How collections are served: the data modules."""

@@ -1,0 +1,326 @@
+"""Labelled source domains and target domains whose labels stay out of training."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from metatransfer.batches import DomainBatch, DomainSamples, UnlabelledBatch
+from metatransfer.checks import check_choice, check_not_negative, check_positive, check_seed
+from metatransfer.data.sampling.augment import Changes
+from metatransfer.data.sampling.domains import Domain, DomainBatchSampler, DomainSampleSampler, Side, SideStream
+from metatransfer.data.sampling.labelled import UnlabelledSampler
+from metatransfer.data.sampling.loader import BatchLoader, Place
+from metatransfer.data.serving.domain_base import OpenedDomains
+from metatransfer.data.serving.domain_checks import check_arguments, check_names, check_shares
+from metatransfer.data.serving.domain_opening import (
+    of_domain,
+    sample_shape,
+)
+from metatransfer.data.serving.labelled import LabelledDataModule
+from metatransfer.data.serving.settings import DomainDivision
+from metatransfer.data.sources import Collection
+from metatransfer.data_info import DataInfo
+from metatransfer.errors import UserError
+
+Oracle = Literal["report", "select", "none"]
+Standardization = Literal["none", "domain", "source"]
+_ORACLES: tuple[str, ...] = get_args(Oracle)
+_STANDARDIZATIONS: tuple[str, ...] = get_args(Standardization)
+
+
+class DomainDataModule(OpenedDomains):
+    """Serves labelled samples of source domains beside samples of target domains, whose labels are removed here.
+
+    All domains have the same classes. Training batches are :class:`~metatransfer.batches.DomainBatch`, without any
+    label of a target; validation is on the sources, then on the targets, whose labels are -1; the test is on each
+    target in turn, with its labels. A target that comes undivided is divided at random sample by sample, so that its
+    labels, if it has any, decide nothing. It may come without: images without folders of classes, arrays without
+    labels, a table without the column of classes.
+
+    An epoch is one pass of the larger side; the other goes on from where it is, each of its passes in a new order. Of
+    several sources a batch takes equal shares. The order is a pure function of (seed, domain, pass): processes share it
+    without overlap, and a run that resumes in the middle of an epoch goes on with the next batch.
+
+    A domain is a collection, a path, or a :class:`LabelledDataModule` with a processing, division, seed and, among the
+    sources, ``balance`` and ``labels_per_class`` of its own; its batch sizes and ``num_workers`` are ignored::
+
+        data:
+          class_path: DomainDataModule
+          init_args:
+            sources: {typeset: TypesetDigits}
+            targets:
+              handwritten:
+                class_path: LabelledDataModule
+                init_args: {source: Digits, division: {test_fraction: 0.3}}
+
+    Args:
+        sources: domains by name; letters, digits, ``_`` and ``-`` make a name. Classes are numbered as in the first.
+        targets: domains by name.
+        batch_size: source samples of a training batch, in each process.
+        target_batch_size: target samples of it; as many where left out.
+        eval_batch_size: samples of a batch in validation, test and prediction; ``batch_size`` where left out.
+        division: which samples are trained, validated and tested on.
+        oracle: what the labels of the targets may be used for outside of the test: ``"report"`` for metrics called
+            ``oracle/...``, ``"select"`` also for the choice of the checkpoint, ``"none"`` for nothing.
+        standardize: z-scores after all transforms, feature by feature (images: channel by channel), with the mean and
+            the deviation of each domain's own training samples (``"domain"``) or of those of all sources
+            (``"source"``); a feature that never changes becomes 0.
+        seed: which division, labels and order, in place of the domains' own seeds.
+        num_workers: processes that read data which is not held in memory.
+
+    Raises:
+        UserError: no source or no target, a name with other characters or in both, a batch smaller than the number of
+            domains that share it, an argument that needs labels on a target, ``mix``, or an unknown word.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, LabelledDataModule | Collection | str],
+        targets: dict[str, LabelledDataModule | Collection | str],
+        batch_size: int = 64,
+        target_batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        division: DomainDivision = DomainDivision(),
+        oracle: Oracle = "report",
+        standardize: Standardization = "none",
+        seed: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        check_positive(batch_size=batch_size, target_batch_size=target_batch_size, eval_batch_size=eval_batch_size)
+        check_choice("oracle", oracle, _ORACLES)
+        check_choice("standardize", standardize, _STANDARDIZATIONS)
+        check_not_negative(num_workers=num_workers)
+        if seed is not None:
+            check_seed(seed=seed)
+        check_names(sources, targets)
+        super().__init__(
+            {name: _domain(f"source '{name}'", given) for name, given in sources.items()},
+            {name: _domain(f"target '{name}'", given) for name, given in targets.items()},
+            division, standardize, seed,
+        )  # fmt: skip
+        self.batch_size, self.target_batch_size = batch_size, target_batch_size or batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.oracle, self.num_workers = oracle, num_workers
+        check_arguments(self.sources, self.targets)
+        check_shares(batch_size=(self.batch_size, sources), target_batch_size=(self.target_batch_size, targets))
+        self._told = False
+
+    # ---- domains
+
+    def info(self) -> DataInfo:
+        """The description of the data."""
+        sources = self._side("sources")
+        given = {**self.sources, **self.targets, **self._opened}
+        return DataInfo(
+            batch=DomainBatch,
+            sample_shape=sample_shape(sources.domains[0]),
+            class_names=self.class_names,
+            class_counts=tuple(np.bincount(sources.labels("train"), minlength=len(self.class_names)).tolist()),
+            test_names=tuple(self.targets) if len(self.targets) > 1 else (),
+            target_names=tuple(self.targets),
+            oracle=self.oracle,
+            skipped={
+                f"{name} {part}": count for name, one in given.items() for part, count in one.collection.skipped.items()
+            },
+        )
+
+    # ---- what a run asks for
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens all domains, and says once which targets bring labels.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None``.
+
+        Raises:
+            UserError: domains that do not fit each other, or a test on a target without labels.
+        """
+        _, targets = self._ready()
+        if stage == "test":
+            self._check_labelled()
+        labelled = [f"'{one.name}'" for one in targets.domains if any((y >= 0).any() for y in one.labels.values())]
+        if stage == "fit" and labelled and not self._told and self._oracle_of is None:
+            use = {
+                "report": "they serve the test and the metrics called oracle/... alone",
+                "none": "they serve the test alone",
+                "select": "but oracle=select lets the metrics called oracle/... choose the checkpoint by them",
+            }[self.oracle]
+            rank_zero_info(f"The labels of {', '.join(labelled)} are removed from training and validation: {use}.")
+            self._told = True
+
+    def train_dataloader(self) -> BatchLoader[DomainBatch]:
+        """Batches of sources and targets; an epoch is one pass of the larger side, and one batch at least."""
+        sources, targets = self._ready()
+        world = self.trainer.world_size if self.trainer else 1
+        steps = max(
+            1,
+            sources.size("train") // (self.batch_size * world),
+            targets.size("train") // (self.target_batch_size * world),
+        )
+        streams = SideStream(sources, self.batch_size), SideStream(targets, self.target_batch_size)
+        sampler = DomainBatchSampler(*streams)
+        place = self._place(sampler.in_memory, training=True)
+        return BatchLoader(sampler, steps * world, 1, drop_last=True, place=place, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> list[BatchLoader[DomainSamples]]:
+        """The validation samples of the sources, then those of the targets, whose labels are -1."""
+        sources, targets = self._ready()
+        return [self._samples(sources, "val", shown=True), self._samples(targets, "val", shown=False)]
+
+    def test_dataloader(self) -> list[BatchLoader[DomainSamples]]:
+        """The test samples of each target, with their labels."""
+        _, targets = self._ready()
+        self._check_labelled()
+        return [self._samples(targets, "test", shown=True, only=place) for place in range(len(targets.domains))]
+
+    def source_samples(self) -> BatchLoader[DomainSamples]:
+        """The training samples of the sources once, in the order of their numbers and without augmentation."""
+        return self._samples(self._ready()[0], "train", shown=True)
+
+    def target_samples(self, *, shuffled: bool = False) -> BatchLoader[DomainSamples]:
+        """The training samples of the targets once, with -1 for every label.
+
+        Args:
+            shuffled: whether in a random order, always the same: files may be sorted by class.
+
+        Returns:
+            The loader.
+        """
+        return self._samples(self._ready()[1], "train", shown=False, shuffled=shuffled)
+
+    def predict_dataloader(self) -> BatchLoader[UnlabelledBatch]:
+        """What the first target's ``predict`` gives to label, in batches."""
+        target = self._ready()[1].domains[0]
+        with of_domain(f"target '{target.name}'"):
+            source, names = self.targets[target.name].to_label()
+        extra = () if target.standardize is None else (target.standardize,)
+        source = source if self._encoder is None else source.encoded(self._encoder)
+        sampler = UnlabelledSampler(source, names, Changes(None, (*target.changes.transform, *extra)))
+        return BatchLoader(sampler, len(names), self.eval_batch_size)
+
+    def _samples(
+        self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False
+    ) -> BatchLoader[DomainSamples]:
+        sampler = DomainSampleSampler(side, split, shown=shown, only=only, shuffled=shuffled)
+        place = self._place(sampler.in_memory, training=False)
+        return BatchLoader(sampler, len(sampler), self.eval_batch_size, place=place, num_workers=self.num_workers)
+
+    def _place(self, in_memory: bool, *, training: bool) -> Place:
+        # worker processes read what lies beside it in memory as well, which they could not on an accelerator
+        domains = [one for side in self._ready() for one in side.domains]
+        beside = self.num_workers > 0 and not all(one.in_memory for one in domains)
+        return Place.of(self.trainer, training=training, on_cpu=beside and in_memory)
+
+    # ---- labels of the targets, which are asked for by name
+
+    def oracle_labels(self, split: str) -> Tensor | None:
+        """The labels of the targets, for metrics called ``oracle/...``.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            ``(N,)`` int64 in the order of the samples' ``number``, -1 where a label is not known; ``None`` where none
+            is, or ``oracle`` is ``"none"``.
+        """
+        labels = self._side("targets").labels(split)
+        if self.oracle == "none" or not (labels >= 0).any():
+            return None
+        return torch.from_numpy(labels.copy())
+
+    def oracle_twin(self) -> DomainDataModule:
+        """The targets with their training labels as sources: what could be had if one knew them.
+
+        Returns:
+            A data module with the same targets and the same classes in the same order.
+
+        Raises:
+            UserError: ``oracle`` is ``"none"``, or a target has training samples without labels.
+        """
+        if self.oracle == "none":
+            raise UserError(
+                "oracle is 'none', so that the labels of the targets may not be trained on: set it to 'report'."
+            )
+        twin = copy.copy(self)
+        twin.sources, twin._oracle_of = dict(self.targets), self
+        twin._forget()
+        twin._side("sources")
+        return twin
+
+    # ---- for people
+
+    def show(self, split: str, number: int) -> str | Tensor:
+        """A target sample for people to look at."""
+        domain, own = self._side("targets").place(split, number)
+        return domain.splits[split].show(own)
+
+    def protocol(self) -> dict[str, Any]:
+        """Domains, their sizes and divisions, and what the labels of the targets may be used for."""
+        sources, targets = self._ready()
+        return {
+            "data": type(self).__name__,
+            "protocol": "transductive" if self.division.transductive else "inductive",
+            "oracle": self.oracle,
+            "source_validation": "held out" if self.division.hold_out_source else "trained on, too",
+            "trained_on": "labels of the targets" if self._oracle_of is not None else "labels of the sources",
+            "standardize": self.standardize,
+            "classes": len(self.class_names),
+            "sources": {one.name: {"val": len(one.splits["val"])} for one in sources.domains},
+            "targets": {one.name: self._target_card(one) for one in targets.domains},
+            "train_batches": {
+                "batch_size": self.batch_size,
+                "target_batch_size": self.target_batch_size,
+                "sources": {one.name: self._training_card(one, one.name in self._opened) for one in sources.domains},
+                "targets": {one.name: self._training_card(one, False) for one in targets.domains},
+            },
+        }
+
+    def _target_card(self, target: Domain) -> dict[str, Any]:
+        parts = self._parts[target.name]
+        seed = self._target_seed(target.name)
+        how = "as given" if len(parts) == len(target.splits) else f"by sample at random, seed {seed}"
+        known = {split: int((labels >= 0).sum()) for split, labels in target.labels.items()}
+        return {
+            "split": "all samples in every split" if self.division.transductive else how,
+            "samples": {split: len(one) for split, one in target.splits.items() if split != "train"},
+            "labels_known": known,
+            "transform": [repr(one) for one in target.changes.transform],
+        }
+
+    def _training_card(self, domain: Domain, own: bool) -> dict[str, Any]:
+        """What a domain is trained on; ``own`` where its labels, too, are divided by its data module."""
+        data = self._opened[domain.name] if own else {**self.targets, **self.sources}[domain.name]
+        augmentation = domain.changes.augmentation
+        return {
+            "data": type(data.collection).__name__,
+            **({"split": data.protocol().get("split")} if own else {}),
+            "samples": len(domain.splits["train"]),
+            "labels_per_class": data.labels_per_class,
+            "balance": data.balance,
+            "seed": data.seed if own else self._target_seed(domain.name),
+            "augmentation": repr(augmentation) if augmentation is not None else None,
+            "transform": [repr(one) for one in domain.changes.transform],
+        }
+
+
+def _domain(who: str, given: LabelledDataModule | Collection | str) -> LabelledDataModule:
+    """A domain's data module; a collection or path gets one with the default settings.
+
+    Raises:
+        UserError: something else.
+    """
+    with of_domain(who):
+        if isinstance(given, LabelledDataModule):
+            return given
+        if not isinstance(given, Collection | str):
+            raise UserError(
+                "a domain must be a collection, a path, or a LabelledDataModule, but is of type "
+                f"{type(given).__name__}."
+            )
+        return LabelledDataModule(given)

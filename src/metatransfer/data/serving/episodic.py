@@ -1,0 +1,322 @@
+"""Episodes of any collection."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from metatransfer.batches import Episode, MetaBatch, PredictionTask, Tokens, episodes_of
+from metatransfer.data.sampling.augment import apply_transforms
+from metatransfer.data.sampling.division import RandomDivision
+from metatransfer.data.sampling.episodes import EpisodeSampler, GeneratedSampler
+from metatransfer.data.sampling.loader import BatchLoader
+from metatransfer.data.sampling.sampler import OneItem
+from metatransfer.data.sampling.saved import SavedEpisodes, save_episodes
+from metatransfer.data.sampling.shaped import ShapedSampler
+from metatransfer.data.sampling.shapes import FixedShape
+from metatransfer.data.serving.base import CollectionDataModule
+from metatransfer.data.serving.folders import prediction_task
+from metatransfer.data.serving.pooling import ClassSplits, generator_of
+from metatransfer.data.serving.settings import (
+    Division,
+    EpisodeFiles,
+    Episodes,
+    EvalTask,
+    PredictFolders,
+    Processing,
+    Rotation,
+    Task,
+)
+from metatransfer.data.sources import SPLITS, Collection, RotatedClasses, Source, TaskGenerator
+from metatransfer.data_info import DataInfo
+from metatransfer.errors import UserError
+
+_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
+_Sampler = EpisodeSampler | GeneratedSampler
+
+
+class EpisodicDataModule(CollectionDataModule):
+    """Serves n-way k-shot episodes of any collection.
+
+    Classes of training, validation and test are disjoint: where the collection does not say which class belongs to
+    which split, they are divided at random, and each split gets at least the classes of one episode. Episodes are a
+    pure function of (seed, split, index): the same for any number of workers or processes and after a resume. Every
+    training epoch has new ones; those of validation and test are fixed::
+
+        data:
+          class_path: EpisodicDataModule
+          init_args:
+            source: Glyphs
+            task: {num_ways: 5, num_shots: 1, num_queries: 5}
+            eval_task: {num_queries: 15}
+            episodes: {train: 640, val: 200, test: 600, per_batch: 8}
+
+    Args:
+        source: a collection, or the path of a folder or file.
+        task: size of the training episodes.
+        eval_task: size of those of validation and test; as in training where left out.
+        episodes: number of episodes.
+        division: of the classes, where the collection does not divide them.
+        processing: augmentation, transforms and rotations.
+        files: episodes as files.
+        predict: folders for ``lightning predict``.
+        seed: which episodes; independent of the seed of the weights.
+        num_workers: processes that read data which is not held in memory.
+
+    Raises:
+        UserError: an impossible value, or ``processing.mix``, which is for labelled batches.
+    """
+
+    def __init__(
+        self,
+        source: Collection | str,
+        task: Task = Task(),
+        eval_task: EvalTask = EvalTask(),
+        episodes: Episodes = Episodes(),
+        division: Division = Division(),
+        processing: Processing = Processing(),
+        files: EpisodeFiles = EpisodeFiles(),
+        predict: PredictFolders = PredictFolders(),
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(source, processing, seed, num_workers)
+        if processing.mix is not None:
+            raise UserError("processing.mix is for labelled batches, but these are episodes: leave it out.")
+        evaluation = eval_task.after(task)
+        self.tasks = {"train": task, "val": evaluation, "test": evaluation}
+        self.num_episodes = {"train": episodes.train, "val": episodes.val, "test": episodes.test}
+        self.tasks_per_batch = episodes.per_batch
+        self.files, self.predict = files, predict
+        fractions = division.fractions(0.2)
+        classes = RandomDivision(division.seed or 0, fractions["val"], fractions["test"])
+        self._classes = ClassSplits(self.collection, classes, (task.num_ways, evaluation.num_ways))
+        self._samplers: dict[str, _Sampler] = {}
+        self._prediction: PredictionTask | None = None
+
+    # ---- opening
+
+    def _training(self) -> Source:
+        source = self._classes.source("train")
+        assert isinstance(source, Source)  # only samples have an encoder
+        return source
+
+    @property
+    def rotations(self) -> dict[str, Rotation]:
+        """How each split's classes are rotated."""
+        return self.processing.rotations_of(self.collection.rotations)
+
+    def training_source(self) -> Source:
+        """The training samples as the network sees their classes: encoded, and under ``rotations`` four times as many.
+
+        Raises:
+            UserError: tasks that are generated.
+        """
+        source = self._classes.source("train")
+        if isinstance(source, TaskGenerator):
+            raise UserError(
+                f"{type(self.collection).__name__} generates its tasks, which have no classes to train on: give a "
+                "collection of labelled samples."
+            )
+        source = self._encoded(source)
+        return RotatedClasses(source) if self.rotations["train"] != "none" else source
+
+    def open(self, split: str) -> _Sampler:
+        """Opens a split, once, checks that its episodes are possible, and writes the file that is asked for.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            What draws its episodes.
+        """
+        if split not in self._samplers:
+            source = self._classes.source(split)
+            self._samplers[split] = (
+                self._generated(source, split) if isinstance(source, TaskGenerator) else self._drawn(source, split)
+            )
+        return self._samplers[split]
+
+    def _drawn(self, source: Source, split: str) -> EpisodeSampler:
+        """The sampler of a split, or the file of episodes in its place; writes the file that is asked for."""
+        source, rotation = self._encoded(source), self.rotations[split]
+        if rotation == "classes":
+            source = RotatedClasses(source)
+        size, shape = self.tasks[split].size, self.tasks[split].kind
+        where = f"{type(self.collection).__name__} ({split} split)"
+        prefix = "task." if split == "train" else "eval_task."
+        source.labels  # noqa: B018 - raises an error for targets that are not classes
+        shape.check(source.sizes, source.class_names, size, where, prefix)
+        options: dict[str, Any] = {
+            "within_groups": _within_groups(self.tasks[split], self.collection),
+            "turn_classes": rotation == "per_class",
+            "changes": self.processing.changes(training=split == "train"),
+        }
+        fixed = type(shape) is FixedShape
+        sampler = (
+            EpisodeSampler(source, split, self.seed, size, **options)
+            if fixed
+            else ShapedSampler(source, split, self.seed, size, shape=shape, **options)
+        )
+        if (path := self.files.path(split)) is not None:
+            sampler = saved = SavedEpisodes(sampler, path, size if fixed else None)
+            self.num_episodes[split] = saved.count
+        if self.files.export and split != "train" and (self.trainer is None or self.trainer.is_global_zero):
+            save_episodes(Path(self.files.export, f"{split}.npz"), sampler, self.num_episodes[split])
+        return sampler
+
+    def _generated(self, generator: TaskGenerator, split: str) -> GeneratedSampler:
+        """The sampler of generated tasks.
+
+        Raises:
+            UserError: settings that only episodes of samples have.
+        """
+        task, processing = self.tasks[split], self.processing
+        asked = {
+            "task.shape": task.shape is not None,
+            "task.within_groups": task.within_groups is not None,
+            "processing.transform": bool(processing.transform),
+            "processing.rotations": processing.rotations is not None,
+            "files.export": self.files.export is not None,
+            "files.use": self.files.use is not None,
+        }
+        if wrong := [name for name, given in asked.items() if given]:
+            raise UserError(
+                f"{type(self.collection).__name__} generates its tasks, which have no samples or classes to choose "
+                f"from: leave out {', '.join(wrong)}; the same seed gives the same tasks."
+            )
+        return GeneratedSampler(generator, split, self.seed, task.size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the splits that a stage needs and checks that their episodes are possible.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all splits.
+
+        Raises:
+            UserError: episodes that cannot be drawn, or folders that cannot be read.
+        """
+        for split in _STAGE_SPLITS[stage]:
+            self.open(split)
+        if stage == "predict":
+            if self.predict.support is None or self.predict.query is None:
+                raise UserError(
+                    "predict needs two folders: --data.predict.support <label>/<image> with examples of every label, "
+                    "and --data.predict.query with the images to label."
+                )
+            task = prediction_task(self.predict.support, self.predict.query, self.collection.convert)
+            support_x, query_x = (
+                apply_transforms(self.processing.transform or (), x) for x in (task.support_x, task.query_x)
+            )
+            self._prediction = task._replace(support_x=support_x, query_x=query_x)
+
+    # ---- serving
+
+    def episode(self, split: str, index: int) -> Episode:
+        """One episode as the methods see it in evaluation, with ``T = 1``.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+            index: its number.
+
+        Returns:
+            The episode, on the CPU, without augmentation.
+        """
+        return episodes_of(self.open(split).fixed().batch(np.array([index]), torch.device("cpu")))[0]
+
+    @cached_property
+    def _sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: of a converted blank image where images can be converted, else of the first episode."""
+        blank = Image.new("RGB", (64, 64), "white")
+        blank.paste("black", (16, 16, 48, 48))
+        try:
+            sample = self.collection.convert(blank)
+        except UserError:
+            first = self.episode("train", 0).support_x
+            return () if isinstance(first, Tokens) else tuple(first.shape[2:])
+        return tuple(apply_transforms(self.processing.transform or (), sample).shape)
+
+    def info(self) -> DataInfo:
+        """The description of the data."""
+        generator = generator_of(self.collection)
+        targets = generator.num_targets if generator is not None else None
+        encoder = self.encoder
+        return DataInfo(
+            batch=Episode,
+            sample_shape=() if self.collection.of_texts else self._sample_shape,
+            num_ways=None if targets else self.tasks["train"].num_ways,
+            num_targets=targets,
+            vocabulary_size=(encoder.size or None) if encoder is not None else None,
+            shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
+            skipped=dict(self.collection.skipped),
+        )
+
+    def _episodes(self, split: str) -> BatchLoader[MetaBatch]:
+        sampler, count = (
+            self.open(split),
+            self.num_episodes[split],
+        )  # opened now, where it is asked for without a Trainer
+        if self.trainer and split != "train" and count < self.trainer.world_size:
+            raise UserError(
+                f"episodes.{split}={count} leaves some of {self.trainer.world_size} processes without any: raise it to "
+                "one for each at least."
+            )
+        return self._loader(sampler, count, self.tasks_per_batch, training=split == "train")
+
+    def train_dataloader(self) -> BatchLoader[MetaBatch]:
+        """Training episodes, other ones every epoch.
+
+        Raises:
+            UserError: an epoch that is too short for a single meta-batch in every process.
+        """
+        loader = self._episodes("train")
+        if len(loader) == 0:
+            raise UserError(
+                f"episodes.train={self.num_episodes['train']} is less than one meta-batch: episodes.per_batch="
+                f"{self.tasks_per_batch} in each of {loader.place.world_size} processes; raise one or lower the other."
+            )
+        return loader
+
+    def val_dataloader(self) -> BatchLoader[MetaBatch]:
+        """The fixed validation episodes."""
+        return self._episodes("val")
+
+    def test_dataloader(self) -> BatchLoader[MetaBatch]:
+        """The fixed test episodes."""
+        return self._episodes("test")
+
+    def predict_dataloader(self) -> BatchLoader[PredictionTask]:
+        """The one task of ``lightning predict``."""
+        assert self._prediction is not None  # made by setup
+        return BatchLoader(OneItem(self._prediction), 1, 1)
+
+    def protocol(self) -> dict[str, Any]:
+        """What must be reported beside every number measured on this data."""
+        generated = generator_of(self.collection) is not None
+        changes = self.processing.changes(training=True).card()
+        card = {
+            "data": type(self.collection).__name__,
+            "train_episode": self.tasks["train"].card(ways=not generated),
+            "eval_episode": self.tasks["test"].card(ways=not generated),
+            "tasks_per_batch": self.tasks_per_batch,
+            "episodes": dict(self.num_episodes),
+            "episode_seed": self.seed,
+            **changes,
+        }
+        if generated:
+            return card | self.collection.protocol()
+        card |= {
+            "rotations": self.rotations,
+            "within_groups": _within_groups(self.tasks["test"], self.collection),
+            "split": "as given",
+        }
+        return card | self.collection.protocol() | ({"split": self._classes.how} if self._classes.how else {})
+
+
+def _within_groups(task: Task, collection: Collection) -> bool:
+    return collection.within_groups if task.within_groups is None else task.within_groups

@@ -1,0 +1,273 @@
+"""Labelled batches of any collection."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from typing import Any, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metatransfer.batches import LabelledBatch, UnlabelledBatch
+from metatransfer.checks import check_choice, check_positive
+from metatransfer.data.sampling.labelled import Balance, ByLength, LabelledSampler, UnlabelledSampler
+from metatransfer.data.sampling.loader import BatchLoader
+from metatransfer.data.serving.base import CollectionDataModule
+from metatransfer.data.serving.settings import Division, Processing
+from metatransfer.data.serving.splits import LabelledSplits
+from metatransfer.data.sources import SPLITS, Collection, Source, View
+from metatransfer.data_info import DataInfo
+from metatransfer.errors import UserError
+
+BALANCES: tuple[str, ...] = get_args(Balance)
+_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: SPLITS}
+
+_CPU = torch.device("cpu")
+
+
+class LabelledDataModule(CollectionDataModule):
+    """Serves labelled batches of a training, a validation and a test split with the same classes.
+
+    What comes undivided is divided class by class (stratified), in the same way for the same ``seed``; a test split is
+    never drawn from a training split that the data brings. The order of an epoch is a pure function of (seed, epoch):
+    processes share it without overlap, and a run that resumes in the middle of an epoch goes on with the next batch.
+    Texts are served in batches of similar lengths::
+
+        data:
+          class_path: LabelledDataModule
+          init_args: {source: Digits, batch_size: 64}
+
+    Args:
+        source: a collection, or the path of a folder or file.
+        batch_size: samples of a batch, in each process.
+        eval_batch_size: the same in validation, test and prediction; as in training where left out.
+        labels_per_class: how many samples of each class the training may see; all where left out. Those of a smaller
+            number are among those of a larger one, for the same ``seed``.
+        division: of samples that come undivided; ``val_fraction`` also where the data has no validation split.
+        seed: which division, which labels and which order; independent of the seed of the weights.
+        balance: ``"oversample"`` draws every class equally often in training, with repetition, however unequal the
+            classes are.
+        processing: augmentation, transforms and ``mix``.
+        num_workers: processes that read data which is not held in memory.
+        predict: folder or file of samples for ``lightning predict`` to label.
+
+    Raises:
+        UserError: a number below 1, an unknown ``balance``, or ``processing.rotations``, which are for episodes.
+    """
+
+    def __init__(
+        self,
+        source: Collection | str,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        labels_per_class: int | None = None,
+        division: Division = Division(),
+        seed: int = 0,
+        balance: Balance = "none",
+        processing: Processing = Processing(),
+        num_workers: int = 0,
+        predict: str | None = None,
+    ) -> None:
+        super().__init__(source, processing, seed, num_workers)
+        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size, labels_per_class=labels_per_class)
+        check_choice("balance", balance, BALANCES)
+        if processing.rotations is not None:
+            raise UserError("processing.rotations are for episodes, but these are labelled batches: leave them out.")
+        for name in ("augmentation", "transform", "mix"):
+            if self.collection.of_texts and getattr(processing, name):
+                raise UserError(
+                    f"processing.{name} changes images, but {type(self.collection).__name__} serves texts: leave it "
+                    "out."
+                )
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.labels_per_class, self.division, self.balance, self.predict = labels_per_class, division, balance, predict
+        self.with_test = True
+        self._splits: LabelledSplits | None = None
+
+    # ---- splits
+
+    @property
+    def splits(self) -> LabelledSplits:
+        """The splits before any encoding, divided when first asked for."""
+        if self._splits is None:
+            self._splits = LabelledSplits(
+                self.collection, self.division, self.seed, self.labels_per_class, self.with_test
+            )
+        return self._splits
+
+    def _training(self) -> Source:
+        return self.splits.view("train")
+
+    def split(self, name: str) -> View:
+        """The samples of a split as a network sees them.
+
+        Args:
+            name: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            The samples.
+        """
+        view = self.splits.view(name)
+        encoder = self.encoder
+        return view if encoder is None else view.encoded(encoder)
+
+    def show(self, split: str, number: int) -> str | Tensor:
+        """A sample of a split, or of ``"predict"``, for people to look at: a sentence, or an image in [0, 1]."""
+        source = self.to_label()[0] if split == "predict" else self.splits.view(split)
+        return source.show(number)
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of a split ``(N,)`` int64, in the order of the samples' numbers."""
+        return torch.from_numpy(self.splits.view(split).labels)
+
+    def content_key(self, split: str) -> str:
+        """A hash of the samples of a split, as a network sees them: equal for equal samples, order and transform."""
+        chosen = self.splits.view(split)
+        digest = hashlib.sha256(chosen.base.fingerprint().encode())
+        digest.update(chosen.indices.astype("<i8").tobytes())
+        for part in self.processing.transform or ():
+            digest.update(repr(part).encode())
+            for name, value in part.state_dict().items():
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+        if self.encoder is not None:
+            digest.update(self.encoder.key().encode())
+        return digest.hexdigest()
+
+    def reseeded(self, seed: int) -> Self:
+        """The same data under another seed: another division, other labels, another order.
+
+        Args:
+            seed: which.
+
+        Returns:
+            A copy that shares the samples.
+        """
+        twin = copy.copy(self)
+        twin.seed, twin.division = seed, Division(self.division.val_fraction, self.division.test_fraction)
+        twin._splits, twin.trainer = None, None
+        if self._encoder is not None and not self._encoder.shared:
+            twin._encoder = None  # the words of the other division's training texts
+        return twin
+
+    def info(self) -> DataInfo:
+        """The description of the data."""
+        train, encoder = self.split("train"), self.encoder
+        first = (
+            None if self.collection.of_texts else self._sampler("train", training=False).batch(np.zeros(1, int), _CPU).x
+        )
+        return DataInfo(
+            batch=LabelledBatch,
+            sample_shape=tuple(first.shape[1:]) if isinstance(first, Tensor) else (),
+            class_names=train.class_names,
+            class_counts=tuple(train.sizes.tolist()),
+            vocabulary_size=(encoder.size or None) if encoder is not None else None,
+            shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
+            skipped=dict(self.collection.skipped),
+        )
+
+    # ---- serving
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens what a stage needs.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all splits.
+        """
+        if stage == "predict":
+            self.to_label()
+        for name in _STAGE_SPLITS.get(stage, ()):
+            if name in self.splits.views or stage is not None:
+                self.split(name)
+
+    def to_label(self) -> tuple[Source, tuple[str, ...]]:
+        """The samples that ``lightning predict`` is to label, before any encoding, and a name for each.
+
+        Raises:
+            UserError: ``predict`` was left out.
+        """
+        if self.predict is None:
+            raise UserError("there is nothing to label: give a folder or file of samples, --data.predict PATH.")
+        if "_to_label" not in self.__dict__:
+            self.__dict__["_to_label"] = self.collection.unlabelled(self.predict)
+        found: tuple[Source, tuple[str, ...]] = self.__dict__["_to_label"]
+        return found
+
+    def _sampler(self, split: str, *, training: bool) -> LabelledSampler:
+        changes = self.processing.changes(training=training)
+        source = self.split(split)
+        if not training:
+            return LabelledSampler(source, self.seed, changes)
+        world = self.trainer.world_size if self.trainer else 1
+        step = world * max(1, min(self.batch_size, len(source) // world))
+        return LabelledSampler(
+            source, self.seed, changes, shuffled=True, balance=self.balance, mix=self.processing.mix, step=step
+        )
+
+    def train_dataloader(self) -> BatchLoader[LabelledBatch]:
+        """Shuffled batches; a last one that is not full is left out, unless there is no other.
+
+        Raises:
+            UserError: fewer samples than processes.
+        """
+        sampler = self._sampler("train", training=True)
+        world = self.trainer.world_size if self.trainer else 1
+        size = min(self.batch_size, len(sampler) // world)
+        if not size:
+            raise UserError(f"{len(sampler)} training samples are fewer than the {world} processes: use fewer.")
+        return self._loader(sampler, len(sampler), size, training=True)
+
+    def _in_order(self, split: str) -> BatchLoader[LabelledBatch]:
+        sampler = self._sampler(split, training=False)
+        return self._loader(sampler, len(sampler), self.eval_batch_size)
+
+    def train_samples(self) -> BatchLoader[LabelledBatch]:
+        """The training samples once, in order and without augmentation."""
+        return self._in_order("train")
+
+    def samples(self, split: str) -> BatchLoader[LabelledBatch]:
+        """The samples of a split once, without augmentation; the longest texts first, so that little is padded."""
+        sampler = ByLength(self.split(split), self.seed, self.processing.changes(training=False))
+        return self._loader(sampler, len(sampler), self.eval_batch_size)
+
+    def val_dataloader(self) -> BatchLoader[LabelledBatch]:
+        """The validation samples in order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> BatchLoader[LabelledBatch]:
+        """The test samples in order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> BatchLoader[UnlabelledBatch]:
+        """What is to be labelled, in batches."""
+        source, names = self.to_label()
+        sampler = UnlabelledSampler(self._encoded(source), names, self.processing.changes(training=False))
+        return BatchLoader(sampler, len(names), self.eval_batch_size)
+
+    def protocol(self) -> dict[str, Any]:
+        """What must be reported beside every number measured on this data."""
+        splits, mix = self.splits, self.processing.mix
+        sizes = {name: len(view) for name, view in splits.views.items()}
+        card = {
+            "data": type(self.collection).__name__,
+            "split": splits.how,
+            "classes": len(splits.view("train").class_names),
+            "samples": {name: size for name, size in sizes.items() if name != "train"},
+            "train_batches": {
+                "samples": sizes["train"],
+                "labels_per_class": self.labels_per_class,
+                "batch_size": self.batch_size,
+                "balance": self.balance,
+                "mix": type(mix).__name__ if mix is not None else None,
+                "seed": self.seed,
+            },
+            "augmentation": repr(self.processing.augmentation) if self.processing.augmentation is not None else None,
+            "transform": [repr(one) for one in self.processing.transform or ()],
+        }
+        own = self.collection.protocol()
+        if splits.how != "as given":
+            own.pop("split", None)
+        if self.encoder is not None and self.encoder.size:
+            card |= {"vocabulary": self.encoder.size, "lengths": "similar in each training batch"}
+        return card | own

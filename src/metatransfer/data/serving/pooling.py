@@ -1,0 +1,191 @@
+"""Which samples are in which split: as the collection has them, or pooled and divided anew where a server needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from metatransfer.checks import did_you_mean
+from metatransfer.data.sampling.division import RandomDivision
+from metatransfer.data.sources import (
+    SPLITS,
+    Collection,
+    JoinedSource,
+    LazyParts,
+    Source,
+    TaskGenerator,
+    joined,
+    of_classes,
+)
+from metatransfer.errors import UserError
+
+
+def labelled_parts(collection: Collection) -> dict[str, Source]:
+    """All parts of a collection, opened.
+
+    Args:
+        collection: any.
+
+    Returns:
+        Sources of classes by part.
+
+    Raises:
+        UserError: tasks that are generated, targets that are not classes, or no samples.
+    """
+    found: dict[str, Source] = {}
+    for name, part in collection.opened().items():
+        if not isinstance(part, Source):
+            raise UserError(
+                f"{type(collection).__name__} generates tasks and has no samples: serve it by EpisodicDataModule."
+            )
+        if not part.is_labelled:
+            raise UserError(f"{part.name} has numbers as targets, but classes are needed here: give data with classes.")
+        if not len(part):
+            raise UserError(f"{part.name} has no samples: add some, or leave {name} out.")
+        found[name] = part
+    return found
+
+
+def generator_of(collection: Collection) -> TaskGenerator | None:
+    """What generates the training tasks, ``None`` where they are drawn from samples; opens no samples."""
+    opened = collection.opened()
+    found = None if isinstance(opened, LazyParts) else opened.get("all", opened.get("train"))
+    return found if isinstance(found, TaskGenerator) else None
+
+
+def pooled(parts: Mapping[str, Source]) -> Source:
+    """All samples as one source, where those of training come first."""
+    return joined([parts[name] for name in ("all", *SPLITS) if name in parts])
+
+
+def have_own_classes(parts: Mapping[str, Source]) -> bool:
+    """Whether no class is in two parts; a single part has to be divided, so that the answer is no."""
+    names = [set(part.class_names) for part in parts.values()]
+    return len(names) > 1 and sum(map(len, names)) == len(set().union(*names))
+
+
+class ClassSplits:
+    """Splits with classes of their own, for episodes.
+
+    Args:
+        collection: the data.
+        division: of the classes, where the collection does not divide them.
+        ways: classes of an episode in training and in evaluation.
+
+    Attributes:
+        how: the way the classes were divided, ``None`` if as the collection has it; known once a split was opened.
+    """
+
+    def __init__(self, collection: Collection, division: RandomDivision, ways: tuple[int, int]) -> None:
+        self.collection, self.division, self.ways = collection, division, ways
+        self.how: str | None = None
+        self._found: dict[str, Source | TaskGenerator] = {}
+
+    def source(self, split: str) -> Source | TaskGenerator:
+        """The samples of a split, or what generates its tasks.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Returns:
+            The samples, opened once.
+
+        Raises:
+            UserError: no such split, too few classes, or parts that share only some classes.
+        """
+        if split not in self._found:
+            self._open(split)
+        if split not in self._found:
+            parts = ", ".join(self.collection.opened())
+            raise UserError(f"{type(self.collection).__name__} has no samples for {split}, only for {parts}: add some.")
+        return self._found[split]
+
+    def _open(self, split: str) -> None:
+        opened = self.collection.opened()
+        generator = opened.get("all")
+        if isinstance(generator, TaskGenerator):
+            self._found = dict.fromkeys(SPLITS, generator)
+        elif self.collection.divided_by == "class" and len(opened) > 1:
+            self._found |= {split: opened[split]} if split in opened else {}
+        else:
+            parts = labelled_parts(self.collection)
+            self._found = dict(parts) if have_own_classes(parts) else dict(self._divided(parts))
+
+    def _divided(self, parts: Mapping[str, Source]) -> dict[str, Source]:
+        _check_same_classes(parts)
+        whole = pooled(parts)
+        self.how = str(self.division)
+        if len(parts) > 1:
+            self.how = f"{', '.join(parts)} pooled, then {self.how}"
+            rank_zero_info(
+                f"{type(self.collection).__name__}: {' and '.join(parts)} have the same classes, but episodes need "
+                f"others in each split: all samples are pooled and divided by class ({self.division})."
+            )
+        classes = self.division(whole.class_names, *self.ways, whole.name)
+        return {split: of_classes(whole, names, f"{whole.name} {split}") for split, names in classes.items()}
+
+
+def _check_same_classes(parts: Mapping[str, Source]) -> None:
+    """Raises an error if parts share some, but not all classes.
+
+    Raises:
+        UserError: with a class that only one part has.
+    """
+    known = set(parts.get("train", parts.get("all", next(iter(parts.values())))).class_names)
+    for name, part in parts.items():
+        alone = [one for one in part.class_names if one not in known]
+        if alone:
+            raise UserError(
+                f"{part.name} shares some classes with the training, but '{alone[0]}' is only in {name}: give all "
+                f"splits the same classes, or each classes of its own{did_you_mean(alone[0], known)}"
+            )
+
+
+def sample_parts(collection: Collection) -> tuple[dict[str, Source], bool]:
+    """The parts of a collection with the same classes in each, for labelled samples.
+
+    Args:
+        collection: the data.
+
+    Returns:
+        ``{"all": source}`` or ``"train"`` with or without ``"val"`` and ``"test"``; and whether parts with classes of
+        their own were pooled.
+
+    Raises:
+        UserError: no samples, a single class, or classes without training samples.
+    """
+    parts = labelled_parts(collection)
+    was_pooled = len(parts) > 1 and have_own_classes(parts)
+    if was_pooled:
+        rank_zero_info(
+            f"{type(collection).__name__}: {' and '.join(parts)} have different classes, but labelled batches need the "
+            "same classes in each split: all samples are pooled and divided at random within each class."
+        )
+        parts = {"all": JoinedSource([parts[name] for name in SPLITS if name in parts])}
+    _check_classes(parts, "all" if "all" in parts else "train")
+    return parts, was_pooled
+
+
+def _check_classes(parts: Mapping[str, Source], first: str) -> None:
+    """Raises an error for what no classifier can learn.
+
+    Raises:
+        UserError: one class only, or classes without training samples.
+    """
+    base = parts[first]
+    if len(base.class_names) < 2:
+        raise UserError(
+            f"{base.name} has one class only ('{base.class_names[0]}'): a classifier needs two or more; check the "
+            "column or the folders of the labels."
+        )
+    known = set(base.class_names)
+    for name, source in parts.items():
+        unseen = [one for one in source.class_names if one not in known]
+        if unseen:
+            count = f"{len(unseen)} classes" if len(unseen) > 1 else "a class"
+            them = "them" if len(unseen) > 1 else "it"
+            raise UserError(
+                f"{source.name} has {count} without any training sample ('{unseen[0]}'): a classifier cannot know "
+                f"{them}; add training samples, or take {them} out of {name}{did_you_mean(unseen[0], known)}"
+            )

@@ -1,0 +1,257 @@
+"""Groups of arguments of the data modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from metatransfer.checks import check_choice, check_folder, check_positive, check_seed
+from metatransfer.data.sampling.augment import Augmentation, Changes, check_deterministic
+from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
+from metatransfer.data.sources import SPLITS
+from metatransfer.errors import UserError
+
+Rotation = Literal["none", "classes", "per_class"]
+ROTATIONS: tuple[str, ...] = get_args(Rotation)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Size of the training episodes.
+
+    Args:
+        num_ways: classes of an episode.
+        num_shots: support samples of each class.
+        num_queries: query samples of each class.
+        shape: ways and shots that change from episode to episode, e.g. ``MetaDatasetShape``.
+        within_groups: draw all classes of an episode from one group of the data (alphabet, superclass); as the data's
+            protocol says where left out.
+
+    Raises:
+        UserError: a number below 1.
+    """
+
+    num_ways: int = 5
+    num_shots: int = 1
+    num_queries: int = 15
+    shape: TaskShape | None = None
+    within_groups: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(num_ways=self.num_ways, num_shots=self.num_shots, num_queries=self.num_queries)
+
+    @property
+    def size(self) -> EpisodeSize:
+        """The three numbers."""
+        return EpisodeSize(self.num_ways, self.num_shots, self.num_queries)
+
+    @property
+    def kind(self) -> TaskShape:
+        """The shape, which is fixed where none is given."""
+        return self.shape or FixedShape()
+
+    def card(self, *, ways: bool = True) -> dict[str, Any]:
+        """For the protocol card; tasks that are generated have no ways."""
+        numbers = {name: value for name, value in self.size._asdict().items() if ways or name != "num_ways"}
+        return numbers | ({} if type(self.kind) is FixedShape else {"shape": repr(self.kind)})
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """Size of the episodes of validation and test; what is left out is as in training.
+
+    Args:
+        num_ways: classes of an episode.
+        num_shots: support samples of each class.
+        num_queries: query samples of each class.
+        shape: ways and shots that change from episode to episode.
+        within_groups: draw all classes of an episode from one group of the data.
+
+    Raises:
+        UserError: a number below 1.
+    """
+
+    num_ways: int | None = None
+    num_shots: int | None = None
+    num_queries: int | None = None
+    shape: TaskShape | None = None
+    within_groups: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(num_ways=self.num_ways, num_shots=self.num_shots, num_queries=self.num_queries)
+
+    def after(self, task: Task) -> Task:
+        """The whole task, with the numbers of the training where none is given here."""
+        return Task(
+            self.num_ways or task.num_ways,
+            self.num_shots or task.num_shots,
+            self.num_queries or task.num_queries,
+            self.shape or task.shape,
+            task.within_groups if self.within_groups is None else self.within_groups,
+        )
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Number of episodes.
+
+    Args:
+        train: episodes of a training epoch, over all processes.
+        val: episodes of the validation.
+        test: episodes of the test.
+        per_batch: episodes of a meta-batch, in each process.
+
+    Raises:
+        UserError: a number below 1.
+    """
+
+    train: int = 3200
+    val: int = 200
+    test: int = 600
+    per_batch: int = 16
+
+    def __post_init__(self) -> None:
+        check_positive(train=self.train, val=self.val, test=self.test, per_batch=self.per_batch)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How data that comes undivided is divided at random: by class for episodes, by sample within each class otherwise.
+
+    Args:
+        val_fraction: part for validation; 0.2 of the classes or 0.1 of the samples of each class where left out.
+        test_fraction: part for the test.
+        seed: which division. Where left out, 0 for classes, and the seed of the data module for samples.
+
+    Raises:
+        UserError: fractions that leave nothing to train on, or an impossible seed.
+    """
+
+    val_fraction: float | None = None
+    test_fraction: float = 0.2
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        if (self.val_fraction or 0) + self.test_fraction >= 1:
+            raise UserError(
+                "val_fraction + test_fraction must be below 1 to leave something to train on, but are "
+                f"{self.val_fraction} + {self.test_fraction}."
+            )
+        if self.seed is not None:
+            check_seed(seed=self.seed)
+
+    def fractions(self, val: float) -> dict[str, float]:
+        """The parts for validation and test, with a default for the first."""
+        return {"val": val if self.val_fraction is None else self.val_fraction, "test": self.test_fraction}
+
+
+@dataclass(frozen=True)
+class DomainDivision:
+    """How domains are divided.
+
+    Args:
+        transductive: whether all samples of a target are its training, its validation and its test: the protocol of
+            small data sets such as Office-Caltech10. Then a source that comes undivided keeps nothing for a test.
+        hold_out_source: whether validation samples of the sources are kept from training. That protocol trains on all
+            of them; what looks at the source's validation, such as a validator by weights, then sees too good numbers.
+    """
+
+    transductive: bool = False
+    hold_out_source: bool = True
+
+
+@dataclass(frozen=True)
+class Processing:
+    """What happens to samples after they were read.
+
+    Args:
+        augmentation: random changes of the training samples, e.g. ``RandomAffine`` or ``TorchvisionTransforms``.
+        transform: fixed changes of all samples, of ``torchvision.transforms.v2``, in batch on the device; the last
+            thing that happens to them (``Normalize``).
+        rotations: for episodes: ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of
+            their own) or ``"per_class"`` (each class turned at random in each episode), for all splits or by split; as
+            the data's protocol says where left out.
+        mix: for labelled batches: mixes the samples of a training batch and their labels,
+            ``torchvision.transforms.v2.MixUp`` or ``CutMix``.
+
+    Raises:
+        UserError: a random ``transform``, or an unknown rotation or split.
+    """
+
+    augmentation: Augmentation | None = None
+    transform: list[nn.Module] | None = None
+    rotations: dict[str, Rotation] | Rotation | None = None
+    mix: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        check_deterministic(self.transform or ())
+        for split, rotation in (
+            self.rotations if isinstance(self.rotations, dict) else {"train": self.rotations}
+        ).items():
+            check_choice("rotations' split", split, SPLITS)
+            check_choice("rotations", rotation or "none", ROTATIONS)
+
+    def changes(self, *, training: bool) -> Changes:
+        """What happens to the samples of a split."""
+        return Changes(self.augmentation if training else None, tuple(self.transform or ()))
+
+    def rotations_of(self, default: Mapping[str, Rotation]) -> dict[str, Rotation]:
+        """How the classes of each split are rotated, under the data's own protocol."""
+        given = self.rotations
+        chosen = default if given is None else given if isinstance(given, dict) else dict.fromkeys(SPLITS, given)
+        return {split: chosen.get(split, "none") for split in SPLITS}
+
+
+@dataclass(frozen=True)
+class EpisodeFiles:
+    """Episodes as files, so that two people evaluate on the very same tasks.
+
+    Args:
+        export: folder into which the episodes of each evaluation are written, as ``val.npz`` or ``test.npz``.
+        use: folder of such files, or the file of each split, to be served instead of drawing episodes. The samples
+            must be those that the file was made of; ``episodes.val`` and ``episodes.test`` follow from it.
+
+    Raises:
+        UserError: a split without files.
+    """
+
+    export: str | None = None
+    use: dict[str, str] | str | None = None
+
+    def __post_init__(self) -> None:
+        for split in self.use if isinstance(self.use, dict) else ():
+            check_choice("files.use's split", split, ("val", "test"))
+
+    def path(self, split: str) -> Path | None:
+        """The file that a split's episodes come from, ``None`` where they are drawn.
+
+        Raises:
+            UserError: a folder without any file of episodes.
+        """
+        if isinstance(self.use, dict):
+            return Path(self.use[split]) if split in self.use else None
+        if self.use is None or split == "train":
+            return None
+        folder = check_folder(self.use, "files.use")
+        if not any((folder / f"{one}.npz").exists() for one in ("val", "test")):
+            raise UserError(f"files.use: '{folder}' holds neither val.npz nor test.npz; name the folder of both.")
+        path = folder / f"{split}.npz"
+        return path if path.exists() else None
+
+
+@dataclass(frozen=True)
+class PredictFolders:
+    """Folders for ``lightning predict``.
+
+    Args:
+        support: folder ``<label>/<image>`` of labelled examples.
+        query: folder of images to label.
+    """
+
+    support: str | None = None
+    query: str | None = None

@@ -1,0 +1,316 @@
+"""Sources made of other sources: some of the samples, other labels, several sets as one, turned images."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from metatransfer.batches import Inputs, Tokens
+from metatransfer.data.sources.base import Encoder, Source, TensorSource
+from metatransfer.errors import UserError
+
+NO_CLASS = "unlabelled"
+"""The one class of samples whose labels are removed or not known."""
+_CHUNK = 2**24  # values that are checked at once, to save memory
+
+
+class View(Source):
+    """Some samples of another source, or all of them with other labels; what is in memory is shared.
+
+    Args:
+        base: where the samples are read.
+        indices: ``(N,)`` which of its samples.
+        targets: ``(N,)`` their classes.
+        class_names: names of the classes, of which some may have no sample here.
+        name: how messages call the set; as the base where left out.
+        groups: the group of each class.
+    """
+
+    _may_lack_classes = True
+
+    def __init__(
+        self,
+        base: Source,
+        indices: NDArray[np.int64],
+        targets: ArrayLike,
+        class_names: Sequence[str],
+        name: str | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(targets, class_names, base.name if name is None else name, groups)
+        self.base, self.indices = base, indices
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the base is."""
+        return self.base.in_memory
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.base.sample_shape
+
+    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+        """The base's samples."""
+        self.base.update_fingerprint(digest, self.indices[indices])
+
+    def read(self, indices: Tensor, device: torch.device) -> Inputs:
+        """Reads from the base."""
+        return self.base.read(torch.from_numpy(self.indices[indices.numpy()]), device)
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Those of the base."""
+        return self.base.lengths(self.indices[indices])
+
+    def show(self, index: int) -> str | Tensor:
+        """The base's sample."""
+        return self.base.show(int(self.indices[index]))
+
+    def encoded(self, encoder: Encoder) -> Self:
+        """A view of the encoded base."""
+        twin = copy.copy(self)
+        twin.base = self.base.encoded(encoder)
+        return twin
+
+
+def subset(base: Source, indices: NDArray[np.int64], class_names: Sequence[str] | None = None) -> View:
+    """Some samples of a source.
+
+    Args:
+        base: all of them.
+        indices: ``(N,)`` which.
+        class_names: number the classes in this order, which may have further ones; as the base where left out.
+
+    Returns:
+        A view.
+    """
+    if class_names is None:
+        return View(base, indices, base.targets[indices], base.class_names, groups=base.groups)
+    places = {name: place for place, name in enumerate(class_names)}
+    new = np.array([places[name] for name in base.class_names], np.int64)
+    return View(base, indices, new[base.labels[indices]], class_names)
+
+
+def of_classes(base: Source, class_names: Sequence[str], name: str) -> View:
+    """The samples of some classes of a source, in its order.
+
+    Args:
+        base: all of them.
+        class_names: which classes, numbered in this order.
+        name: how messages call the set.
+
+    Returns:
+        A view.
+    """
+    new = np.full(len(base.class_names), -1)
+    old = [base.class_names.index(one) for one in class_names]
+    new[old] = np.arange(len(old))
+    indices = np.flatnonzero(new[base.labels] >= 0)
+    groups = [base.groups[place] for place in old] if base.groups is not None else None
+    return View(base, indices, new[base.labels[indices]], class_names, name, groups)
+
+
+class JoinedSource(Source):
+    """Sources one after the other, as one.
+
+    Args:
+        parts: of samples of one shape; classes of one name are one class.
+        class_names: number the classes in this order; in that of their first occurrence where left out.
+
+    Raises:
+        UserError: as :class:`Source`.
+    """
+
+    def __init__(self, parts: Sequence[Source], class_names: Sequence[str] | None = None) -> None:
+        names = list(class_names or dict.fromkeys(name for part in parts for name in part.class_names))
+        labels = [np.array([names.index(name) for name in part.class_names])[part.labels] for part in parts]
+        groups = {name: one for part in parts for name, one in zip(part.class_names, part.groups or (), strict=False)}
+        known = [groups[name] for name in names] if all(name in groups for name in names) else None
+        super().__init__(np.concatenate(labels), names, " and ".join(part.name for part in parts), known)
+        self.parts = tuple(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all parts are."""
+        return all(part.in_memory for part in self.parts)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.parts[0].sample_shape
+
+    def places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
+        """Each part that has some of the samples, which of ``indices`` they are, and their indices in the part."""
+        part_of = np.searchsorted(self._starts, indices, side="right") - 1
+        found = [(part, np.flatnonzero(part_of == place), self._starts[place]) for place, part in enumerate(self.parts)]
+        return [(part, rows, indices[rows] - start) for part, rows, start in found if len(rows)]
+
+    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+        """The samples of all parts."""
+        for part, _, own in self.places(indices):
+            part.update_fingerprint(digest, own)
+
+    def read(self, indices: Tensor, device: torch.device) -> Inputs:
+        """Reads each sample from its part."""
+        places = self.places(indices.flatten().numpy())
+        read = [part.read(torch.from_numpy(own), device) for part, _, own in places]
+        order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
+        if isinstance(read[0], Tensor):
+            samples = torch.cat([one for one in read if isinstance(one, Tensor)])
+            return samples[order].view(*indices.shape, *samples.shape[1:])
+        ids, mask = (_padded([one[field] for one in read]) for field in (0, 1))
+        # a part pads by a number of its own; under a mask of 0 it plays no role
+        return Tokens(*(one[order].view(*indices.shape, one.shape[-1]) for one in (ids, mask)))
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Those of the parts."""
+        found = np.zeros(len(indices), np.int64)
+        for part, rows, own in self.places(indices):
+            lengths = part.lengths(own)
+            if lengths is None:
+                return None
+            found[rows] = lengths
+        return found
+
+    def show(self, index: int) -> str | Tensor:
+        """The sample of the part."""
+        part, _, own = self.places(np.array([index]))[0]
+        return part.show(int(own[0]))
+
+    def encoded(self, encoder: Encoder) -> JoinedSource:
+        """All parts, encoded."""
+        return JoinedSource([part.encoded(encoder) for part in self.parts], self.class_names)
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    longest = max(part.shape[-1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in parts])
+
+
+def joined(parts: Sequence[Source]) -> Source:
+    """The only one of several sources, or all as one."""
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+class RotatedClasses(Source):
+    """Every class four times, turned by 0, 90, 180 and 270 degrees, as Snell et al. 2017 (1703.05175) train Omniglot.
+
+    Class ``4 c + r`` is class ``c`` turned ``r`` times; images are turned when they are read.
+
+    Args:
+        base: images ``(C, H, H)``.
+
+    Raises:
+        UserError: samples that are not square images.
+    """
+
+    def __init__(self, base: Source) -> None:
+        shape = base.sample_shape
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise UserError(f"{base.name}: only square images (C, H, H) can be rotated, but samples are {shape}.")
+        turns = range(4)
+        super().__init__(
+            (4 * base.labels[:, None] + np.arange(4)).reshape(-1),
+            [f"{name} turned {90 * turn}" for name in base.class_names for turn in turns],
+            base.name,
+            [group for group in base.groups for _ in turns] if base.groups is not None else None,
+        )
+        self.base = base
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the base is."""
+        return self.base.in_memory
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.base.sample_shape
+
+    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+        """The base's samples; the turns follow from the labels."""
+        self.base.update_fingerprint(digest, np.unique(indices // 4))
+
+    def read(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Reads and turns."""
+        read = self.base.read(indices // 4, device)
+        assert isinstance(read, Tensor)
+        return rotate(read, (indices % 4).to(device))
+
+
+def rotate(images: Tensor, turns: Tensor) -> Tensor:
+    """Turns images counter-clockwise by quarter turns, each by its own number.
+
+    Args:
+        images: ``(..., C, H, H)``; changed in place where possible.
+        turns: ``(...)`` int64 in 0 .. 3.
+
+    Returns:
+        The turned images.
+    """
+    flat, number = images.flatten(0, -4), turns.flatten()
+    for turn in (1, 2, 3):
+        chosen = (number == turn).nonzero().flatten()
+        flat[chosen] = torch.rot90(flat[chosen], turn, (-2, -1))
+    return flat.view_as(images)
+
+
+class UnlabelledPart(NamedTuple):
+    """Samples of a target domain, apart from their labels.
+
+    Attributes:
+        source: ``N`` samples of the one class :data:`NO_CLASS`, in an order that does not depend on any label.
+        withheld: ``(N,)`` names of the samples' classes, ``""`` for single ones and ``None`` where none is known.
+    """
+
+    source: Source
+    withheld: NDArray[np.str_] | None
+
+
+def relabelled(base: Source, labels: NDArray[np.int64] | None = None, class_names: Sequence[str] = (NO_CLASS,)) -> View:
+    """All samples of a source with other labels; all in the one class :data:`NO_CLASS` where left out."""
+    rows = np.arange(len(base))
+    return View(base, rows, np.zeros_like(rows) if labels is None else labels, class_names)
+
+
+def without_labels(source: Source) -> UnlabelledPart:
+    """Removes the labels of a source whose order does not depend on them."""
+    return UnlabelledPart(relabelled(source), np.array(source.class_names, np.str_)[source.labels])
+
+
+def first_not_finite(source: Source) -> int | None:
+    """The first sample that holds NaN or infinity; ``None`` where there is none.
+
+    Only floating-point samples in memory are checked: bytes are always finite, and files are checked when decoded.
+
+    Args:
+        source: any.
+
+    Returns:
+        Its index.
+    """
+    rows = np.flatnonzero(~_are_finite(source, np.arange(len(source))))
+    return int(rows[0]) if len(rows) else None
+
+
+def _are_finite(source: Source, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found = np.ones(len(indices), bool)
+    if isinstance(source, View):
+        return _are_finite(source.base, source.indices[indices])
+    if isinstance(source, JoinedSource):
+        for part, rows, own in source.places(indices):
+            found[rows] = _are_finite(part, own)
+    elif isinstance(source, TensorSource) and source.data.is_floating_point() and len(indices):
+        each = max(1, _CHUNK // max(1, source.data[0].numel()))
+        chunks = np.split(indices, range(each, len(indices), each))
+        finite = [source.data[torch.from_numpy(rows)].flatten(1).isfinite().all(1) for rows in chunks]
+        found = torch.cat(finite).cpu().numpy()
+    return found

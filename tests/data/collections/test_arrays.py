@@ -1,0 +1,331 @@
+"""Labelled arrays: where they come from, what is kept of them, and the sentence of every mistake."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from metatransfer.data.collections import Arrays
+from metatransfer.errors import UserError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 5)).astype(np.float32)
+Y = np.arange(40) % 4
+IMAGES = RNG.integers(0, 256, (40, 6, 6), dtype=np.uint8)
+CPU = torch.device("cpu")
+
+
+def arrays(x=X, y=Y, **options):
+    return Arrays.from_arrays(x, y, **options)
+
+
+def whole(data):
+    return data.opened()["all"]
+
+
+def values(source):
+    return source.read(torch.arange(len(source)), CPU).numpy()
+
+
+def test_vectors_come_undivided():
+    source = whole(arrays())
+    assert list(arrays().opened()) == ["all"]
+    assert source.class_names == ("0", "1", "2", "3")
+    assert np.array_equal(values(source), X)
+    assert source.labels.tolist() == Y.tolist()
+
+
+def test_twenty_samples_are_enough():
+    assert whole(arrays(X[:20], Y[:20])).sizes.tolist() == [5] * 4
+
+
+def test_bytes_stay_bytes():
+    for x in (IMAGES, IMAGES[..., None].repeat(3, -1), torch.from_numpy(IMAGES), IMAGES[:, None]):
+        source = whole(arrays(x))
+        assert source.data.dtype == torch.uint8
+        assert source.sample_shape == (3 if x.ndim == 4 and x.shape[-1] == 3 else 1, 6, 6)
+        np.testing.assert_allclose(values(source)[:, 0], IMAGES.astype(np.float32) / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "channels_last", "expected"),
+    [
+        ((6, 6, 3), np.uint8, None, (3, 6, 6)),
+        ((6, 6, 1), np.float64, None, (1, 6, 6)),
+        ((3, 6, 6), np.uint8, None, (3, 6, 6)),
+        ((6, 6), np.uint8, None, (1, 6, 6)),
+        ((6, 6), np.float32, None, (6, 6)),
+        ((6, 6), np.uint8, False, (6, 6)),
+        ((3, 6, 3), np.uint8, None, (3, 6, 3)),  # either: left as it is
+        ((3, 6, 3), np.uint8, True, (3, 3, 6)),
+        ((6, 6, 3), np.uint8, False, (6, 6, 3)),
+        ((6, 6, 4), np.uint8, True, (4, 6, 6)),
+        ((7,), np.int16, None, (7,)),
+    ],
+)
+def test_channels(shape, kind, channels_last, expected):
+    x = np.random.default_rng(0).integers(0, 100, (40, *shape)).astype(kind)
+    source = whole(arrays(x, channels_last=channels_last))
+    assert source.sample_shape == expected
+    assert (values(source).max() <= 1) == (kind is np.uint8)
+    turned = x if expected == shape or len(shape) < 3 else x.transpose(0, 3, 1, 2)
+    assert np.array_equal(source.data.numpy().reshape(turned.shape), turned)
+
+
+class Column:
+    """What pandas has of an array."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def to_numpy(self):
+        return np.array(self.values, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("y", "names"),
+    [
+        (Y + 7, ("7", "8", "9", "10")),
+        (Y.astype(np.float64) - 1, ("-1", "0", "1", "2")),
+        (Y[:, None], ("0", "1", "2", "3")),
+        (torch.from_numpy(Y), ("0", "1", "2", "3")),
+        (["cat", "dog"] * 20, ("cat", "dog")),
+        (["cat", 1] * 20, ("1", "cat")),
+        (np.array(["b", "ä"] * 20, dtype=object), ("b", "ä")),
+        (np.array([b"b", "ä".encode()] * 20), ("b", "ä")),
+        (Y > 1, ("False", "True")),
+        (Column(["no", "yes"] * 20), ("no", "yes")),
+        (Column([3, 12] * 20), ("3", "12")),
+    ],
+)
+def test_labels_of_any_kind(y, names):
+    source = whole(arrays(y=y))
+    assert source.class_names == names
+    given = np.asarray(y.to_numpy() if isinstance(y, Column) else y).flatten()
+    assert np.array_equal(source.labels[:, None] == source.labels, given[:, None] == given)
+
+
+def test_splits_at_hand():
+    val, test = (X[:6] + 1, np.array([1, 1, 0, 0, 2, 2])), (X[:4] + 2, [3, 2, 1, 0])
+    parts = arrays(val=val, test=test).opened()
+    assert {name: source.sizes.tolist() for name, source in parts.items()} == {
+        "train": [10] * 4, "val": [2] * 3, "test": [1] * 4,
+    }  # fmt: skip
+    assert parts["test"].labels.tolist() == [3, 2, 1, 0]
+    assert np.array_equal(values(parts["test"]), X[:4] + 2)
+    words = np.array(["train"] * 24 + ["valid"] * 8 + ["Test"] * 8)
+    parts = arrays(split=words).opened()
+    assert np.array_equal(values(parts["val"]), X[24:32])
+
+
+def test_what_is_given_is_left_alone():
+    x = X.copy()
+    x.flags.writeable = False
+    whole(arrays(x)).read(torch.arange(3), CPU).zero_()
+    assert np.array_equal(x, X)
+
+
+def save(path, **content):
+    path, tensors = str(path), {k: torch.from_numpy(v) for k, v in content.items() if v.dtype.kind not in "US"}
+    if path.endswith(".npz"):
+        np.savez(path, **content)
+    elif path.endswith(".safetensors"):
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.pth", "a.safetensors", "x.npy", "pair.pt"])
+def test_every_file_gives_the_same(tmp_path, name):
+    options = {"path": str(tmp_path / name)}
+    if name == "x.npy":
+        np.save(tmp_path / "x.npy", IMAGES)
+        np.save(tmp_path / "y.npy", Y)
+        options["labels_path"] = str(tmp_path / "y.npy")
+    elif name == "pair.pt":
+        torch.save((torch.from_numpy(IMAGES), torch.from_numpy(Y)), tmp_path / name)
+    else:
+        save(tmp_path / name, x=IMAGES, y=Y)
+    source, same = whole(Arrays(**options)), whole(arrays(IMAGES))
+    assert source.fingerprint() == same.fingerprint()
+
+
+@pytest.mark.parametrize(("x", "y"), [("data", "labels"), ("images", "targets"), ("X", "Y"), ("features", "y")])
+def test_usual_names(tmp_path, x, y):
+    assert len(whole(Arrays(save(tmp_path / "a.npz", **{x: IMAGES, y: Y})))) == 40
+    path = save(tmp_path / "b.npz", pixels=IMAGES, kind=Y, x=IMAGES[:1])
+    assert len(whole(Arrays(path, x="pixels", y="kind"))) == 40
+
+
+@pytest.mark.parametrize("pattern", ["{0}_{1}", "{1}_{0}"])
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_splits_by_names(tmp_path, pattern, val):
+    content = {}
+    for place, name in enumerate(("train", val, "test")):
+        content[pattern.format("x", name)], content[pattern.format("y", name)] = X[place == Y], Y[place == Y]
+    parts = Arrays(save(tmp_path / "a.npz", **content)).opened()
+    assert {name: source.class_names for name, source in parts.items()} == {
+        "train": ("0",), "val": ("1",), "test": ("2",),
+    }  # fmt: skip
+    path = save(tmp_path / "b.npz", x=X, y=Y, x_test=X[:4], y_test=Y[:4])
+    assert {name: len(source) for name, source in Arrays(path).opened().items()} == {"train": 40, "test": 4}
+
+
+def test_groups():
+    source = whole(arrays(groups=np.array(["a", "b"])[Y % 2]))
+    assert source.groups == ("a", "b", "a", "b")
+    with pytest.raises(UserError, match="is in the groups 'a' and 'b'"):
+        whole(arrays(groups=np.array(["a", "b"])[np.arange(40) // 20]))
+
+
+def test_bad_samples_are_named_or_counted():
+    x = X.copy()
+    x[[3, 17], 2] = np.nan, np.inf
+    with pytest.raises(UserError, match=r"sample 3 holds NaN or infinity.*on_bad_sample=skip.*, 2 here"):
+        whole(arrays(x))
+    data = arrays(x, on_bad_sample="skip")
+    assert len(whole(data)) == 38
+    assert data.skipped == {"all": 2}
+    with pytest.raises(UserError, match="all samples hold NaN"):
+        whole(arrays(X * np.nan, on_bad_sample="skip"))
+
+
+def test_target_domains_need_no_labels(tmp_path):
+    part = arrays(y=None).unlabelled_parts()["all"]
+    assert part.withheld is None
+    assert np.array_equal(values(part.source), X)
+    assert arrays().unlabelled_parts()["all"].withheld.tolist() == [str(label) for label in Y]
+    np.save(tmp_path / "x.npy", X)
+    assert Arrays(str(tmp_path / "x.npy")).unlabelled_parts()["all"].withheld is None
+
+
+def test_samples_to_label(tmp_path):
+    np.save(tmp_path / "new.npy", IMAGES[:5])
+    np.savez(tmp_path / "new.npz", other=IMAGES[:5])
+    for new in ("new.npy", "new.npz"):
+        source, names = arrays(IMAGES).unlabelled(str(tmp_path / new))
+        assert names == ("0", "1", "2", "3", "4")
+        np.testing.assert_allclose(values(source)[:, 0], IMAGES[:5] / np.float32(255), rtol=1e-6)
+    np.savez(tmp_path / "two.npz", a=X, b=X)
+    for new, words in (("two.npz", "called x or X .*, but holds a, b: say which by x"), ("gone.npz", "does not exist")):
+        with pytest.raises(UserError, match=words):
+            arrays(IMAGES).unlabelled(str(tmp_path / new))
+    with pytest.raises(UserError, match=r"samples have the shape \(1, 6, 6\), but those of the training \(5,\)"):
+        arrays().unlabelled(str(tmp_path / "new.npy"))
+
+
+def test_image_files_are_made_to_look_like_the_samples():
+    x = np.zeros((40, 20, 20, 3), np.uint8)
+    sample = arrays(x).convert(Image.new("RGB", (50, 40), "red"))
+    assert sample.shape == (3, 20, 20)
+    assert sample[0].min() == 1
+    with pytest.raises(UserError, match=r"float32 and shape .* are not square images"):
+        arrays().convert(Image.new("RGB", (50, 40)))
+
+
+def test_samples_are_shown():
+    shown = whole(arrays(IMAGES[:, None].repeat(3, 1).astype(np.float64) - 100)).show(1)
+    assert shown.shape == (3, 6, 6)
+    assert 0 <= shown.min() < shown.max() <= 1
+    assert whole(arrays(X.repeat(2, 1))).show(0).endswith(", ...")
+
+
+def replaced(array, place, value):
+    array = np.array(array, dtype=np.result_type(array, type(value)) if not isinstance(value, str) else object)
+    array[place] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: arrays(X.astype(np.float64) * 1e300), "sample 0 holds NaN or infinity, or what float32 cannot hold"),
+        (lambda: arrays(val=(replaced(X, (1, 1), np.nan), Y)), "arrays val: sample 1 holds NaN"),
+        (lambda: arrays(X[:, 0]), r"must be samples \(N, \*shape\), but has shape \(40,\): give it a second axis"),
+        (lambda: arrays(X[:0], Y[:0]), r"'x' of shape \(0, 5\) is empty"),
+        (lambda: arrays(X.astype(str)), "'x' holds <U32, but samples must be real numbers"),
+        (lambda: arrays(X.astype(complex)), "'x' holds complex128, but samples must be real numbers"),
+        (lambda: arrays(X.astype(object)), "'x' holds Python objects"),
+        (lambda: arrays([[1.0], [2.0, 3.0]], [0, 1]), "'x' holds rows of different lengths"),
+        (lambda: arrays(3), "'x' must be an array, but is of type int"),
+        (lambda: arrays(X, channels_last=True), r"channels_last is for images .* is \(40, 5\): leave it out"),
+        (lambda: arrays(y=Y[:39]), "'y' holds 39 values for 40 samples: give one for each"),
+        (lambda: arrays(y=np.eye(4)[Y]), r"of shape \(40, 4\) it is one-hot: give the places of the ones"),
+        (lambda: arrays(y=X), r"must hold one label for each sample, \(N,\), but of shape \(40, 5\)"),
+        (lambda: arrays(y=Y + 0.5), "'y' holds 0.5 for sample 0, but labels are whole numbers or texts"),
+        (lambda: arrays(y=replaced(Y, 6, np.nan)), "'y' holds nan for sample 6"),
+        (lambda: arrays(y=replaced(Y.astype(str), 6, "")), "'y' has no label for sample 6"),
+        (lambda: arrays(y=np.array(["a", None] * 20, dtype=object)), "'y' has no label for sample 1"),
+        (lambda: arrays(y=["a", "b", float("nan")] * 10), "'y' has no label for sample 2"),
+        (lambda: arrays(y=np.array([1, {}] * 20, dtype=object)), "'y' holds Python objects"),
+        (lambda: arrays(y=Y.astype(complex)), "'y' holds complex128"),
+        (lambda: arrays(y=[b"\xff", b"a"] * 20), "bytes that are not UTF-8"),
+        (lambda: arrays(val=(X[:, :4], Y)), r"samples of val have the shape \(4,\), but those of train \(5,\)"),
+        (lambda: arrays(IMAGES, val=(IMAGES / 255, Y)), "val .*shape"),
+        (lambda: arrays(IMAGES[:, None], val=(IMAGES[:, None] / 255, Y)), "val are not uint8, but those of train are"),
+        (lambda: arrays(val=X), r"val must be a pair \(samples, labels\), but is a ndarray"),
+        (lambda: arrays(y=None), "samples 'x' without labels: add them, name them by y"),
+        (lambda: arrays(on_bad_sample="no"), "on_bad_sample must be one of error, skip"),
+    ],
+)
+def test_one_sentence(build, words):
+    with pytest.raises(UserError, match=words) as caught:
+        build().opened()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ({"a": X}, {}, "a.npz' has no samples and labels called x or X .* only a: name them by x and y"),
+        ({"x": X}, {}, "a.npz' has the samples 'x' without labels"),
+        ({"y": Y}, {}, "a.npz' has 'y' without its samples"),
+        ({"x": X, "X": X, "y": Y}, {}, "has both 'x' and 'X': say which by x"),
+        ({"x": X, "y": Y}, {"x": "xs"}, r"has no array 'xs' \(x\), only x, y"),
+        ({"pictures": X, "y": Y}, {"x": "picture"}, "Did you mean pictures?"),
+        ({"x": X, "y": Y, "x_test": X}, {}, "the samples 'x_test' without labels"),
+        ({"x_test": X, "y_test": Y}, {}, "has no samples and labels called x"),
+        ({"x": X, "y": Y, "split": Y}, {}, "sample 0: 'split' holds '0', but must hold one of train, val"),
+        ({"x": X, "y": Y, "split": ["val"] * 40}, {}, "no rows for train in 'split', only for val"),
+        ({"x": X, "y": Y, "split": ["train"]}, {}, "'split' holds 1 values for 40 samples"),
+        ({"x": X, "y": Y}, {"labels_path": "y.npy"}, "labels_path belongs to a .npy file"),
+        ({"x": X, "y": Y}, {"path": "b.npz"}, "array file '.*b.npz' does not exist. Did you mean a.npz"),
+        ({"x": X, "y": Y}, {"path": "table.csv"}, "table.csv' must end in .npz.*use the collection Table"),
+        ({"x": X, "y": Y}, {"path": "."}, "is a folder"),
+    ],
+)
+def test_one_sentence_of_files(tmp_path, content, options, words):
+    np.savez(tmp_path / "a.npz", **content)
+    (tmp_path / "table.csv").write_text("a,b")
+    path = tmp_path / options.get("path", "a.npz")
+    with pytest.raises(UserError, match=words) as caught:
+        Arrays(**options | {"path": str(path)}).opened()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.hdf5", b"x", "must end in .npz"),
+        ("a.npz", b"", "it is empty"),
+        ("a.npz", b"PK\x03\x04rest", "cannot be read as arrays of numpy"),
+        ("a.pt", b"nothing", "cannot be read as tensors"),
+        ("a.pt", pickle.dumps(print), "cannot be read as tensors"),
+        ("a.safetensors", b"nothing", "cannot be read as safetensors"),
+    ],
+)
+def test_one_sentence_of_damaged_files(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        Arrays(str(tmp_path / name)).opened()
+    assert "\n" not in str(caught.value)
+
+
+def test_objects_are_not_read(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.array([print], dtype=object), y=Y)
+    with pytest.raises(UserError, match="Python objects"):
+        Arrays(str(tmp_path / "a.npz")).opened()

@@ -1,0 +1,219 @@
+"""Omniglot: the published splits, where it lies, how it looks, what is refused."""
+
+import io
+import zipfile
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from metatransfer.data.collections import Omniglot
+from metatransfer.data.collections import omniglot as module
+from metatransfer.data.collections.omniglot import vinyals_split
+from metatransfer.errors import UserError
+
+BACKGROUND_SIZES = {
+    "Alphabet_of_the_Magi": 20, "Anglo-Saxon_Futhorc": 29, "Arcadian": 26, "Armenian": 41, "Asomtavruli_(Georgian)": 40,
+    "Balinese": 24, "Bengali": 46, "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14, "Braille": 26,
+    "Burmese_(Myanmar)": 34, "Cyrillic": 33, "Early_Aramaic": 22, "Futurama": 26, "Grantha": 43, "Greek": 24,
+    "Gujarati": 48, "Hebrew": 22, "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16, "Japanese_(hiragana)": 52,
+    "Japanese_(katakana)": 47, "Korean": 40, "Latin": 26, "Malay_(Jawi_-_Arabic)": 40, "Mkhedruli_(Georgian)": 41,
+    "N_Ko": 33, "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14, "Sanskrit": 42, "Syriac_(Estrangelo)": 23, "Tagalog": 17,
+    "Tifinagh": 55,
+}  # fmt: skip
+EVALUATION_SIZES = {
+    "Angelic": 20, "Atemayar_Qelisayer": 26, "Atlantean": 26, "Aurek-Besh": 26, "Avesta": 26, "Ge_ez": 26,
+    "Glagolitic": 45, "Gurmukhi": 45, "Kannada": 41, "Keble": 26, "Malayalam": 47, "Manipuri": 40, "Mongolian": 30,
+    "Old_Church_Slavonic_(Cyrillic)": 45, "Oriya": 46, "Sylheti": 28, "Syriac_(Serto)": 23, "Tengwar": 25,
+    "Tibetan": 42, "ULOG": 26,
+}  # fmt: skip
+PARTS = {"images_background": BACKGROUND_SIZES, "images_evaluation": EVALUATION_SIZES}
+
+
+def drawing(seed):
+    """1-bit, ink 0 on paper 1, as the original."""
+    image = Image.new("1", (21, 21), 1)
+    pen = ImageDraw.Draw(image)
+    pen.line([(seed % 19, 2), (10, 4 + seed % 13)], fill=0, width=2)
+    content = io.BytesIO()
+    image.save(content, "png")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Both zips, complete in their characters, two drawings each."""
+    root = tmp_path_factory.mktemp("omniglot") / "omniglot-py"
+    root.mkdir()
+    images = [drawing(seed) for seed in range(19)]
+    for name, sizes in PARTS.items():
+        with zipfile.ZipFile(root / f"{name}.zip", "w") as archive:
+            for a, (alphabet, size) in enumerate(sizes.items()):
+                for c in range(1, size + 1):
+                    for i in range(2):
+                        archive.writestr(f"{name}/{alphabet}/character{c:02d}/{a}_{i}.png", images[(a + c + i) % 19])
+    return root.parent
+
+
+@pytest.fixture(autouse=True)
+def _cache(packed, monkeypatch):
+    monkeypatch.setenv("METATRANSFER_CACHE", str(packed / "cache"))
+
+
+def omniglot(root, *splits, **options):
+    """The collection with some splits opened; of each character there are two drawings only."""
+    data = Omniglot(str(root), **{"image_size": 7, **options})
+    for split in splits:
+        with pytest.warns(UserWarning, match="do not have their 20 drawings"):
+            data.opened()[split]
+    return data
+
+
+def test_the_published_list():
+    splits = {split: vinyals_split(split) for split in ("train", "val", "test")}
+    assert {split: len(names) for split, names in splits.items()} == {"train": 1028, "val": 172, "test": 423}
+    everything = set().union(*splits.values())
+    complete = {
+        f"{alphabet}/character{c:02d}"
+        for sizes in PARTS.values()
+        for alphabet, size in sizes.items()
+        for c in range(1, size + 1)
+    }
+    assert everything == complete
+    assert len(everything) == 1623
+    assert splits["train"][0] == "Angelic/character01"
+    assert splits["test"][:5] == (*(f"Gurmukhi/character{c}" for c in range(42, 46)), "Kannada/character01")
+
+
+def test_vinyals(packed):
+    data = omniglot(packed, "train", "val", "test")
+    sources = data.opened()
+    assert {split: len(source.class_names) for split, source in sources.items()} == {
+        "train": 1028, "val": 172, "test": 423,
+    }  # fmt: skip
+    assert sources["val"].class_names == vinyals_split("val")
+    assert sources["val"].groups[0] == "Hebrew"
+    assert data.skipped == {"train": 0, "val": 0, "test": 0}
+    assert data.protocol()["split"].startswith("vinyals")
+    assert data.rotations == {"train": "classes", "val": "classes", "test": "classes"}
+    assert sources["test"].sample_shape == (1, 7, 7)
+
+
+def test_maml(packed):
+    data = omniglot(packed, "train", "val", "test", protocol="maml")
+    sources = data.opened()
+    assert {split: len(source.class_names) for split, source in sources.items()} == {
+        "train": 1100, "val": 100, "test": 423,
+    }  # fmt: skip
+    assert len(set().union(*(source.class_names for source in sources.values()))) == 1623
+    assert set(data.rotations.values()) == {"per_class"}
+    assert sources["test"].class_names[:2] == PINNED
+    assert not data.within_groups
+
+
+PINNED = ("Asomtavruli_(Georgian)/character31", "Tibetan/character02")
+
+
+def test_lake(packed):
+    data = omniglot(packed, "train", "val", "test", protocol="lake")
+    sources = data.opened()
+    assert {split: len(set(source.groups)) for split, source in sources.items()} == {"train": 25, "val": 5, "test": 20}
+    assert {split: len(source.class_names) for split, source in sources.items()} == {
+        "train": 793, "val": 171, "test": 659,
+    }  # fmt: skip
+    assert set(sources["test"].groups) == set(EVALUATION_SIZES)
+    assert min(sources["val"].groups.count(group) for group in set(sources["val"].groups)) >= 20
+    assert data.within_groups
+
+
+def test_tree_zip_and_inner_folder_give_the_same(packed, tmp_path):
+    first = omniglot(packed, "test").opened()["test"]
+    for name in PARTS:
+        with zipfile.ZipFile(packed / "omniglot-py" / f"{name}.zip") as archive:
+            archive.extractall(tmp_path)
+    for root in (packed / "omniglot-py", tmp_path):
+        other = omniglot(root, "test").opened()["test"]
+        assert torch.equal(other.data, first.data)
+        assert other.class_names == first.class_names
+
+
+def test_ink_is_high_and_converted_images_agree(packed):
+    data = omniglot(packed, "test")
+    source = data.opened()["test"]
+    assert source.data.max() > 100
+    assert source.data.float().mean() < 128  # paper is low
+    with zipfile.ZipFile(packed / "omniglot-py" / "images_evaluation.zip") as archive:
+        names = [n for n in archive.namelist() if n.startswith(f"images_evaluation/{source.class_names[5]}/")]
+        with Image.open(archive.open(min(names))) as image:
+            sample = data.convert(image)
+    assert torch.equal(sample, source.read(torch.tensor(10), torch.device("cpu")))
+    assert data.convert(Image.new("RGB", (30, 40), "white")).max() == 0
+
+
+def test_incomplete_parts_are_refused(packed, tmp_path):
+    with zipfile.ZipFile(packed / "omniglot-py" / "images_background.zip") as archive:
+        archive.extractall(tmp_path)
+    with pytest.raises(UserError, match=r"put images_evaluation\.zip \(from https://.*\) or the folder .* there"):
+        omniglot(tmp_path).opened()["train"]
+    (tmp_path / "images_evaluation" / "Angelic" / "character01").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"images_evaluation' has 1 characters in 1 alphabets, .* has 659"):
+        omniglot(tmp_path).opened()["train"]
+
+
+def test_other_names_are_refused(packed, tmp_path):
+    for name in PARTS:
+        with zipfile.ZipFile(packed / "omniglot-py" / f"{name}.zip") as archive:
+            archive.extractall(tmp_path)
+    (tmp_path / "images_evaluation" / "Keble").rename(tmp_path / "images_evaluation" / "Quenya")
+    with pytest.raises(UserError, match=r"lacks 26 characters of the test split, e\.g\. Keble/character01"):
+        omniglot(tmp_path).opened()["test"]
+
+
+def test_bad_drawings_are_named_or_counted(packed, tmp_path):
+    for name in PARTS:
+        with zipfile.ZipFile(packed / "omniglot-py" / f"{name}.zip") as archive:
+            archive.extractall(tmp_path)
+    bad = sorted((tmp_path / "images_evaluation" / "Tibetan" / "character07").iterdir())[0]
+    bad.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"Tibetan/character07/.*\.png' cannot be read as an image"):
+        omniglot(tmp_path, "test")
+    bad.with_name("another.png").write_bytes(drawing(1))
+    data = omniglot(tmp_path, "test", on_bad_sample="skip")
+    assert data.skipped == {"test": 1}
+
+
+def test_download_fetches_what_is_missing(packed, tmp_path, monkeypatch):
+    asked = []
+
+    def fake(urls, md5, target):
+        asked.append((urls, md5, target.name))
+        target.write_bytes((packed / "omniglot-py" / target.name).read_bytes())
+
+    monkeypatch.setattr(module, "fetch", fake)
+    data = omniglot(tmp_path, download=True)
+    data.prepare()
+    assert [name for _, _, name in asked] == ["images_background.zip", "images_evaluation.zip"]
+    assert all(len(urls) >= 2 and len(md5) == 32 for urls, md5, _ in asked)
+    omniglot(tmp_path, "test", download=True)
+    assert len(asked) == 2
+
+
+def test_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MIRRORS", ("http://127.0.0.1:9",))
+    data = omniglot(tmp_path, download=True)
+    data.prepare()  # says nothing: parts does, in every process
+    with pytest.raises(UserError, match=r"images_background\.zip could not be downloaded .* put it at '.*zip'"):
+        data.opened()["train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "vinyal"}, "protocol must be one of vinyals, maml, lake, but is 'vinyal'. Did you mean vinyals"),
+        ({"on_bad_sample": "no"}, "on_bad_sample must be one of error, skip"),
+        ({"image_size": 0}, "image_size must be a number above 0"),
+    ],
+)
+def test_impossible_arguments(options, words):
+    with pytest.raises(UserError, match=words):
+        Omniglot("x", **options)
