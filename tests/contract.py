@@ -16,9 +16,10 @@ import yaml
 from lightning.pytorch.cli import instantiate_module
 
 import metatransfer
-from metatransfer import ClassBatches, Episode, GlyphEpisodes, LabelledBatch
+from metatransfer import ClassBatches, Episode, Glyphs, LabelledBatch
 from metatransfer.cli.messages import subclasses
 from metatransfer.methods import EpisodicModule, MethodModule
+from serving_by_names import episodic
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_CONFIG = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -34,20 +35,21 @@ def needs_files(path):
 
 
 def _names_files(arguments):
-    domains = [domain for side in ("sources", "targets") for domain in arguments.get(side, {}).values()]
-    return bool({"root", "train", "path"} & set(arguments)) or any(
-        _names_files(one.get("init_args", {})) for one in domains if isinstance(one, dict)
+    inside = [domain for side in ("sources", "targets") for domain in arguments.get(side, {}).values()]
+    inside += [arguments.get("source"), arguments.get("episodes")]
+    return bool({"root", "path"} & set(arguments)) or any(
+        _names_files(one.get("init_args", {})) for one in inside if isinstance(one, dict)
     )
 
 
 def serves_samples(path):
     """Whether a YAML's data are labelled samples, for classifiers."""
-    return data_of(path)["class_path"].endswith("DataModule")
+    return data_of(path)["class_path"] in ("LabelledDataModule", "DomainDataModule")
 
 
 def wraps_episodes(path):
     """Whether a YAML's data are labelled batches around an episodic data module."""
-    return "episodes" in yaml.safe_load(path.read_text()).get("data", {}).get("init_args", {})
+    return yaml.safe_load(path.read_text()).get("data", {}).get("class_path") == "ClassBatches"
 
 
 def serves_domains(path):
@@ -146,7 +148,7 @@ def labels_of(batch):
 
 def glyphs_for(kind, tasks_per_batch, **episodes):
     """Glyphs as a method learns from them, an epoch short; as many labelled samples in a batch as tasks."""
-    data = GlyphEpisodes(tasks_per_batch=tasks_per_batch, **episodes)
+    data = episodic(Glyphs(), per_batch=tasks_per_batch, **episodes)
     return data if kind.learns_from is Episode else ClassBatches(data, batch_size=tasks_per_batch)
 
 

@@ -104,7 +104,7 @@ def assert_pictures_get_labels(cli, config, saved, checkpoint, folder):
     data = EpisodicDataModule(Glyphs(), task=Task(num_queries=3))
     data.setup("test")
     write_folder(folder, data.episode("test", 0))
-    folders = in_episodes(config, [f"--data.{name}={folder / name}" for name in ("support", "query")])
+    folders = in_episodes(config, [f"--data.predict.{name}={folder / name}" for name in ("support", "query")])
     predicted = cli("predict", saved, "--ckpt_path", checkpoint, *folders, small=False)
     rows = (predicted / "predictions.csv").read_text().splitlines()
     assert rows[0] == "file,label," + ",".join(f"p(letter-{i})" for i in range(5))

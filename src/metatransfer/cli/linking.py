@@ -71,19 +71,4 @@ def info_of(data: object) -> DataInfo | None:
     Returns:
         ``data.info()``; ``None`` for a user's own data module without it.
     """
-    return data.info() if isinstance(data, ServesData) else _info_of_old_module(data)
-
-
-# TEMPORARY: until the data modules of the first house are gone. To be deleted at the merge, with its use above.
-def _info_of_old_module(data: Any) -> DataInfo | None:  # noqa: ANN401
-    inner = getattr(data, "train_data", None) or getattr(data, "episodes", None) or data
-    if not isinstance(data, LightningDataModule) or not hasattr(data, "protocol"):
-        return None
-    return DataInfo(
-        batch=Episode,
-        sample_shape=data.sample_shape() if hasattr(data, "sample_shape") else (),
-        num_ways=getattr(inner, "num_ways", None),
-        num_targets=getattr(inner, "num_targets", None),
-        class_names=tuple(map(str, range(data.num_classes))) if hasattr(data, "num_classes") else (),
-        vocabulary_size=data.vocabulary_size if hasattr(data, "vocabulary_size") else None,
-    )
+    return data.info() if isinstance(data, ServesData) else None
