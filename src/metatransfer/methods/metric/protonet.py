@@ -62,7 +62,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
     def embed(self, x: Inputs) -> Tensor:
         """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
         embedded: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
-        return embedded.unflatten(0, sample_axes(x, 2))
+        return embedded.reshape(*sample_axes(x, 2), *embedded.shape[1:])
 
     def similarities(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)`` of query embeddings against prototypes."""
