@@ -61,7 +61,9 @@ def measure(pair: str, method: str, seed: int, root: str | None, *, oracle: bool
     network.setdefault("in_channels", data.info().sample_shape[0])
     network.setdefault("image_size", data.info().sample_shape[1])
     torch.manual_seed(seed)
-    module = instantiate_module(kinds[model["class_path"]], {"num_classes": data.info().num_classes, **model["init_args"]})
+    module = instantiate_module(
+        kinds[model["class_path"]], {"num_classes": data.info().num_classes, **model["init_args"]}
+    )
     settings = {"accelerator": "cpu"}
     settings |= {name: value for name, value in config["trainer"].items() if name == "limit_train_batches"}
     budget = Budget(config["trainer"].get("max_epochs"), settings=settings)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from metatransfer.cli import main
-from metatransfer.data import load_glyphs
+from metatransfer.data.readers.glyph_file import load_glyphs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md")

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from metatransfer import Conv4, EpisodicDataModule, Episodes, Glyphs, ProtoNetModule, Task
+from metatransfer import Conv4, Episodes, EpisodicDataModule, Glyphs, ProtoNetModule, Task
 
 
 def main(steps: int = 100) -> float:

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from metatransfer import EpisodicDataModule, Episodes, ProtoNetModule, Task, Texts, TokenAverage
+from metatransfer import Episodes, EpisodicDataModule, ProtoNetModule, Task, Texts, TokenAverage
 
-WORDS = [a + b for a in ("ba", "do", "fi", "ku", "le", "mo", "ra", "su") for b in ("la", "men", "nor", "pit", "sa", "ti")]
+SYLLABLES = ("ba", "do", "fi", "ku", "le", "mo", "ra", "su")
+WORDS = [first + last for first in SYLLABLES for last in ("la", "men", "nor", "pit", "sa", "ti")]
+    a + b for a in ("ba", "do", "fi", "ku", "le", "mo", "ra", "su") for b in ("la", "men", "nor", "pit", "sa", "ti")
+]
 
 
 def write_sentences(path: Path, topics: int = 30, sentences: int = 20) -> None:

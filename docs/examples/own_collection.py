@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer, seed_everything
 from metatransfer import (
     MLP,
     Collection,
-    EpisodicDataModule,
     Episodes,
+    EpisodicDataModule,
     FineTuneModule,
     LabelledDataModule,
     ProtoNetModule,

@@ -360,7 +360,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     with pytest.raises(UserError, match="limit_test_batches is 0: set it, or leave the callback out"):
         trainer(tmp_path, AdaptationGain(), limit_test_batches=0).fit(module(), datamodule=data(tmp_path))
     trainer(tmp_path, AdaptationGain.unasked()).fit(
-        FineTuneModule(MLP((2,), (4,)), CLASSES), datamodule=ArrayDataModule(str(path))
+        FineTuneModule(MLP((2,), (4,)), CLASSES), datamodule=LabelledDataModule(Arrays(str(path)))
     )
     assert not list(tmp_path.rglob("adaptation_gain.json")), "other methods are left alone"
     run = trainer(tmp_path, AdaptationGain.unasked(), limit_test_batches=0)

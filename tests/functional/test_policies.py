@@ -18,7 +18,6 @@ from torch.func import functional_call
 from inner_options import grouped
 from metatransfer import ANILModule, Backbone, Conv4, Episode, MAMLModule, UserError
 from metatransfer.functional import choose_batching
-from serving_by_names import grouped
 
 TASKS, LR = 3, 0.3
 EVERY_WAY = {

@@ -12,7 +12,6 @@ from contract import episode
 from inner_options import grouped
 from metatransfer import Conv4, FOMAMLModule, MAMLModule
 from metatransfer.methods.options import Execution, InnerLoop
-from serving_by_names import grouped
 
 
 @pytest.mark.parametrize("batching", ["loop", "vmap"])

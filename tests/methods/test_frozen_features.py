@@ -398,12 +398,15 @@ class Loaders(pl.LightningDataModule):
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
 
-class Spoiled(Blobs):
+class SpoiledParts(BlobsParts):
     """A sample that is not finite, or that the network makes something else of."""
 
-    def __init__(self, value, **arguments):
-        super().__init__(**arguments)
+    def __init__(self, value):
         self.moved, self.shift = slice(0, 120), value
+
+
+def Spoiled(value):
+    return labelled(SpoiledParts(value), predict="all")
 
 
 X, Y = torch.rand(6, 1, 16, 16), torch.arange(6) % CLASSES

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from inner_options import grouped
 from metatransfer import MLP, Episode, MAMLModule
-from serving_by_names import grouped
 
 
 class GaussianMAML(MAMLModule):

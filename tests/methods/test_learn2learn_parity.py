@@ -18,7 +18,6 @@ from contract import WAYS
 from contract import episode as small_images
 from inner_options import grouped
 from metatransfer import MLP, ANILModule, Backbone, Conv4, Episode, FOMAMLModule, MAMLModule, MetaSGDModule
-from serving_by_names import grouped
 
 l2l = pytest.importorskip("learn2learn")
 

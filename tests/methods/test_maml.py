@@ -11,7 +11,6 @@ from contract import episode
 from inner_options import grouped
 from metatransfer import MLP, Conv4, CosineHead, Episode, MAMLModule, ResNet12, UserError
 from metatransfer.methods.options import Execution, InnerLoop
-from serving_by_names import grouped
 
 
 def double(batch):

@@ -20,7 +20,7 @@ from metatransfer import (
     Task,
     UserError,
 )
-from metatransfer.data import load_glyphs
+from metatransfer.data.readers.glyph_file import load_glyphs
 
 PRETRAIN, MAML, PROTONET = (ROOT / "configs" / f"{name}.yaml" for name in ("pretrain", "maml", "protonet"))
 TINY = "--model.backbone.hidden_channels=4"

@@ -18,7 +18,6 @@ from metatransfer import (
 )
 from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.meta.inputs import concatenated
-from serving_by_names import grouped
 
 WAYS, VOCABULARY = 3, 12
 

@@ -7,7 +7,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
-from metatransfer.batches import Episode
 from metatransfer.data_info import DataInfo, ServesData
 
 _OF_MODEL = ("num_outputs", "num_classes")

@@ -27,7 +27,6 @@ from metatransfer import (
 from metatransfer.functional.meta.compiled import CompiledLoss
 from metatransfer.methods.gradient.maml_plus_plus import OuterSchedule
 from metatransfer.methods.options import Execution, InnerLoop
-from serving_by_names import grouped
 
 TINY = InnerLoop(steps=1, lr=0.01)
 

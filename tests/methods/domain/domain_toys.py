@@ -51,8 +51,16 @@ class CloudPoints(Collection):
         return {"all": TensorSource(torch.from_numpy(x.astype(np.float32)), labels, names, "clouds")}
 
 
-def Clouds(shortcut=True, offset=0.0, count=240, draw=0, **options):
-    return labelled(CloudPoints(shortcut, offset, count, draw), **options)
+def served(kind):
+    """Makes data modules of a collection of clouds."""
+
+    def make(shortcut=True, offset=0.0, count=240, draw=0, **options):
+        return labelled(kind(shortcut, offset, count, draw), **options)
+
+    return make
+
+
+Clouds = served(CloudPoints)
 
 
 def clouds(batch_size=24, seed=0, **arguments):

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from domain_toys import CLASSES, Clouds, clouds, trainer
+from domain_toys import CLASSES, CloudPoints, Clouds, clouds, served, trainer
 from sklearn.neighbors import KNeighborsClassifier
 
 from conftest import best_checkpoint, results
@@ -137,11 +137,13 @@ def test_labels_of_the_target_change_nothing():
     found = []
     for draw in (2, 3):  # the target's labels shuffled, its samples equal
 
-        class Shuffled(Clouds):
+        class ShuffledPoints(CloudPoints):
             def parts(self, draw=draw):
                 part = super().parts()["all"]
                 part.labels = np.random.default_rng(draw).permutation(part.labels)
                 return {"all": part}
+
+        Shuffled = served(ShuffledPoints)
 
         target = Shuffled(shortcut=False, draw=2, val_fraction=0.2, test_fraction=0.4)
         module = method(JointDistributionAdaptation(2))
@@ -157,10 +159,10 @@ def test_a_network_s_features_are_computed_once_and_read_again(tmp_path, monkeyp
     fit(first, data)
     kept = sorted((tmp_path / "cache").rglob("*.npy"))
     assert len(kept) == 3  # of the source, the target, and the source's validation
-    stamps = [path.stat().st_mtime_ns for path in kept]
+    files = [path.stat().st_ino for path in kept]  # a file that is written again is another one
     second = method(SubspaceAlignment(2), backbone=copy.deepcopy(network))
     fit(second, clouds())
-    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").rglob("*.npy"))] == stamps
+    assert [path.stat().st_ino for path in sorted((tmp_path / "cache").rglob("*.npy"))] == files
     x = torch.randn(9, 3)
     assert torch.equal(first(x), second(x))
     assert not any(p.requires_grad for p in first.backbone.parameters())
@@ -202,7 +204,7 @@ def test_after_take_over_the_checkpoint_answers_as_the_twin(tmp_path):
     assert torch.equal(loaded(x), twin(x))
 
 
-class Constant(Clouds):
+class ConstantPoints(CloudPoints):
     """A feature that never changes."""
 
     def parts(self):
@@ -211,7 +213,10 @@ class Constant(Clouds):
         return found
 
 
-class Wide(Clouds):
+Constant = served(ConstantPoints)
+
+
+class WidePoints(CloudPoints):
     """Other features."""
 
     def parts(self):
@@ -220,13 +225,19 @@ class Wide(Clouds):
         return found
 
 
-class Holes(Clouds):
+Wide = served(WidePoints)
+
+
+class HolesPoints(CloudPoints):
     """A number that is none."""
 
     def parts(self):
         found = super().parts()
         found["all"].data[7, 1] = torch.nan
         return found
+
+
+Holes = served(HolesPoints)
 
 
 WRONG = [

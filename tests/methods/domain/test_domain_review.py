@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from metatransfer import (
     MLP,
     AdaBNModule,
+    Adaptation,
     ADDAModule,
     Arrays,
     DANNModule,
@@ -89,7 +90,7 @@ def test_a_state_below_the_floor_does_not_end_a_run_that_may_stop_early():
 
     data = DomainDataModule({"a": arrays()}, {"b": arrays(seed=1)}, batch_size=20)
     stopping = EarlyStopping("val/selection", mode="max", patience=20)
-    module = SourceOnlyModule(network(), 3, validator=Strict())
+    module = SourceOnlyModule(network(), 3, adaptation=Adaptation(validator=Strict()))
     trainer = fit(module, data, max_epochs=4, callbacks=[stopping])
     assert trainer.current_epoch == 4
     assert float(trainer.callback_metrics["val/selection"]) < -1e8

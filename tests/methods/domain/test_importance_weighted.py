@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from domain_toys import CLASSES, Clouds, batch, clouds, fit, module, trainer
+from domain_toys import CLASSES, CloudPoints, Clouds, batch, clouds, fit, module, served, trainer
 
 from conftest import best_checkpoint
 from contract import ROOT
@@ -124,7 +124,7 @@ def test_it_adapts_and_its_twin_does_not():
     assert isinstance(one.unadapted(), SourceOnlyModule)
 
 
-class Far(Clouds):
+class FarPoints(CloudPoints):
     """Where the source hardly is."""
 
     def parts(self):
@@ -133,13 +133,19 @@ class Far(Clouds):
         return found
 
 
-class Holes(Clouds):
+Far = served(FarPoints)
+
+
+class HolesPoints(CloudPoints):
     """A number that is none."""
 
     def parts(self):
         found = super().parts()
         found["all"].data[7, 1] = torch.nan
         return found
+
+
+Holes = served(HolesPoints)
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ class Changes:
     augmentation: Augmentation | None = None
     transform: tuple[nn.Module, ...] = ()
 
-    def __call__(self, x: Inputs, keys: Callable[[], Words]) -> Inputs:
+    def __call__(self, x: Inputs, keys: Callable[[], Bits]) -> Inputs:
         """Changes the samples of a batch of tasks.
 
         Args:

@@ -149,12 +149,6 @@ class CrossDomainEpisodes(LightningDataModule):
         """The one task of ``lightning predict``."""
         return self.train_data.predict_dataloader()
 
-    def info(self) -> Any:  # noqa: ANN401
-        """TEMPORARY."""
-        from dataclasses import replace
-
-        return replace(self.train_data.info(), test_names=self.test_sources, skipped=self.skipped)
-
     def protocol(self) -> dict[str, Any]:
         """The protocols of all sources."""
         return {
