@@ -13,8 +13,6 @@ from metatransfer import Episodes, EpisodicDataModule, ProtoNetModule, Task, Tex
 
 SYLLABLES = ("ba", "do", "fi", "ku", "le", "mo", "ra", "su")
 WORDS = [first + last for first in SYLLABLES for last in ("la", "men", "nor", "pit", "sa", "ti")]
-    a + b for a in ("ba", "do", "fi", "ku", "le", "mo", "ra", "su") for b in ("la", "men", "nor", "pit", "sa", "ti")
-]
 
 
 def write_sentences(path: Path, topics: int = 30, sentences: int = 20) -> None:
