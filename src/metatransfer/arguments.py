@@ -23,26 +23,13 @@ _OMIT = object()
 
 
 def plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as plain data; objects become ``{"class_path": ..., "init_args": ...}`` as in a YAML file.
-
-    Args:
-        arguments: values by name.
-
-    Returns:
-        Those that can be written down; others (a lambda, say) are left out and take their default when loaded.
-    """
+    """Arguments as plain data; objects become ``{"class_path": ..., "init_args": ...}`` as in a YAML file."""
     described = {name: _describe(value) for name, value in arguments.items()}
     return {name: value for name, value in described.items() if value is not _OMIT}
 
 
 def remember_arguments(obj: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Notes what an object is constructed with, for :func:`plain_arguments`; called from ``__new__``.
-
-    Args:
-        obj: the new object.
-        args: positional arguments.
-        kwargs: keyword arguments.
-    """
+    """Notes what an object is constructed with, for :func:`plain_arguments`; called from ``__new__``."""
     try:
         signature = inspect.signature(type(obj).__init__)
         bound = dict(list(signature.bind(obj, *args, **kwargs).arguments.items())[1:])

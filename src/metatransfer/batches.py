@@ -41,15 +41,7 @@ Inputs: TypeAlias = Tensor | Tokens
 
 
 def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
-    """Applies a function that works on leading axes to samples of either kind.
-
-    Args:
-        function: of one tensor, e.g. ``lambda t: t.flatten(0, 1)``; its result must not depend on the trailing axes.
-        x: samples.
-
-    Returns:
-        The function of the tensor, or of the token numbers and of the mask.
-    """
+    """Applies a function that works on leading axes to samples of either kind."""
     return function(x) if isinstance(x, Tensor) else Tokens(*map(function, x))
 
 
@@ -92,14 +84,7 @@ MetaBatch: TypeAlias = Episode | list[Episode]
 
 
 def episodes_of(batch: MetaBatch) -> list[Episode]:
-    """The episodes of a meta-batch.
-
-    Args:
-        batch: what a loader served.
-
-    Returns:
-        One episode with all tasks, or one for each task where these differ in size.
-    """
+    """The episodes of a meta-batch."""
     return [batch] if isinstance(batch, Episode) else list(batch)
 
 

@@ -21,16 +21,6 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
     """The folder that a reference means.
 
-    Args:
-        reference: a folder; ``package:NAME``, the folder inside of an installed Python package, by the name under which
-            it is installed or imported (``package:NAME/folder`` where it has several); or a Hugging Face name that was
-            downloaded before, ``owner/name``.
-        files: what the folder must hold.
-        what: what is looked for, to be named: ``"tokenizer"``.
-
-    Returns:
-        The folder.
-
     Raises:
         UserError: there is none, or a file is missing in it; with what to fetch and where to put it.
     """

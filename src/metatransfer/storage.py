@@ -25,9 +25,6 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Readers see the old file or the new one, never a part of it, even after a crash of the machine. Several processes
     may write the same file; the last one wins.
 
-    Args:
-        path: the file; its folder is made. A link stays a link.
-
     Yields:
         An empty file in the same folder, to be overwritten. It is removed if the block raises an error.
     """
@@ -46,41 +43,20 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all, see :func:`atomic_file`.
-
-    Args:
-        path: the file; its folder is made.
-        content: text (written as UTF-8) or bytes.
-    """
+    """Writes a file whole or not at all, see :func:`atomic_file`."""
     with atomic_file(path) as draft:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def cache_folder(name: str = "", given: str | Path | None = None) -> Path:
-    """The folder for files that can be computed again.
-
-    Args:
-        name: a folder inside the default one, such as ``"features"``.
-        given: the user's own choice, taken as it is.
-
-    Returns:
-        ``given``, else ``name`` in the folder that the environment variable ``METATRANSFER_CACHE`` names, else in
-        ``~/.cache/metatransfer``. Nothing is created.
-    """
+    """The folder for files that can be computed again."""
     if given:
         return Path(given).expanduser()
     return Path(os.environ.get("METATRANSFER_CACHE") or "~/.cache/metatransfer").expanduser() / name
 
 
 def short_path(path: str | Path) -> str:
-    """The path as one would type it here.
-
-    Args:
-        path: any path.
-
-    Returns:
-        The relative path if it lies in the working folder, else the path unchanged.
-    """
+    """The path as one would type it here."""
     try:
         return str(Path(path).absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -100,16 +76,7 @@ class KeptArray(NamedTuple):
 
 
 def cache_file(folder: Path, kind: str, *key: str | bytes) -> Path:
-    """The name of a cached array.
-
-    Args:
-        folder: see :func:`cache_folder`.
-        kind: first word of the file name, such as ``"images"``.
-        *key: everything that the content depends on, including a version of the format.
-
-    Returns:
-        ``<folder>/<kind>-<32 hexadecimal digits>.npy``.
-    """
+    """The name of a cached array."""
     digest = hashlib.sha256()
     for part in key:
         content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
@@ -118,13 +85,7 @@ def cache_file(folder: Path, kind: str, *key: str | bytes) -> Path:
 
 
 def keep_array(path: Path, array: NDArray[Any], note: object = None) -> None:
-    """Stores an array and a note in one file, see :func:`atomic_file`.
-
-    Args:
-        path: from :func:`cache_file`.
-        array: the content.
-        note: anything that JSON can hold.
-    """
+    """Stores an array and a note in one file, see :func:`atomic_file`."""
     with atomic_file(path) as draft, draft.open("wb") as file:
         np.save(file, array, allow_pickle=False)
         text = json.dumps({"note": note, "checksum": _checksum(array)}).encode()
@@ -132,17 +93,7 @@ def keep_array(path: Path, array: NDArray[Any], note: object = None) -> None:
 
 
 def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool = False) -> KeptArray | None:
-    """Reads what :func:`keep_array` stored, and marks it as used.
-
-    Args:
-        path: from :func:`cache_file`.
-        shape: the shape that is expected.
-        dtype: the type that is expected.
-        mapped: whether to map the file into memory; its checksum is then not verified, since that would read it all.
-
-    Returns:
-        The array and its note; ``None`` if the file is missing, cut short, damaged or has another shape or type.
-    """
+    """Reads what :func:`keep_array` stored, and marks it as used."""
     try:
         # a mapping of no bytes is an error, so empty arrays are read
         mode: Any = "r" if mapped and np.prod(shape) else None
@@ -161,13 +112,7 @@ def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapp
 
 
 def forget_old(folder: Path, kind: str, days: int = 60) -> None:
-    """Removes cached arrays that nobody used for a long time, and drafts of killed runs.
-
-    Args:
-        folder: see :func:`cache_folder`.
-        kind: as for :func:`cache_file`; files of other kinds stay.
-        days: how long is long.
-    """
+    """Removes cached arrays that nobody used for a long time, and drafts of killed runs."""
     for pattern in (f"{kind}-*.npy", f".{kind}-*.part"):
         for entry in folder.glob(pattern):
             with contextlib.suppress(OSError):

@@ -50,14 +50,6 @@ def checked_arguments(
 ) -> tuple[type[Kind], dict[str, Any]]:
     """Rebuilds constructor arguments from a checkpoint, after all that they name has been checked.
 
-    Args:
-        kind: the class to construct; under ``_class_path``, the description may name a subclass.
-        described: the arguments as :func:`metatransfer.arguments.plain_arguments` wrote them.
-        trusted: further packages that the description may name classes of.
-
-    Returns:
-        The class, and its arguments as objects.
-
     Raises:
         UserError: the description names something that is not allowed, or does not fit the constructor.
     """
@@ -75,10 +67,6 @@ def checked_arguments(
 
 def check_classes(settings: Any, name: str = "") -> None:  # noqa: ANN401
     """Raises an error unless each ``class_path`` of a parsed configuration names a class.
-
-    Args:
-        settings: namespaces, dictionaries and lists, nested.
-        name: where they stand, for the message.
 
     Raises:
         UserError: a ``class_path`` names a function or another object, which must not be called.

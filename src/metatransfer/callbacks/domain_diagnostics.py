@@ -212,16 +212,7 @@ class DomainDiagnostics(Callback):
 
 
 def distances(evidence: Evidence, num_classes: int) -> dict[str, Any]:
-    """How far apart the domains are, as plain values.
-
-    Args:
-        evidence: of a validation.
-        num_classes: how many there are.
-
-    Returns:
-        ``proxy_a_distance`` and ``class_conditional_a_distance``; ``None`` where there are too few samples, or features
-        that are not finite.
-    """
+    """How far apart the domains are, as plain values."""
     known = evidence.on_cpu()
     enough = min(len(known.source_features), len(known.target_features)) >= _FOLDS
     if not enough or not known.finite():

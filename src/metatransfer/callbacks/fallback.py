@@ -55,16 +55,7 @@ def chosen_state(trainer: Trainer, module: Module) -> Module | None:
 
 
 def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Path | None:
-    """Writes a checkpoint of the method that answers as its twin does, and makes it the best of the run.
-
-    Args:
-        trainer: after a fit.
-        module: the method, with ``take_over``; left as it is.
-        twin: trained on the source alone.
-
-    Returns:
-        The checkpoint, or ``None`` if the run keeps no checkpoints.
-    """
+    """Writes a checkpoint of the method that answers as its twin does, and makes it the best of the run."""
     chooser: Any = trainer.checkpoint_callback
     last = getattr(chooser, "last_model_path", "") or getattr(chooser, "best_model_path", "")
     if not last:

@@ -77,15 +77,7 @@ class Figures(Callback):
 
 
 def learning_curve(trainer: Trainer, name: str) -> Figure | None:
-    """The validations of a fit against the baselines.
-
-    Args:
-        trainer: with a :class:`Report`.
-        name: of the metric.
-
-    Returns:
-        The figure; ``None`` for fewer than two validations.
-    """
+    """The validations of a fit against the baselines."""
     report: Any = next((one for one in trainer.callbacks if isinstance(one, Report)), None)  # type: ignore[attr-defined]
     points = [(entry["step"], entry["metrics"].get(name)) for entry in report.history] if report else []
     points = [point for point in points if point[1] is not None]
@@ -104,12 +96,7 @@ def learning_curve(trainer: Trainer, name: str) -> Figure | None:
 
 
 def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
-    """Writes figures into the run's folder and to TensorBoard.
-
-    Args:
-        trainer: the run.
-        figures: by name.
-    """
+    """Writes figures into the run's folder and to TensorBoard."""
     from PIL import Image
 
     from metatransfer.drawing import episodes as drawing

@@ -10,42 +10,20 @@ from typing import Any
 
 
 def import_class(path: str) -> Any:  # noqa: ANN401
-    """The object that an import path names.
-
-    Args:
-        path: ``package.module.Class``.
-
-    Returns:
-        The object.
-    """
+    """The object that an import path names."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def needs_value(kind: type, name: str) -> bool:
-    """Whether an argument of a class cannot be null.
-
-    Args:
-        kind: the class.
-        name: of the argument.
-
-    Returns:
-        ``True`` if its annotation excludes ``None`` and its default is another value.
-    """
+    """Whether an argument of a class cannot be null."""
     parameter, hint = parameters(kind).get(name), type_of(kind, name)
     known = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
     return known and type(None) not in typing.get_args(hint)
 
 
 def subclasses(base: type) -> dict[str, type]:
-    """The classes below a base that users may name; Lightning's demos and inner parts are not among them.
-
-    Args:
-        base: the base class.
-
-    Returns:
-        Grandchildren included, by name.
-    """
+    """The classes below a base that users may name; Lightning's demos and inner parts are not among them."""
     found: dict[str, type] = {}
     children: list[type] = base.__subclasses__()
     for child in children:
@@ -58,28 +36,13 @@ def subclasses(base: type) -> dict[str, type]:
 
 
 def parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class and of its bases.
-
-    Args:
-        kind: the class.
-
-    Returns:
-        Without ``self``.
-    """
+    """The arguments of a class and of its bases."""
     inits = [vars(base)["__init__"] for base in reversed(kind.__mro__[:-1]) if "__init__" in vars(base)]
     return {name: one for init in inits for name, one in inspect.signature(init).parameters.items() if name != "self"}
 
 
 def type_of(kind: type, name: str) -> Any:  # noqa: ANN401
-    """The type of an argument.
-
-    Args:
-        kind: the class.
-        name: of the argument.
-
-    Returns:
-        The annotation, ``None`` if there is none that can be evaluated.
-    """
+    """The type of an argument."""
     for base in kind.__mro__[:-1]:
         init = vars(base).get("__init__")
         if init is not None and name in inspect.signature(init).parameters:
@@ -91,14 +54,7 @@ def type_of(kind: type, name: str) -> Any:  # noqa: ANN401
 
 
 def classes_in(hint: Any) -> list[type]:  # noqa: ANN401
-    """The classes that an annotation is made of.
-
-    Args:
-        hint: such as ``Callable[[Iterable], Optimizer] | None``.
-
-    Returns:
-        Those that are not built in; of a callable, what it returns.
-    """
+    """The classes that an annotation is made of."""
     arguments, origin = typing.get_args(hint), typing.get_origin(hint)
     if isinstance(origin, type) and issubclass(origin, Callable):  # type: ignore[arg-type]
         arguments = arguments[-1:]

@@ -19,10 +19,6 @@ _MOST_CHARACTERS, _MOST_VALUES, _DEEPEST, _LONGEST_NUMBER = 1_000_000, 100_000, 
 def check_limits(text: str, name: str) -> None:
     """Raises an error if a YAML text would take very long to read, before it is read.
 
-    Args:
-        text: a configuration, or the value of one argument.
-        name: how to call it in the sentence.
-
     Raises:
         UserError: the text is too long, nested too deeply, grows too large by its anchors, or has an endless number.
     """
@@ -65,9 +61,6 @@ def _check_structure(text: str, name: str) -> None:
 def check_config(path: str | Path) -> None:
     """Raises an error if a configuration file is not a YAML file of sections.
 
-    Args:
-        path: the file, which exists.
-
     Raises:
         UserError: not UTF-8, not YAML, not made of sections, or a name that appears twice; with the line.
     """
@@ -82,10 +75,6 @@ def check_config(path: str | Path) -> None:
 
 def check_config_text(text: str, name: str) -> None:
     """Raises an error if a configuration is not a YAML text of sections.
-
-    Args:
-        text: the YAML.
-        name: how to call it in the sentence.
 
     Raises:
         UserError: as :func:`check_config`.

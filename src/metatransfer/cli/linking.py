@@ -14,14 +14,7 @@ _OF_BACKBONE = ("vocabulary_size", "in_shape", "in_channels", "image_size")
 
 
 def build_data(settings: Namespace) -> LightningDataModule:
-    """Builds the data module, so that it can be asked before the model is built.
-
-    Args:
-        settings: the section ``data``, with ``class_path``.
-
-    Returns:
-        The data module.
-    """
+    """Builds the data module, so that it can be asked before the model is built."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     built: LightningDataModule = parser.instantiate(Namespace(data=settings)).data  # type: ignore[no-untyped-call]
@@ -29,12 +22,7 @@ def build_data(settings: Namespace) -> LightningDataModule:
 
 
 def follow_data(model: Namespace, data: LightningDataModule) -> None:
-    """Fills in the arguments of the model and of its backbone that are null and follow from the data.
-
-    Args:
-        model: the section ``model``, with ``class_path``; changed in place. Values that are given stay.
-        data: the data module; a user's own without ``info()`` fills in nothing.
-    """
+    """Fills in the arguments of the model and of its backbone that are null and follow from the data."""
     arguments = _arguments(model)
     network = _arguments(arguments.get("backbone"))
     wanted = [(place, name) for place, names in ((arguments, _OF_MODEL), (network, _OF_BACKBONE)) for name in names
@@ -62,12 +50,5 @@ def _arguments(described: Any) -> Namespace:  # noqa: ANN401
 
 
 def info_of(data: object) -> DataInfo | None:
-    """The description of the data.
-
-    Args:
-        data: a data module.
-
-    Returns:
-        ``data.info()``; ``None`` for a user's own data module without it.
-    """
+    """The description of the data."""
     return data.info() if isinstance(data, ServesData) else None

@@ -68,10 +68,6 @@ class ArgumentParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises an error instead of ending the process.
 
-        Args:
-            message: what jsonargparse reports.
-            ex: what caused it.
-
         Raises:
             ParserError: always.
         """

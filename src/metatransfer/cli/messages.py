@@ -20,15 +20,7 @@ _SHOWN = 16  # a longer list of names does not help
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """One sentence about a mistake on the command line.
-
-    Args:
-        message: the report of jsonargparse.
-        options: options of the command, such as ``--trainer.max_epochs``.
-
-    Returns:
-        What was expected, what came, and what to do.
-    """
+    """One sentence about a mistake on the command line."""
     for pattern, explanation in _EXPLANATIONS:
         found = re.search(pattern, message)
         if found:
@@ -37,14 +29,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
 
 
 def explain_exception(message: str) -> str:
-    """One sentence about a setting that Lightning or torch does not accept.
-
-    Args:
-        message: the message of the exception.
-
-    Returns:
-        The same in one line, or a remedy where there is one.
-    """
+    """One sentence about a setting that Lightning or torch does not accept."""
     if "must include a monitor when a `ReduceLROnPlateau` scheduler is used" in message:
         return (
             "torch's ReduceLROnPlateau does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau "

@@ -21,14 +21,7 @@ _NULLS = ("null", "Null", "NULL", "~")
 
 
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
-    """Rewrites the arguments of a command.
-
-    Args:
-        arguments: as typed, ``--name value`` or ``--name=value``.
-
-    Returns:
-        Arguments for the parser.
-    """
+    """Rewrites the arguments of a command."""
     found: list[str] = []
     name = ""
     for argument in arguments:
@@ -49,15 +42,7 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def rewrite_config(text: str, name: str = "") -> str:
-    """Rewrites a YAML text.
-
-    Args:
-        text: valid YAML.
-        name: the argument that it is the value of.
-
-    Returns:
-        The same text if nothing in it is to be rewritten.
-    """
+    """Rewrites a YAML text."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode) or not _rewrite_mapping(root, name):
         return text
@@ -78,11 +63,7 @@ def _rewrite_value(name: str, value: str) -> str:
 
 
 def _rewrite_mapping(node: yaml.MappingNode, name: str) -> bool:
-    """Rewrites a mapping in place.
-
-    Returns:
-        Whether anything was changed.
-    """
+    """Rewrites a mapping in place."""
     changed = False
     for place, (key, value) in enumerate(node.value):
         keys = [name, str(key.value)]

@@ -13,15 +13,7 @@ _LABELLED = 30  # classes up to which names and numbers can be read
 
 
 def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """How often each class (row) is taken for each other (column), as a part of the row.
-
-    Args:
-        confusion: ``(C, C)`` counts.
-        names: of the classes.
-
-    Returns:
-        The figure; with many classes without names and numbers.
-    """
+    """How often each class (row) is taken for each other (column), as a part of the row."""
     counts = confusion.cpu().numpy()
     parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(names) <= _LABELLED
@@ -51,17 +43,7 @@ def _plain(text: str) -> str:
 
 
 def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: float) -> Figure:
-    """How often answers of a confidence are right, and how many there are.
-
-    Args:
-        count: ``(bins,)`` answers in each interval of the confidence.
-        right: right ones among them.
-        confidence: sum of their confidences.
-        error: the calibration error, for the title.
-
-    Returns:
-        The figure.
-    """
+    """How often answers of a confidence are right, and how many there are."""
     number, good, sure = (part.cpu().numpy() for part in (count, right, confidence))
     filled = number > 0
     figure = Figure(figsize=(5.0, 5.0), layout="constrained")
@@ -79,15 +61,7 @@ def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: 
 
 
 def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) -> Figure:
-    """The most confident mistakes: pictures side by side, or sentences one below the other.
-
-    Args:
-        samples: sentences, or pictures ``(C, H, W)`` in [0, 1].
-        captions: what each was taken for.
-
-    Returns:
-        The figure.
-    """
+    """The most confident mistakes: pictures side by side, or sentences one below the other."""
     if samples and isinstance(samples[0], str):
         figure = Figure(figsize=(9.0, 0.62 * len(samples) + 0.3), layout="constrained")
         axis = figure.subplots()
@@ -111,15 +85,7 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
 
 
 def gain_figure(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Scores of several ways to train, seed by seed, with the mean of each.
-
-    Args:
-        scores: by what was trained, one for each seed, in percent.
-        title: of the figure.
-
-    Returns:
-        The figure.
-    """
+    """Scores of several ways to train, seed by seed, with the mean of each."""
     figure = Figure(figsize=(1.2 + 1.5 * len(scores), 4.0), layout="constrained")
     axis = figure.subplots()
     values = np.array(list(scores.values()))

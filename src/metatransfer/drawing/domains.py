@@ -49,18 +49,6 @@ def embed(
 ) -> Embedded:
     """Puts the features of both domains into one plane.
 
-    Args:
-        source_features: ``(N, ...)``.
-        target_features: ``(M, ...)``.
-        source_y: ``(N,)`` int64.
-        target_y: ``(M,)`` int64, or ``None``.
-        method: principal components, which keep distances, or t-SNE, which keeps neighbours (van der Maaten and
-            Hinton 2008, JMLR); of fewer than 5 samples always principal components.
-        seed: of t-SNE, and of the samples that are drawn: at most 500 of each domain.
-
-    Returns:
-        The points and their labels.
-
     Raises:
         UserError: another method, an empty domain, labels and features of different numbers, domains with
             different features, or features that are not finite.
@@ -118,16 +106,7 @@ def _neighbours(x: np.ndarray, seed: int) -> np.ndarray:
 
 
 def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = ()) -> Figure:
-    """Both domains before and after adaptation: a colour for each class, circles the source, crosses the target.
-
-    Args:
-        before: adaptation.
-        after: adaptation.
-        names: of the classes; their numbers where left out. More than ten classes are not named.
-
-    Returns:
-        The figure.
-    """
+    """Both domains before and after adaptation: a colour for each class, circles the source, crosses the target."""
     present = sorted({int(one) for part in (before, after) for one in _labels(part) if one >= 0})
     colors = _colors(present)
     figure = Figure(figsize=(9.6, 5.0), layout="constrained")
@@ -187,13 +166,6 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
 def adaptation_gain_figure(scores: Mapping[str, Sequence[float]], sentence: str) -> Figure:
     """Accuracies on the target with and without adaptation, seed by seed, with the mean of each.
 
-    Args:
-        scores: by what was trained, one for each seed, in percent.
-        sentence: what they say, for the title.
-
-    Returns:
-        The figure.
-
     Raises:
         UserError: nothing to draw, or ways with different numbers of seeds.
     """
@@ -223,12 +195,6 @@ class DomainHistory(NamedTuple):
 
 def domain_curves_figure(history: DomainHistory) -> Figure:
     """λ, the discriminator against chance, and the ratio of gradients over training, one below the other.
-
-    Args:
-        history: what was logged.
-
-    Returns:
-        The figure; values that are not finite leave gaps.
 
     Raises:
         UserError: nothing to draw, or curves with other numbers of values than steps.

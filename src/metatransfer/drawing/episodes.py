@@ -15,18 +15,7 @@ _RIGHT, _WRONG, _SUPPORT = "#2e7d32", "#c62828", "#37474f"
 
 
 def episode_figure(support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, predicted: Tensor) -> Figure:
-    """One task: a row per class, its support at the left, its queries at the right; mistakes in red with the answer.
-
-    Args:
-        support: ``(S, C, H, W)`` images in [0, 1].
-        support_y: ``(S,)`` labels.
-        query: ``(Q, C, H, W)``.
-        query_y: ``(Q,)`` labels.
-        predicted: ``(Q,)`` labels.
-
-    Returns:
-        The figure.
-    """
+    """One task: a row per class, its support at the left, its queries at the right; mistakes in red with the answer."""
     ways = int(torch.cat([support_y, query_y]).max()) + 1
     shots = max(int((support_y == way).sum()) for way in range(ways))
     queries = min(12, max(int((query_y == way).sum()) for way in range(ways)))
@@ -67,18 +56,7 @@ def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: AN
 def learning_curve_figure(
     steps: Sequence[int], values: Sequence[float], intervals: Sequence[float], baselines: dict[str, float], name: str
 ) -> Figure:
-    """A score over training with its 95% interval, against horizontal baselines.
-
-    Args:
-        steps: optimiser steps at the validations.
-        values: the score at each.
-        intervals: half-widths.
-        baselines: scores of what was not trained.
-        name: of the score.
-
-    Returns:
-        The figure.
-    """
+    """A score over training with its 95% interval, against horizontal baselines."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
     y, h = np.asarray(values), np.nan_to_num(np.asarray(intervals, dtype=float))
@@ -93,15 +71,7 @@ def learning_curve_figure(
 
 
 def adaptation_figure(scores: Tensor, name: str) -> Figure:
-    """A score before adaptation and after each inner step, mean over tasks with its 95% interval.
-
-    Args:
-        scores: ``(steps + 1, T)``.
-        name: of the score.
-
-    Returns:
-        The figure.
-    """
+    """A score before adaptation and after each inner step, mean over tasks with its 95% interval."""
     figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axis = figure.subplots()
     mean = scores.mean(1).numpy()
@@ -116,19 +86,7 @@ def adaptation_figure(scores: Tensor, name: str) -> Figure:
 def regression_figure(
     support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, grid: Tensor, curves: dict[str, Tensor]
 ) -> Figure:
-    """Tasks of one variable side by side: the true curve, the points to learn from, and what the method makes of them.
-
-    Args:
-        support_x: ``(T, S)``.
-        support_y: ``(T, S)``.
-        query_x: ``(T, Q)``, whose targets are drawn as the true curve.
-        query_y: ``(T, Q)``.
-        grid: ``(T, G)``, where the method was asked.
-        curves: its answers ``(T, G)`` by what they are called; the last one is drawn boldest.
-
-    Returns:
-        The figure.
-    """
+    """Tasks of one variable side by side: the true curve, the support points and the predictions."""
     tasks = len(support_x)
     figure = Figure(figsize=(3.6 * tasks, 3.4), layout="constrained")
     axes = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
@@ -149,14 +107,7 @@ def regression_figure(
 
 
 def to_pixels(figure: Figure) -> np.ndarray:
-    """``(H, W, 3)`` uint8 of a figure.
-
-    Args:
-        figure: what to draw.
-
-    Returns:
-        The pixels at 110 dots per inch.
-    """
+    """``(H, W, 3)`` uint8 of a figure."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]

@@ -39,13 +39,6 @@ def train_entries(
 
     Entries with their own data have epochs of another length: they take as many optimiser steps as the first entry.
 
-    Args:
-        entries: by name.
-        data: what entries without their own data learn from.
-        seed: of everything that is drawn in a training.
-        budget: of each training.
-        steps: optimiser steps of entries with their own data; those of the first training if omitted.
-
     Yields:
         Each entry when it is trained.
     """
@@ -67,17 +60,7 @@ def measure(
     split: Evaluated = "test",
     baselines: bool = False,
 ) -> Scores:
-    """Trains and scores entries under one seed: the unit of work of a comparison over seeds.
-
-    Args:
-        entries: by name.
-        data: what all are scored on, and learn from unless they have their own data.
-        metrics: the compared metric by split.
-        seed: see :func:`train_entries`.
-        budget: of each training.
-        split: what all are scored on.
-        baselines: whether to score the baselines of the last entry's method, too.
-    """
+    """Trains and scores entries under one seed: the unit of work of a comparison over seeds."""
     scores = Scores({}, {})
     for one in train_entries(entries, data, seed=seed, budget=budget):
         scores.values[one.name] = evaluate(one.module, data, split, budget)[metrics[split]]

@@ -7,15 +7,7 @@ from metatransfer.methods.twins import Comparison
 
 
 def verdict(gain: Interval, words: Comparison) -> str:
-    """Says whether a method gained, lost, or made no significant difference.
-
-    Args:
-        gain: the paired differences of a score between 0 and 1, one for each seed.
-        words: the names of what was compared.
-
-    Returns:
-        One sentence.
-    """
+    """Says whether a method gained, lost, or made no significant difference."""
     amount = f"{Interval(gain.values, abs(gain.mean), gain.ci95)} {words.points}"
     gains, loses = f"gains {amount} over {words.over}", f"loses {amount} compared with {words.over}"
     if gain.ci95 is None:

@@ -57,14 +57,7 @@ class SampleClassifier(MethodModule):
 
     @abstractmethod
     def forward(self, x: Any) -> Tensor:  # noqa: ANN401
-        """Logits of samples.
-
-        Args:
-            x: ``(N, *shape)``, or texts.
-
-        Returns:
-            ``(N, C)``.
-        """
+        """Logits of samples."""
 
     def check_samples(self, x: Inputs) -> None:
         """Also raises an error if samples are not finite.

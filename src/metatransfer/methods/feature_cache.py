@@ -24,14 +24,7 @@ _FORMAT = 3
 
 
 def weights_key(network: nn.Module) -> str:
-    """A hash of all that a network's features depend on: architecture, arguments and weights.
-
-    Args:
-        network: in evaluation mode.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """A hash of all that a network's features depend on: architecture, arguments and weights."""
     digest = hashlib.sha256()
     arguments = plain_arguments(network.__dict__.get("_init_arguments", {}))
     arguments.pop("weights", None)  # a path; the weights themselves follow
@@ -49,10 +42,6 @@ def weights_key(network: nn.Module) -> str:
 @torch.no_grad()
 def features_of(module: MethodModule, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
     """Features of all samples, in the precision of the module's Trainer.
-
-    Args:
-        module: with ``backbone``, attached to a Trainer.
-        loader: gives batches with ``x``.
 
     Yields:
         Each batch on the module's device, and its features ``(B, E)``.

@@ -35,11 +35,7 @@ class FittedModule(MethodModule):
 
     @abstractmethod
     def fit_data(self, data: Any) -> None:  # noqa: ANN401
-        """Learns from the training samples of a data module.
-
-        Args:
-            data: fulfils the protocol :attr:`reads`.
-        """
+        """Learns from the training samples of a data module."""
 
     def setup(self, stage: str) -> None:
         """Prepares the Trainer for one batch of one epoch.

@@ -91,11 +91,6 @@ EXECUTION = Execution()
 def check_unused(method: str, reason: str, **given: object) -> None:
     """Raises an error for options that a method does not have.
 
-    Args:
-        method: name of the method.
-        reason: why it does not have them.
-        given: values by option name.
-
     Raises:
         UserError: the first option that is set.
     """

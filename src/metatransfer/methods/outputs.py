@@ -16,15 +16,7 @@ Outputs: TypeAlias = Any
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
-    """Applies a function to every tensor of outputs; other objects, such as distributions, are returned unchanged.
-
-    Args:
-        function: of one tensor.
-        outputs: tensors in nested tuples, named tuples, lists and dicts.
-
-    Returns:
-        The same structure.
-    """
+    """Applies a function to every tensor of outputs; other objects, such as distributions, are returned unchanged."""
     if isinstance(outputs, Tensor):
         return function(outputs)
     if isinstance(outputs, Mapping):
@@ -43,12 +35,6 @@ def widened(outputs: Outputs) -> Outputs:
 def point_of(outputs: Outputs) -> Tensor:
     """The one answer that outputs stand for: a tensor itself, the ``mean`` of a distribution.
 
-    Args:
-        outputs: of a method.
-
-    Returns:
-        ``(..., C)`` or ``(..., D)``.
-
     Raises:
         UserError: neither a tensor nor anything with a ``mean``.
     """
@@ -62,31 +48,14 @@ def point_of(outputs: Outputs) -> Tensor:
 
 
 def default_loss(outputs: Outputs, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits, squared error of values, negative log-likelihood of what has ``log_prob``.
-
-    Args:
-        outputs: of a method.
-        targets: ``(T, Q)`` labels or ``(T, Q, D)`` values.
-
-    Returns:
-        A scalar.
-    """
+    """Cross-entropy of logits, squared error of values, negative log-likelihood of what has ``log_prob``."""
     if not isinstance(outputs, Tensor) and callable(getattr(outputs, "log_prob", None)):
         return -outputs.log_prob(targets).mean()  # type: ignore[no-any-return]
     return episode_loss(point_of(outputs), targets)
 
 
 def default_task_losses(outputs: Outputs, targets: Tensor, loss: Callable[[Outputs, Tensor], Tensor]) -> Tensor:
-    """The loss of each task.
-
-    Args:
-        outputs: of a method.
-        targets: ``(T, Q)`` or ``(T, Q, D)``.
-        loss: mean over the tasks, for outputs that are not one tensor.
-
-    Returns:
-        ``(T,)``.
-    """
+    """The loss of each task."""
     if isinstance(outputs, Tensor):
         return episode_losses(outputs, targets)
     if callable(getattr(outputs, "log_prob", None)):

@@ -123,16 +123,7 @@ class Predictor(Generic[State]):
 
 
 def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: Labels) -> tuple[Inputs, Labels]:
-    """A support set, checked and on the module's device.
-
-    Args:
-        module: that is to learn it.
-        support_x: ``S`` samples or texts.
-        support_y: ``S`` labels or targets.
-
-    Returns:
-        ``(S, *shape)`` or texts, and labels whose scalars are unpacked.
-    """
+    """A support set, checked and on the module's device."""
     given = support_x if isinstance(support_x, Tokens) else as_samples(support_x, "support_x")
     check_support(given, support_y)
     samples = as_inputs(module, given, "support_x")
@@ -141,16 +132,7 @@ def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: La
 
 
 def as_inputs(module: MethodModule, x: Samples | Inputs, name: str) -> Inputs:
-    """Samples as a module's network takes them: floats of its precision, or texts, on its device.
-
-    Args:
-        module: the method.
-        x: samples of any form.
-        name: of the argument, for messages.
-
-    Returns:
-        ``(N, *shape)``, or texts.
-    """
+    """Samples as a module's network takes them: floats of its precision, or texts, on its device."""
     if isinstance(x, Tokens):
         return map_inputs(lambda part: part.to(module.device), x)
     samples = as_samples(x, name)
@@ -160,13 +142,6 @@ def as_inputs(module: MethodModule, x: Samples | Inputs, name: str) -> Inputs:
 
 def as_samples(x: Samples, name: str) -> Tensor:
     """Samples as one tensor.
-
-    Args:
-        x: a tensor or an array ``(N, *shape)``, or a list of them, one of ``shape`` for each sample.
-        name: of the argument, for messages.
-
-    Returns:
-        ``(N, *shape)``; a copy where torch cannot share the memory.
 
     Raises:
         UserError: images or other objects that are not numbers, or samples of different shapes.
@@ -204,41 +179,20 @@ def _is_shareable(array: np.ndarray) -> bool:
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:
-    """The type of a module's weights.
-
-    Args:
-        module: any module.
-
-    Returns:
-        That of its first floating-point parameter, float32 without any.
-    """
+    """The type of a module's weights."""
     kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     return next(kinds, torch.float32)
 
 
 def plain_labels(labels: Labels) -> Labels:
-    """Labels as values: scalars of torch and numpy in a list are compared by what they hold.
-
-    Args:
-        labels: one per support sample.
-
-    Returns:
-        The same, with scalars unpacked where they came in a list or tuple.
-    """
+    """Labels as values: scalars of torch and numpy in a list are compared by what they hold."""
     if isinstance(labels, Tensor | np.ndarray):
         return labels
     return [label.item() if isinstance(label, Tensor | np.generic) else label for label in labels]
 
 
 def classes_of(labels: Labels) -> tuple[Any, ...]:
-    """The distinct labels, sorted; none where the labels are floats, which are regressed.
-
-    Args:
-        labels: one per support sample.
-
-    Returns:
-        Plain Python values.
-    """
+    """The distinct labels, sorted; none where the labels are floats, which are regressed."""
     if isinstance(labels, Tensor):
         return () if labels.is_floating_point() else tuple(torch.unique(labels).tolist())
     if isinstance(labels, np.ndarray):
@@ -253,15 +207,7 @@ def classes_of(labels: Labels) -> tuple[Any, ...]:
 
 
 def encode(labels: Labels, device: torch.device) -> Tensor:
-    """Support labels as the methods want them.
-
-    Args:
-        labels: one per support sample.
-        device: where they are wanted.
-
-    Returns:
-        ``(S,)`` int64 positions in :func:`classes_of`, or the ``(S, D)`` float targets.
-    """
+    """Support labels as the methods want them."""
     classes = classes_of(labels)
     if not classes:
         targets = torch.as_tensor(labels, dtype=torch.float32, device=device)

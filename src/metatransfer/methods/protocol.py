@@ -28,16 +28,7 @@ _OF_TRAINING = (
 
 
 def protocol_card(module: LightningModule) -> dict[str, Any]:
-    """What a module was trained or tested under, as plain values.
-
-    Args:
-        module: attached to a Trainer or not.
-
-    Returns:
-        ``method`` (what the module says of itself), ``initial_weights`` (files that training started from), ``data``
-        (what the data module says), ``selection`` (by which metric the checkpoint is chosen), ``seed``, ``precision``,
-        ``devices`` and ``versions``.
-    """
+    """What a module was trained or tested under, as plain values."""
     from metatransfer import __version__  # the package imports this file
 
     says = getattr(module, "protocol", None)
@@ -76,12 +67,6 @@ def differences(trained: dict[str, Any], tested: dict[str, Any]) -> list[str]:
     That is the method in evaluation and the evaluation episodes. How long and on which episodes it was trained is no
     matter of the test, and a field that one of the cards does not know is not compared.
 
-    Args:
-        trained: the card in the checkpoint.
-        tested: the card of the run at hand.
-
-    Returns:
-        One ``"data.eval_episode.num_ways: 5 -> 20"`` for each difference.
     """
     old, new = _flat(trained), _flat(tested)
     return [
@@ -92,14 +77,7 @@ def differences(trained: dict[str, Any], tested: dict[str, Any]) -> list[str]:
 
 
 def evaluation_key(module: LightningModule) -> str:
-    """Names what validations must share for their numbers to be compared, over a resume too.
-
-    Args:
-        module: attached to a Trainer.
-
-    Returns:
-        The evaluation's part of the protocol card, as text.
-    """
+    """Names what validations must share for their numbers to be compared, over a resume too."""
     flat = _flat(protocol_card(module))
     kept = {key: flat[key] for key in sorted(flat) if key.startswith(("method.", "data."))}
     return str({key: value for key, value in kept.items() if not key.startswith(_OF_TRAINING)})

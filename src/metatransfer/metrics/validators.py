@@ -266,10 +266,6 @@ def panel_verdict(adapted: Evidence, plain: Evidence, panel: tuple[Validator, ..
     domains hardly overlap. A collapse into few classes, which most of them like, counts by itself, see
     :func:`~metatransfer.functional.domain.distance.collapse_signs`.
 
-    Args:
-        adapted: evidence of the adapted classifier.
-        plain: evidence of a classifier trained on the source alone, on the same samples.
-        panel: the validators.
     """
     votes = {one.name: _vote(one, one.score(adapted), one.score(plain)) for one in panel}
     against = [name for name, vote in votes.items() if not vote.adapted_better]

@@ -72,14 +72,7 @@ def weight_files_are_read() -> bool:
 
 
 def weights_reports(module: nn.Module) -> dict[str, WeightsReport]:
-    """The reports of all networks inside a module that took weights from a file.
-
-    Args:
-        module: a method.
-
-    Returns:
-        Reports by the networks' names.
-    """
+    """The reports of all networks inside a module that took weights from a file."""
     found = {name: getattr(part, "weights_report", None) for name, part in module.named_modules()}
     return {name: report for name, report in found.items() if isinstance(report, WeightsReport)}
 
@@ -134,12 +127,6 @@ def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: d
 
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, a state_dict or a safetensors file by their names, on the CPU.
-
-    Args:
-        file: which must exist.
-
-    Returns:
-        All of them, whatever they are of.
 
     Raises:
         UserError: an empty or damaged file, one with Python objects, or one without named tensors.

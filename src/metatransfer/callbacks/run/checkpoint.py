@@ -131,24 +131,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def save_with_card(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint and its protocol card, whole or not at all.
-
-    Args:
-        path: of the checkpoint.
-        content: with ``protocol``.
-    """
+    """Writes a checkpoint and its protocol card, whole or not at all."""
     with atomic_file(path) as draft:
         torch.save(content, draft)
     write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
 
 
 def card_path(checkpoint: str | Path) -> Path:
-    """Where the protocol card of a checkpoint stands.
-
-    Args:
-        checkpoint: the checkpoint's path.
-
-    Returns:
-        ``<checkpoint>.protocol.json``.
-    """
+    """Where the protocol card of a checkpoint stands."""
     return Path(f"{checkpoint}.protocol.json")

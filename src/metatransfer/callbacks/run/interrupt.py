@@ -117,8 +117,6 @@ def _repeat_validation(loops: dict[str, Any]) -> None:
     That is where Lightning's resume goes back into a validation, and with nothing done it starts at the first episode.
     Stopped later it would leave out as many episodes at the end as were done, stopped before it would skip it.
 
-    Args:
-        loops: the state of the fit loop in a checkpoint, changed in place.
     """
     trained = loops["epoch_loop.batch_progress"]
     for part in ("total", "current"):

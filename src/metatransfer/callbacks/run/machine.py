@@ -11,14 +11,7 @@ import torch
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a time was measured on.
-
-    Args:
-        device: that trained or tested.
-
-    Returns:
-        The processor's name, its cores and the threads in use, and the accelerator's name where there is one.
-    """
+    """What a time was measured on."""
     found: dict[str, Any] = {
         "processor": processor_name(),
         "cores": os.cpu_count(),

@@ -31,15 +31,7 @@ def number(value: float) -> float | None:
 
 
 def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
-    """Metrics with their intervals.
-
-    Args:
-        metrics: as they were logged.
-        prefix: which, without the ``/``.
-
-    Returns:
-        By name without the prefix: ``value``, and ``ci95`` where there is one.
-    """
+    """Metrics with their intervals."""
     logged = {
         name.removeprefix(f"{prefix}/"): float(value)
         for name, value in metrics.items()
@@ -58,18 +50,7 @@ def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
 def withheld_card(
     withheld: Mapping[int, Numbers], chosen: int | None, selected_by: str | None, overruled: Overruled | None
 ) -> dict[str, Any]:
-    """What withheld labels say of the selected state of a fit, and of the best state there was.
-
-    Args:
-        withheld: the numbers by step of the validation.
-        chosen: step of the selected state; the last one if left out.
-        selected_by: what selected it, in words.
-        overruled: weights that took its place.
-
-    Returns:
-        ``selected_by``; ``accuracy`` of the state; ``best_accuracy`` of all; ``validations``, how many there were; and
-        ``gap``, what the best has more, in points.
-    """
+    """What withheld labels say of the selected state of a fit, and of the best state there was."""
     state = overruled.withheld if overruled else withheld.get(list(withheld)[-1] if chosen is None else chosen, {})
     own = state.get("accuracy")
     reached = own["value"] if own is not None else None

@@ -9,15 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of a run, the same in all processes: config, checkpoints, results, pictures.
-
-    Args:
-        trainer: the run.
-
-    Returns:
-        The logger's folder for this version; without a logger the next free ``lightning_logs/version_N``, so that
-        runs never write over each other.
-    """
+    """The folder of a run, the same in all processes: config, checkpoints, results, pictures."""
     known: Path | None = getattr(trainer, "_metatransfer_run_folder", None)
     if known is None:
         known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
@@ -27,11 +19,7 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def agree_on_run_folder(trainer: Trainer) -> None:
-    """Settles the folder in all processes at once, so that later the first one may ask for it alone.
-
-    Args:
-        trainer: the run.
-    """
+    """Settles the folder in all processes at once, so that later the first one may ask for it alone."""
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         run_folder(trainer)
 

@@ -27,13 +27,7 @@ def _protocol_line(card: dict[str, Any]) -> str:
 
 
 def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) -> None:
-    """Prints results as one table.
-
-    Args:
-        results: the content of ``results.json``.
-        folder: where that file lies.
-        evaluation: what was measured by.
-    """
+    """Prints results as one table."""
     stage, card = results["stage"], results["protocol"]
     title = f"{card['method']['name']} on {card.get('data', {}).get('data', 'its data')}: {stage}"
     table = Table(title=title, show_header=False, min_width=60)

@@ -36,13 +36,6 @@ def _is_missing(value: object) -> bool:
 def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
     """Labels as texts.
 
-    Args:
-        given: ``(N,)`` or ``(N, 1)`` whole numbers, truth values or texts.
-        where: what they are, to be named.
-
-    Returns:
-        ``(N,)``.
-
     Raises:
         UserError: more than one label for a sample, fractions, or labels that are missing.
     """
@@ -77,11 +70,6 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
 def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -> Tensor:
     """Samples as they are kept in memory.
 
-    Args:
-        given: ``(N, *shape)`` real numbers.
-        channels_last: whether images are ``(N, H, W, C)``; told by the shape where it is ``None``.
-        where: what they are, to be named.
-
     Raises:
         UserError: other values than numbers, or no samples.
     """
@@ -108,14 +96,7 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
 
 
 def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
-    """Which samples hold neither NaN nor infinity; bytes never do.
-
-    Args:
-        samples: ``(N, *shape)``.
-
-    Returns:
-        ``(N,)``.
-    """
+    """Which samples hold neither NaN nor infinity; bytes never do."""
     if not samples.is_floating_point():
         return np.ones(len(samples), dtype=bool)
     each = max(1, _CHUNK // max(1, samples[0].numel()))
@@ -124,12 +105,6 @@ def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
 
 def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:
     """Raises an error if samples are of two kinds.
-
-    Args:
-        x: ``(N, *shape)``.
-        other: ``(M, *shape)``.
-        what: what ``x`` is, to be named.
-        others: what ``other`` is.
 
     Raises:
         UserError: another shape; or bytes, which are divided by 255, beside numbers, which are not.

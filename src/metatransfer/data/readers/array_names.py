@@ -19,15 +19,6 @@ def named_pair(
 ) -> tuple[str, str | None] | None:
     """Names of samples and labels, of a split or without one.
 
-    Args:
-        arrays: what the file has.
-        names: ``x`` and ``y`` as the user gave them.
-        split: ``"train"``, ``"val"``, ``"test"`` or ``None``.
-        labelled: whether samples need labels.
-
-    Returns:
-        Both names, ``None`` for labels that may be missing; ``None`` where there are neither samples nor labels.
-
     Raises:
         UserError: two arrays that may be meant, or only one of the pair.
     """

@@ -55,13 +55,6 @@ def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 def digit_labels(values: NDArray[Any], where: str) -> NDArray[np.int64]:
     """Labels as digits, 10 being another name of 0.
 
-    Args:
-        values: ``(N,)``, ``(N, 1)`` or ``(1, N)`` whole numbers.
-        where: what they are, to be named.
-
-    Returns:
-        ``(N,)`` of 0 to 9.
-
     Raises:
         UserError: no numbers, or others than 0 to 10.
     """

@@ -54,11 +54,7 @@ class GlyphData(NamedTuple):
 
 
 def load_glyphs(path: Path | None = None) -> GlyphData:
-    """Reads the characters, see ``tools/build_glyphs.py``.
-
-    Returns:
-        Images of shape ``(C, R, 28, 28)`` with their characters, writing systems and splits.
-    """
+    """Reads the characters, see ``tools/build_glyphs.py``."""
     return (_load.__wrapped__ if path else _load)(path or GLYPHS_PATH, GLYPHS_SHA256, "Glyphs", "tools/build_glyphs.py")
 
 
@@ -117,13 +113,6 @@ def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int]
     With an ink box of ``h x w`` the scale is ``box / max(h, w)`` for both sides; the darkest
     pixel of the result is stretched to 255, so that hairlines do not fade.
 
-    Args:
-        ink: ``(H, W)`` uint8, 0 = paper, 255 = ink, with some ink in it.
-        box: The longer side of the scaled glyph.
-        shift: Rows and columns to move it off the centre.
-
-    Returns:
-        ``(28, 28)`` uint8.
     """
     rows, columns = np.flatnonzero((ink >= _INK).any(1)), np.flatnonzero((ink >= _INK).any(0))
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -140,9 +129,6 @@ def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int]
 
 def glyph_from_image(image: Image.Image) -> NDArray[np.uint8]:
     """Turn any picture of one character into an image like those of the data set.
-
-    Returns:
-        ``(28, 28)`` uint8, 0 = paper, 255 = ink, cropped and centred as the build does.
 
     Raises:
         UserError: The picture is blank.

@@ -45,12 +45,6 @@ def cached_images(files: Sequence[ImageFile], look: ImageLook) -> Decoded:
     and there is no lock that a killed process could leave. Without a place to write to, everything works as well, only
     slower; a warning says so once.
 
-    Args:
-        files: which; they must all exist.
-        look: how to look at them.
-
-    Returns:
-        The images and what is wrong with which file.
     """
     return _cached(files, repr(look), look.shape, lambda file: decode(file, look))
 

@@ -57,11 +57,7 @@ class ImageLook:
         return self.channels, self.size, self.size
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Looks at an image of any mode.
-
-        Returns:
-            ``(C, H, W)`` uint8.
-        """
+        """Looks at an image of any mode."""
         target = (self.size, self.size)
         if self.rule == "resize":
             image = in_mode(image, self.channels).resize(target, Image.Resampling.BILINEAR)

@@ -42,14 +42,7 @@ class PixelLook:
             raise UserError(f"channels must be 1 (grey), 3 (RGB) or left out, but is {self.channels}.")
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> Tensor:
-        """Looks at an image.
-
-        Args:
-            image: of any mode; an array is ``(H, W)`` or ``(H, W, 3)`` uint8.
-
-        Returns:
-            ``(C, H, W)`` uint8.
-        """
+        """Looks at an image."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(np.ascontiguousarray(image))
         grey = image.mode in _GREY or image.mode.startswith("I")
@@ -62,14 +55,6 @@ class PixelLook:
 
 def gathered(samples: Iterable[Tensor], count: int, where: str) -> Tensor:
     """Samples one after the other as one tensor; not stacked, which would need twice the memory.
-
-    Args:
-        samples: ``count`` samples ``(C, H, W)`` uint8.
-        count: how many.
-        where: what they are, to be named.
-
-    Returns:
-        ``(count, C, H, W)`` uint8.
 
     Raises:
         UserError: images of different sizes or channels, or none.
@@ -90,14 +75,7 @@ def gathered(samples: Iterable[Tensor], count: int, where: str) -> Tensor:
 
 
 def labelled_pixels(data: Tensor, labels: NDArray[np.int64], class_names: Sequence[str], where: str) -> TensorSource:
-    """Images and labels as a source; classes without images are left out.
-
-    Args:
-        data: ``(N, C, H, W)`` uint8.
-        labels: ``(N,)`` places in ``class_names``.
-        class_names: names of the classes.
-        where: what they are, to be named.
-    """
+    """Images and labels as a source; classes without images are left out."""
     present, places = np.unique(labels, return_inverse=True)
     return TensorSource(data, places.astype(np.int64), [class_names[label] for label in present], where)
 

@@ -31,11 +31,7 @@ class Columns(NamedTuple):
     values: Mapping[str, Mapping[str, int]]
 
     def raw(self, table: Table) -> NDArray[np.float64]:
-        """Rows before they are encoded.
-
-        Returns:
-            ``(N, F)``: numbers, and places in ``values``, -1 for others; not finite where a value is missing.
-        """
+        """Rows before they are encoded."""
         return np.stack([self._column(table, name) for name in self.names], axis=1)
 
     def _column(self, table: Table, name: str) -> NDArray[np.float64]:
@@ -86,12 +82,7 @@ class TableEncoder(Encoder):
 
     @classmethod
     def fitted(cls, columns: Columns, rows: NDArray[np.float64]) -> TableEncoder:
-        """The encoder of training rows.
-
-        Args:
-            columns: of the table.
-            rows: ``(N, F)`` from :meth:`Columns.raw`.
-        """
+        """The encoder of training rows."""
         x = np.ascontiguousarray(rows[:, _numeric(columns)])
         deviation = x.std(0)
         # a column of one value keeps a deviation of rounding errors, which must not be blown up

@@ -93,16 +93,6 @@ def read_table(
 ) -> Table:
     r"""Reads a table.
 
-    Args:
-        path: ``.csv``, ``.tsv``, ``.tab`` or ``.txt`` with a first row of names, ``.jsonl`` or ``.ndjson`` with an
-            object in each line, or ``.parquet`` (extra ``tables``).
-        delimiter: between the fields of a row; a comma in ``.csv`` files, else a tab.
-        quotes: whether ``"`` encloses fields; ``False`` treats it as an ordinary character.
-        wanted: columns of a parquet file to read, all where left out.
-
-    Returns:
-        Its cells. Blank lines are skipped.
-
     Raises:
         UserError: no such file, another ending, or a mistake in the file, with its line.
     """

@@ -46,15 +46,7 @@ class Encoded:
         return np.diff(self.offsets)
 
     def padded(self, indices: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Some of the texts, padded to the longest of them.
-
-        Args:
-            indices: ``(N,)``.
-            pad: what stands behind the shorter ones.
-
-        Returns:
-            Numbers ``(N, L)``, and 1 where there is a token, else 0.
-        """
+        """Some of the texts, padded to the longest of them."""
         lengths = self.lengths[indices]
         places = np.arange(lengths.max(initial=1))
         mask = places < lengths[:, None]

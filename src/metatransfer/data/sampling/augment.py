@@ -155,13 +155,6 @@ class TorchvisionTransforms(Augmentation):
 def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
     """Applies transforms one after the other.
 
-    Args:
-        transforms: of torchvision, or any modules from tensor to tensor.
-        x: ``(N, C, H, W)`` or ``(C, H, W)``.
-
-    Returns:
-        What the last one gives.
-
     Raises:
         UserError: a transform that fails on this input, or gives no floats.
     """
@@ -181,9 +174,6 @@ def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 def check_deterministic(transforms: Sequence[nn.Module]) -> None:
     """Raises an error for random transforms: evaluation needs fixed ones.
-
-    Args:
-        transforms: tried on noise.
 
     Raises:
         UserError: the first that is random.
@@ -205,15 +195,7 @@ def check_deterministic(transforms: Sequence[nn.Module]) -> None:
 
 
 def by_sample(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Applies what works on one batch axis to a batch of tasks.
-
-    Args:
-        change: of ``(N, *shape)``.
-        x: ``(T, N, *shape)``.
-
-    Returns:
-        ``(T, N, *changed_shape)``.
-    """
+    """Applies what works on one batch axis to a batch of tasks."""
     changed = change(x.flatten(0, 1))
     return changed.view(*x.shape[:2], *changed.shape[1:])
 
@@ -232,13 +214,6 @@ class Changes:
 
     def __call__(self, x: Inputs, keys: Callable[[], Bits]) -> Inputs:
         """Changes the samples of a batch of tasks.
-
-        Args:
-            x: ``(T, N, *shape)``.
-            keys: gives ``(T,)`` random streams, one for each task.
-
-        Returns:
-            ``(T, N, *changed_shape)``; texts only without any changes.
 
         Raises:
             UserError: changes of texts.

@@ -72,15 +72,7 @@ class RandomDivision:
 
 
 def divided_at_random(members: NDArray[np.int64], fractions: Mapping[str, float]) -> dict[str, NDArray[np.int64]]:
-    """Gives each part its fraction of shuffled samples, at least one, and the rest, at least one, to training.
-
-    Args:
-        members: ``(N,)``, more than there are fractions.
-        fractions: of each part but ``"train"``.
-
-    Returns:
-        The samples of each part.
-    """
+    """Gives each part its fraction of shuffled samples, at least one, and the rest, at least one, to training."""
     found, start = {}, 0
     for place, (part, fraction) in enumerate(fractions.items()):
         left = len(members) - start - (len(fractions) - place)  # one each for the parts to come, and for training
@@ -98,14 +90,6 @@ def shuffled(seed: int, count: int) -> NDArray[np.int64]:
 
 def stratified(source: Source, fractions: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
     """Divides every class at random, as :func:`divided_at_random` does.
-
-    Args:
-        source: labelled samples.
-        fractions: of each part but ``"train"``.
-        seed: which division.
-
-    Returns:
-        Sorted sample indices of each part.
 
     Raises:
         UserError: a class has fewer samples than there are parts.

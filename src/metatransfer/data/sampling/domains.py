@@ -78,16 +78,7 @@ def _tensor(batch: LabelledBatch) -> Tensor:
 
 
 def domain_key(seed: int, side: int, place: int) -> int:
-    """The seed of a domain's own random numbers: two domains of one size are shuffled differently.
-
-    Args:
-        seed: of the domain.
-        side: 0 for sources, 1 for targets.
-        place: which of them.
-
-    Returns:
-        64 bits as a signed number.
-    """
+    """The seed of a domain's own random numbers: two domains of one size are shuffled differently."""
     return int(stream_keys(seed, Stream.CLASS_BATCHES, side, place).view(np.int64))
 
 

@@ -52,14 +52,7 @@ def _tasks(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
 
 
 def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
-    """Single tasks as one batch where they are all of one size, else as they came.
-
-    Args:
-        tasks: each with ``T = 1``.
-
-    Returns:
-        A list of one, or ``tasks``.
-    """
+    """Single tasks as one batch where they are all of one size, else as they came."""
     shapes = {tuple(None if part is None else part.shape for part in task) for task in tasks}
     if len(shapes) != 1:
         return tasks
@@ -178,15 +171,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return self.source.in_memory
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> MetaBatch:
-        """Episodes by their index, whatever batch or process they are asked for in.
-
-        Args:
-            indices: ``(T,)`` from 0 on.
-            device: where the tensors are wanted.
-
-        Returns:
-            An :class:`~metatransfer.batches.Episode` of ``T`` tasks, or a list of ``T`` where these differ in size.
-        """
+        """Episodes by their index, whatever batch or process they are asked for in."""
         return self._serve(self.draw(indices), device)
 
     def batches(self, indices: Sequence[NDArray[np.int64]], device: torch.device) -> Iterator[MetaBatch]:

@@ -49,14 +49,7 @@ class Standardize(nn.Module):
 
     @classmethod
     def of(cls, chunks: Iterable[Tensor]) -> Standardize:
-        """Takes the statistics of samples, in float64 and in one pass (Chan, Golub and LeVeque 1979).
-
-        Args:
-            chunks: ``(n, D, ...)`` each.
-
-        Returns:
-            The transform.
-        """
+        """Takes the statistics of samples, in float64 and in one pass (Chan, Golub and LeVeque 1979)."""
         count, mean, squares = 0, torch.zeros(0), torch.zeros(0)
         low, high = torch.zeros(0), torch.zeros(0)
         for chunk in chunks:
@@ -79,14 +72,7 @@ class Standardize(nn.Module):
         return f"Standardize({len(self.mean)} features)"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardises.
-
-        Args:
-            x: ``(N, D, ...)`` float.
-
-        Returns:
-            The same shape.
-        """
+        """Standardises."""
         kind = x.device, x.dtype
         if kind not in self._held:  # a copy for each device: worker processes cannot read an accelerator's
             scale = torch.where(self.deviation == 0, self.deviation, 1 / self.deviation)

@@ -67,14 +67,7 @@ class LabelledSampler(Sampler[LabelledBatch]):
         return keys
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of the samples in an epoch.
-
-        Args:
-            epoch: its number.
-
-        Returns:
-            ``(N,)`` sample indices; with ``balance="oversample"`` some of them repeatedly.
-        """
+        """The order of the samples in an epoch."""
         if not self.shuffled:
             return np.arange(len(self))
         if epoch != self._epoch:
@@ -105,15 +98,7 @@ class LabelledSampler(Sampler[LabelledBatch]):
         return np.concatenate([by_length.reshape(steps, self.step)[shuffled].reshape(-1), order[full:]])
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> LabelledBatch:
-        """A labelled batch.
-
-        Args:
-            indices: ``(N,)`` places in the epochs one after the other, all of one epoch.
-            device: where the tensors are wanted.
-
-        Returns:
-            Samples, labels and sample indices.
-        """
+        """A labelled batch."""
         epoch = int(indices[0]) // len(self)
         numbers = self.order(epoch)[indices - epoch * len(self)]
         x = self.source.read(torch.from_numpy(numbers), device)

@@ -35,16 +35,7 @@ class Place:
 
     @classmethod
     def of(cls, trainer: Trainer | None, *, training: bool = False, on_cpu: bool = False) -> Place:
-        """The place that a Trainer gives.
-
-        Args:
-            trainer: the run, ``None`` outside of one.
-            training: whether every epoch has items of its own.
-            on_cpu: gather on the CPU whatever the run's device is.
-
-        Returns:
-            The place; the position is asked for when a pass starts.
-        """
+        """The place that a Trainer gives."""
         if trainer is None:
             return cls()
         return cls(
@@ -99,15 +90,7 @@ class BatchLoader(Generic[Batch]):
         return math.ceil(len(range(self.place.rank, self.count, self.place.world_size)) / self.items_per_batch)
 
     def indices(self, epoch: int, batch: int) -> NDArray[np.int64]:
-        """Numbers of the items of one batch of this process.
-
-        Args:
-            epoch: number of the pass.
-            batch: number of the batch in it.
-
-        Returns:
-            ``(N,)`` int64.
-        """
+        """Numbers of the items of one batch of this process."""
         own = np.arange(batch * self.items_per_batch, (batch + 1) * self.items_per_batch, dtype=np.int64)
         within = self.place.rank + self.place.world_size * own
         found: NDArray[np.int64] = epoch * self.count + within[within < self.count]

@@ -163,14 +163,7 @@ class SavedEpisodes(EpisodeSampler):
         return self._arrays[name][ends[task] : ends[task + 1]]
 
     def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
-        """Episodes by their index in the file.
-
-        Args:
-            indices: ``(T,)`` in ``0 .. count - 1``.
-
-        Returns:
-            One with all tasks, or one for each where these differ in size.
-        """
+        """Episodes by their index in the file."""
         return merged([self._indices(int(index)) for index in indices])
 
     def _indices(self, task: int) -> EpisodeIndices:

@@ -26,13 +26,6 @@ def open_paths_by(function: Callable[[str], Collection]) -> None:
 def collection_of(given: Collection | str, what: str = "source") -> Collection:
     """A collection, where a path may stand for one.
 
-    Args:
-        given: the collection, or the path of a folder or file.
-        what: name of the argument, for the message.
-
-    Returns:
-        The collection.
-
     Raises:
         UserError: something else, or a path that no collection reads.
     """

@@ -177,14 +177,7 @@ class OpenedDomains(LightningDataModule):
             data.prepare_data()
 
     def reseeded(self, seed: int) -> Self:
-        """The same domains under another seed: other divisions, other labels, another order.
-
-        Args:
-            seed: which.
-
-        Returns:
-            A copy that shares the samples.
-        """
+        """The same domains under another seed: other divisions, other labels, another order."""
         check_seed(seed=seed)
         twin = copy.copy(self)
         twin.seed = seed

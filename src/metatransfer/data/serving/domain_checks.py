@@ -16,11 +16,6 @@ from metatransfer.errors import UserError
 def standardize(sources: Sequence[Domain], targets: Sequence[Domain], how: str) -> None:
     """Fits the z-scores of every domain.
 
-    Args:
-        sources: all of them.
-        targets: all of them.
-        how: ``"none"``, ``"domain"`` or ``"source"``.
-
     Raises:
         UserError: a transform that gives NaN or infinity.
     """
@@ -64,10 +59,6 @@ def _fitted(who: str, domains: Sequence[Domain]) -> Standardize:
 def check_names(sources: Mapping[str, object], targets: Mapping[str, object]) -> None:
     """Raises an error for names that cannot be part of a metric's name.
 
-    Args:
-        sources: by name.
-        targets: by name.
-
     Raises:
         UserError: no domain, another character in a name, or one name on both sides.
     """
@@ -87,10 +78,6 @@ def check_names(sources: Mapping[str, object], targets: Mapping[str, object]) ->
 
 def check_arguments(sources: Mapping[str, LabelledDataModule], targets: Mapping[str, LabelledDataModule]) -> None:
     """Raises an error for settings that need labels that are not there.
-
-    Args:
-        sources: by name.
-        targets: by name.
 
     Raises:
         UserError: ``mix``, or ``labels_per_class`` or ``balance`` on a target.
@@ -116,9 +103,6 @@ def check_arguments(sources: Mapping[str, LabelledDataModule], targets: Mapping[
 
 def check_shares(**sizes: tuple[int, Mapping[str, object]]) -> None:
     """Raises an error for batches that leave a domain out.
-
-    Args:
-        sizes: by their arguments' names, with the domains that share a batch.
 
     Raises:
         UserError: fewer samples than domains.

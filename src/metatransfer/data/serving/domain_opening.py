@@ -63,19 +63,7 @@ def open_source(
     *,
     hold_out: bool = True,
 ) -> Domain:
-    """A source, whose classes are numbered as those of all sources are.
-
-    Args:
-        name: the user's.
-        data: its samples.
-        class_names: of the first source.
-        place: which of the sources it is.
-        encoder: that of the first source.
-        hold_out: whether its validation samples are kept from training.
-
-    Returns:
-        Its training and validation.
-    """
+    """A source, whose classes are numbered as those of all sources are."""
     with of_domain(f"source '{name}'"):
         check_no_texts(data)
         given = {split: _encoded(data.splits.view(split), encoder) for split in ("train", "val")}
@@ -127,19 +115,6 @@ def open_target(
     transductive: bool,
 ) -> Domain:
     """A target, divided without looking at its labels.
-
-    Args:
-        name: the user's.
-        data: whose fractions, transform and augmentation hold.
-        parts: its samples.
-        class_names: of the sources.
-        place: which of the targets it is.
-        encoder: that of the first source.
-        seed: which division and order.
-        transductive: whether all its samples are training, validation and test at once.
-
-    Returns:
-        Its splits, and the classes of their samples beside them.
 
     Raises:
         UserError: too few samples, samples that are not finite, or other classes than those of the sources.
@@ -207,16 +182,6 @@ def with_labels(
 ) -> Domain:
     """A target as a source: what it would be worth to know its labels.
 
-    Args:
-        domain: the target.
-        data: the target's data.
-        class_names: of all sources.
-        place: which of the targets it is.
-        seed: which order.
-
-    Returns:
-        Its training and validation, labelled.
-
     Raises:
         UserError: it has samples whose labels are not known.
     """
@@ -238,13 +203,6 @@ def check_same_classes(
 ) -> None:
     """Raises an error if the classes of a domain are not those of the others.
 
-    Args:
-        names: its classes.
-        known: those of the others.
-        who: the domain.
-        others: what the others are called.
-        whole: whether all classes of the domain are known.
-
     Raises:
         UserError: with the first class that only one of them has.
     """
@@ -261,9 +219,6 @@ def check_same_classes(
 
 def check_same_shape(domains: Sequence[tuple[str, Domain]]) -> None:
     """Raises an error if samples of domains differ in shape.
-
-    Args:
-        domains: with what each is called.
 
     Raises:
         UserError: two shapes.

@@ -17,14 +17,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".t
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted, hidden ones aside.
-
-    Args:
-        folder: where to look, at any depth.
-
-    Returns:
-        Paths.
-    """
+    """The image files below a folder, sorted, hidden ones aside."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -36,13 +29,6 @@ def image_files(folder: Path) -> list[Path]:
 
 def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
     """Reads an image file.
-
-    Args:
-        path: the file.
-        convert: makes a sample ``(C, H, W)`` of it.
-
-    Returns:
-        The sample.
 
     Raises:
         UserError: the file is no image, is damaged, or ``convert`` refuses it; with the path.
@@ -59,14 +45,6 @@ def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
 
 def prediction_task(support: str | Path, query: str | Path, convert: Callable[[Image.Image], Tensor]) -> PredictionTask:
     """The task of labelling one folder by the examples in another.
-
-    Args:
-        support: ``<label>/<image>``: one folder per label.
-        query: images at any depth.
-        convert: makes a sample ``(C, H, W)`` of an image.
-
-    Returns:
-        A :class:`~metatransfer.batches.PredictionTask`; files are named relative to ``query``.
 
     Raises:
         UserError: a folder is missing, there are fewer than two labels, a label or the query folder has no images, or

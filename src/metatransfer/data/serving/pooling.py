@@ -24,12 +24,6 @@ from metatransfer.errors import UserError
 def labelled_parts(collection: Collection) -> dict[str, Source]:
     """All parts of a collection, opened.
 
-    Args:
-        collection: any.
-
-    Returns:
-        Sources of classes by part.
-
     Raises:
         UserError: tasks that are generated, targets that are not classes, or no samples.
     """
@@ -85,12 +79,6 @@ class ClassSplits:
     def source(self, split: str) -> Source | TaskGenerator:
         """The samples of a split, or what generates its tasks.
 
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
-
-        Returns:
-            The samples, opened once.
-
         Raises:
             UserError: no such split, too few classes, or parts that share only some classes.
         """
@@ -144,13 +132,6 @@ def _check_same_classes(parts: Mapping[str, Source]) -> None:
 
 def sample_parts(collection: Collection) -> tuple[dict[str, Source], bool]:
     """The parts of a collection with the same classes in each, for labelled samples.
-
-    Args:
-        collection: the data.
-
-    Returns:
-        ``{"all": source}`` or ``"train"`` with or without ``"val"`` and ``"test"``; and whether parts with classes of
-        their own were pooled.
 
     Raises:
         UserError: no samples, a single class, or classes without training samples.

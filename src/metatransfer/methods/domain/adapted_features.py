@@ -92,15 +92,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
     # ---- answers
 
     def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples in the common space.
-
-        Args:
-            x: ``(N, *shape)``.
-            domain: where they come from.
-
-        Returns:
-            ``(N, k)``.
-        """
+        """Features of samples in the common space."""
         return self.adapted(self.backbone(x), domain)
 
     def adapted(self, features: Tensor, domain: Side) -> Tensor:
@@ -125,14 +117,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         return None
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of what was fitted already, for the log.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The loss, and the source's logits ``(N, C)``.
-        """
+        """The cross-entropy of what was fitted already, for the log."""
         outputs = self.classifier(self.encode(batch.source_x, "source"))
         return F.cross_entropy(outputs, batch.source_y), outputs
 
@@ -192,11 +177,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         )  # fmt: skip
 
     def take_over(self, other: DomainAdaptationModule) -> None:
-        """Answers as another one of the same classifier does, from now on.
-
-        Args:
-            other: such as :meth:`unadapted`.
-        """
+        """Answers as another one of the same classifier does, from now on."""
         assert isinstance(other, AdaptedFeaturesModule)
         self.backbone.load_state_dict(other.backbone.state_dict())
         self.fitted_adapter = copy.deepcopy(other.fitted_adapter)

@@ -101,15 +101,7 @@ class ADDAModule(AlternatingModule):
         return self
 
     def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples, by the encoder of their domain.
-
-        Args:
-            x: ``(N, *shape)``.
-            domain: where they come from.
-
-        Returns:
-            ``(N, E)``.
-        """
+        """Features of samples, by the encoder of their domain."""
         own = self.source_backbone if domain == "source" and self.adapting else self.backbone
         features: Tensor = own(x)
         return features
@@ -126,14 +118,7 @@ class ADDAModule(AlternatingModule):
         ]
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The loss of the source, which the first part minimises.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The loss, and the source's logits ``(N, C)``.
-        """
+        """The loss of the source, which the first part minimises."""
         logits = self.head(self.encode(batch.source_x, "source"))
         return self.source_loss(logits, batch), logits
 
@@ -169,14 +154,7 @@ class ADDAModule(AlternatingModule):
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """A step on the source; in the second part one of the discriminator and one of the target's encoder.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The loss of the source, and its logits ``(N, C)``.
-        """
+        """A step on the source; in the second part one of the discriminator and one of the target's encoder."""
         if not self.adapting and self.progress >= self.pretrain_fraction:
             self.start_adapting()
         if not self.adapting:
@@ -216,11 +194,7 @@ class ADDAModule(AlternatingModule):
         self.train(self.training)
 
     def take_over(self, other: DomainAdaptationModule) -> None:
-        """As of the base, with both encoders.
-
-        Args:
-            other: with backbone and head of the same architecture.
-        """
+        """As of the base, with both encoders."""
         super().take_over(other)
         source = other.source_backbone if isinstance(other, ADDAModule) and other.adapting else other.backbone
         self.source_backbone.load_state_dict(source.state_dict())

@@ -63,14 +63,7 @@ class AlternatingModule(DomainAdaptationModule):
 
     @abstractmethod
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """Takes all steps of a training batch.
-
-        Args:
-            batch: ``N`` source and ``M`` target samples.
-
-        Returns:
-            The loss of the source, and its logits ``(N, C)``.
-        """
+        """Takes all steps of a training batch."""
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
         """Nothing: what adapts has steps of its own."""
@@ -172,11 +165,7 @@ class AlternatingModule(DomainAdaptationModule):
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """What is computed inside gives a network no gradient, though it may pass through it.
-
-    Args:
-        network: whose parameters are constants inside.
-    """
+    """What is computed inside gives a network no gradient, though it may pass through it."""
     free = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)

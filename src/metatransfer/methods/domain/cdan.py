@@ -68,27 +68,13 @@ class CDANModule(DANNModule):
         self.entropy = entropy
 
     def discriminated(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        """The multilinear map of both sides.
-
-        Args:
-            pair: features and logits of a training batch.
-
-        Returns:
-            ``(N, D)`` of the source and ``(M, D)`` of the target.
-        """
+        """The multilinear map of both sides."""
         source: Tensor = self.multilinear_map(pair.source, _predictions(pair.source_logits).to(pair.source.dtype))
         target: Tensor = self.multilinear_map(pair.target, _predictions(pair.target_logits).to(pair.target.dtype))
         return source, target
 
     def sample_weights(self, pair: Pair) -> tuple[Tensor, Tensor] | None:
-        """The entropy's weights.
-
-        Args:
-            pair: features and logits of a training batch.
-
-        Returns:
-            ``(N,)`` and ``(M,)``, each of mean 1, or ``None`` without ``entropy``.
-        """
+        """The entropy's weights."""
         if not self.entropy:
             return None
         return entropy_weights(pair.source_logits), entropy_weights(pair.target_logits)
@@ -112,14 +98,7 @@ def _predictions(logits: Tensor) -> Tensor:
 
 
 def entropy_weights(logits: Tensor) -> Tensor:
-    r"""Weights :math:`1 + e^{-H}`, divided by their mean; constants to the gradient (CDAN+E, 1705.10667).
-
-    Args:
-        logits: ``(N, C)``.
-
-    Returns:
-        ``(N,)`` of mean 1.
-    """
+    r"""Weights :math:`1 + e^{-H}`, divided by their mean; constants to the gradient (CDAN+E, 1705.10667)."""
     entropy = torch.special.entr(_predictions(logits)).sum(-1)
     weights = 1 + torch.exp(-entropy)
     return weights / weights.mean()

@@ -86,15 +86,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self.register_buffer("sample_weights", torch.zeros(0))
 
     def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples, normalised as the source: training sees no other.
-
-        Args:
-            x: ``(N, *shape)``.
-            domain: where they come from.
-
-        Returns:
-            ``(N, E)``.
-        """
+        """Features of samples, normalised as the source: training sees no other."""
         return super().encode(x, "source")
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
@@ -102,15 +94,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         return None
 
     def source_loss(self, logits: Tensor, batch: DomainBatch) -> Tensor:
-        """The weighted loss of the source's labels.
-
-        Args:
-            logits: ``(N, C)`` of the source.
-            batch: with labels and numbers.
-
-        Returns:
-            A scalar.
-        """
+        """The weighted loss of the source's labels."""
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(precise, batch.source_y, reduction="none")
         return (self.sample_weights[batch.source_number] * losses).mean()

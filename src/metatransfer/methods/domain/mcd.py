@@ -38,14 +38,7 @@ class HeadPair(Head):
         return (first + second) / 2
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs of each.
-
-        Args:
-            features: ``(N, in_features)``.
-
-        Returns:
-            ``(N, out_features)`` twice.
-        """
+        """The outputs of each."""
         return self.first(features), self.second(features)
 
 
@@ -128,26 +121,12 @@ class MCDModule(AlternatingModule):
         return classifier_discrepancy(first, second)
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The loss of step A.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The sum of both classifiers' losses, and the source's logits ``(N, C)``.
-        """
+        """The loss of step A."""
         source = self.encode_pair(batch)[0] if self._together else self.encode(batch.source_x, "source")
         return self.source_losses(source, batch)
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The steps A, B and C.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The loss of step A, and the source's logits ``(N, C)``.
-        """
+        """The steps A, B and C."""
         loss, outputs = self.training_loss(batch)
         self.descend(loss)
         with torch.no_grad():

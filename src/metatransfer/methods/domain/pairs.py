@@ -35,10 +35,6 @@ class Pair(NamedTuple):
 def check_pair(module: SampleClassifier, batch: object) -> None:
     """Raises an error if a training batch does not fit a method.
 
-    Args:
-        module: the method.
-        batch: what the data module served.
-
     Raises:
         UserError: another kind of batch, samples of a shape that the network does not take or that are not finite, or
             labels out of range.
@@ -59,17 +55,7 @@ def check_pair(module: SampleClassifier, batch: object) -> None:
 
 
 def gradient_ratio(loss: Tensor, added: Tensor, source: Tensor, target: Tensor) -> Tensor | None:
-    """How strongly an added loss pulls at the features, relative to the loss of the labels.
-
-    Args:
-        loss: of the labels.
-        added: of the adaptation.
-        source: ``(N, E)`` features, with a graph.
-        target: ``(M, E)`` features.
-
-    Returns:
-        The ratio of the lengths of both gradients; ``None`` if one of the losses does not depend on the features.
-    """
+    """How strongly an added loss pulls at the features, relative to the loss of the labels."""
     norms = []
     for value in (loss, added) if source.requires_grad else ():
         if not value.requires_grad:

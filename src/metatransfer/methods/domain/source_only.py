@@ -26,15 +26,7 @@ class SourceOnlyModule(DomainAdaptationModule):
         return self.normalization == "adabn"
 
     def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples, normalised as the source, unless the target's statistics are estimated.
-
-        Args:
-            x: ``(N, *shape)``.
-            domain: where they come from.
-
-        Returns:
-            ``(N, E)``.
-        """
+        """Features of samples, normalised as the source, unless the target's statistics are estimated."""
         return super().encode(x, domain if self.normalization == "adabn" else "source")
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:

@@ -242,12 +242,7 @@ class BaselineScores:
         return cls(evaluation, module, module.baselines(), evaluation.test_names if stage == "test" else ())
 
     def update(self, batch: Any, place: int = 0) -> None:  # noqa: ANN401
-        """Scores a batch.
-
-        Args:
-            batch: of the evaluation.
-            place: which of several loaders it comes from.
-        """
+        """Scores a batch."""
         for name, baseline in self.baselines.items():
             scores = self.evaluation.baseline_scores(self.module, baseline, batch)
             for index, mean in enumerate(self._means[name].values()):

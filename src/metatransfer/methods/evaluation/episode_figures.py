@@ -29,17 +29,7 @@ class AdaptsInSteps(Protocol):
 
 @torch.no_grad()
 def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) -> dict[str, Figure]:  # noqa: ANN401
-    """Pictures of the first task, or of the first tasks of one variable.
-
-    Args:
-        module: the method.
-        episode: some tasks.
-        stage: ``"val"`` or ``"test"``.
-        score_name: what the tasks are scored by.
-
-    Returns:
-        By name; none for samples that cannot be drawn.
-    """
+    """Pictures of the first task, or of the first tasks of one variable."""
     figures: dict[str, Figure] = {}
     x, regression = episode.support_x, is_regression(episode.query_y)
     if not isinstance(x, Tensor):
@@ -59,17 +49,7 @@ def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) 
 
 
 def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> Figure:  # noqa: ANN401
-    """The first tasks of one variable: true curve, support points, and the method's answers on a grid.
-
-    Args:
-        module: the method; one that adapts in steps is also drawn before adaptation and after one step.
-        episode: tasks with one input and one target.
-        tasks: how many to draw.
-        points: of the grid.
-
-    Returns:
-        The figure.
-    """
+    """The first tasks of one variable: true curve, support points, and the method's answers on a grid."""
     few = episode.map(lambda tensor: tensor[:tasks])
     assert isinstance(few.query_x, Tensor)
     low, high = few.query_x.amin(1, keepdim=True), few.query_x.amax(1, keepdim=True)

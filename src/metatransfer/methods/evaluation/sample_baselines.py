@@ -17,16 +17,7 @@ _NEIGHBOUR_LIMIT = 2**26  # numbers in all training samples: beyond, searching n
 
 
 def sample_baselines(info: DataInfo, samples: Callable[[], Iterable[Any]], prefix: str = "") -> dict[str, Baseline]:
-    """The most frequent class, and the class of the nearest training sample if these are small enough.
-
-    Args:
-        info: of the training data.
-        samples: gives the training samples in batches with ``x`` and ``y``.
-        prefix: put before the name of the neighbour.
-
-    Returns:
-        By name.
-    """
+    """The most frequent class, and the class of the nearest training sample if these are small enough."""
     found: dict[str, Baseline] = {MOST_FREQUENT: MostFrequentClass(info.class_counts)}
     shape, count = info.sample_shape, sum(info.class_counts)
     # texts have no shape, and no distance

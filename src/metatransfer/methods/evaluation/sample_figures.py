@@ -24,19 +24,7 @@ def sample_figures(
     show: Callable[[int], Any],
     mistakes: int,
 ) -> dict[str, Figure]:
-    """Pictures of an evaluation of a classifier.
-
-    Args:
-        answers: to all samples.
-        confusion: ``(C, C)`` counts.
-        error: the calibration error.
-        names: of the classes.
-        show: gives a sample by its number, as a sentence or an image ``(C, H, W)``; something else is not drawn.
-        mistakes: how many wrong answers to show.
-
-    Returns:
-        ``confusion``, ``calibration`` (Guo et al. 2017, 1706.04599) and ``mistakes``.
-    """
+    """Pictures of an evaluation of a classifier."""
     figures = {
         "confusion": drawing.confusion_figure(confusion, names),
         "calibration": drawing.calibration_figure(*reliability(answers), error),
@@ -50,15 +38,7 @@ def sample_figures(
 
 
 def most_confident_mistakes(answers: Answers, count: int) -> list[tuple[int, int, int, float]]:
-    """Number, class, answer and confidence of wrong answers, the most confident first.
-
-    Args:
-        answers: to all samples.
-        count: how many at most.
-
-    Returns:
-        Plain values.
-    """
+    """Number, class, answer and confidence of wrong answers, the most confident first."""
     wrong = (answers.prediction != answers.target) & ~answers.confidence.isnan()
     order = answers.confidence[wrong].argsort(descending=True)[:count]
     chosen = [part[wrong][order].tolist() for part in answers]
@@ -66,15 +46,7 @@ def most_confident_mistakes(answers: Answers, count: int) -> list[tuple[int, int
 
 
 def class_table(confusion: list[list[int]], names: Sequence[str]) -> str:
-    """Precision, recall and F1 of each class, as CSV.
-
-    Args:
-        confusion: counts, by class and answer.
-        names: of the classes.
-
-    Returns:
-        Lines ``class,samples,precision,recall,f1,most often taken for``; an empty cell where a number has no meaning.
-    """
+    """Precision, recall and F1 of each class, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "samples", "precision", "recall", "f1", "most often taken for"])

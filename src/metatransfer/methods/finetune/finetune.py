@@ -176,14 +176,7 @@ class FineTuneModule(ClassifierModule):
         return outputs
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy, weighted and smoothed as asked, and the penalties of the policies.
-
-        Args:
-            batch: ``N`` samples, their labels ``(N,)`` or mixtures of labels ``(N, C)``.
-
-        Returns:
-            The loss, and the logits.
-        """
+        """Mean cross-entropy, weighted and smoothed as asked, and the penalties of the policies."""
         outputs = self(batch.x)
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         loss = F.cross_entropy(precise, batch.y, self.class_weights, label_smoothing=self.label_smoothing)

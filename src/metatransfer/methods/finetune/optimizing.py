@@ -19,14 +19,6 @@ def scale_groups(optimizer: Optimizer) -> None:
 def linear_warmup(optimizer: Optimizer, fraction: float, steps: float) -> LambdaLR:
     """Rates that rise linearly over a fraction of a run and fall linearly over the rest.
 
-    Args:
-        optimizer: whose rates are set.
-        fraction: part of the steps over which they rise.
-        steps: of the whole run.
-
-    Returns:
-        The scheduler, to be stepped at every step.
-
     Raises:
         UserError: a run without a known end.
     """

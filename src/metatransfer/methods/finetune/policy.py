@@ -77,9 +77,6 @@ class FineTunePolicy(nn.Module):
 def reinitialise(layer: Layer) -> None:
     """Gives a layer new random weights.
 
-    Args:
-        layer: changed in place.
-
     Raises:
         UserError: one of its modules does not define ``reset_parameters``.
     """

@@ -35,16 +35,7 @@ class CompiledStep:
         self._loss = CompiledLoss(function)
 
     def __call__(self, part: Episode, trainable: Params, key: Hashable) -> tuple[Tensor, Any, Tensor]:
-        """The part loss, which can be differentiated once, the outputs, and whether all is finite.
-
-        Args:
-            part: some tasks.
-            trainable: what the loss is differentiated by, by name.
-            key: all that the trace depends on besides sizes and types.
-
-        Returns:
-            As ``part_loss``.
-        """
+        """The part loss, which can be differentiated once, the outputs, and whether all is finite."""
         device = part.query_y.device.type
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         (loss, outputs, finite), gradients = self._loss(trainable, part, key=(key, autocast))

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
     """Updates running averages by one plain pass over all support sets: the inner loop itself changes no buffer.
 
-    Args:
-        module: the method; with another policy than ``"running"``, and in evaluation, nothing happens.
-        support_x: ``(T, S, *shape)``.
-
     Raises:
         UserError: too few samples for a variance.
         ValueError: any other error of the network.
@@ -44,10 +40,6 @@ def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
 
 def report_divergence(trajectory: list[Params], lr: float) -> None:
     """Says where an inner loop diverged.
-
-    Args:
-        trajectory: the parameters before and after each step, each ``(T, *shape)``.
-        lr: the inner learning rate.
 
     Raises:
         UserError: always.

@@ -102,14 +102,6 @@ class Backbone(nn.Module, ABC):
 def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str) -> int:
     """Size of the features that ``network`` makes of one sample, found by running it once on zeros.
 
-    Args:
-        network: maps ``(N, *in_shape)`` to ``(N, *shape)``, whose ``E`` values are the features.
-        in_shape: shape of one sample.
-        name: the class to name if it fails.
-
-    Returns:
-        ``E``.
-
     Raises:
         UserError: the sample is too small to pass through the network.
     """

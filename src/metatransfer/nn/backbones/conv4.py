@@ -16,13 +16,6 @@ Norm = Literal["batch", "group", "none"]
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
     """The normalisation layer of a convolutional block.
 
-    Args:
-        norm: ``"batch"``, ``"group"`` (up to 8 groups) or ``"none"``.
-        channels: number of channels.
-
-    Returns:
-        A module on ``(N, channels, H, W)``.
-
     Raises:
         UserError: an unknown name.
     """
@@ -36,14 +29,7 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images in the memory format that convolutions, pooling and BatchNorm are fastest in on a CPU; they pass it on.
-
-    Args:
-        x: ``(N, C, H, W)``.
-
-    Returns:
-        The same values; ``torch.channels_last`` also where there is one channel, which torch takes for either format.
-    """
+    """Images in the memory format that convolutions, pooling and BatchNorm are fastest in on a CPU; they pass it on."""
     rows = x.movedim(1, -1)
     return rows.flatten(1).view(rows.shape).movedim(-1, 1)
 

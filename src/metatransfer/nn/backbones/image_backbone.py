@@ -46,11 +46,7 @@ class ImageBackbone(Backbone):
 
     @abstractmethod
     def network_maps(self, x: Tensor) -> Tensor | None:
-        """What the network pools, ``(N, C, H, W)``; ``None`` if it does not pool feature maps.
-
-        Args:
-            x: images as the network takes them.
-        """
+        """What the network pools, ``(N, C, H, W)``; ``None`` if it does not pool feature maps."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` in [0, 1] to ``(N, out_features)``."""
@@ -76,13 +72,7 @@ class ImageBackbone(Backbone):
         return (x - self.mean) / self.std  # grey images become three channels here
 
     def set_input(self, in_channels: int | None, image_size: int | None, resize: int | None) -> None:
-        """Notes what images come.
-
-        Args:
-            in_channels: their channels, 3 where left out.
-            image_size: their height and width, any where left out.
-            resize: height and width that they are scaled to, ``None`` to leave them.
-        """
+        """Notes what images come."""
         check_positive(in_channels=in_channels, image_size=image_size, resize=resize)
         self.in_channels = 3 if in_channels is None else in_channels
         self.channels = 3 if self.in_channels == 1 else self.in_channels  # of the network
@@ -92,11 +82,6 @@ class ImageBackbone(Backbone):
         self, mean: Sequence[float] | None, std: Sequence[float] | None, known: tuple[Sequence[float], Sequence[float]]
     ) -> None:
         """Notes what is subtracted from the images and what they are divided by.
-
-        Args:
-            mean: one number for each channel, or one for all; where left out that of ``known``.
-            std: likewise.
-            known: what the network was trained with.
 
         Raises:
             UserError: another number of channels, or a deviation that is not above 0.
@@ -118,12 +103,6 @@ class ImageBackbone(Backbone):
 
     def load_weights(self, path: str | Path | None) -> WeightsReport | None:
         """As :meth:`Backbone.load_weights`; the file may also be of the library's network alone.
-
-        Args:
-            path: the file; without one nothing happens.
-
-        Returns:
-            What was kept, dropped and is new.
 
         Raises:
             UserError: a file that cannot be read, of another network, or of one for another size of images.
@@ -157,9 +136,6 @@ class ImageBackbone(Backbone):
 
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Refuses samples that the network was not built for, or that are too small for it.
-
-        Args:
-            shape: shape of one sample.
 
         Raises:
             UserError: not images, of other channels, or of another size.
@@ -205,13 +181,6 @@ class ImageBackbone(Backbone):
 
     def size_for(self, default: int, trained: bool) -> int:
         """Size that a network for one size only is built for.
-
-        Args:
-            default: its usual size.
-            trained: whether weights for just that size come.
-
-        Returns:
-            Height and width.
 
         Raises:
             UserError: weights for one size and images of another.

@@ -76,9 +76,6 @@ class ResNet12(Backbone):
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Takes any images of at least 16x16 with the right channels.
 
-        Args:
-            shape: shape of one sample.
-
         Raises:
             UserError: anything else.
         """

@@ -44,13 +44,6 @@ class DomainBatchNorm(nn.Module):
 def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
     """Gives every BatchNorm layer of a network statistics for each domain.
 
-    Args:
-        network: changed in place; the statistics that it has become those of both domains.
-        own_affine: see :class:`DomainBatchNorm`.
-
-    Returns:
-        The network.
-
     Raises:
         UserError: it has no BatchNorm layer, or one that keeps no statistics.
     """
@@ -75,12 +68,7 @@ def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
 
 @contextlib.contextmanager
 def in_domain(network: nn.Module, domain: Side) -> Iterator[None]:
-    """What passes the network inside is normalised as of a domain.
-
-    Args:
-        network: with or without :class:`DomainBatchNorm` layers.
-        domain: which.
-    """
+    """What passes the network inside is normalised as of a domain."""
     layers = [part for part in network.modules() if isinstance(part, DomainBatchNorm)]
     before = [layer.domain for layer in layers]
     for layer in layers:
@@ -93,11 +81,7 @@ def in_domain(network: nn.Module, domain: Side) -> Iterator[None]:
 
 
 def share_source_statistics(network: nn.Module) -> None:
-    """Normalises the target as the source, from now on.
-
-    Args:
-        network: with or without :class:`DomainBatchNorm` layers; changed in place.
-    """
+    """Normalises the target as the source, from now on."""
     for part in network.modules():
         if isinstance(part, DomainBatchNorm):
             part.target.load_state_dict(part.source.state_dict())
@@ -112,9 +96,6 @@ def reestimate_target_statistics(network: nn.Module, batches: Iterable[Tensor]) 
     over batches :math:`b` of :math:`n_b` samples in random order; what each layer sees has passed those before it in
     training mode.
 
-    Args:
-        network: with :class:`DomainBatchNorm` layers; apart from the target's statistics it is left as it is.
-        batches: ``(N, *shape)`` each.
     """
     norms = [part.target for part in network.modules() if isinstance(part, DomainBatchNorm)]
     momenta, modes = [norm.momentum for norm in norms], {part: part.training for part in network.modules()}

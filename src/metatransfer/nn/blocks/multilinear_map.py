@@ -55,15 +55,7 @@ class MultilinearMap(nn.Module):
                 nn.init.normal_(matrix)
 
     def forward(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        """The map of each sample.
-
-        Args:
-            features: ``(N, E)``.
-            probabilities: ``(N, C)``.
-
-        Returns:
-            ``(N, out_features)``, the outer product row by row.
-        """
+        """The map of each sample."""
         if self.feature_matrix is None or self.class_matrix is None:
             return (features.unsqueeze(2) * probabilities.unsqueeze(1)).flatten(1)
         product = F.linear(features, self.feature_matrix) * F.linear(probabilities, self.class_matrix)
