@@ -45,14 +45,14 @@ SUPERCLASSES = {
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
 _SUPERCLASS_OF = {name: superclass for superclass, names in SUPERCLASSES.items() for name in names}
-# Bertinetto et al. 2019 draw the classes at random; what is in neither list is for training
+# Bertinetto et al. 2019 drew the classes at random; a class in neither list is a training class
 _CIFAR_FS = {
     "val": "beaver otter flatfish shark lamp television beetle butterfly sea camel cattle crab crocodile maple_tree "
     "motorcycle tractor",
     "test": "whale poppy rose sweet_pepper telephone bed table wardrobe leopard plain chimpanzee fox snail worm baby "
     "man woman bicycle pickup_truck rocket",
 }
-# Oreshkin et al. 2018 divide by superclass, so that test classes are far from training classes
+# Oreshkin et al. 2018 divide by superclass, so that test classes differ more from training classes
 _FC100 = {
     "val": "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
     "test": "aquatic_mammals insects medium_mammals people",
@@ -78,16 +78,15 @@ def benchmark_classes(benchmark: Benchmark, split: str) -> tuple[str, ...]:
 class CIFARFewShot(Collection):
     """CIFAR-FS and FC100: the 100 classes of CIFAR-100, 600 colour images of 32x32 each, divided by published lists.
 
-    Reads CIFAR-100 as its authors distribute it: ``cifar-100-binary`` or, where that is missing, ``cifar-100-python``
-    as torchvision lays it out. The latter are pickles; they are read with numbers, texts, lists and arrays only, so a
-    file from a stranger runs no code. Training and test images of CIFAR-100 are pooled, as both benchmarks do;
-    superclasses are the classes' groups.
+    Reads CIFAR-100 as its authors distribute it: ``cifar-100-binary`` or, if that is missing, ``cifar-100-python``,
+    the version that torchvision downloads. The latter are pickles, which are loaded only if their MD5 is the authors'.
+    Training and test images of CIFAR-100 are pooled, as in both benchmarks. The group of a class is its superclass.
 
     Args:
-        root: the folder that holds ``cifar-100-binary`` or ``cifar-100-python``, or that one itself.
+        root: the folder that contains ``cifar-100-binary`` or ``cifar-100-python``, or one of these itself.
         benchmark: ``"cifar_fs"`` (Bertinetto et al. 2019, 1805.08136) or ``"fc100"`` (Oreshkin et al. 2018,
             1805.10123).
-        download: whether to get ``cifar-100-binary`` (161 MB) where nothing is there.
+        download: whether to download ``cifar-100-binary`` (161 MB) if neither is there.
 
     Raises:
         UserError: an unknown benchmark.
@@ -103,17 +102,17 @@ class CIFARFewShot(Collection):
         self.look = ImageLook(32)
 
     def prepare(self) -> None:
-        """Downloads, where that is asked for."""
-        # what is wrong is reported by parts, in every process; raised in one only, it would leave the others waiting
+        """Downloads CIFAR-100 if ``download`` is set."""
+        # errors are raised by parts() in every process; raised in one process here, they would leave the others waiting
         with contextlib.suppress(UserError):
             find_cifar(self.root, self.download)
 
     def parts(self) -> Mapping[str, Source]:
-        """The classes of each split, 600 images of each, those of CIFAR-100's training set first."""
+        """The classes of each split with 600 images each, those of CIFAR-100's training set first."""
         return LazyParts(self._classes, SPLITS)
 
     def convert(self, item: Image.Image) -> Tensor:
-        """An image scaled by its shorter side and cut out in the centre: ``(3, 32, 32)`` in [0, 1]."""
+        """An image, resized by its shorter side and cropped at the centre: ``(3, 32, 32)`` in [0, 1]."""
         return self.look.sample(item)
 
     def protocol(self) -> dict[str, Any]:

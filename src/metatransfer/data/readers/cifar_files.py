@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +14,17 @@ from numpy.typing import NDArray
 
 from metatransfer.checks import check_file, did_you_mean
 from metatransfer.data.readers.fetching import fetch
-from metatransfer.data.readers.pickles import read_plain_pickle
 from metatransfer.errors import UserError
 from metatransfer.storage import write_atomically
 
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 _MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 _BINARY = ("train.bin", "test.bin", "fine_label_names.txt")
-_PYTHON = ("train", "test", "meta")
+_PYTHON = {  # with the MD5 of each file
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
 _PIXELS = 3 * 32 * 32
 
 
@@ -38,10 +43,10 @@ class Pool(NamedTuple):
 
 
 def find_cifar(root: Path, download: bool) -> Path:
-    """The folder with CIFAR-100's files, the pickle-free ones first.
+    """The folder with CIFAR-100's files; the binary version is preferred to the Python version.
 
     Raises:
-        UserError: neither is there, and neither can, or may, be downloaded.
+        UserError: neither is there, and the download fails or is not allowed.
     """
     for kind, files in (("cifar-100-binary", _BINARY), ("cifar-100-python", _PYTHON)):
         for folder in (root / kind, root):
@@ -60,7 +65,7 @@ def find_cifar(root: Path, download: bool) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    # takes the three files we need out of the archive, by their names and to ours: no path of the archive is used
+    # extracts the three files by name; no path in the archive is used
     try:
         with tarfile.open(archive) as tar:
             for name in _BINARY:
@@ -77,7 +82,7 @@ def read_cifar(folder: Path, expected: Sequence[str]) -> Pool:
     """All images of CIFAR-100.
 
     Raises:
-        UserError: files that are damaged, or of another data set.
+        UserError: the files are damaged or belong to another data set.
     """
     pool = _read_binary(folder) if (folder / _BINARY[0]).is_file() else _read_python(folder)
     if sorted(pool.names) != sorted(expected):
@@ -86,7 +91,7 @@ def read_cifar(folder: Path, expected: Sequence[str]) -> Pool:
             f"'{folder}' has {len(pool.names)} classes that are not the 100 of CIFAR-100 (the first: '{odd}'"
             f"{did_you_mean(odd, expected).rstrip('.')}): get CIFAR-100, not CIFAR-10 or another set."
         )
-    if len(pool.labels) == 0 or not 0 <= pool.labels.min() <= pool.labels.max() < 100:
+    if len(pool.labels) == 0 or pool.labels.max() >= 100:
         raise UserError(f"'{folder}' has no images, or labels outside of 0 .. 99: unpack CIFAR-100 again.")
     return pool
 
@@ -99,7 +104,7 @@ def _read_binary(folder: Path) -> Pool:
         content = np.fromfile(path, np.uint8)
         if len(content) % (_PIXELS + 2):
             raise UserError(
-                f"'{path}' has {len(content)} bytes, no multiple of the {_PIXELS + 2} of an image: unpack it again."
+                f"'{path}' has {len(content)} bytes, not a multiple of the {_PIXELS + 2} bytes of an image: unpack it again."
             )
         parts.append(content.reshape(-1, _PIXELS + 2))
     records = np.concatenate(parts)
@@ -108,24 +113,19 @@ def _read_binary(folder: Path) -> Pool:
 
 
 def _read_python(folder: Path) -> Pool:
-    parts = [_read_python_part(folder / name) for name in _PYTHON[:2]]
-    names = _plain(folder / _PYTHON[2]).get("fine_label_names", ())
-    images, labels = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
-    return Pool(images, labels, [str(name) for name in names])
+    train, test, meta = (_unpickled(folder / name, md5) for name, md5 in _PYTHON.items())
+    labels = np.array(train["fine_labels"] + test["fine_labels"], np.int64)
+    return Pool(np.concatenate([train["data"], test["data"]]), labels, meta["fine_label_names"])
 
 
-def _read_python_part(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    # images and fine labels of one file
-    content = _plain(path)
-    pixels, fine = content.get("data"), np.asarray(content.get("fine_labels", ()))
-    right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(fine), _PIXELS)
-    if pixels is None or not right or fine.dtype.kind != "i":
+def _unpickled(path: Path, md5: str) -> dict[str, Any]:
+    # loads the content only if it is the authors': a pickle may run code
+    content = check_file(path, "CIFAR-100 file").read_bytes()
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
         raise UserError(
-            f"'{path}' must hold 'data', uint8 of (N, {_PIXELS}), and N numbers in 'fine_labels', but holds "
-            f"{', '.join(map(str, content)) or 'nothing'} with {len(fine)} labels: unpack CIFAR-100 again."
+            f"'{path}' should have MD5 {md5} but has {found}, and as a pickle it could run code: unpack CIFAR-100 "
+            f"again, or get the pickle-free {_URL}."
         )
-    return pixels, fine.astype(np.int64)
-
-
-def _plain(path: Path) -> dict[str, Any]:
-    return read_plain_pickle(path, f"unpack CIFAR-100 again, or get the pickle-free {_URL}.")
+    unpickled: dict[str, Any] = pickle.loads(content, encoding="latin1")
+    return unpickled
