@@ -79,7 +79,7 @@ def test_torchvision_agrees_on_the_files():
 
     assert CIFAR100.base_folder == "cifar-100-python"
     listed = [*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])]
-    assert cifar_files._PYTHON == dict(map(tuple, listed))
+    assert dict(map(tuple, listed)) == cifar_files._PYTHON
 
 
 @pytest.mark.parametrize("benchmark", ["cifar_fs", "fc100"])

@@ -261,8 +261,8 @@ def test_missing_files(tmp_path, kind, words):
         ("train-images-idx3-ubyte", b"", "starts with 00000803, but starts with nothing"),
         ("train-images-idx3-ubyte", b"<html>not found", "3 axes, which starts with 00000803, but starts with 3c68746d"),
         ("train-labels-idx1-ubyte", idx(np.zeros((2, 2))), "1 axis, which starts with 00000801, but starts"),
-        ("train-images-idx3-ubyte", idx(np.zeros((23, 7, 7)))[:-1], "says that it has 1143 bytes, but has 1142"),
-        ("train-images-idx3-ubyte", idx(np.zeros((23, 7, 7)))[:9], "says that it has"),
+        ("train-images-idx3-ubyte", idx(np.zeros((23, 7, 7)))[:-1], "should have 1143 bytes, but has 1142"),
+        ("train-images-idx3-ubyte", idx(np.zeros((23, 7, 7)))[:9], "should have"),
         ("train-images-idx3-ubyte", idx(np.zeros((5, 7, 7))), "has 5 images, but"),
         ("train-labels-idx1-ubyte", idx(np.full(23, 11)), "must hold digits, 0 to 9, or 10 for 0, but holds 11"),
         ("train-labels-idx1-ubyte", idx(np.arange(23) % 9), "has no image of the digit 9"),
@@ -288,7 +288,7 @@ def test_damaged_gzip(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "usps.bz2' is empty: get it again"),
+        (b"", "usps.bz2' is empty: download it again"),
         (b"a b c\n", "cannot be read as LIBSVM lines 'label 1:value ... 256:value'"),
         (b"1 257:0.5\n", "cannot be read as LIBSVM lines"),
         (b"1 1:0.5 2:1\n", "must hold values from -1 (paper) to 1 (ink), but holds 0 to 1"),

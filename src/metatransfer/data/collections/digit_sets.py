@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from metatransfer.checks import check_folder
 from metatransfer.data.collections.base import Collection
 from metatransfer.data.collections.digits import DIGIT_NAMES
 from metatransfer.data.readers.digit_files import (
     DigitFile,
-    find_file,
     read_folders,
     read_idx,
     read_libsvm,
@@ -26,23 +27,23 @@ from metatransfer.errors import UserError
 
 
 class DigitSet(Collection):
-    """The base of digit data sets that come as files with a training and a test split.
+    """Base class of digit data sets whose files are divided into training and test.
 
     All images are held in memory as uint8.
 
     Args:
         root: folder of the files.
-        image_size: side of a sample in pixels, to which the images are scaled bilinearly once, when they are read; as
-            the files have where left out.
-        channels: 1 for luminance, 3 for RGB, where grey is repeated; as the files have where left out.
+        image_size: side of a sample in pixels. The images are resized bilinearly once, when they are read. Defaults to
+            their own size.
+        channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
 
     Attributes:
-        title: what the data set is called.
-        folders: where its files may lie in ``root``.
-        usual_source: who gives them out.
+        title: name of the data set, for messages.
+        folders: folders in ``root`` that may hold the files.
+        usual_source: who publishes the files.
 
     Raises:
-        UserError: an ``image_size`` below 1, or other ``channels``.
+        UserError: ``image_size`` is below 1, or ``channels`` is neither 1 nor 3.
     """
 
     title: ClassVar[str]
@@ -55,14 +56,14 @@ class DigitSet(Collection):
         self.look = PixelLook(image_size, channels)
 
     @abstractmethod
-    def read(self, split: str) -> DigitFile:
-        """The images and labels of a split."""
+    def read(self, split: str) -> list[DigitFile]:
+        """The files of a split, ``"train"`` or ``"test"``."""
 
     def parts(self) -> Mapping[str, Source]:
         """The digits of training and test, in memory: ``(C, H, W)``, classes ``"0"`` to ``"9"``.
 
         Raises:
-            UserError: a file that is missing, damaged, or not of its kind.
+            UserError: a file is missing, damaged or of another kind.
         """
         try:
             check_folder(Path(self.root).expanduser(), f"{self.title} folder")
@@ -71,13 +72,14 @@ class DigitSet(Collection):
         return {split: self._source(split) for split in ("train", "test")}
 
     def _source(self, split: str) -> Source:
-        digits = self.read(split)
-        where = f"{self.title} {split} ({digits.name})"
-        data = gathered(digits.samples, len(digits.labels), where)
-        absent = sorted(set(range(10)) - set(digits.labels.tolist())) if split == "train" else []
+        files = self.read(split)
+        labels = np.concatenate([file.labels for file in files])
+        where = f"{self.title} {split} ({' and '.join(file.name for file in files)})"
+        data = gathered((self.look(image) for file in files for image in file.images), len(labels), where)
+        absent = sorted(set(range(10)) - set(labels.tolist())) if split == "train" else []
         if absent:
-            raise UserError(f"{where} has no image of the digit {absent[0]}: it is incomplete; get it again.")
-        return labelled_pixels(data, digits.labels, DIGIT_NAMES, where)
+            raise UserError(f"{where} has no image of the digit {absent[0]}: it is incomplete; download it again.")
+        return labelled_pixels(data, labels, DIGIT_NAMES, where)
 
     def protocol(self) -> dict[str, Any]:
         """The size of the images."""
@@ -88,22 +90,22 @@ class DigitSet(Collection):
 
     @property
     def places(self) -> list[Path]:
-        """The folders in which the files are looked for."""
+        """The folders that may hold the files."""
         return [Path(self.root, folder).expanduser() for folder in self.folders]
 
-    def file(self, *names: str) -> Path:
-        """A file of the data set.
+    def find(self, *names: str) -> Path | None:
+        """The first of these files that exists, by folder and then by name."""
+        return next((path for place in self.places for name in names if (path := place / name).is_file()), None)
 
-        Raises:
-            UserError: there is none.
-        """
-        found = find_file(self.places, names)
+    def file(self, *names: str) -> Path:
+        """The first of these files that exists; raises an error if there is none."""
+        found = self.find(*names)
         if found is None:
             raise self.missing(" or ".join(names))
         return found
 
     def missing(self, what: str) -> UserError:
-        """The error for files that are not there, to be raised."""
+        """The error for missing files."""
         deeper = " or ".join(f"'{folder}'" for folder in self.folders if folder)
         return UserError(
             f"{self.title}: '{self.root}' has no {what}: put it there or into its folder {deeper}; it comes from "
@@ -115,54 +117,50 @@ class MNIST(DigitSet):
     """MNIST: 60000 and 10000 handwritten digits, 28x28, grey, ink high (LeCun, Bottou, Bengio and Haffner 1998).
 
     The idx files ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-    ``t10k-labels-idx1-ubyte``, plain or with ``.gz``, in ``root``, ``root/raw`` or ``root/MNIST/raw``. Arguments and
-    errors are those of :class:`DigitSet`.
+    ``t10k-labels-idx1-ubyte``, plain or with ``.gz``, in ``root``, ``root/raw`` or ``root/MNIST/raw``. See
+    :class:`DigitSet` for the arguments and errors.
     """
 
-    title = "MNIST"
-    folders = ("", "raw", "MNIST/raw")
-    usual_source = "the MNIST page of Yann LeCun, and torchvision lays it out so"
+    title, folders = "MNIST", ("", "raw", "MNIST/raw")
+    usual_source = "the MNIST page of Yann LeCun, and torchvision has the same layout"
 
-    def read(self, split: str) -> DigitFile:
-        """The idx files of a split."""
+    def read(self, split: str) -> list[DigitFile]:
+        """The pair of idx files."""
         stem = {"train": "train", "test": "t10k"}[split]
         names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-        images, labels = (self.file(name, f"{name}.gz") for name in names)
-        return read_idx(images, labels, self.look)
+        return [read_idx(*(self.file(name, f"{name}.gz") for name in names))]
 
 
 class USPS(DigitSet):
     """USPS: 7291 and 2007 handwritten digits of envelopes, 16x16, grey, ink high (Hull 1994).
 
     The LIBSVM texts ``usps.bz2`` and ``usps.t.bz2``, or unpacked as ``usps`` and ``usps.t``, in ``root`` or
-    ``root/USPS``. Arguments and errors are those of :class:`DigitSet`.
+    ``root/USPS``. See :class:`DigitSet` for the arguments and errors.
     """
 
-    title = "USPS"
-    folders = ("", "USPS")
-    usual_source = "the LIBSVM collection of data sets, and torchvision lays it out so"
+    title, folders = "USPS", ("", "USPS")
+    usual_source = "the LIBSVM collection of data sets, and torchvision has the same layout"
 
-    def read(self, split: str) -> DigitFile:
-        """The text of a split."""
+    def read(self, split: str) -> list[DigitFile]:
+        """The LIBSVM file."""
         name = {"train": "usps", "test": "usps.t"}[split]
-        return read_libsvm(self.file(f"{name}.bz2", name), 16, self.look)
+        return [read_libsvm(self.file(f"{name}.bz2", name), 16)]
 
 
 class SVHN(DigitSet):
     """SVHN: 73257 and 26032 digits of house numbers, 32x32, colour (Netzer, Wang, Coates and others 2011).
 
     The MATLAB files ``train_32x32.mat`` and ``test_32x32.mat``, where label 10 means 0, in ``root`` or ``root/SVHN``.
-    The errors are those of :class:`DigitSet`.
+    See :class:`DigitSet` for the errors.
 
     Args:
         root: folder of the files.
-        image_size: as of :class:`DigitSet`.
-        channels: as of :class:`DigitSet`.
+        image_size: side of a sample in pixels. Defaults to that of the images.
+        channels: 1 or 3. Defaults to the channels of the images.
         extra: whether the 531131 easier digits of ``extra_32x32.mat`` are added to the training.
     """
 
-    title = "SVHN"
-    folders = ("", "SVHN")
+    title, folders = "SVHN", ("", "SVHN")
     usual_source = "the SVHN page of Stanford University, format 2, cropped digits"
 
     def __init__(
@@ -171,12 +169,10 @@ class SVHN(DigitSet):
         super().__init__(root, image_size, channels)
         self.extra = extra
 
-    def read(self, split: str) -> DigitFile:
-        """The file of a split, or the two of the training with ``extra``."""
-        digits = read_mat(self.file(f"{split}_32x32.mat"), 32, self.look)
-        if self.extra and split == "train":
-            digits = digits.followed(read_mat(self.file("extra_32x32.mat"), 32, self.look))
-        return digits
+    def read(self, split: str) -> list[DigitFile]:
+        """The MATLAB file, and for training with ``extra`` the second one."""
+        stems = [split, "extra"] if self.extra and split == "train" else [split]
+        return [read_mat(self.file(f"{stem}_32x32.mat"), 32) for stem in stems]
 
     def protocol(self) -> dict[str, Any]:
         """The size of the images, and ``extra``."""
@@ -186,17 +182,16 @@ class SVHN(DigitSet):
 class SYN(DigitSet):
     """SYN: 479400 and 9553 synthetic digits in typefaces on coloured grounds, 32x32 (Ganin and Lempitsky 1409.7495).
 
-    The MATLAB files ``synth_train_32x32.mat`` and ``synth_test_32x32.mat`` in ``root`` or ``root/SYN``. Arguments and
-    errors are those of :class:`DigitSet`.
+    The MATLAB files ``synth_train_32x32.mat`` and ``synth_test_32x32.mat`` in ``root`` or ``root/SYN``. See
+    :class:`DigitSet` for the arguments and errors.
     """
 
-    title = "SYN"
-    folders = ("", "SYN")
+    title, folders = "SYN", ("", "SYN")
     usual_source = "Yaroslav Ganin's page, as SynthDigits"
 
-    def read(self, split: str) -> DigitFile:
-        """The file of a split."""
-        return read_mat(self.file(f"synth_{split}_32x32.mat"), 32, self.look)
+    def read(self, split: str) -> list[DigitFile]:
+        """The MATLAB file."""
+        return [read_mat(self.file(f"synth_{split}_32x32.mat"), 32)]
 
 
 class MNISTM(DigitSet):
@@ -209,32 +204,32 @@ class MNISTM(DigitSet):
       ``mnist_m_test_labels.txt``, lines ``name label``, beside or in them;
     - ``mnist_m_train.pt`` and ``mnist_m_test.pt``, torch files of the pair (images, labels).
 
-    The authors' images have 32x32 pixels, others' 28x28. Arguments and errors are those of :class:`DigitSet`.
+    The authors' images have 32x32 pixels, others' 28x28. See :class:`DigitSet` for the arguments and errors.
     """
 
-    title = "MNIST-M"
-    folders = ("", "mnist_m")
+    title, folders = "MNIST-M", ("", "mnist_m")
     usual_source = "Yaroslav Ganin's page"
 
-    def read(self, split: str) -> DigitFile:
-        """The files of a split, in the first layout that is found.
+    def read(self, split: str) -> list[DigitFile]:
+        """The first layout that is found.
 
         Raises:
             UserError: there is none, or only a pickle.
         """
         stem = f"mnist_m_{split}"
-        tensors = find_file(self.places, [f"{stem}.pt"])
+        tensors = self.find(f"{stem}.pt")
         if tensors is not None:
-            return read_tensors(tensors, self.look)
+            return [read_tensors(tensors)]
         for place in self.places:
-            listing = find_file([place, place / stem], [f"{stem}_labels.txt"])
+            listings = (folder / f"{stem}_labels.txt" for folder in (place, place / stem))
+            listing = next((path for path in listings if path.is_file()), None)
             if listing is not None and (place / stem).is_dir():
-                return read_listed(place / stem, listing, self.look)
+                return [read_listed(place / stem, listing)]
             if (place / split).is_dir():
-                return read_folders(place / split, self.look)
-        if find_file(self.places, ["keras_mnistm.pkl"]) is not None:
+                return [read_folders(place / split)]
+        if self.find("keras_mnistm.pkl") is not None:
             raise UserError(
                 f"MNIST-M: 'keras_mnistm.pkl' in '{self.root}' is a pickle, which can run code when it is read: "
-                f"convert it where you trust it to {stem}.pt by torch.save((images, labels), path)."
+                f"convert it to {stem}.pt with torch.save((images, labels), path) on a machine where you trust it."
             )
         raise self.missing(f"{split}/<label>/<image>, {stem} with {stem}_labels.txt, or {stem}.pt")

@@ -104,7 +104,8 @@ def _read_binary(folder: Path) -> Pool:
         content = np.fromfile(path, np.uint8)
         if len(content) % (_PIXELS + 2):
             raise UserError(
-                f"'{path}' has {len(content)} bytes, not a multiple of the {_PIXELS + 2} bytes of an image: unpack it again."
+                f"'{path}' has {len(content)} bytes, not a multiple of the {_PIXELS + 2} bytes of an image: unpack it "
+                "again."
             )
         parts.append(content.reshape(-1, _PIXELS + 2))
     records = np.concatenate(parts)
