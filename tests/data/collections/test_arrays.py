@@ -211,7 +211,7 @@ def test_samples_to_label(tmp_path):
         assert names == ("0", "1", "2", "3", "4")
         np.testing.assert_allclose(values(source)[:, 0], IMAGES[:5] / np.float32(255), rtol=1e-6)
     np.savez(tmp_path / "two.npz", a=X, b=X)
-    for new, words in (("two.npz", "called x or X .*, but holds a, b: say which by x"), ("gone.npz", "does not exist")):
+    for new, words in (("two.npz", "called x or X .*, but holds a, b: set x to"), ("gone.npz", "does not exist")):
         with pytest.raises(UserError, match=words):
             arrays(IMAGES).unlabelled(str(tmp_path / new))
     with pytest.raises(UserError, match=r"samples have the shape \(1, 6, 6\), but those of the training \(5,\)"):
@@ -254,7 +254,7 @@ def replaced(array, place, value):
         (lambda: arrays(3), "'x' must be an array, but is of type int"),
         (lambda: arrays(X, channels_last=True), r"channels_last is for images .* is \(40, 5\): leave it out"),
         (lambda: arrays(y=Y[:39]), "'y' holds 39 values for 40 samples: give one for each"),
-        (lambda: arrays(y=np.eye(4)[Y]), r"of shape \(40, 4\) it is one-hot: give the places of the ones"),
+        (lambda: arrays(y=np.eye(4)[Y]), r"of shape \(40, 4\) it is one-hot: pass y.argmax"),
         (lambda: arrays(y=X), r"must hold one label for each sample, \(N,\), but of shape \(40, 5\)"),
         (lambda: arrays(y=Y + 0.5), "'y' holds 0.5 for sample 0, but labels are whole numbers or texts"),
         (lambda: arrays(y=replaced(Y, 6, np.nan)), "'y' holds nan for sample 6"),
@@ -268,7 +268,7 @@ def replaced(array, place, value):
         (lambda: arrays(IMAGES, val=(IMAGES / 255, Y)), "val .*shape"),
         (lambda: arrays(IMAGES[:, None], val=(IMAGES[:, None] / 255, Y)), "val are not uint8, but those of train are"),
         (lambda: arrays(val=X), r"val must be a pair \(samples, labels\), but is a ndarray"),
-        (lambda: arrays(y=None), "samples 'x' without labels: add them, name them by y"),
+        (lambda: arrays(y=None), "samples 'x' without labels: add them, set y to"),
         (lambda: arrays(on_bad_sample="no"), "on_bad_sample must be one of error, skip"),
     ],
 )
@@ -281,10 +281,10 @@ def test_one_sentence(build, words):
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [
-        ({"a": X}, {}, "a.npz' has no samples and labels called x or X .* only a: name them by x and y"),
+        ({"a": X}, {}, "a.npz' has no samples and labels called x or X .* only a: set x and y"),
         ({"x": X}, {}, "a.npz' has the samples 'x' without labels"),
         ({"y": Y}, {}, "a.npz' has 'y' without its samples"),
-        ({"x": X, "X": X, "y": Y}, {}, "has both 'x' and 'X': say which by x"),
+        ({"x": X, "X": X, "y": Y}, {}, "has both 'x' and 'X': set x to"),
         ({"x": X, "y": Y}, {"x": "xs"}, r"has no array 'xs' \(x\), only x, y"),
         ({"pictures": X, "y": Y}, {"x": "picture"}, "Did you mean pictures?"),
         ({"x": X, "y": Y, "x_test": X}, {}, "the samples 'x_test' without labels"),

@@ -73,7 +73,7 @@ CELLS[:, 0] = [[1.0]] * 30
         ({"fts": csc_matrix(COUNTS.astype(float)), "labels": Y}, "'fts' is a sparse matrix"),
         ({"fts": COUNTS + 1j, "labels": Y}, "samples must be real numbers"),
         ({"fts": COUNTS}, "'fts' without labels"),
-        ({"fts": COUNTS, "features": COUNTS, "labels": Y}, "has both 'features' and 'fts': say which by x"),
+        ({"fts": COUNTS, "features": COUNTS, "labels": Y}, "has both 'features' and 'fts': set x to"),
         ({"fts": COUNTS, "labels": Y[:29]}, "'labels' holds 29 values for 30 samples"),
     ],
 )
@@ -94,7 +94,7 @@ def hdf5(version):
     [
         (
             hdf5(b"\x00\x02"),
-            r"a\.mat' is a MATLAB file of version 7\.3, which cannot be read here: save it with save\(",
+            r"a\.mat' is a MATLAB file of version 7\.3, which is not supported: save it with save\(",
         ),
         (b"", r"a\.mat' cannot be read as a MATLAB file"),
         (b"no such thing" * 40, r"a\.mat' cannot be read as a MATLAB file"),

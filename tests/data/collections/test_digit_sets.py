@@ -342,7 +342,7 @@ def test_damaged_mat(tmp_path):
     path = tmp_path / "synth_test_32x32.mat"
     hdf5 = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n"
     cases = {path.read_bytes()[:500]: "has no array called y", b"": "cannot be read", b"text " * 99: "cannot be read"}
-    for content, words in (cases | {hdf5: "of version 7.3, which cannot be read"}).items():
+    for content, words in (cases | {hdf5: "of version 7.3, which is not supported"}).items():
         path.write_bytes(content)
         message = refusal(data)
         assert "synth_test_32x32.mat'" in message

@@ -229,7 +229,7 @@ def test_lists(tmp_path, given):
         ("filename,label\na0/00.png,a\na0/00.png,a\n", r"names 'a0/00\.png' twice"),
         ("filename,label\na0/00.png,a\ngone.png,a\n", r"names 'gone\.png', which is neither in"),
         ("filename,label\n../../secret.png,a\n", r"names '\.\./\.\./secret\.png', which is neither in"),
-        ("filename,label\na0/00.png,B0\n", "two classes of one name, 'B0' and 'b0'"),
+        ("filename,label\na0/00.png,B0\n", "two classes of the same name, 'B0' and 'b0'"),
         (b"filename,label\n\xff\xfe,a\n", "line 2: byte 0xff is not UTF-8"),
     ],
 )
@@ -287,8 +287,8 @@ def make(tmp_path, case):
         ("wrapped", {}, "holds the folder 'data' and nothing else: give the folder that holds"),
         ("unlabelled test", {}, "test' has no folders of classes: .* to be given as predict"),
         ("two names", {}, "has two folders for val, 'val' and 'valid': merge them"),
-        ("upper", {}, "two classes of one name, 'A' and 'a'"),
-        ("empty", {}, "class 'b' holds no image; .*on_bad_sample=skip"),
+        ("upper", {}, "two classes of the same name, 'A' and 'a'"),
+        ("empty", {}, "class 'b' has no images; .*on_bad_sample=skip"),
         ("all bad", {"on_bad_sample": "skip"}, "none of the 2 images and classes can be used"),
     ],
 )

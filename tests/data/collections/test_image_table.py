@@ -132,7 +132,7 @@ BYTES = {
         ([*rows(), *rows([3])], {}, "line 18: 'pictures/p03.png' is already in line 5: keep one"),
         ([*rows(), "./pictures/p03.png,high"], {}, "already in line 5, as 'low' and as 'high': keep one"),
         ([*rows(), "pictures/p03,low"], {}, "line 18: 'pictures/p03.png' is already in line 5"),
-        ([*rows(), "pictures,high"], {}, "pictures' is no regular file"),
+        ([*rows(), "pictures,high"], {}, "pictures' is not a regular file"),
         (rows(), {"split": "label"}, "line [0-9]+: 'label' holds '(high|low)', but must hold one of train"),
     ],
 )

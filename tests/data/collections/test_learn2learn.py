@@ -152,8 +152,8 @@ def test_bytes_become_fractions(l2l):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (lambda: Blobs(), "a learn2learn MetaDataset or Taskset is needed, but this is a Blobs"),
-        (lambda: 7, "but this is a int"),
+        (lambda: Blobs(), "expected a learn2learn MetaDataset or Taskset, but got a Blobs"),
+        (lambda: 7, "but got a int"),
     ],
 )
 def test_other_objects(l2l, data, words):
@@ -322,7 +322,7 @@ def test_own_tasks_need_a_task_set_of_their_own_classes(l2l):
     whole = l2l.data.MetaDataset(Blobs())
     part = l2l.data.FilteredMetaDataset(whole, labels=["a", "b", "c"])
     transforms = l2l.data.transforms
-    with pytest.raises(UserError, match="own_tasks needs a learn2learn Taskset, but this is a MetaDataset"):
+    with pytest.raises(UserError, match="own_tasks needs a learn2learn Taskset, but got a MetaDataset"):
         generate(whole, [0])
     leaking = l2l.data.Taskset(part, [transforms.NWays(whole, n=3), transforms.LoadData(whole)])
     with pytest.raises(UserError, match="its NWays draws from 4 classes, of which 1 are not in the split's data set"):

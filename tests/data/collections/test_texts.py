@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metatransfer.data.collections import Texts
-from metatransfer.data.readers.text_tokenizers import Encoded, Words
+from metatransfer.data.readers.text_source import Encoded, Words
 from metatransfer.data.sources import subset
 from metatransfer.errors import UserError
 
@@ -276,7 +276,7 @@ def test_mistakes_of_a_tokenizer_file(path, pretrained, monkeypatch):
     def opened(**options):
         return encoded(Texts(path, tokenizer=str(pretrained), **options))
 
-    with pytest.raises(UserError, match="max_length must be above 2, the marks that tokenizer"):
+    with pytest.raises(UserError, match="max_length must be above 2, the special tokens that tokenizer"):
         opened(max_length=2)
     content = (pretrained / "tokenizer.json").read_text()
     (pretrained / "tokenizer.json").write_text("{}")

@@ -99,7 +99,7 @@ def test_without_a_place_to_write_one_warning(tmp_path, monkeypatch):
             source, _ = opened(root)
             assert len(source) == 12
     [warning] = [str(one.message) for one in caught]
-    assert "decoded images cannot be kept in" in warning
+    assert "decoded images cannot be cached in" in warning
     assert "METATRANSFER_CACHE" in warning
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_read_is_named_and_not_remembered(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(image_look.Path, "read_bytes", refuse)
-        problems = cached_images(files, LOOK).problems
+        problems = cached_images(files, LOOK)[1]
     assert len(problems) == 12
     assert "0.png' cannot be read (Permission denied): check its permissions" in problems[0]
-    assert not cached_images(files, LOOK).problems
+    assert not cached_images(files, LOOK)[1]

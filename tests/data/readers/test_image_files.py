@@ -50,7 +50,7 @@ def test_links_to_a_folder_outside_to_nothing_and_in_a_loop(tmp_path):
     problems = {name: [file.problem for file in files if file.problem] for name, files in classes_of(root).items()}
     assert "outside of" in problems["away"][0]
     assert "which does not exist" in problems["class 0"][0]
-    assert any("that it lies in" in problem for problem in problems["loop"])
+    assert any("that contains it" in problem for problem in problems["loop"])
     assert opened(root, on_bad_sample="skip")[0].class_names[0] == "class 0"
 
 
@@ -58,7 +58,7 @@ def test_links_to_a_folder_outside_to_nothing_and_in_a_loop(tmp_path):
 def test_zip_members_that_would_leave_the_folder(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(name, b"x")
-    with pytest.raises(UserError, match=r"a\.zip' holds the member '.*', which would leave the folder"):
+    with pytest.raises(UserError, match=r"a\.zip' holds the member '.*', which would be unpacked outside"):
         open_tree(tmp_path / "a.zip", "toys")
 
 
@@ -82,5 +82,5 @@ def test_missing_folder(tmp_path):
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
     root = write_tree(tmp_path / "tree")
     os.mkfifo(root / "class 0" / "pipe.png")
-    with pytest.raises(UserError, match=r"class 0/pipe\.png' is no regular file"):
+    with pytest.raises(UserError, match=r"class 0/pipe\.png' is not a regular file"):
         opened(root)

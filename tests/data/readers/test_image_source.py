@@ -113,7 +113,7 @@ def test_several_problems_give_the_first_and_a_count(tmp_path):
 def test_an_empty_class_is_named_or_left_out(tmp_path):
     root = write_tree(tmp_path / "tree")
     (root / "class 9").mkdir()
-    with pytest.raises(UserError, match=r"Toys: class 'class 9' holds no image"):
+    with pytest.raises(UserError, match=r"Toys: class 'class 9' has no images"):
         opened(root)
     source, count = opened(root, on_bad_sample="skip", groups={f"class {c}": f"g{c}" for c in (0, 1, 2, 9)})
     assert count == 1
@@ -133,8 +133,8 @@ def test_a_class_that_loses_all_images_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["Cat", "dog", "cat"], "toys has two classes of one name, 'Cat' and 'cat'"),
-        (["caf\u00e9", "cafe\u0301"], "two classes of one name"),
+        (["Cat", "dog", "cat"], "toys has two classes of the same name, 'Cat' and 'cat'"),
+        (["caf\u00e9", "cafe\u0301"], "two classes of the same name"),
     ],
 )
 def test_class_names_that_clash(names, words):

@@ -1,10 +1,9 @@
-"""What a user names as data: one class per medium or data set."""
+"""Collections: one class for each kind of data or data set."""
 
 from metatransfer.data.collections.arrays import Arrays
-from metatransfer.data.collections.base import Collection, LazyParts
 from metatransfer.data.collections.cifar_few_shot import CIFARFewShot
 from metatransfer.data.collections.digit_sets import MNIST, MNISTM, SVHN, SYN, USPS
-from metatransfer.data.collections.digits import Digits
+from metatransfer.data.collections.digits import Digits, TypesetDigits
 from metatransfer.data.collections.glyphs import Glyphs
 from metatransfer.data.collections.image_folder import ImageFolder
 from metatransfer.data.collections.image_table import ImageTable
@@ -15,7 +14,7 @@ from metatransfer.data.collections.sinusoids import Sinusoids
 from metatransfer.data.collections.table import Table
 from metatransfer.data.collections.texts import Texts
 from metatransfer.data.collections.torchvision_dataset import TorchvisionDataset
-from metatransfer.data.collections.typeset_digits import TypesetDigits
+from metatransfer.data.sources import Collection, LazyParts
 
 __all__ = [
     "MNIST",

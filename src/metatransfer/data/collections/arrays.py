@@ -1,4 +1,4 @@
-"""Labelled arrays: files of numpy, torch, safetensors and MATLAB, or arrays at hand."""
+"""Labelled arrays from files of NumPy, torch, safetensors and MATLAB, or from Python."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.data.collections.base import Collection
 from metatransfer.data.readers.array_checks import check_alike, class_labels, finite_rows, plain, sample_tensor
-from metatransfer.data.readers.array_files import ArrayFile, open_arrays
-from metatransfer.data.readers.array_names import LABELS, SAMPLES, named_pair, split_names
+from metatransfer.data.readers.array_files import LABELS, SAMPLES, ArrayFile, named_pair, open_arrays, split_names
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
 from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.data.sources import (
     NO_CLASS,
     SPLITS,
+    Collection,
     Source,
     TensorSource,
     UnlabelledPart,
@@ -35,33 +34,33 @@ from metatransfer.errors import UserError
 class Arrays(Collection):
     """Arrays of samples and labels, from a file or from Python.
 
-    The files are ``.npz``, a pair of ``.npy``, ``.pt``, ``.pth``, ``.safetensors`` and MATLAB's ``.mat`` up to version
-    7. Samples are called ``x`` (or ``X``, ``data``, ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``,
-    ``labels``, ``targets``); a target domain needs no labels. The splits come from, in this order,
+    The files are ``.npz``, a pair of ``.npy``, ``.pt``, ``.pth``, ``.safetensors`` or ``.mat`` of MATLAB up to version
+    7. Samples are named ``x`` (or ``X``, ``data``, ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``,
+    ``labels``, ``targets``); a target domain needs no labels. The splits are taken from, in this order:
 
-    - the names ``x_train``, ``y_train``, ``x_val``, ``y_val``, ``x_test``, ``y_test`` (or ``train_x``, ...); beside
-      those of ``val`` or ``test`` plain ``x`` and ``y`` are the training;
-    - an array ``split``, with ``train``, ``val`` or ``test`` for each sample;
-    - nothing: the samples come undivided.
+    - the names ``x_train``, ``y_train``, ``x_val``, ``y_val``, ``x_test``, ``y_test`` (or ``train_x``, ...); if there
+      are only those of ``val`` or ``test``, ``x`` and ``y`` are the training split;
+    - an array ``split`` with ``train``, ``val`` or ``test`` for each sample;
+    - otherwise the samples are undivided.
 
-    Samples ``(N, *shape)`` of any shape become float32. uint8 stays uint8 in memory and is divided by 255 when read, as
-    images are; but uint8 vectors ``(N, D)`` are counts, which keep their values, as all other numbers do. Labels are
-    whole numbers or texts, ``(N,)`` or ``(N, 1)``.
+    Samples ``(N, *shape)`` of any shape become float32. uint8 images are divided by 255 when they are read; uint8
+    vectors ``(N, D)`` are counts and keep their values, as do all other numbers. Labels are integers or texts, ``(N,)``
+    or ``(N, 1)``.
 
     Args:
         path: the file.
-        labels_path: ``.npy`` file of the labels, if ``path`` is one of samples.
-        x: name of the samples, if it is none of the above.
-        y: name of the labels, if it is none of the above.
-        split: name of the array that says what each sample is for.
-        groups: name of the array with the group of each sample (alphabet, superclass, patient); all samples of a class
-            have the same.
-        channels_last: whether images are ``(N, H, W, C)``; if left out, whether the last size is 1 or 3 and the first
+        labels_path: ``.npy`` file of the labels, if ``path`` is a ``.npy`` file of samples.
+        x: name of the samples. Defaults to one of the above.
+        y: name of the labels. Defaults to one of the above.
+        split: name of the array with the split of each sample.
+        groups: name of the array with the group of each sample (alphabet, superclass, patient), which must be the same
+            for all samples of a class.
+        channels_last: whether images are ``(N, H, W, C)``. By default they are if the last size is 1 or 3 and the first
             is neither. uint8 images ``(N, H, W)`` get a channel unless it is ``False``.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count samples with NaN or infinity.
 
     Raises:
-        UserError: an unknown ``on_bad_sample``.
+        UserError: ``on_bad_sample`` is unknown.
     """
 
     def __init__(
@@ -96,18 +95,18 @@ class Arrays(Collection):
         channels_last: bool | None = None,
         on_bad_sample: OnBadSample = "error",
     ) -> Self:
-        """Labelled arrays or tensors at hand; the command line takes files.
+        """Creates a collection of arrays or tensors in Python.
 
         Args:
-            x: ``(N, *shape)`` samples: of the training if ``val`` or ``test`` is given, else of all splits.
-            y: ``(N,)`` labels, whole numbers or texts; ``None`` for a target domain without labels.
+            x: ``(N, *shape)`` samples: of training if ``val`` or ``test`` is given, else of all splits.
+            y: ``(N,)`` labels, integers or texts; ``None`` for a target domain without labels.
             val: samples and labels for validation.
-            test: samples and labels for the test.
+            test: samples and labels for testing.
             split: ``(N,)`` ``"train"``, ``"val"`` or ``"test"`` for each sample.
             groups: ``(N,)`` group of each sample.
-            name: how to call them in messages.
-            channels_last: as of the class.
-            on_bad_sample: as of the class.
+            name: name of the arrays in messages.
+            channels_last: see the class.
+            on_bad_sample: see the class.
 
         Returns:
             The collection.
@@ -127,7 +126,7 @@ class Arrays(Collection):
         return data
 
     def parts(self) -> Mapping[str, Source]:
-        """All samples, or those of each split, in memory; classes are named by their labels."""
+        """All samples, or those of each split, in memory; the labels are the class names."""
         found: dict[str, Source] = {}
         for part, one in self._found(labelled=True).items():
             assert one.y is not None
@@ -147,10 +146,10 @@ class Arrays(Collection):
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The samples of a file, named by their places from 0 on.
+        """The samples of a file, named by their index.
 
         Raises:
-            UserError: it holds no samples like those of the training.
+            UserError: the file has no samples, or they differ from the training samples in shape or type.
         """
         arrays = open_arrays(path)
         known = [self.names["x"]] if self.names["x"] is not None else list(SAMPLES)
@@ -158,7 +157,7 @@ class Arrays(Collection):
         if len(there) != 1:
             raise UserError(
                 f"predict '{path}' must hold samples called {' or '.join(known)}, but holds "
-                f"{', '.join(arrays) or 'nothing'}: say which by x."
+                f"{', '.join(arrays) or 'nothing'}: set x to their name."
             )
         where = f"predict '{path}'"
         x = sample_tensor(arrays[there[0]], self.channels_last, where)
@@ -168,10 +167,10 @@ class Arrays(Collection):
         return TensorSource(x, np.zeros(len(x), np.int64), [NO_CLASS], where), tuple(map(str, range(len(x))))
 
     def convert(self, item: Image.Image) -> Tensor:
-        """An image file as the samples look, if these are square images in bytes: ``(C, H, H)`` in [0, 1].
+        """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1].
 
         Raises:
-            UserError: the samples are not square images of one or three channels in bytes.
+            UserError: the samples are not square uint8 images of one or three channels.
         """
         source = next(iter(self.opened().values()))
         assert isinstance(source, TensorSource)
@@ -179,11 +178,9 @@ class Arrays(Collection):
         if x.dtype != torch.uint8 or len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             raise UserError(
                 f"{self._where}: samples of {str(x.dtype).removeprefix('torch.')} and shape {shape} are not square "
-                "images in bytes, so image files cannot be made to look like them."
+                "uint8 images, so image files cannot be converted to them: give samples."
             )
         return ImageLook(shape[1], channels=shape[0]).sample(item)
-
-    # ---- reading
 
     @property
     def _where(self) -> str:
@@ -193,7 +190,6 @@ class Arrays(Collection):
         return self._where if part == "all" else f"{self._where} {part}"
 
     def _found(self, *, labelled: bool) -> dict[str, _Part]:
-        # samples, labels and groups of each part
         arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
         by_split = {split: named_pair(arrays, self.names, split, labelled=labelled) for split in SPLITS}
         pairs = {split: pair for split, pair in by_split.items() if pair is not None}
@@ -203,7 +199,7 @@ class Arrays(Collection):
         elif "train" not in pairs:
             raise UserError(
                 f"{self._where} has no samples and labels called {' or '.join(SAMPLES)} and {' or '.join(LABELS)}, "
-                f"only {', '.join(arrays) or 'nothing'}: name them by x and y."
+                f"only {', '.join(arrays) or 'nothing'}: set x and y to their names."
             )
         found = {part: self._part(arrays, part, *pair) for part, pair in pairs.items()}
         if "all" in found and self.split in arrays:
@@ -250,19 +246,18 @@ class Arrays(Collection):
         if len(bad):
             more = f", {len(bad)} here" if len(bad) > 1 else ""
             raise UserError(
-                f"{where}: sample {bad[0]} holds NaN or infinity, or what float32 cannot hold: fix it, or set "
+                f"{where}: sample {bad[0]} holds NaN, infinity or a value beyond float32: fix it, or set "
                 f"on_bad_sample=skip to leave out and count such samples{more}."
             )
 
 
 class _Part(NamedTuple):
-    """Samples ``(N, *shape)``, their labels ``(N,)`` and groups ``(N,)`` as text, ``None`` where there are none."""
+    """Samples ``(N, *shape)`` with labels ``(N,)`` and groups ``(N,)`` as text, if there are any."""
 
     x: Tensor
     y: NDArray[np.str_] | None
     groups: NDArray[np.str_] | None
 
     def at(self, rows: NDArray[np.int64]) -> _Part:
-        """Some of the samples."""
         y, groups = (None if one is None else one[rows] for one in (self.y, self.groups))
         return _Part(self.x[torch.from_numpy(rows)], y, groups)

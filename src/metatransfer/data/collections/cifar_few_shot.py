@@ -14,10 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.data.collections.base import Collection, LazyParts
 from metatransfer.data.readers.cifar_files import Pool, find_cifar, read_cifar
 from metatransfer.data.readers.image_look import ImageLook
-from metatransfer.data.sources import SPLITS, Source, TensorSource
+from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source, TensorSource
 from metatransfer.errors import UserError
 
 Benchmark = Literal["cifar_fs", "fc100"]

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from metatransfer.checks import check_folder
-from metatransfer.data.collections.base import Collection
 from metatransfer.data.collections.digits import DIGIT_NAMES
 from metatransfer.data.readers.digit_files import (
     DigitFile,
@@ -22,7 +21,7 @@ from metatransfer.data.readers.digit_files import (
     read_tensors,
 )
 from metatransfer.data.readers.pixels import PixelLook, gathered, labelled_pixels
-from metatransfer.data.sources import Source
+from metatransfer.data.sources import Collection, Source
 from metatransfer.errors import UserError
 
 

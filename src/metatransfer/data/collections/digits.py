@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits, which need no download."""
+"""Handwritten digits of scikit-learn and typeset digits of this package, which need no download."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import torch
 from PIL import Image
 
 from metatransfer.checks import check_positive
-from metatransfer.data.collections.base import Collection
-from metatransfer.data.sources import Source, TensorSource
+from metatransfer.data.readers.glyph_file import SIDE, load_typeset_digits
+from metatransfer.data.readers.pixels import PixelLook, by_content, gathered
+from metatransfer.data.sources import SPLITS, Collection, Source, TensorSource
 
 DIGIT_NAMES = tuple("0123456789")
-_SIDE = 8  # of the images as they come, in pixels
+_SIDE = 8  # of the original images, in pixels
 _LEVELS = 16  # their largest value
-_INK_BOX = 6 / 7  # part of a side that the digits fill, as glyphs do
+_INK_BOX = 6 / 7  # the fraction of a side that the digits fill, as in glyphs
 
 
 class Digits(Collection):
     """1797 handwritten digits of 13 writers, 8x8 pixels each, shipped with scikit-learn (Alpaydin and Kaynak 1998).
 
-    They are enlarged bilinearly and given a margin, so that they look like the package's glyphs: ink is 1 on 0. They
-    come undivided and without their writers, so all splits have digits of all writers.
+    They are enlarged bilinearly and padded to look like the package's glyphs: ink is 1 and paper 0. They are undivided,
+    and the writers are unknown, so all splits contain digits of all writers.
 
     Args:
-        image_size: side of a sample in pixels; 8 leaves the images as they come, without a margin.
+        image_size: side of a sample in pixels; 8 leaves the images unchanged, without a margin.
 
     Raises:
-        UserError: an ``image_size`` below 1.
+        UserError: ``image_size`` is below 1.
     """
 
     def __init__(self, image_size: int = 28) -> None:
@@ -51,7 +52,7 @@ class Digits(Collection):
 
 
 def enlarged(image: np.ndarray, size: int) -> np.ndarray:
-    """An image ``(8, 8)`` uint8 in the middle of a larger one, ``(size, size)``."""
+    """An image ``(8, 8)`` uint8, enlarged in the centre of ``(size, size)``."""
     if size == _SIDE:
         return image
     box = max(1, round(size * _INK_BOX))
@@ -60,3 +61,45 @@ def enlarged(image: np.ndarray, size: int) -> np.ndarray:
     resized = Image.fromarray(image).resize((box, box), Image.Resampling.BILINEAR)
     larger[start : start + box, start : start + box] = np.asarray(resized)
     return larger
+
+
+class TypesetDigits(Collection):
+    """4800 typeset digits, each digit five times in each of 96 typefaces, shipped with the package.
+
+    They look like :class:`Glyphs` and :class:`Digits`: 28x28 pixels, ink is 1 and paper 0. The typefaces are those of
+    :class:`Glyphs` that have ten distinct digits (see ``NOTICE-typeset-digits.md``). The first image of a digit is the
+    typeface's own; the others are rotated, sheared, bent and drawn with other pens. They are divided by typeface: 68
+    for training, 10 for validation and 18 for testing, with similar typefaces in the same split.
+
+    Args:
+        image_size: side of a sample in pixels; other sizes than 28 are resized bilinearly.
+
+    Raises:
+        UserError: ``image_size`` is below 1.
+    """
+
+    divided_by = "sample"
+
+    def __init__(self, image_size: int = SIDE) -> None:
+        check_positive(image_size=image_size)
+        self.image_size = image_size
+
+    def parts(self) -> Mapping[str, Source]:
+        """The digits of each split, in memory: ``(1, image_size, image_size)``, classes ``"0"`` to ``"9"``."""
+        return {split: self._digits(split) for split in SPLITS}
+
+    def protocol(self) -> dict[str, Any]:
+        """The split by typeface and the size of the images."""
+        return {"split": "as given", "image_size": self.image_size}
+
+    def _digits(self, split: str) -> Source:
+        digits = load_typeset_digits()
+        rows = np.flatnonzero(np.isin(digits.scripts, digits.splits[split]))
+        images = digits.images[rows].reshape(-1, SIDE, SIDE)
+        labels = np.repeat([int(digits.characters[row]) for row in rows], digits.images.shape[1])
+        name = f"the typeset digits of {split}"
+        if self.image_size == SIDE:
+            data = torch.from_numpy(images)[:, None]
+        else:
+            data = gathered(map(PixelLook(self.image_size), images), len(images), name)
+        return by_content(TensorSource(data, labels, DIGIT_NAMES, name))  # the order of the file reveals the labels

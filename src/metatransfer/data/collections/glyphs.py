@@ -10,16 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metatransfer.data.collections.base import Collection, LazyParts
 from metatransfer.data.readers.glyph_file import GLYPHS_SHA256, glyph_from_image, load_glyphs
-from metatransfer.data.sources import SPLITS, Source, TensorSource
+from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source, TensorSource
 
 
 class Glyphs(Collection):
-    """Characters of many writing systems, 28x28, typeset: works offline, at once.
+    """Typeset characters of many writing systems, 28x28, shipped with the package.
 
-    Like Omniglot (Lake et al. 2015), but of real typefaces. Training, validation and test have different writing
-    systems, so a test task is of scripts never seen.
+    Like Omniglot (Lake et al. 2015), but from typefaces. Training, validation and test have different writing systems,
+    so test tasks consist of unseen scripts.
     """
 
     divided_by = "class"
@@ -29,7 +28,7 @@ class Glyphs(Collection):
         return LazyParts(_characters, SPLITS)
 
     def convert(self, item: Image.Image) -> Tensor:
-        """A picture of one character, cropped to its ink and scaled as the glyphs are: ``(1, 28, 28)`` in [0, 1]."""
+        """An image of one character, cropped to its ink and scaled like the glyphs: ``(1, 28, 28)`` in [0, 1]."""
         return torch.from_numpy(glyph_from_image(item).astype(np.float32) / 255).unsqueeze(0)
 
     def protocol(self) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def _characters(split: str) -> TensorSource:
     glyphs = load_glyphs()
     scripts = set(glyphs.splits[split])
     chosen = [index for index, script in enumerate(glyphs.scripts) if script in scripts]
-    images = torch.from_numpy(glyphs.images[chosen])  # fancy indexing copied, so writing is safe
+    images = torch.from_numpy(glyphs.images[chosen])  # fancy indexing copies, so the tensor is writable
     return TensorSource(
         images.flatten(0, 1).unsqueeze(1),
         np.arange(len(chosen)).repeat(images.shape[1]),

@@ -1,4 +1,4 @@
-"""Labelled images of any folder."""
+"""Labelled images in folders."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
 from metatransfer.checks import check_choice
-from metatransfer.data.collections.base import LazyParts
-from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.image_files import ImageFile, ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import (
@@ -19,36 +21,74 @@ from metatransfer.data.readers.image_source import (
     check_class_names,
 )
 from metatransfer.data.readers.tables import read_table
-from metatransfer.data.sources import SPLIT_NAMES, SPLITS, Source, UnlabelledPart, natural_order, split_of
+from metatransfer.data.sources import (
+    SPLIT_NAMES,
+    SPLITS,
+    Collection,
+    LazyParts,
+    Source,
+    UnlabelledPart,
+    natural_order,
+    split_of,
+)
 from metatransfer.errors import UserError
 
 
+class ImageCollection(Collection):
+    """Base class of collections of image files, opened by ``reader``; messages name ``path``."""
+
+    reader: ImageReader
+    path: str
+
+    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+        """The images of a folder or zip file at any depth, with their relative names."""
+        source, names, self.skipped["predict"] = self.reader.below(path)
+        return source, names
+
+    def convert(self, item: Image.Image) -> Tensor:
+        """An image in the format of the samples: ``(C, H, W)`` in [0, 1]."""
+        return self.reader.look.sample(item)
+
+    def protocol(self) -> dict[str, Any]:
+        """The size of the images."""
+        return {"image_size": self.reader.look.size, "channels": self.reader.look.channels}
+
+    def _name(self, part: str) -> str:
+        return f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
+
+    def _withheld(self, files: Sequence[ImageFile], words: Sequence[str] | None, part: str) -> UnlabelledPart:
+        """A part of a target domain: the files in the given order, with their classes ``words``."""
+        source, kept = self.reader.in_order(files, self._name(part))
+        self.skipped[part] = len(files) - len(kept)
+        return UnlabelledPart(source, np.array(words, np.str_)[kept] if words is not None else None)
+
+
 class ImageFolder(ImageCollection):
-    """Photographs or any other images, one folder per class, in a folder or a zip file.
+    """Photographs or other images, with one folder per class, in a folder or a zip file.
 
-    Three layouts are known, of which the first that fits is used:
+    The first of these layouts that fits is used:
 
-    - lists: ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label``, over images in
-      ``root`` or ``root/images``, as mini-ImageNet is passed around (Ravi and Larochelle 2017);
-    - ``<split>/<class>/<image>`` with the split ``train`` and, where there are any, ``val`` (or ``valid``,
-      ``validation``) and ``test``, as tiered-ImageNet, CUB and CIFAR-FS are;
-    - ``<class>/<image>``: the images come undivided.
+    - lists: ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label``, and images in
+      ``root`` or ``root/images``, as in mini-ImageNet (Ravi and Larochelle 2017);
+    - ``<split>/<class>/<image>`` with the split ``train`` and optionally ``val`` (or ``valid``, ``validation``) and
+      ``test``, as in tiered-ImageNet, CUB and CIFAR-FS;
+    - ``<class>/<image>``, undivided.
 
-    As a target domain, the top or a split may also hold images without folders of classes. An image is scaled by its
-    shorter side and cut out in the centre. Decoded images are kept in the folder that the environment variable
-    ``METATRANSFER_CACHE`` names, ``~/.cache/metatransfer`` without it.
+    As a target domain, the top or a split may also contain images without folders of classes. Images are resized by
+    their shorter side and cropped at the centre. Decoded images are cached in the folder of the environment variable
+    ``METATRANSFER_CACHE``, by default ``~/.cache/metatransfer``.
 
     Args:
         root: the folder, or a zip file of it.
         image_size: side of a sample in pixels.
         channels: 3 for RGB, 1 for grey.
-        split_files: list of each split, or the folder that holds ``train.csv``, ``val.csv`` and ``test.csv``; ``root``
-            itself is tried without it.
-        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count images that cannot be used and empty classes.
-        memory_limit: bytes of decoded images up to which a split is held in memory; larger ones are decoded when drawn.
+        split_files: the list of each split, or the folder of ``train.csv``, ``val.csv`` and ``test.csv``. Defaults to
+            the lists in ``root``, if there are any.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable images and empty classes.
+        memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
 
     Raises:
-        UserError: an impossible size, channels or ``on_bad_sample``, or a list of an unknown split.
+        UserError: an argument is invalid, or ``split_files`` names an unknown split.
     """
 
     def __init__(
@@ -68,7 +108,7 @@ class ImageFolder(ImageCollection):
         self._layout = ""
 
     def parts(self) -> Mapping[str, Source]:
-        """The images, in memory where they fit into ``memory_limit``."""
+        """The images, in memory if they fit into ``memory_limit``."""
         tree = open_tree(self.root, "image folder")
         lists = self._lists()
         if lists:
@@ -91,10 +131,10 @@ class ImageFolder(ImageCollection):
         return LazyParts(opened, list(classes))
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The images sorted by the names of the files alone, with or without folders of classes.
+        """The images sorted by file name, with or without folders of classes.
 
         Raises:
-            UserError: no such folder, no image in it, or one that cannot be used.
+            UserError: the folder does not exist, has no images, or has unusable ones.
         """
         tree = open_tree(self.root, "image folder")
         parts: dict[str, UnlabelledPart] = {}
@@ -110,7 +150,7 @@ class ImageFolder(ImageCollection):
         return parts
 
     def protocol(self) -> dict[str, Any]:
-        """The size of the images, and how they come divided."""
+        """The size of the images, and the layout of the splits."""
         self.opened()
         return super().protocol() | ({"split": self._layout} if self._layout else {})
 
@@ -131,7 +171,6 @@ def _divided_by(classes: Sequence[set[str]]) -> Literal["class", "sample"] | Non
 
 
 def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
-    # the files of each class in a list
     table = read_table(str(path))
     names, labels = table.filled("filename", "split_files"), table.filled("label", "split_files")
     classes: dict[str, list[ImageFile]] = {label: [] for label in natural_order(labels)}
@@ -147,7 +186,7 @@ def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
 
 
 def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
-    # the folder of each part: the top for all samples, or one for each split
+    # the folder of each split, or the top for undivided images
     top = tree.folders()
     if not top:
         raise UserError(
@@ -160,27 +199,27 @@ def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
             raise UserError(f"'{tree.root}' has two folders for {split}, '{found[split]}' and '{name}': merge them.")
         if split is not None:
             found[split] = name
-    # a class may be called 'train': as a split it has company or is all there is, and has folders of classes inside
+    # a folder 'train' is a split, not a class, if it contains folders and is alone or beside other splits
     if "train" in found and (len(found) > 1 or len(top) == 1) and tree.folders(found["train"]):
         for name in found.values():
             if not tree.folders(name):
                 raise UserError(
-                    f"'{tree.root}/{name}' has no folders of classes: put its images into <class>/<image>; images "
-                    f"without labels belong into a folder outside of '{tree.root}', to be given as predict."
+                    f"'{tree.root}/{name}' has no folders of classes: put its images into <class>/<image>; put "
+                    f"images without labels into a folder outside of '{tree.root}', to be given as predict."
                 )
         return {split: found[split] for split in SPLITS if split in found}
     if _is_training_of_zip(tree, top[0]):
         return {"train": ""}
     if len(top) == 1 and tree.folders(top[0]):
         raise UserError(
-            f"'{tree.root}' holds the folder '{top[0]}' and nothing else: give the folder that holds those of the "
-            f"classes, or those of the splits ({', '.join(SPLIT_NAMES)})."
+            f"'{tree.root}' holds only the folder '{top[0]}': give the folder that contains those of the classes, "
+            f"or those of the splits ({', '.join(SPLIT_NAMES)})."
         )
     return {"all": ""}
 
 
 def _folders_of_target(tree: ImageTree) -> dict[str, tuple[str, bool]]:
-    """The folder of each part, and whether images lie in it without folders of classes."""
+    """The folder of each part, and whether it contains images without folders of classes."""
     top = tree.folders()
     if not top or (len(top) == 1 and not tree.folders(top[0]) and not _is_training_of_zip(tree, top[0])):
         only = top[0] if top else ""
@@ -193,7 +232,7 @@ def _folders_of_target(tree: ImageTree) -> dict[str, tuple[str, bool]]:
 
 
 def _is_training_of_zip(tree: ImageTree, folder: str) -> bool:
-    """Whether a zip file holds a training split alone, whose folder the tree took for a wrapper."""
+    """Whether a zip file contains only a training split, whose folder the tree skipped."""
     files = tree.files(folder)
     above = files[0].name.split(f"/{folder}/")[0] if files and files[0].zipped else ""
     return split_of(above.rpartition("/")[2]) == "train"

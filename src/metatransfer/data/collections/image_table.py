@@ -1,44 +1,40 @@
-"""Labelled images that a table lists."""
+"""Labelled images listed in a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
-from metatransfer.data.collections.image_collection import ImageCollection
+from metatransfer.data.collections.image_folder import ImageCollection
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES, ImageFile, ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import MEMORY_LIMIT, ImageReader, OnBadSample
-from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.data.readers.tables import Table, read_table
 from metatransfer.data.sources import Source, UnlabelledPart, natural_order
 from metatransfer.errors import UserError
 
 
 class ImageTable(ImageCollection):
-    """Images listed by a table, one row for each: its file and its class.
+    """Images listed in a table, with a row for each file and its class.
 
-    With the column ``split`` the rows say themselves what they are for (``train``, ``val`` and ``test``, or ``valid``,
-    ``validation``); without it the images come undivided. The column of the files may leave out their ending, such as
-    ``.jpg``. An image is scaled by its shorter side and cut out in the centre.
+    A column ``split`` with ``train``, ``val`` (``valid``, ``validation``) and ``test`` divides the images; without it
+    they are undivided. File names may omit their extension, such as ``.jpg``. Images are resized by their shorter side
+    and cropped at the centre.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.tab``, ``.txt``, ``.jsonl`` or ``.parquet`` file with named columns.
-        root: folder or zip file of the images; the folder of ``path`` where left out.
+        root: folder or zip file of the images. Defaults to the folder of ``path``.
         file: column of the file names, relative to ``root``.
         label: column of the classes; a target domain needs none.
         split: column with ``train``, ``val`` or ``test`` in each row.
-        delimiter: between fields; by the file's ending where left out.
+        delimiter: between fields. Defaults to that of the file's extension.
         image_size: side of a sample in pixels.
         channels: 3 for RGB, 1 for grey.
-        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count images that are missing or cannot be used.
-        memory_limit: bytes of decoded images up to which a split is held in memory; larger ones are decoded when drawn.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count missing and unusable images.
+        memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
 
     Raises:
-        UserError: an impossible size, channels or ``on_bad_sample``.
+        UserError: an argument is invalid.
     """
 
     def __init__(
@@ -59,12 +55,12 @@ class ImageTable(ImageCollection):
         self.reader = ImageReader(ImageLook(image_size, channels), on_bad_sample, memory_limit)
 
     def parts(self) -> Mapping[str, Source]:
-        """The images that the table lists, in memory where they fit into ``memory_limit``."""
-        table = self._table()
+        """The images, in memory if they fit into ``memory_limit``."""
+        table = read_table(self.path, self.delimiter)
         labels = table.filled(self.label, "label")
         files = self._files(table, labels)
         parts: dict[str, Source] = {}
-        for part, rows in self._rows(table).items():
+        for part, rows in table.rows(self.split).items():
             classes: dict[str, list[ImageFile]] = {name: [] for name in natural_order([labels[row] for row in rows])}
             for row in rows:
                 classes[labels[row]].append(files[row])
@@ -72,28 +68,18 @@ class ImageTable(ImageCollection):
         return parts
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The images in the order of the table, with or without the column of the classes."""
-        table = self._table()
-        known = self.label != "label" or "label" in table.columns  # another name is there on purpose
+        """The images in the order of the table, with or without a column of classes."""
+        table = read_table(self.path, self.delimiter)
+        known = self.label != "label" or "label" in table.columns  # another name was set by the user
         labels = table.filled(self.label, "label") if known else None
         files = self._files(table, labels)
         return {
             part: self._withheld([files[row] for row in rows], [labels[row] for row in rows] if labels else None, part)
-            for part, rows in self._rows(table).items()
+            for part, rows in table.rows(self.split).items()
         }
 
-    # ---- the table
-
-    def _table(self) -> Table:
-        return read_table(self.path, self.delimiter)
-
-    def _rows(self, table: Table) -> dict[str, NDArray[np.int64]]:
-        if self.split is None:
-            return {"all": np.arange(len(table))}
-        return rows_of_splits(table.filled(self.split, "split"), self.split, f"'{self.path}'", table.at)
-
     def _files(self, table: Table, labels: Sequence[str] | None) -> list[ImageFile]:
-        # the file of each row; one in two rows could be learned from and tested on
+        # the file of each row; a file in two rows might be used for both training and testing
         tree = open_tree(self.root, "image folder")
         files = [_find(tree, name, table.at(row)) for row, name in enumerate(table.filled(self.file, "file"))]
         seen: dict[PurePosixPath, int] = {}
@@ -111,7 +97,7 @@ class ImageTable(ImageCollection):
 
 
 def _find(tree: ImageTree, name: str, where: str) -> ImageFile:
-    """The file of a row; tables from Windows have backslashes, others leave out the ending."""
+    """The file of a row, possibly with backslashes or without its extension."""
     for asked in dict.fromkeys(str(PurePosixPath(one)) for one in (name, name.replace("\\", "/"))):
         exact = tree.find(asked)
         found = [exact] if exact else [file for ending in IMAGE_SUFFIXES if (file := tree.find(asked + ending))]
@@ -119,8 +105,8 @@ def _find(tree: ImageTree, name: str, where: str) -> ImageFile:
             return found[0]
         if found:
             both = " and ".join(sorted(file.name for file in found)[:2])
-            return ImageFile(tree.root, name, problem=f"{where}: '{name}' may be {both}: name the ending.")
+            return ImageFile(tree.root, name, problem=f"{where}: '{name}' may be {both}: add the extension.")
     problem = (
-        f"{where}: '{name}' does not exist in '{tree.root}': fix the name, or give the folder of the images by root."
+        f"{where}: '{name}' does not exist in '{tree.root}': fix the name, or set root to the folder of the images."
     )
     return ImageFile(tree.root, name, problem=problem)

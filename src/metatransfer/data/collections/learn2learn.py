@@ -18,9 +18,8 @@ from torch import Tensor
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice
-from metatransfer.data.collections.base import Collection, LazyParts
 from metatransfer.data.readers.pixels import PixelLook
-from metatransfer.data.sources import SPLITS, Source, TaskGenerator
+from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source, TaskGenerator
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations
 

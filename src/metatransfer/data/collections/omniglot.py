@@ -1,4 +1,4 @@
-"""Omniglot by the protocols that numbers are published under."""
+"""Omniglot with the splits of published results."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.data.collections.base import Collection, LazyParts
 from metatransfer.data.readers.fetching import fetch
 from metatransfer.data.readers.image_files import ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import ImageReader, OnBadSample
-from metatransfer.data.sources import SPLITS, Source
+from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, stream_keys
 
@@ -33,51 +32,45 @@ _DRAWINGS = 20  # of every character
 _MAML_SEED = 2017
 
 
-class _Part(NamedTuple):
-    name: str
-    characters: int
-    md5: str
-
-
-_PARTS = (
-    _Part("images_background", 964, "68d2efa1b9178cc56df9314c21c6e718"),
-    _Part("images_evaluation", 659, "6b91aef0f799c5bb55b94e3f2daec811"),
-)
+_PARTS = {  # number of characters, MD5 of the zip file
+    "images_background": (964, "68d2efa1b9178cc56df9314c21c6e718"),
+    "images_evaluation": (659, "6b91aef0f799c5bb55b94e3f2daec811"),
+}
 _PROTOCOLS: dict[str, tuple[str, Literal["none", "classes", "per_class"]]] = {
     "vinyals": ("Vinyals 2016, 1028/172/423 characters", "classes"),
     "maml": ("random 1100/100/423 characters", "per_class"),
     "lake": ("Lake 2015, background 25 + 5 alphabets / evaluation 20 alphabets", "none"),
 }
-# our own choice, since the background set comes undivided: different families, enough characters for 20 ways
+# chosen here, since the background set is undivided: different families, enough characters for 20 ways
 _LAKE_VAL = frozenset({"Armenian", "Futurama", "Hebrew", "Korean", "Sanskrit"})
 
 
 class Omniglot(Collection):
     """Handwritten characters, 1623 of 50 alphabets, 20 drawings each (Lake et al. 2015).
 
-    The PNG tree as torchvision lays it out, ``omniglot-py/images_background/<Alphabet>/<character>/<drawing>.png`` and
-    ``images_evaluation``, or the two zip files, unpacked or not, packed by whom ever. Samples are ``(1, H, W)`` with
-    ink high: one minus the pixel. All protocols know the alphabet of each character as its group.
+    Reads the layout of torchvision, ``omniglot-py/images_background/<Alphabet>/<character>/<drawing>.png`` and
+    ``images_evaluation``, or the two zip files. Samples are ``(1, H, W)``, one minus the pixel. The group of a character
+    is its alphabet.
 
     ======== ======================== =========== ==========================================================
     protocol train / val / test       rotations   episodes
     ======== ======================== =========== ==========================================================
     vinyals  1028 / 172 / 423 by list as classes  4112 / 688 / 1692 classes (Snell et al. 2017, 1703.05175)
-    maml     1100 / 100 / 423 random  per class   as Finn et al. 2017 (1703.03400); our own fixed draw, since theirs
-                                                  depends on the order of a folder
+    maml     1100 / 100 / 423 random  per class   as Finn et al. 2017 (1703.03400), but with a fixed draw, since
+                                                  theirs depends on the order of a folder
     lake     25 / 5 / 20 alphabets    none        within one alphabet (Lake et al. 2015, 2019: 1902.03477); validation
                                                   on Armenian, Futurama, Hebrew, Korean and Sanskrit of the background
     ======== ======================== =========== ==========================================================
 
     Args:
-        root: the folder that holds ``omniglot-py``, or that one itself.
+        root: the folder that contains ``omniglot-py``, or that folder itself.
         protocol: ``"vinyals"``, ``"maml"`` or ``"lake"``.
         image_size: side of a sample in pixels.
-        download: whether to get what is missing; the zips are put into ``root`` and read without unpacking.
-        on_bad_sample: ``"error"`` or ``"skip"``: leave out and count drawings that cannot be read.
+        download: whether to download missing zip files into ``root``; they are read without unpacking.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable drawings.
 
     Raises:
-        UserError: an unknown protocol or ``on_bad_sample``, an impossible size.
+        UserError: an argument is invalid.
     """
 
     divided_by = "class"
@@ -101,22 +94,22 @@ class Omniglot(Collection):
         self._tree_of: dict[str, ImageTree] = {}
 
     def prepare(self) -> None:
-        """Downloads, where that is asked for."""
-        # what is wrong is reported by parts, in every process; raised in one only, it would leave the others waiting
+        """Downloads missing files if ``download`` is set."""
+        # errors are raised by parts() in every process; raised in one process here, they would leave the others waiting
         with contextlib.suppress(UserError):
             for part in _PARTS:
                 self._place(part)
 
     def parts(self) -> Mapping[str, Source]:
-        """The characters of each split, named ``<Alphabet>/<character>``; the alphabets are their groups."""
+        """The characters of each split, named ``<Alphabet>/<character>``."""
         return LazyParts(self._drawings, SPLITS)
 
     def convert(self, item: Image.Image) -> Tensor:
-        """A picture of one character, dark on light, scaled as the drawings are: ``(1, H, W)`` in [0, 1], ink high."""
+        """An image of one character, dark on light, in the format of the samples: ``(1, H, W)`` in [0, 1], ink high."""
         return self.reader.look.sample(item)
 
     def protocol(self) -> dict[str, Any]:
-        """The split by its name and the size of the images."""
+        """The name of the split and the size of the images."""
         return {
             "split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})",
             "image_size": self.reader.look.size,
@@ -135,8 +128,6 @@ class Omniglot(Collection):
         groups = {name: name.partition("/")[0] for name in characters}
         source, self.skipped[split] = self.reader.labelled(files, f"Omniglot {split}", groups)
         return source
-
-    # ---- which classes
 
     def _characters(self, split: str) -> list[str]:
         background, evaluation = (self._all(part) for part in _PARTS)
@@ -158,35 +149,31 @@ class Omniglot(Collection):
             return evaluation
         return [name for name in background if (name.partition("/")[0] in _LAKE_VAL) == (split == "val")]
 
-    def _all(self, part: _Part) -> list[str]:
-        # the characters of a part
-        if part.name not in self._names:
+    def _all(self, part: str) -> list[str]:
+        if part not in self._names:
             tree = open_tree(self._place(part), "Omniglot")
             found = [f"{alphabet}/{name}" for alphabet in tree.folders() for name in tree.folders(alphabet)]
-            if len(found) != part.characters:
+            if len(found) != _PARTS[part][0]:
                 raise UserError(
-                    f"'{tree.root}' has {len(found)} characters in {len(tree.folders())} alphabets, but {part.name} of "
-                    f"Omniglot has {part.characters}: unpack the complete {part.name}.zip, or leave it packed."
+                    f"'{tree.root}' has {len(found)} characters in {len(tree.folders())} alphabets, but {part} of "
+                    f"Omniglot has {_PARTS[part][0]}: unpack the complete {part}.zip, or leave it packed."
                 )
-            self._names[part.name] = found
+            self._names[part] = found
             self._tree_of |= dict.fromkeys(found, tree)
-        return self._names[part.name]
+        return self._names[part]
 
-    def _place(self, part: _Part) -> Path:
-        # the folder or zip file that holds a part, downloaded where that is asked for
-        folders = (self.root, self.root / "omniglot-py")
-        for candidate in [folder / part.name for folder in folders] + [
-            folder / f"{part.name}.zip" for folder in folders
-        ]:
-            if candidate.exists():
-                return candidate
-        target = self.root / f"{part.name}.zip"
+    def _place(self, part: str) -> Path:
+        for name in (part, f"{part}.zip"):
+            for candidate in (self.root / name, self.root / "omniglot-py" / name):
+                if candidate.exists():
+                    return candidate
+        target = self.root / f"{part}.zip"
         if not self.download:
             raise UserError(
-                f"Omniglot is not complete in '{self.root}': put {part.name}.zip (from {_MIRRORS[0]}) or the folder "
-                f"{part.name} there, or set download=true."
+                f"Omniglot is not complete in '{self.root}': put {part}.zip (from {_MIRRORS[0]}) or the folder "
+                f"{part} there, or set download=true."
             )
-        fetch([f"{mirror}/{target.name}" for mirror in _MIRRORS], part.md5, target)
+        fetch([f"{mirror}/{target.name}" for mirror in _MIRRORS], _PARTS[part][1], target)
         return target
 
 

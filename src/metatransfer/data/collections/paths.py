@@ -1,4 +1,4 @@
-"""What a plain path is: the collection that opens it."""
+"""The collection that opens a path."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from metatransfer.checks import did_you_mean
-from metatransfer.data.collections.base import Collection
 from metatransfer.data.readers.array_files import SUFFIXES as ARRAY_SUFFIXES
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES
 from metatransfer.data.readers.tables import TABLE_SUFFIXES, Table, read_table
-from metatransfer.data.sources import split_of
+from metatransfer.data.sources import Collection, split_of
 from metatransfer.errors import UserError
 
-_LOOK = 50  # rows of a table that are looked at
+_LOOK = 50  # rows of a table that are examined
 _TEXTS = ("text", "texts", "sentence", "utterance", "review", "comment", "message", "question", "content", "body")
 _LABELS = ("label", "labels", "class", "category", "target", "y", "intent", "species")
 _PARTNERS = (("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("data", "labels"), ("features", "labels"))
-_SENTENCE = 4  # words that a cell of texts has on average at least
+_SENTENCE = 4  # minimum average number of words in a cell of texts
 
 
 def describe_path(path: str | Path) -> dict[str, Any]:
-    """The collection that opens a path, found by looking at the file.
+    """The collection that opens a path, found from its content.
 
     ==================================================== =============================
     a folder or a zip file of images                      :class:`ImageFolder`
@@ -41,7 +40,7 @@ def describe_path(path: str | Path) -> dict[str, Any]:
         ``{"class_path": ..., "init_args": {...}}`` as in a configuration file.
 
     Raises:
-        UserError: nothing there, or something that no collection opens.
+        UserError: the path does not exist, or no collection can open it.
     """
     place = Path(path).expanduser()
     suffix = place.suffix.lower()
@@ -58,7 +57,7 @@ def describe_path(path: str | Path) -> dict[str, Any]:
     if suffix in TABLE_SUFFIXES:
         return _table(place)
     if suffix in IMAGE_SUFFIXES:
-        raise UserError(f"the data '{path}' is a single image: give the folder that holds a folder for each class.")
+        raise UserError(f"the data '{path}' is a single image: give a folder with one folder of images per class.")
     raise UserError(
         f"the data '{path}' is neither a folder or zip file of images, nor a table ({', '.join(TABLE_SUFFIXES)}), "
         f"nor a file of arrays ({', '.join(ARRAY_SUFFIXES)}): convert it, or unpack it if it is an archive."
@@ -66,7 +65,7 @@ def describe_path(path: str | Path) -> dict[str, Any]:
 
 
 def open_path(path: str | Path) -> Collection:
-    """The collection of :func:`describe_path`, made."""
+    """Creates the collection of :func:`describe_path`."""
     from metatransfer.data import collections
 
     described = describe_path(path)
@@ -94,7 +93,7 @@ def _not_there(given: str, place: Path) -> str:
 
 
 def _check_images(folder: Path) -> None:
-    # stops at the first image, since a folder may hold millions
+    # stops at the first image, since a folder may contain millions
     found: list[str] = []
     for _, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -111,7 +110,7 @@ def _check_images(folder: Path) -> None:
 
 
 def _labels_beside(file: Path) -> str | None:
-    """The file of the labels that lies beside a file of samples, by their usual names."""
+    """The file of labels beside a file of samples, by their usual names."""
     for samples, labels in _PARTNERS:
         other = file.with_name(f"{labels}{file.stem.removeprefix(samples)}{file.suffix}")
         if file.stem.startswith(samples) and other.is_file() and other != file:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from metatransfer.batches import Episode
-from metatransfer.data.collections.base import Collection
-from metatransfer.data.sources import SPLITS, TaskGenerator
+from metatransfer.data.sources import SPLITS, Collection, TaskGenerator
 from metatransfer.functional.random import Bits, random_uniforms
 
 
@@ -18,8 +17,8 @@ class Sinusoids(Collection):
 
     .. math:: y = A\sin(x - \varphi), \qquad A\sim U[0.1, 5],\ \varphi\sim U[0, \pi],\ x\sim U[-5, 5]
 
-    Support and query points are float tensors ``(T, S, 1)``; ways play no part. The tasks are generated, so training,
-    validation and test have as many as wanted and share none.
+    Support and query points are float tensors ``(T, S, 1)``; the number of ways has no effect. The tasks are generated,
+    so training, validation and test have any number of tasks and share none.
     """
 
     divided_by = "class"
@@ -30,12 +29,12 @@ class Sinusoids(Collection):
 
 
 class SineWaves(TaskGenerator):
-    """Sine waves, each from its own random stream."""
+    """Sine waves, each with its own random stream."""
 
     num_targets = 1
 
     def generate(self, keys: Bits, num_shots: int, num_queries: int, device: torch.device) -> Episode:
-        """Generates on the host, in float32."""
+        """Draws on the CPU, in float32."""
         u = torch.from_numpy(random_uniforms(keys, 2 + num_shots + num_queries)).to(device)
         amplitude, phase = 0.1 + 4.9 * u[:, :1], math.pi * u[:, 1:2]
         x = 10 * u[:, 2:] - 5

@@ -11,13 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from metatransfer.checks import check_choice
-from metatransfer.data.collections.base import Collection
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
-from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.data.readers.table_features import Columns, TableEncoder, TableSource, find_columns, is_missing
 from metatransfer.data.readers.tables import Table as Cells
 from metatransfer.data.readers.tables import read_table
-from metatransfer.data.sources import NO_CLASS, Source, group_of_classes, numbered
+from metatransfer.data.sources import NO_CLASS, Collection, Source, group_of_classes, numbered
 from metatransfer.errors import UserError
 
 
@@ -26,21 +24,20 @@ class Table(Collection):
 
     A sample is a row: its numeric columns standardised, :math:`(x-\mu)/\sigma` with the mean and standard deviation of
     the **training** rows (a constant column is 0), followed by its categorical columns as one-hot vectors over the
-    values of the training rows (a value that these do not have is all zeros). Rows are divided by the column ``split``,
-    or come undivided.
+    values of the training rows (other values are all zeros). Rows are divided by the column ``split``, or undivided.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.tab``, ``.txt``, ``.jsonl`` or ``.parquet`` (extra ``tables``), with named columns.
         label: column of the classes.
-        features: columns that make a sample; all but ``label``, ``split`` and ``group`` where left out.
-        categorical: features that are categories; those that are not all numbers where left out.
+        features: columns of a sample. Defaults to all except ``label``, ``split`` and ``group``.
+        categorical: features that are categories. Defaults to those that are not all numbers.
         split: column with ``train``, ``val`` or ``test`` in each row.
         group: column with the group of each row (family, patient); all rows of a class must have the same.
-        delimiter: between fields; by the file's ending where left out.
+        delimiter: between fields. Defaults to that of the file's extension.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count rows with a missing or infinite value.
 
     Raises:
-        UserError: an unknown ``on_bad_sample``, or the label among the features.
+        UserError: ``on_bad_sample`` is unknown, or ``features`` contains the label.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class Table(Collection):
     ) -> None:
         check_choice("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE)
         if features is not None and label in features:
-            raise UserError(f"features holds the label '{label}', which would give the answer away: leave it out.")
+            raise UserError(f"features holds the label '{label}', which would reveal the answer: remove it.")
         self.path, self.label, self.features, self.categorical = path, label, features, categorical
         self.split, self.group, self.delimiter, self.on_bad_sample = split, group, delimiter, on_bad_sample
         self._columns: Columns | None = None
@@ -65,7 +62,7 @@ class Table(Collection):
         """The rows, in memory.
 
         Raises:
-            UserError: a file that cannot be read, columns that do not exist, or values that are missing.
+            UserError: the file cannot be read, a column does not exist, or values are missing.
         """
         cells = read_table(self.path, self.delimiter)
         labels = cells.words(self.label, "label")
@@ -76,7 +73,7 @@ class Table(Collection):
         self._columns = self._find(cells)
         raw, bad = self._raw(cells)
         parts: dict[str, Source] = {}
-        for part, rows in self._rows(cells).items():
+        for part, rows in cells.rows(self.split).items():
             kept = rows[~bad[rows]]
             self.skipped[part] = len(rows) - len(kept)
             name = f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
@@ -84,17 +81,15 @@ class Table(Collection):
                 raise UserError(f"{name}: every row has a missing or infinite value: fill some in.")
             words = [labels[row] for row in kept]
             targets, names = numbered(words)
-            of_class = (
-                group_of_classes(np.array(words), np.array([groups[row] for row in kept]), f"'{self.path}'")
-                if groups is not None
-                else None
-            )
-            group_names = [of_class[one] for one in names] if of_class is not None else None
-            parts[part] = TableSource(raw[kept], self._columns, targets, names, name, group_names)
+            of_class = None
+            if groups is not None:
+                found = group_of_classes(np.array(words), np.array([groups[row] for row in kept]), f"'{self.path}'")
+                of_class = [found[one] for one in names]
+            parts[part] = TableSource(raw[kept], self._columns, targets, names, name, of_class)
         return parts
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The rows of another file with the same features, named by file and line."""
+        """The rows of a file with the same features, named by file and line."""
         self.opened()
         assert self._columns is not None
         cells = read_table(path, self.delimiter)
@@ -105,7 +100,7 @@ class Table(Collection):
         return source, tuple(f"{Path(path).name}:{cells.lines[row]}" for row in kept.tolist())
 
     def encoder(self, training: Source) -> TableEncoder:
-        """The encoding of the training rows."""
+        """The encoding fitted to the training rows."""
         self.opened()
         assert self._columns is not None
         rows = training.read(torch.arange(len(training)), torch.device("cpu"))
@@ -113,10 +108,10 @@ class Table(Collection):
         return TableEncoder.fitted(self._columns, rows.numpy())
 
     def encoder_from(self, state: Mapping[str, Any]) -> TableEncoder:
-        """The encoding that a checkpoint was trained with.
+        """The encoding of a checkpoint.
 
         Raises:
-            UserError: it was trained with other columns.
+            UserError: the checkpoint was trained on other columns.
         """
         self.opened()
         assert self._columns is not None
@@ -129,11 +124,9 @@ class Table(Collection):
         return TableEncoder(self._columns, state["mean"], state["scale"], state["categories"])
 
     def protocol(self) -> dict[str, Any]:
-        """How the rows come divided and encoded."""
+        """How the rows are divided and encoded."""
         split = {"split": f"by column '{self.split}'"} if self.split is not None else {}
         return split | {"features": "numeric standardised and categories one-hot, by the training rows"}
-
-    # ---- reading
 
     def _find(self, cells: Cells) -> Columns:
         for name in self.categorical or ():
@@ -144,13 +137,8 @@ class Table(Collection):
             raise UserError(f"'{self.path}' has no column but the label: a sample needs at least one feature.")
         return find_columns(cells, names, self.categorical)
 
-    def _rows(self, cells: Cells) -> dict[str, NDArray[np.int64]]:
-        if self.split is None:
-            return {"all": np.arange(len(cells))}
-        return rows_of_splits(cells.words(self.split, "split"), self.split, f"'{self.path}'", cells.at)
-
     def _raw(self, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        # the rows before they are encoded, and which of them have a missing value
+        # the rows before they are encoded, and a mask of those with a missing value
         assert self._columns is not None
         raw = self._columns.raw(cells)
         bad = ~np.isfinite(raw)

@@ -9,40 +9,35 @@ from typing import Any
 import numpy as np
 
 from metatransfer.checks import check_positive
-from metatransfer.data.collections.base import Collection
-from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.data.readers.tables import read_lines, read_table
-from metatransfer.data.readers.text_source import TextSource
-from metatransfer.data.readers.text_tokenizers import CASED_WORDS, WORDS, Tokenizer, TokenizerFile, Words
-from metatransfer.data.sources import NO_CLASS, Source, UnlabelledPart, numbered
+from metatransfer.data.readers.text_source import CASED_WORDS, WORDS, TextSource, Tokenizer, TokenizerFile, Words
+from metatransfer.data.sources import NO_CLASS, Collection, Source, UnlabelledPart, numbered
 from metatransfer.errors import UserError
 
 
 class Texts(Collection):
     """Texts and their labels from files with named columns.
 
-    The files may bring the splits: further files for ``val`` and ``test``, or a column ``split`` of one file that says
-    the split of each row; one file without that column comes undivided.
-
-    With ``tokenizer="words"`` the vocabulary is that of the training texts, and goes into the checkpoint; a pretrained
-    network needs its own tokenizer, of the same name as the network (extra ``text``).
+    The splits are separate files for ``val`` and ``test``, or a column ``split`` of one file; one file without that
+    column is undivided. With ``tokenizer="words"`` the vocabulary is that of the training texts and is saved in the
+    checkpoint; a pretrained network needs its own tokenizer, with the name of the network (extra ``text``).
 
     Args:
-        path: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` (extra ``tables``) file of the training texts, or of all.
+        path: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` (extra ``tables``) file of the training or of all texts.
         val: file of the validation texts.
         test: file of the test texts.
         text: column of the texts.
         label: column of the classes; a target domain needs none.
         split: column with ``train``, ``val`` or ``test`` in each row of ``path``.
-        tokenizer: ``"words"``, or ``"cased words"`` if upper and lower case are to differ; a folder with
-            ``tokenizer.json``; ``package:NAME``, one inside of an installed Python package; or a Hugging Face name that
-            is in the local cache. ``null`` serves no tokens, for methods that read the texts themselves.
-        max_length: tokens of a text at most; what is longer is cut off at its end.
-        delimiter: between the fields of CSV and TSV files; by the file's ending where left out.
-        quotes: whether ``"`` encloses fields of CSV and TSV files; ``False`` treats it as an ordinary character.
+        tokenizer: ``"words"``; ``"cased words"`` to distinguish upper and lower case; a folder with
+            ``tokenizer.json``; ``package:NAME`` for one in an installed Python package; or a Hugging Face name in the
+            local cache. ``null`` serves no tokens, for methods that read the texts themselves.
+        max_length: maximum number of tokens of a text; longer texts are truncated.
+        delimiter: between the fields of CSV and TSV files. Defaults to that of the file's extension.
+        quotes: whether ``"`` encloses fields of CSV and TSV files; if ``False``, it is an ordinary character.
 
     Raises:
-        UserError: ``split`` together with ``val`` or ``test``, or a ``max_length`` that is not positive.
+        UserError: ``split`` is given together with ``val`` or ``test``, or ``max_length`` is not positive.
     """
 
     of_texts = True
@@ -64,7 +59,7 @@ class Texts(Collection):
         if split is not None and (val is not None or test is not None):
             raise UserError(
                 f"split='{split}' says that one file has all splits, but {'val' if val is not None else 'test'} is "
-                "given, too: leave one of them out."
+                "given, too: remove one of them."
             )
         self.path, self.text, self.label, self.split = path, text, label, split
         self.files = {"train": path} | {name: one for name, one in (("val", val), ("test", test)) if one is not None}
@@ -76,7 +71,7 @@ class Texts(Collection):
         return {name: one for name, (one, _) in self._read(labelled=True).items()}
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The texts in the order of the files, with or without the column of the classes."""
+        """The texts in the order of the files, with or without a column of classes."""
         return {
             name: UnlabelledPart(
                 TextSource(one.texts, np.zeros(len(one), np.int64), [NO_CLASS], one.name),
@@ -86,7 +81,7 @@ class Texts(Collection):
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The texts of a file, which may also be a ``.txt`` file with one in each line; named by file and line."""
+        """The texts of a table, or of a ``.txt`` file with one text per line; named by file and line."""
         lines = path.lower().endswith(".txt") and self.delimiter is None
         table = read_lines(path, self.text) if lines else read_table(path, self.delimiter, self.quotes, [self.text])
         texts, name = table.filled(self.text, "text", (str,)), Path(path).name
@@ -94,17 +89,17 @@ class Texts(Collection):
         return source, tuple(f"{name}:{line}" for line in table.lines)
 
     def encoder(self, training: Source) -> Tokenizer | None:
-        """The tokenizer, opened or made from the training texts; ``None`` where no tokens are wanted."""
+        """The tokenizer, read from a file or made from the training texts; ``None`` if ``tokenizer`` is."""
         if self.tokenizer in (WORDS, CASED_WORDS):
             texts = (str(training.show(index)) for index in range(len(training)))
             return Words.of(texts, self.tokenizer == WORDS, self.max_length)
         return self._opened_file()
 
     def encoder_from(self, state: Mapping[str, Any]) -> Tokenizer | None:
-        """The words that a checkpoint was trained with, whatever the training file holds now.
+        """The tokenizer of a checkpoint, with its vocabulary even if the training file has changed.
 
         Raises:
-            UserError: it was trained with another tokenizer.
+            UserError: the checkpoint was trained with another tokenizer.
         """
         if self.tokenizer is None:
             return None
@@ -115,8 +110,8 @@ class Texts(Collection):
             name = state.get("name", WORDS)
             raise UserError(
                 f"the checkpoint was trained with the tokenizer '{name}', but the data has '{self.tokenizer}'"
-                f"{', whose file has changed since' if name == self.tokenizer else ''}: its numbers would mean other "
-                "words; set the one of the training."
+                f"{', whose file has changed since' if name == self.tokenizer else ''}: its token numbers would mean "
+                "other words: set the tokenizer of the training."
             )
         return own
 
@@ -124,17 +119,15 @@ class Texts(Collection):
         """The tokenizer."""
         return {"tokenizer": self.tokenizer, "max_length": self.max_length}
 
-    # ---- reading
-
     def _opened_file(self) -> Tokenizer | None:
         if self.tokenizer is None:
             return None
         opened = TokenizerFile(self.tokenizer, self.max_length)
-        opened([])  # raises an error for a length that is too short
+        opened([])  # raises an error if max_length is too short
         return opened
 
     def _read(self, *, labelled: bool) -> dict[str, tuple[TextSource, Sequence[str] | None]]:
-        """The texts of each part with their labels, which may be missing unless they must be there."""
+        """The texts of each part with their labels, if there are any; ``labelled`` demands them."""
         if self.split is not None or len(self.files) == 1:
             return self._rows(self.path, "all", labelled)
         return {name: self._rows(path, name, labelled)[name] for name, path in self.files.items()}
@@ -143,11 +136,9 @@ class Texts(Collection):
         wanted = [self.text, self.label, *([self.split] if self.split is not None else [])]
         table = read_table(path, self.delimiter, self.quotes, wanted)
         texts = table.filled(self.text, "text", (str,))
-        needed = labelled or self.label != "label" or "label" in table.columns  # another name is there on purpose
+        needed = labelled or self.label != "label" or "label" in table.columns  # another name was set by the user
         labels = table.filled(self.label, "label") if needed else None
-        rows = {part: np.arange(len(table))}
-        if self.split is not None:
-            rows = rows_of_splits(table.filled(self.split, "split"), self.split, f"'{path}'", table.at)
+        rows = {part: np.arange(len(table))} if self.split is None else table.rows(self.split)
         found: dict[str, tuple[TextSource, Sequence[str] | None]] = {}
         for name, chosen in rows.items():
             words = [labels[row] for row in chosen] if labels is not None else None

@@ -1,4 +1,4 @@
-"""Any data set of labelled images that torchvision reads."""
+"""Data sets of labelled images of torchvision."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_folder, did_you_mean
-from metatransfer.data.collections.base import Collection
 from metatransfer.data.readers.pixels import PixelLook, by_content, gathered, labelled_pixels
-from metatransfer.data.sources import SPLITS, Source, TensorSource, UnlabelledPart, without_labels
+from metatransfer.data.sources import SPLITS, Collection, Source, TensorSource, UnlabelledPart, without_labels
 from metatransfer.errors import UserError
 
 
 class TorchvisionDataset(Collection):
     """Labelled images of ``torchvision.datasets``, such as CIFAR10, FashionMNIST, STL10 or GTSRB.
 
-    The data sets whose class takes ``train`` or ``split`` and the labels of which are one number for an image. The
-    files must lie in ``root`` as torchvision lays them out: nothing is downloaded. All images are held in memory as
-    uint8. Many data sets have no validation split. CIFAR's files are pickles, which torchvision reads only if their MD5
-    sums are the known ones.
+    Works with data sets whose class takes ``train`` or ``split`` and whose labels are one integer per image. The files
+    must be in ``root`` in torchvision's layout; nothing is downloaded. All images are held in memory as uint8. Many
+    data sets have no validation split. CIFAR's files are pickles, which torchvision reads only if their MD5 is right.
 
     Args:
-        name: of the class in ``torchvision.datasets``.
-        root: folder of the files, as torchvision takes it.
-        image_size: side of a sample in pixels: the shorter side is scaled bilinearly once, when an image is read, and
-            the centre cut out; as the files have where left out, if they are of one size.
-        channels: 1 for luminance, 3 for RGB, where grey is repeated; as the files have where left out.
+        name: name of the class in ``torchvision.datasets``.
+        root: ``root`` of that class.
+        image_size: side of a sample in pixels: when an image is read, its shorter side is resized bilinearly and the
+            centre cropped. Defaults to the size of the images, which must then be the same for all.
+        channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
 
     Raises:
-        UserError: an unknown data set, an ``image_size`` below 1, or other ``channels``.
+        UserError: the data set is unknown, ``image_size`` is below 1, or ``channels`` is neither 1 nor 3.
     """
 
     divided_by = "sample"
@@ -53,13 +51,13 @@ class TorchvisionDataset(Collection):
         self.look = PixelLook(image_size, channels)
 
     def parts(self) -> Mapping[str, Source]:
-        """The images of training and test and, where the data set has one, validation, in memory: ``(C, H, W)``."""
+        """The images of training, test and, if there is one, validation, in memory: ``(C, H, W)``."""
         check_folder(Path(self.root).expanduser(), f"{self.name} folder")
         found = {split: self._opened(split) for split in SPLITS}
         return {split: self._source(split, samples) for split, samples in found.items() if samples is not None}
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The images sorted by their pixels: many data sets come one class after the other."""
+        """The images in an order without classes: many data sets are sorted by class."""
         sources = {name: source for name, source in self.opened().items() if isinstance(source, TensorSource)}
         return {name: without_labels(by_content(source)) for name, source in sources.items()}
 
@@ -70,10 +68,8 @@ class TorchvisionDataset(Collection):
         channels, *size = source.sample_shape
         return {"name": self.name, "image_size": size, "channels": channels}
 
-    # ---- reading
-
     def _opened(self, split: str) -> Any:  # noqa: ANN401
-        # the data set of a split; ``None`` where it has no such split
+        # the data set of a split; ``None`` if there is no such split
         kind = _class(self.name)
         parameters = inspect.signature(kind).parameters
         by_split = "split" in parameters
@@ -84,7 +80,7 @@ class TorchvisionDataset(Collection):
             option["download"] = False
         try:
             return kind(root=str(Path(self.root).expanduser()), **option)
-        except Exception as error:  # each class fails in a way of its own
+        except Exception as error:  # each class raises errors of its own
             if split != "train" and isinstance(error, ValueError) and "argument split" in str(error):
                 return None  # the data set has no such split
             raise UserError(
@@ -99,24 +95,25 @@ class TorchvisionDataset(Collection):
         return labelled_pixels(data, np.array(labels, np.int64), _class_names(samples, max(labels) + 1), where)
 
     def _read(self, samples: Any, labels: list[int], where: str) -> Iterator[Tensor]:  # noqa: ANN401
-        # the images one after the other; their labels are noted
+        # yields the images and appends their labels
         for number in range(len(samples)):
             try:
                 image, label = samples[number][:2]
-            except Exception as error:  # whatever a damaged file leads the data set to
-                raise UserError(f"{where}: sample {number} cannot be read ({_reason(error)}): get it again.") from error
+            except Exception as error:  # the error depends on the data set
+                raise UserError(
+                    f"{where}: sample {number} cannot be read ({_reason(error)}): download it again."
+                ) from error
             pixels = isinstance(image, Image.Image) or (isinstance(image, np.ndarray) and image.dtype == np.uint8)
             if not pixels or not isinstance(label, int | np.integer) or label < 0:
                 raise UserError(
                     f"{where}: sample {number} is a {type(image).__name__} with the label {label!s:.40}, but must be "
-                    "an image with a class number: take a data set for image classification."
+                    "an image with a class number: use a data set for image classification."
                 )
             labels.append(int(label))
             yield self.look(image)
 
 
 def _check_known(name: str) -> None:
-    # raises an error for data sets that cannot be served
     from torchvision import datasets  # type: ignore[import-untyped] # half a second
 
     known = [one for one in datasets.__all__ if _serves(inspect.signature(getattr(datasets, one)).parameters)]
@@ -135,14 +132,14 @@ def _class(name: str) -> Any:  # noqa: ANN401
 
 
 def _serves(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether a class can be made from a folder and the name of a split."""
+    """Whether a class needs only a folder and the name of a split."""
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     needed = {name for name, one in parameters.items() if one.default is one.empty and one.kind not in kinds}
     return "root" in parameters and needed <= {"root"} and bool({"train", "split"} & set(parameters))
 
 
 def _class_names(samples: Any, count: int) -> list[str]:  # noqa: ANN401
-    """Those of the data set, where it names all classes, each differently; else their numbers."""
+    """The class names of the data set if they are complete and distinct, otherwise numbers."""
     given = getattr(samples, "classes", None)
     given = list(given) if isinstance(given, list | tuple) else []
     names = [one if isinstance(one, str) else ", ".join(map(str, one)) for one in given]

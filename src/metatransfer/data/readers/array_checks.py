@@ -1,4 +1,4 @@
-"""What arrays must hold to be labelled samples."""
+"""Checks and converts arrays of samples and labels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from metatransfer.errors import UserError
 
-_CHUNK = 2**24  # values that are looked at at once, so that checks need little memory
+_CHUNK = 2**24  # values checked at once, to limit memory
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """What a user gave as an array, without the wrappings of pandas."""
+    """An array, series or list of the user, without pandas types."""
     value = value.to_numpy() if hasattr(value, "to_numpy") else value
     objects = value
     if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
-        objects = np.array(value, dtype=object)  # numpy would make texts of what is missing, 'None' and 'nan'
+        objects = np.array(value, dtype=object)  # NumPy would convert missing values to the texts 'None' and 'nan'
     if isinstance(objects, np.ndarray) and objects.dtype == object:
         for kinds in ((bool, np.bool_), (int, np.integer)):
             if all(isinstance(one, kinds) for one in objects.flat):
@@ -37,14 +37,14 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
     """Labels as texts.
 
     Raises:
-        UserError: more than one label for a sample, fractions, or labels that are missing.
+        UserError: there is not exactly one label for each sample, or a label is neither an integer nor a text.
     """
     if given.ndim == 2 and 1 in given.shape:
         given = given.reshape(-1)
     if given.ndim != 1:
         numbers = given.ndim == 2 and given.dtype.kind in "buif"
         one_hot = numbers and bool((((given == 0) | (given == 1)).all(1) & (given.sum(1) == 1)).all())
-        advice = "is one-hot: give the places of the ones, y.argmax(1)" if one_hot else "has another shape"
+        advice = "is one-hot: pass y.argmax(1)" if one_hot else "has another shape"
         raise UserError(f"{where} must hold one label for each sample, (N,), but of shape {given.shape} it {advice}.")
     if given.dtype.kind == "c":
         raise UserError(f"{where} holds {given.dtype}, but labels are whole numbers or texts: convert them.")
@@ -68,10 +68,10 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
 
 
 def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -> Tensor:
-    """Samples as they are kept in memory.
+    """Samples as they are held in memory.
 
     Raises:
-        UserError: other values than numbers, or no samples.
+        UserError: the values are not real numbers, or the shape is not that of samples.
     """
     if given.dtype.kind not in "buif":
         raise UserError(f"{where} holds {given.dtype}, but samples must be real numbers: encode them.")
@@ -81,7 +81,7 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
         raise UserError(f"{where} of shape {given.shape} is empty: add samples.")
     kept = given.dtype == np.uint8 and given.ndim > 2
     with np.errstate(over="ignore"):
-        # of its own where it would share what is read-only, e.g. a mapped file
+        # copies read-only arrays such as memory-mapped files
         samples = np.require(given, np.uint8 if kept else np.float32, ["C", "W"])
     x = torch.from_numpy(samples)
     sizes = x.shape[1:]
@@ -96,7 +96,7 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
 
 
 def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
-    """Which samples hold neither NaN nor infinity; bytes never do."""
+    """Mask of the samples without NaN and infinity."""
     if not samples.is_floating_point():
         return np.ones(len(samples), dtype=bool)
     each = max(1, _CHUNK // max(1, samples[0].numel()))
@@ -104,15 +104,15 @@ def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
 
 
 def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:
-    """Raises an error if samples are of two kinds.
+    """Raises an error if two arrays of samples differ in shape or type.
 
     Raises:
-        UserError: another shape; or bytes, which are divided by 255, beside numbers, which are not.
+        UserError: the shapes differ, or only one of them is uint8, which is divided by 255.
     """
     if x.shape[1:] != other.shape[1:]:
         raise UserError(
-            f"{what} have the shape {tuple(x.shape[1:])}, but {others} {tuple(other.shape[1:])}: bring all to one."
+            f"{what} have the shape {tuple(x.shape[1:])}, but {others} {tuple(other.shape[1:])}: resize one."
         )
     if x.dtype != other.dtype:
         kinds = ["uint8, which is divided by 255" if one.element_size() == 1 else "not uint8" for one in (x, other)]
-        raise UserError(f"{what} are {kinds[0]}, but {others} are {kinds[1]}: give both in one type.")
+        raise UserError(f"{what} are {kinds[0]}, but {others} are {kinds[1]}: give both the same type.")

@@ -1,4 +1,4 @@
-"""Files of arrays: what numpy, torch, safetensors and MATLAB write, read without running what a file says."""
+"""Reads arrays from files of NumPy, torch, safetensors and MATLAB without running code from them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.checks import check_file
+from metatransfer.checks import check_file, did_you_mean
+from metatransfer.data.sources import SPLIT_NAMES
 from metatransfer.errors import UserError
 
 _Read: TypeAlias = Callable[[], Any]
+SAMPLES = ("x", "X", "data", "images")
+LABELS = ("y", "Y", "labels", "targets")
+_FEATURES = ("features", "fts")  # samples of files of feature vectors, if none of the above exists
 SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors", ".mat")
 _MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct", "sparse": "a sparse matrix"}
 
 
 class ArrayFile(Mapping[str, NDArray[Any]]):
-    """Arrays by name, read when asked for.
+    """Arrays by name, read on access.
 
     Args:
-        name: the file, to be named in messages.
-        arrays: what reads each of them.
+        name: the file, for messages.
+        arrays: a function that reads each array.
     """
 
     def __init__(self, name: str, arrays: Mapping[str, Callable[[], Any]]) -> None:
@@ -33,22 +37,22 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
         self._arrays = arrays
 
     def __getitem__(self, key: str) -> NDArray[Any]:
-        """One array.
+        """Reads an array.
 
         Raises:
-            UserError: it is damaged, no array, one of Python objects, or too large for the memory.
+            UserError: it is damaged, is not an array of numbers or texts, or does not fit into memory.
         """
         try:
             return as_array(self._arrays[key](), f"{self.name}: '{key}'")
         except UserError:
             raise
         except MemoryError as error:
-            raise UserError(f"{self.name}: '{key}' does not fit into memory: use a smaller one.") from error
-        except Exception as error:  # a damaged member raises whatever its decompressor does
+            raise UserError(f"{self.name}: '{key}' does not fit into memory: use a smaller array.") from error
+        except Exception as error:  # the error depends on the decompressor
             raise UserError(f"{self.name}: '{key}' cannot be read ({_reason(error)}): save the file again.") from error
 
     def __contains__(self, key: object) -> bool:
-        return key in self._arrays  # the inherited one reads the array to find out
+        return key in self._arrays  # the inherited method reads the array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -58,10 +62,10 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
 
 
 def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
-    """An array of plain numbers or texts.
+    """Converts a value to an array of numbers or texts.
 
     Raises:
-        UserError: Python objects, sparse or quantised tensors, or something that is not an array.
+        UserError: it is not an array, contains Python objects, or is a sparse or quantised tensor.
     """
     if isinstance(value, Tensor):
         value = value.detach()
@@ -75,7 +79,7 @@ def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise UserError(f"{where} holds rows of different lengths: bring them to one length.") from error
+        raise UserError(f"{where} holds rows of different lengths: make them equally long.") from error
     if array.dtype.kind not in "biufcUS":
         kind = "Python objects" if array.dtype.kind == "O" else f"values of type {array.dtype}"
         raise UserError(f"{where} holds {kind}, but must hold numbers or texts: save it with such a dtype.")
@@ -83,10 +87,10 @@ def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
 
 
 def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
-    """Opens a file of arrays; those of ``.npy`` files, and of a pair in a torch file, are called ``x`` and ``y``.
+    """Opens a file of arrays; those of ``.npy`` files and of a pair in a torch file are named ``x`` and ``y``.
 
     Raises:
-        UserError: no such file, a file of another kind, or a damaged one.
+        UserError: the file does not exist, is damaged, or is of another kind.
     """
     file = check_file(Path(path).expanduser(), "array file", "put it there, or give its path")
     suffix = file.suffix.lower()
@@ -116,9 +120,9 @@ def _arrays(file: Path, suffix: str) -> dict[str, _Read]:
         raise
     except NotImplementedError as error:
         raise UserError(
-            f"'{file}' is a MATLAB file of version 7.3, which cannot be read here: save it with save(..., '-v7')."
+            f"'{file}' is a MATLAB file of version 7.3, which is not supported: save it with save(..., '-v7')."
         ) from error
-    except Exception as error:  # a damaged header raises whatever its parser does
+    except Exception as error:  # the error depends on the parser
         reason = "it is empty" if file.stat().st_size == 0 else _reason(error)
         raise UserError(f"'{file}' cannot be read as {what} ({reason}): {save}.") from error
 
@@ -137,10 +141,10 @@ def _npy(file: Path) -> dict[str, _Read]:
 def _npz(file: Path) -> dict[str, _Read]:
     content = np.load(file, allow_pickle=False)
     if isinstance(content, np.ndarray):
-        raise UserError(f"'{file}' is a single array under another name: rename it to .npy, or save it by numpy.savez.")
+        raise UserError(f"'{file}' is a single array: rename it to .npy, or save it with numpy.savez.")
 
     def read(name: str) -> Any:  # noqa: ANN401
-        with np.load(file, allow_pickle=False) as opened:  # no file is kept open, for other processes to share
+        with np.load(file, allow_pickle=False) as opened:  # not kept open, because forked processes would share it
             return opened[name]
 
     with content:
@@ -158,18 +162,18 @@ def _torch(file: Path) -> dict[str, _Read]:
 
 
 def _safetensors(file: Path) -> dict[str, _Read]:
-    from safetensors import safe_open  # needed by few
+    from safetensors import safe_open  # optional in most runs
 
     def read(name: str) -> Any:  # noqa: ANN401
         with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(name)
 
     with safe_open(file, framework="pt") as opened:
-        return {name: partial(read, name) for name in opened.keys()}  # noqa: SIM118 # it is not a mapping
+        return {name: partial(read, name) for name in opened.keys()}  # noqa: SIM118 # not a mapping
 
 
 def _matlab(file: Path) -> dict[str, _Read]:
-    from scipy.io import loadmat, whosmat  # needed by few
+    from scipy.io import loadmat, whosmat  # optional in most runs
 
     def read(name: str, kind: str) -> Any:  # noqa: ANN401
         if kind in ("cell", "struct", "sparse", "object", "opaque", "function"):
@@ -182,7 +186,7 @@ def _matlab(file: Path) -> dict[str, _Read]:
     return {name: partial(read, name, kind) for name, _, kind in whosmat(file) if not name.startswith("__")}
 
 
-_TORCH = ("tensors and plain values", _torch, "save it again by torch.save({'x': samples, 'y': labels}, path)")
+_TORCH = ("tensors and plain values", _torch, "save it again with torch.save({'x': samples, 'y': labels}, path)")
 _FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]], str]] = {
     ".npz": ("arrays of numpy", _npz, "save it again"),
     ".npy": ("arrays of numpy", _npy, "save it again"),
@@ -191,3 +195,44 @@ _FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]], str]] = {
     ".safetensors": ("safetensors", _safetensors, "save it again"),
     ".mat": ("a MATLAB file", _matlab, "save it again"),
 }
+
+
+def named_pair(
+    arrays: ArrayFile, names: Mapping[str, str | None], split: str | None, *, labelled: bool = True
+) -> tuple[str, str | None] | None:
+    """The names of the arrays of samples and labels, of a split or undivided.
+
+    Raises:
+        UserError: the names are ambiguous, or only one of the two arrays exists.
+    """
+    samples, labels = (_named(arrays, names, argument, split) for argument in ("x", "y"))
+    if samples is None and labels is not None:
+        raise UserError(f"{arrays.name} has '{labels}' without its samples: add them, or set x to their name.")
+    if samples is not None and labels is None and labelled:
+        raise UserError(
+            f"{arrays.name} has the samples '{samples}' without labels: add them, set y to their name, or set "
+            "labels_path to their .npy file if the samples are a .npy file."
+        )
+    return (samples, labels) if samples is not None else None
+
+
+def split_names(word: str, split: str | None) -> list[str]:
+    """Possible names of an array: ``x`` itself, or in a split ``x_train``, ``train_x``, ..."""
+    if split is None:
+        return [word]
+    return [one for name in SPLIT_NAMES[split] for one in (f"{word}_{name}", f"{name}_{word}")]
+
+
+def _named(arrays: ArrayFile, names: Mapping[str, str | None], argument: str, split: str | None) -> str | None:
+    given = names[argument]
+    usual: tuple[tuple[str, ...], ...] = (SAMPLES, _FEATURES) if argument == "x" else (LABELS,)
+    there: list[str] = []
+    for known in ((given,),) if given is not None else usual:
+        there = there or [name for word in known for name in split_names(word, split) if name in arrays]
+    if len(there) > 1:
+        raise UserError(f"{arrays.name} has both '{there[0]}' and '{there[1]}': set {argument} to one of them.")
+    if not there and given is not None and split is None:
+        raise UserError(
+            f"{arrays.name} has no array '{given}' ({argument}), only {', '.join(arrays)}{did_you_mean(given, arrays)}"
+        )
+    return there[0] if there else None

@@ -1,4 +1,4 @@
-"""Downloads what a data set's authors publish."""
+"""Downloads the files of published data sets."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from metatransfer.checks import check_writable
 from metatransfer.errors import UserError
 from metatransfer.storage import atomic_file
 
-_MAX_FILE = 2**30  # a mirror may send without end
+_MAX_FILE = 2**30  # a mirror may never stop sending
 
 
 def fetch(urls: Sequence[str], md5: str, target: Path) -> None:
-    """Downloads a file from the first mirror that gives the right one.
+    """Downloads a file from the first mirror that serves it with the right MD5.
 
     Raises:
-        UserError: no mirror works; it says which file to put where.
+        UserError: no mirror does.
     """
     check_writable(target.parent, "download folder")
     reasons = []
     for url in urls:
         try:
-            with atomic_file(target) as draft:  # so a half file is never taken for it
+            with atomic_file(target) as draft:
                 _copy(url, draft, md5)
             return
         except OSError as error:
             reasons.append(f"{url}: {error}")
     raise UserError(
-        f"{target.name} could not be downloaded ({'; '.join(reasons)}): get {urls[0]} on another machine and put it at "
+        f"{target.name} could not be downloaded ({'; '.join(reasons)}): download {urls[0]} elsewhere and put it at "
         f"'{target}'."
     )
 
@@ -41,7 +41,7 @@ def _copy(url: str, draft: Path, md5: str) -> None:
         while chunk := answer.read(2**18):
             size += len(chunk)
             if size > _MAX_FILE:
-                raise OSError("the answer does not end")
+                raise OSError("the file is larger than 1 GiB")
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != md5:

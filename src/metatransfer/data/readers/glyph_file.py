@@ -1,7 +1,7 @@
 """The characters and digits that are shipped with the package.
 
-Every character comes in the same number of 28x28 renderings, drawn from several openly
-licensed typefaces (see ``NOTICE-glyphs.md``). ``tools/build_glyphs.py`` makes the file.
+Each character has the same number of 28x28 renderings in several openly licensed typefaces (see ``NOTICE-glyphs.md``).
+The file is made by ``tools/build_glyphs.py``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ DIGITS_SHA256 = "6ca5c3aeb96b785e19fe38b877ab4ad9651d39f7ae54e8427b2f2dfad7460b3
 SIDE = 28  # side of an image in pixels
 BOX = 23  # the longer side of a glyph's ink box in `glyph_from_image`
 LEVELS = 8  # grey levels that the file keeps
-_INK = 64  # grey from which on a pixel counts as ink when the ink box is sought
-_CONTRAST = 24.0  # least difference between paper and ink, of 255, for a picture not to be blank
+_INK = 64  # minimum grey value of ink when the ink box is searched
+_CONTRAST = 24.0  # minimum difference between paper and ink, of 255; images below it are blank
 
 
 class GlyphData(NamedTuple):
@@ -79,11 +79,10 @@ def _load(path: Path, checksum: str, what: str, tool: str) -> GlyphData:
 
 
 def decode_glyphs(blob: bytes) -> GlyphData:
-    """Decode the bytes that `encode_glyphs` in ``tools/build_glyphs.py`` wrote.
+    """Decodes the bytes written by ``encode_glyphs`` in ``tools/build_glyphs.py``.
 
-    The xz stream holds a 4-byte little-endian length, that many bytes of JSON, ``C * R``
-    typeface indices and ``C * R * 784`` grey levels of 0..7, one byte each in the top bits:
-    there LZMA sees the pixel to the left as the context of the next one.
+    The xz stream contains a 4-byte little-endian length, that many bytes of JSON, ``C * R`` typeface indices and
+    ``C * R * 784`` grey levels of 0..7, in the top bits of a byte each, which LZMA compresses best.
     """
     raw = lzma.decompress(blob)
     start = 4 + int.from_bytes(raw[:4], "little")
@@ -108,12 +107,7 @@ def decode_glyphs(blob: bytes) -> GlyphData:
 
 
 def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
-    """Crop to the ink, scale it to fit into ``box x box`` and centre it in 28x28.
-
-    With an ink box of ``h x w`` the scale is ``box / max(h, w)`` for both sides; the darkest
-    pixel of the result is stretched to 255, so that hairlines do not fade.
-
-    """
+    """Crops to the ink, scales its longer side to ``box`` and centres it in 28x28; the darkest pixel becomes 255."""
     rows, columns = np.flatnonzero((ink >= _INK).any(1)), np.flatnonzero((ink >= _INK).any(0))
     crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = box / max(crop.shape)
@@ -128,12 +122,12 @@ def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int]
 
 
 def glyph_from_image(image: Image.Image) -> NDArray[np.uint8]:
-    """Turn any picture of one character into an image like those of the data set.
+    """Converts an image of one character into one like those of the data set.
 
     Raises:
-        UserError: The picture is blank.
+        UserError: the image is blank.
     """
-    for backdrop in (255, 0):  # white ink on nothing shows only on black
+    for backdrop in (255, 0):  # white ink on a transparent background is visible only on black
         grey = _grey(image, backdrop)
         border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
         paper = float(np.median(border))
@@ -142,13 +136,13 @@ def glyph_from_image(image: Image.Image) -> NDArray[np.uint8]:
         if ink.max() >= _CONTRAST:
             return normalise_ink(np.rint(ink * (255.0 / ink.max())).astype(np.uint8))
     raise UserError(
-        f"The picture of {image.width}x{image.height} pixels is blank; "
-        "give one with a dark character on light paper or a light one on dark."
+        f"the image of {image.width}x{image.height} pixels is blank: give a dark character on a light background, "
+        "or a light one on a dark background."
     )
 
 
 def _grey(image: Image.Image, backdrop: int) -> NDArray[np.float64]:
-    """Give the picture's grey values, 0..255; modes deeper than 8 bits are stretched to that."""
+    """The grey values, 0..255; modes of more than 8 bits are stretched to that range."""
     if image.mode.startswith(("I", "F")):
         deep = np.asarray(image, np.float64)
         span = float(deep.max() - deep.min()) if deep.size else 0.0

@@ -1,4 +1,4 @@
-"""Decoded images, kept as uint8 so that the next start need not decode them."""
+"""Caches decoded images as uint8, so that later runs need not decode them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 import PIL
@@ -22,68 +22,54 @@ _FORMAT = "2"
 _KIND = "images"
 
 
-class Decoded(NamedTuple):
-    """Image files as one array.
-
-    Attributes:
-        images: ``(N, C, H, W)`` uint8 in the order of the files; mapped from the cache where it was there.
-        problems: for each file that cannot be used its position and a sentence.
-    """
-
-    images: NDArray[np.uint8]
-    problems: dict[int, str]
+_Decoded: TypeAlias = tuple[NDArray[np.uint8], dict[int, str]]  # images, and the problem of each unusable file
 
 
-def cached_images(files: Sequence[ImageFile], look: ImageLook) -> Decoded:
-    """Decodes image files, or takes what an earlier run decoded.
+def cached_images(files: Sequence[ImageFile], look: ImageLook) -> _Decoded:
+    """Decodes image files, or reads them from the cache (memory-mapped): ``(N, C, H, W)``, and problems by position.
 
-    The key is made of the look and of every file's relative name, size and stamp, in order: for a zip the checksums of
-    its directory, which is the content itself; for a folder the modification and the change time, since reading every
-    byte would cost what the cache saves. So a tree may be moved, and any change of a file is seen.
-
-    Several processes that start together do the same work and write the same bytes, so it does not matter who is last,
-    and there is no lock that a killed process could leave. Without a place to write to, everything works as well, only
-    slower; a warning says so once.
-
+    The key is the look and the relative name, size and stamp of every file, in order. So a folder may be moved, and any
+    change of a file is noticed. Processes that start together write the same bytes; there is no lock that a killed
+    process could leave behind. If the cache cannot be written, a warning is shown once.
     """
     return _cached(files, repr(look), look.shape, lambda file: decode(file, look))
 
 
 def cached_headers(files: Sequence[ImageFile]) -> dict[int, str]:
-    """Checks image files that are too many to decode; the answer is kept as :func:`cached_images` does."""
+    """The problems found in the headers of image files, cached as by :func:`cached_images`."""
 
     def check(file: ImageFile) -> NDArray[np.uint8]:
         check_header(file)
         return np.empty(0, np.uint8)
 
-    return _cached(files, "header", (0,), check).problems
+    return _cached(files, "header", (0,), check)[1]
 
 
 def _cached(
     files: Sequence[ImageFile], what: str, shape: tuple[int, ...], make: Callable[[ImageFile], NDArray[np.uint8]]
-) -> Decoded:
+) -> _Decoded:
     key = [f"{file.name}\0{file.size}\0{file.stamp}" for file in files]
     path = cache_file(cache_folder(_KIND), _KIND, _FORMAT, PIL.__version__, what, *key)
     found = kept_array(path, (len(files), *shape), np.uint8, mapped=True)
     if found is not None:
-        return Decoded(found.array, {int(index): str(problem) for index, problem in found.note.items()})
-    decoded, final = _make_all(files, shape, make)
+        return found.array, {int(index): str(problem) for index, problem in found.note.items()}
+    (images, problems), final = _make_all(files, shape, make)
     if final:
         try:
-            keep_array(path, decoded.images, decoded.problems)
+            keep_array(path, images, problems)
             forget_old(path.parent, _KIND)
         except OSError as error:
             _warn_once(
-                f"decoded images cannot be kept in '{path.parent}' ({error.strerror}), so every start decodes them "
-                "again: give another folder by the environment variable METATRANSFER_CACHE."
+                f"decoded images cannot be cached in '{path.parent}' ({error.strerror}), so every run decodes them "
+                "again: set the environment variable METATRANSFER_CACHE to another folder."
             )
-    return decoded
+    return images, problems
 
 
 def _make_all(
     files: Sequence[ImageFile], shape: tuple[int, ...], make: Callable[[ImageFile], NDArray[np.uint8]]
-) -> tuple[Decoded, bool]:
-    """All images, and whether the problems are of the files rather than of this moment."""
+) -> tuple[_Decoded, bool]:
+    """All images, and whether all problems are permanent."""
     images = np.zeros((len(files), *shape), np.uint8)
     problems: dict[int, str] = {}
     final = True
@@ -97,11 +83,11 @@ def _make_all(
                 problems[index] = str(error)
                 final = final and not isinstance(error, UnreadableError)
 
-    # threads, not processes: decoders let go of Python's lock, and nothing has to be copied
+    # threads, not processes: decoders release the GIL, and nothing is copied
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         for _ in pool.map(fill, range(0, len(files), 256)):
             pass
-    return Decoded(images, dict(sorted(problems.items()))), final
+    return (images, dict(sorted(problems.items()))), final
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Finds image files in folders and zips, and says what is wrong with those that cannot be used."""
+"""Finds image files in folders and zip files, and the problems of those that cannot be used."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from metatransfer.checks import check_folder
 from metatransfer.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-_MAX_FILE = 256 * 2**20  # no photograph is larger; a zip member may claim any size
+_MAX_FILE = 256 * 2**20  # larger than any photograph; a zip member may claim any size
 
 
 class ImageFile(NamedTuple):
     """One image file, not yet opened.
 
     Attributes:
-        container: the folder or the zip file that holds it.
-        name: its path in there, with ``/``.
-        size: bytes.
-        stamp: changes with the content: times of the file, or the checksum in the zip's directory.
+        container: the folder or zip file that contains it.
+        name: its path in the container, with ``/``.
+        size: in bytes.
+        stamp: changes with the content: the times of the file, or the checksum in the zip file.
         zipped: whether ``container`` is a zip file.
-        problem: why it cannot be used, as a sentence; empty where nothing is known against it.
+        problem: a sentence that says why it cannot be used; empty if no problem is known.
     """
 
     container: str
@@ -38,7 +38,7 @@ class ImageFile(NamedTuple):
 
     @property
     def where(self) -> str:
-        """How to call it in messages."""
+        """Its name in messages."""
         return f"'{self.name}' in '{self.container}'" if self.zipped else f"'{self.container}/{self.name}'"
 
 
@@ -57,11 +57,7 @@ def _is_image(name: str) -> bool:
 
 
 class _FolderTree:
-    """The image files of a folder, by relative name; hidden ones aside.
-
-    Attributes:
-        root: the folder.
-    """
+    """The image files of a folder by relative name, without hidden ones."""
 
     def __init__(self, root: Path) -> None:
         self.root = os.path.realpath(root)
@@ -72,10 +68,10 @@ class _FolderTree:
             return sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
 
     def files(self, inside: str = "") -> list[ImageFile]:
-        """The image files below a folder at any depth, sorted; those that cannot be used carry their ``problem``."""
+        """The image files below a folder at any depth, sorted; those that cannot be used have a ``problem``."""
         problem = self._link_problem(os.path.join(self.root, inside), ())
         if problem:
-            return [self._refused(inside, problem)]
+            return [self._unusable(inside, problem)]
         return list(self._walk(inside, (os.path.realpath(os.path.join(self.root, inside)),)))
 
     def find(self, name: str) -> ImageFile | None:
@@ -84,7 +80,7 @@ class _FolderTree:
         if not self._inside(os.path.abspath(path)) or not os.path.lexists(path):
             return None
         problem = self._link_problem(path, ())
-        return self._refused(name, problem) if problem else self._file(name, path)
+        return self._unusable(name, problem) if problem else self._file(name, path)
 
     def _inside(self, path: str) -> bool:
         return path == self.root or path.startswith(self.root.rstrip(os.sep) + os.sep)
@@ -95,9 +91,9 @@ class _FolderTree:
             return f"is a link to '{target}', outside of '{self.root}': put the files themselves there"
         if not os.path.exists(target):
             return f"is a link to '{target}', which does not exist: remove it"
-        return f"is a link to the folder '{target}' that it lies in: remove it" if target in above else ""
+        return f"is a link to the folder '{target}' that contains it: remove it" if target in above else ""
 
-    def _refused(self, name: str, problem: str) -> ImageFile:
+    def _unusable(self, name: str, problem: str) -> ImageFile:
         return ImageFile(self.root, name, problem=f"'{self.root}/{name}' {problem}.")
 
     def _walk(self, inside: str, above: tuple[str, ...]) -> Iterator[ImageFile]:
@@ -105,7 +101,7 @@ class _FolderTree:
             with os.scandir(os.path.join(self.root, inside)) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            yield self._refused(inside, f"cannot be listed ({error.strerror}): check its permissions")
+            yield self._unusable(inside, f"cannot be listed ({error.strerror}): check its permissions")
             return
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
@@ -114,9 +110,9 @@ class _FolderTree:
                 continue
             problem = self._link_problem(entry.path, above) if entry.is_symlink() else ""
             if problem:
-                yield self._refused(name, problem)
+                yield self._unusable(name, problem)
             elif folder:
-                # a link's target is one of the folders above from here on, so that a loop of links ends
+                # keeps the target of a link among the folders above, so that a loop of links ends
                 yield from self._walk(name, (*above, os.path.realpath(entry.path)))
             else:
                 yield self._file(name, entry.path)
@@ -125,17 +121,17 @@ class _FolderTree:
         try:
             status = os.stat(path)
         except OSError as error:
-            return self._refused(name, f"cannot be read ({error.strerror}): check its permissions")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            return self._refused(name, "is no regular file: remove it")
+            return self._unusable(name, f"cannot be read ({error.strerror}): check its permissions")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+            return self._unusable(name, "is not a regular file: remove it")
         if status.st_size > _MAX_FILE:
-            return self._refused(name, f"has {status.st_size} bytes, too many for an image: remove it")
-        # The change time too: unpacking and copying tools set the modification time back, nothing sets this one.
+            return self._unusable(name, f"has {status.st_size} bytes, too many for an image: remove it")
+        # with the change time, because tools that unpack or copy may reset the modification time
         return ImageFile(self.root, name, status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
 class _ZipTree:
-    """The same of a zip file, without the folder that wraps everything in it."""
+    """The image files of a zip file by relative name, without a folder that contains everything."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.root = os.path.realpath(path)
@@ -152,7 +148,7 @@ class _ZipTree:
         visible = [member for member in members if not any(_hidden(part) for part in member.filename.split("/"))]
         self._members = {member.filename: member for member in visible if not member.is_dir()}
         self._prefix = self._wrapper()
-        # what lies directly in each folder: looking through all members for every class would take minutes
+        # the content of each folder: searching all members for every class would take minutes
         self._folders: dict[str, set[str]] = {}
         self._images: dict[str, list[str]] = {}
         for member in visible:
@@ -172,21 +168,21 @@ class _ZipTree:
         name = member.filename.replace("\\", "/")
         if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
             raise UserError(
-                f"'{self.root}' holds the member '{member.filename}', which would leave the folder it is unpacked in: "
-                "do not use this file; get it from another place."
+                f"'{self.root}' holds the member '{member.filename}', which would be unpacked outside of its folder: "
+                "do not use this file; download it from another source."
             )
         if name in seen:
             raise UserError(f"'{self.root}' holds two members named '{name}': pack it again with one of each.")
         seen.add(name)
 
     def _wrapper(self) -> str:
-        """The folder that wraps everything, as most zips have one."""
+        """The folder that contains everything; most zip files have one."""
         prefix = ""
         names = [name for name in self._members if _is_image(name)]
         while names:
             tops = {name[len(prefix) :].partition("/")[0] for name in names}
             deeper = f"{prefix}{min(tops)}/"
-            # a wrapper holds folders; one that holds images is a class
+            # a folder that directly contains images is a class
             if len(tops) > 1 or not all(name.startswith(deeper) and "/" in name[len(deeper) :] for name in names):
                 break
             prefix = deeper

@@ -1,4 +1,4 @@
-"""How an image file becomes a sample: read, decoded, scaled."""
+"""How an image file becomes a sample: it is read, decoded and resized."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ImageLook:
     Args:
         size: side of the sample in pixels.
         channels: 1 for grey, 3 for RGB.
-        rule: ``"crop"`` scales the shorter side and cuts out the centre, as for photographs, which are also turned
-            upright by their EXIF tag; ``"resize"`` scales both sides, as for Omniglot.
-        invert: whether dark becomes high, as for ink on paper.
+        rule: ``"crop"`` applies the EXIF orientation, resizes the shorter side and crops the centre, for photographs;
+            ``"resize"`` resizes both sides, for Omniglot.
+        invert: whether dark pixels get high values, for ink on paper.
 
     Raises:
-        UserError: a size below 1, other channels, an unknown rule.
+        UserError: the size is below 1, or the channels or the rule are unknown.
     """
 
     size: int
@@ -57,7 +57,7 @@ class ImageLook:
         return self.channels, self.size, self.size
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Looks at an image of any mode."""
+        """The sample of an image of any mode: ``(C, H, W)`` uint8."""
         target = (self.size, self.size)
         if self.rule == "resize":
             image = in_mode(image, self.channels).resize(target, Image.Resampling.BILINEAR)
@@ -67,23 +67,23 @@ class ImageLook:
             left, top = ((length - side) / 2 for length in image.size)
             image = image.resize(target, Image.Resampling.BILINEAR, (left, top, left + side, top + side))
         pixels = np.asarray(image, dtype=np.uint8).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
-        return np.array(255 - pixels if self.invert else pixels, order="C")  # of its own, PIL's is read-only
+        return np.array(255 - pixels if self.invert else pixels, order="C")  # a copy, because PIL's array is read-only
 
     def sample(self, image: Image.Image) -> Tensor:
-        """The sample that an image becomes: ``(C, H, W)`` float32 in [0, 1]."""
+        """The sample of an image as float32 in [0, 1]."""
         return torch.from_numpy(self(image)).to(torch.float32).div_(255)
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
-    """An image of any mode as grey or RGB: 16 bits become 8, and what is transparent becomes white."""
+    """An image of any mode as grey or RGB: 16 bits become 8, and transparent pixels white."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         return image
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: PIL would clip them at 255
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more, which PIL would clip at 255
         values = np.asarray(image, dtype=np.float64)
         scale = 255.0 if image.mode == "F" and values.max(initial=0) <= 1 else 1 / 257 if values.max() > 255 else 1.0
         return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)).convert(mode)
-    # what lies behind is paper, not the black that transparent pixels often hold
+    # on white, because transparent pixels are often stored as black
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -98,22 +98,22 @@ def _zip(path: str) -> zipfile.ZipFile:
     opened: dict[tuple[str, int, int], zipfile.ZipFile] = _handles.__dict__.setdefault("opened", {})
     key = (path, os.getpid(), os.stat(path).st_mtime_ns)
     if key not in opened:
-        if len(opened) >= 8:  # few data sets have more parts, and none should keep files open for ever
+        if len(opened) >= 8:  # few data sets have more parts
             opened.clear()
         opened[key] = zipfile.ZipFile(path)
     return opened[key]
 
 
 class UnreadableError(UserError):
-    """The file could not be read now, which says nothing about its content."""
+    """The file could not be read, possibly for a temporary reason."""
 
 
 def file_bytes(file: ImageFile) -> bytes:
-    """The content of one image file, undecoded.
+    """The bytes of an image file.
 
     Raises:
-        UserError: with the path: unreadable, or damaged inside a zip file.
-        UnreadableError: the same, for a reason that may pass.
+        UserError: it is damaged in its zip file.
+        UnreadableError: it cannot be read.
     """
     try:
         if file.zipped:
@@ -121,35 +121,35 @@ def file_bytes(file: ImageFile) -> bytes:
         return Path(file.container, file.name).read_bytes()
     except OSError as error:
         raise UnreadableError(f"{file.where} cannot be read ({error.strerror}): check its permissions.") from error
-    except Exception as error:  # a damaged member raises whatever its decompressor does
+    except Exception as error:  # the error depends on the decompressor
         raise UserError(f"{file.where} cannot be unpacked ({error}); pack it again.") from error
 
 
 def decode(file: ImageFile, look: Callable[[Image.Image], T]) -> T:
-    """Reads one image file.
+    """Reads an image file.
 
     Raises:
-        UserError: with the path: unreadable, damaged or not an image.
-        MemoryError: of this machine, not of the file.
+        UserError: it is unreadable, damaged or not an image.
+        MemoryError: the machine has too little memory.
     """
     data = file_bytes(file)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if isinstance(look, ImageLook) and look.rule == "crop":
-                image.draft(None, (2 * look.size, 2 * look.size))  # keeps the mode
+                image.draft(None, (2 * look.size, 2 * look.size))  # decodes JPEG files faster; keeps the mode
             return look(image)
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file raises whatever its decoder does
+    except Exception as error:  # the error depends on the decoder
         reason = "not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
         raise UserError(f"{file.where} cannot be read as an image ({reason}); remove it or save it again.") from error
 
 
 def check_header(file: ImageFile) -> None:
-    """Raises an error for a file that is plainly not an image; reads a few bytes only.
+    """Raises an error if the first bytes of a file are not those of an image.
 
     Raises:
-        UserError: with the path: unreadable or not an image.
+        UserError: it is unreadable or not an image.
     """
     data = io.BytesIO(file_bytes(file)) if file.zipped else os.path.join(file.container, file.name)
     try:

@@ -1,4 +1,4 @@
-"""Serves image files: from memory where they fit, else decoded whenever they are drawn."""
+"""Sources of image files, in memory if they fit, otherwise decoded when they are drawn."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 
 
 class ImageFileSource(Source):
-    """Image files that are decoded whenever they are drawn: for sets that do not fit into memory.
+    """Image files that are decoded each time they are drawn, for data sets that do not fit into memory.
 
     Args:
-        files: which, of any number of folders and zips.
+        files: N files from any folders and zip files.
         labels: ``(N,)`` class of each file.
         class_names: names of the classes.
-        name: how to call the set in messages.
-        look: how to look at a file.
-        groups: the group of each class.
+        name: name of the data set in messages.
+        look: how a file becomes a sample.
+        groups: group of each class.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ImageFileSource(Source):
     ) -> None:
         super().__init__(labels, class_names, name, groups)
         self.look = look
-        # Arrays, not a list of records: counting references to Python objects would copy them into every worker.
+        # arrays, not a list: the reference counts of Python objects would make every worker copy them
         self._containers = sorted({(file.container, file.zipped) for file in files})
         position = {container: index for index, container in enumerate(self._containers)}
         self._container_of = np.array([position[file.container, file.zipped] for file in files], dtype=np.int32)
@@ -63,18 +63,18 @@ class ImageFileSource(Source):
         return self.look.shape
 
     def file(self, index: int) -> ImageFile:
-        """Where a sample comes from."""
+        """The file of a sample."""
         container, zipped = self._containers[self._container_of[index]]
         return ImageFile(container, self._names[index].decode("utf-8", "surrogateescape"), zipped=zipped)
 
     def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
-        """The bytes of the files, undecoded: decoders may differ in the last bit, files do not."""
+        """The bytes of the files, because decoders may differ in the last bit."""
         digest.update(repr(self.look).encode())
         for index in indices.tolist():
             digest.update(hashlib.sha256(file_bytes(self.file(index))).digest())
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Decodes; in a worker process where the data module has some."""
+        """Decodes the files."""
         images = np.empty((indices.numel(), *self.look.shape), np.uint8)
         for row, index in enumerate(indices.flatten().tolist()):
             images[row] = decode(self.file(index), self.look)
@@ -84,15 +84,16 @@ class ImageFileSource(Source):
 
 @dataclass(frozen=True)
 class ImageReader:
-    """How image files are opened, for every part of the data in the same way.
+    """How image files are opened, the same for all parts of the data.
 
     Args:
         look: how an image becomes a sample.
-        on_bad_sample: ``"error"`` or ``"skip"``: leave out files that cannot be used and classes without any.
-        memory_limit: bytes of decoded images to hold; beyond, headers are checked and files decoded when drawn.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out unusable files and classes without a usable one.
+        memory_limit: maximum bytes of decoded images in memory. Beyond it, only headers are checked and files are
+            decoded when they are drawn.
 
     Raises:
-        UserError: a ``memory_limit`` that is not positive, or an unknown ``on_bad_sample``.
+        UserError: ``memory_limit`` is not positive, or ``on_bad_sample`` is unknown.
     """
 
     look: ImageLook
@@ -106,15 +107,15 @@ class ImageReader:
     def labelled(
         self, classes: Mapping[str, Sequence[ImageFile]], name: str, groups: Mapping[str, str] | None = None
     ) -> tuple[Source, int]:
-        """A source of the files of some classes.
+        """A source of the files of some classes, and the number of files and classes left out.
 
         Raises:
-            UserError: two classes of one name, no usable file, or files that cannot be used if they are not skipped.
+            UserError: two classes have the same name, no file can be used, or one cannot and is not to be skipped.
         """
         check_class_names(list(classes), name)
         found = [(label, file) for label, files in enumerate(classes.values()) for file in files]
         problems = [
-            f"{name}: class '{one}' holds no image; remove it or add some." for one in classes if not classes[one]
+            f"{name}: class '{one}' has no images; remove it or add some." for one in classes if not classes[one]
         ]
         images, kept, bad = self._examined([file for _, file in found], problems)
         problems += bad
@@ -128,10 +129,10 @@ class ImageReader:
         )
 
     def in_order(self, files: Sequence[ImageFile], name: str) -> tuple[Source, NDArray[np.int64]]:
-        """A source of image files in the order that they are given in, without labels.
+        """A source of image files in the given order, without labels, and the places of the usable files.
 
         Raises:
-            UserError: no usable file, or files that cannot be used if they are not skipped.
+            UserError: no file can be used, or one cannot and is not to be skipped.
         """
         images, kept, bad = self._examined(files, [])
         if not len(kept):
@@ -140,21 +141,21 @@ class ImageReader:
         return self._source(images, [files[index] for index in kept], labels, [NO_CLASS], name, None), kept
 
     def below(self, path: str) -> tuple[Source, tuple[str, ...], int]:
-        """All image files of a folder or zip file, whatever folder they are in.
+        """All image files of a folder or zip file at any depth, their names, and the number left out.
 
         Raises:
-            UserError: no folder, no image in it, or images that cannot be used.
+            UserError: there is no such folder, no image in it, or no usable one.
         """
         files = open_tree(path, "predict folder").files()
         if not files:
-            raise UserError(f"predict folder '{path}' holds no image: give one with images in it, at any depth.")
+            raise UserError(f"predict folder '{path}' holds no image: give a folder with images, at any depth.")
         source, kept = self.in_order(files, f"predict folder '{path}'")
         return source, tuple(files[index].name for index in kept), len(files) - len(kept)
 
     def _examined(
         self, files: Sequence[ImageFile], others: Sequence[str]
     ) -> tuple[NDArray[np.uint8] | None, NDArray[np.int64], list[str]]:
-        """The good images if they fit into memory, the places of the good files, and what is wrong with the others."""
+        """The usable images if they fit into memory, the places of the usable files, and the problems of the others."""
         problems = [file.problem for file in files if file.problem]
         self._report([*problems, *others])
         whole = [index for index, file in enumerate(files) if not file.problem]
@@ -164,7 +165,7 @@ class ImageReader:
             bad = cached_headers(usable)
         else:
             images, bad = cached_images(usable, self.look)
-            # a copy of what is mapped: the cache file can go while the data is in use
+            # copies a mapped array, because the cache file may be removed while the data is in use
             images = np.delete(images, list(bad), axis=0) if bad or not images.flags.writeable else images
         self._report(list(bad.values()))
         return images, np.delete(np.array(whole, np.int64), list(bad)), [*problems, *bad.values()]
@@ -192,29 +193,27 @@ class ImageReader:
 
 
 def check_class_names(names: Iterable[str], where: str) -> None:
-    """Raises an error for two classes that some file systems cannot tell apart.
+    """Raises an error if some file systems would not distinguish two class names.
 
     Raises:
-        UserError: with both names.
+        UserError: two names differ only in case or Unicode form.
     """
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
-            raise UserError(f"{where} has two classes of one name, '{other}' and '{name}': merge or rename them.")
+            raise UserError(f"{where} has two classes of the same name, '{other}' and '{name}': merge or rename them.")
 
 
 def by_name_and_content(files: Sequence[ImageFile]) -> list[int]:
-    """An order of files that does not depend on the folders that they are in."""
+    """The order of files by name and content, independent of their folders."""
     names = [file.name.rpartition("/")[2] for file in files]
     often = {name for name, count in Counter(names).items() if count > 1}
     return sorted(range(len(files)), key=lambda index: (names[index], _content(files[index], names[index] in often)))
 
 
 def _content(file: ImageFile, needed: bool) -> bytes:
-    """A hash; of nothing where the file cannot be read, which is reported when it is opened."""
-    if not needed or file.problem:
-        return b""
-    with contextlib.suppress(UserError):
-        return hashlib.sha256(file_bytes(file)).digest()
+    if needed and not file.problem:
+        with contextlib.suppress(UserError):  # reported when the file is opened
+            return hashlib.sha256(file_bytes(file)).digest()
     return b""

@@ -1,4 +1,4 @@
-"""Small images as they are held in memory: uint8, of one size, with one or three channels."""
+"""Small images in memory: uint8, of one size, with one or three channels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class PixelLook:
     """How a small image becomes a sample.
 
     Args:
-        size: side of the sample in pixels: the shorter side is scaled bilinearly and the centre cut out; as the image
-            has where left out.
-        channels: 1 for luminance, 3 for RGB, where grey is repeated; as the image has where left out.
+        size: side of the sample in pixels: the shorter side is resized bilinearly and the centre cropped. Defaults to
+            the size of the image.
+        channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the image.
 
     Raises:
-        UserError: a size below 1, or other channels.
+        UserError: the size is below 1, or the channels are neither 1 nor 3.
     """
 
     size: int | None = None
@@ -42,7 +42,7 @@ class PixelLook:
             raise UserError(f"channels must be 1 (grey), 3 (RGB) or left out, but is {self.channels}.")
 
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> Tensor:
-        """Looks at an image."""
+        """The sample of an image: ``(C, H, W)`` uint8."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(np.ascontiguousarray(image))
         grey = image.mode in _GREY or image.mode.startswith("I")
@@ -54,10 +54,10 @@ class PixelLook:
 
 
 def gathered(samples: Iterable[Tensor], count: int, where: str) -> Tensor:
-    """Samples one after the other as one tensor; not stacked, which would need twice the memory.
+    """Samples as one tensor; stacking them would need twice the memory.
 
     Raises:
-        UserError: images of different sizes or channels, or none.
+        UserError: there are no images, or they differ in size or channels.
     """
     found: Tensor | None = None
     for number, sample in enumerate(samples):
@@ -75,13 +75,13 @@ def gathered(samples: Iterable[Tensor], count: int, where: str) -> Tensor:
 
 
 def labelled_pixels(data: Tensor, labels: NDArray[np.int64], class_names: Sequence[str], where: str) -> TensorSource:
-    """Images and labels as a source; classes without images are left out."""
+    """A source of labelled images; classes without images are left out."""
     present, places = np.unique(labels, return_inverse=True)
     return TensorSource(data, places.astype(np.int64), [class_names[label] for label in present], where)
 
 
 def by_content(source: TensorSource) -> TensorSource:
-    """The same samples in an order that follows from their pixels alone, so that it tells nothing of their labels."""
+    """The same samples ordered by a hash of their pixels, so that the order reveals nothing about the labels."""
     digests = [hashlib.sha256(sample.contiguous().numpy()).digest() for sample in source.data.cpu()]
     order = np.array(sorted(range(len(source)), key=digests.__getitem__), np.int64)
     return TensorSource(source.data[torch.from_numpy(order)], source.labels[order], source.class_names, source.name)

@@ -1,4 +1,4 @@
-"""Which samples belong to which split, where each sample names its own."""
+"""The split of each sample, from a column that names it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from metatransfer.errors import UserError
 def rows_of_splits(
     words: Sequence[str], column: str, where: str, at: Callable[[int], str]
 ) -> dict[str, NDArray[np.int64]]:
-    """The samples of each split.
+    """The indices of the samples of each split.
 
     Raises:
-        UserError: a word that names no split, or no training samples.
+        UserError: a word does not name a split, or there are no training samples.
     """
     found = {word: split_of(word) for word in dict.fromkeys(words)}
     for word, split in found.items():

@@ -1,4 +1,4 @@
-"""The columns of a table as numbers, standardised by the training rows."""
+"""The columns of a table as numbers, standardised with statistics of the training rows."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
 
 
 class Columns(NamedTuple):
-    """The columns that make a sample.
+    """The columns of a sample.
 
     Attributes:
-        names: of all of them, in order.
-        values: the values of each categorical column, in the order in which they first occur.
+        names: of all columns, in order.
+        values: the values of each categorical column, numbered in the order of their first occurrence.
     """
 
     names: tuple[str, ...]
     values: Mapping[str, Mapping[str, int]]
 
     def raw(self, table: Table) -> NDArray[np.float64]:
-        """Rows before they are encoded."""
+        """The rows before they are encoded, ``(N, F)``."""
         return np.stack([self._column(table, name) for name in self.names], axis=1)
 
     def _column(self, table: Table, name: str) -> NDArray[np.float64]:
@@ -49,7 +49,7 @@ class Columns(NamedTuple):
 
 
 def find_columns(table: Table, names: Sequence[str], categorical: Sequence[str] | None) -> Columns:
-    """Tells columns of numbers from those of categories."""
+    """Finds out which columns are numeric and which are categorical."""
     values: dict[str, dict[str, int]] = {}
     for name in names:
         words = table.words(name, "features")
@@ -67,9 +67,9 @@ class TableEncoder(Encoder):
 
     Args:
         columns: of the table.
-        mean: of each numeric column over the training rows.
-        scale: 1 / standard deviation of each; 0 where it is constant.
-        categories: the values that the training rows have in each categorical column, in order.
+        mean: mean of each numeric column over the training rows.
+        scale: 1 / standard deviation of each numeric column, or 0 if it is constant.
+        categories: values of each categorical column in the training rows, in order.
     """
 
     size = 0  # there are no tokens
@@ -85,7 +85,7 @@ class TableEncoder(Encoder):
         """The encoder of training rows."""
         x = np.ascontiguousarray(rows[:, _numeric(columns)])
         deviation = x.std(0)
-        # a column of one value keeps a deviation of rounding errors, which must not be blown up
+        # the deviation of a constant column is a rounding error, which must not be amplified
         constant = deviation <= 1e-12 * np.maximum(np.abs(x).max(0, initial=0), 1e-300)
         scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
         categories, places = {}, {name: place for place, name in enumerate(columns.names)}
@@ -95,7 +95,7 @@ class TableEncoder(Encoder):
         return cls(columns, x.mean(0), scale, categories)
 
     def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Rows ``(N, F)`` as samples ``(N, D)``; a value that the training rows do not have is all zeros."""
+        """Rows ``(N, F)`` as samples ``(N, D)``; a category that is not in the training rows becomes all zeros."""
         parts = [(rows[:, _numeric(self.columns)] - self.mean) * self.scale]
         column = {name: place for place, name in enumerate(self.columns.names)}
         for name, words in self.categories.items():
@@ -104,7 +104,7 @@ class TableEncoder(Encoder):
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
-        """The columns and what the training rows gave."""
+        """The columns and the statistics of the training rows."""
         return {
             "kind": "table",
             "columns": list(self.columns.names),
@@ -123,15 +123,15 @@ def _numeric(columns: Columns) -> list[int]:
 
 
 class TableSource(Source):
-    """Rows of a table, which are encoded when the training rows are known.
+    """Rows of a table, which are encoded once the training rows are known.
 
     Args:
         rows: ``(N, F)`` from :meth:`Columns.raw`, without missing values.
-        columns: their names, for people.
-        targets: ``(N,)`` class of each.
+        columns: the columns of ``rows``.
+        targets: ``(N,)`` class of each row.
         class_names: names of the classes.
-        name: how messages call the set.
-        groups: the group of each class.
+        name: name of the data set in messages.
+        groups: group of each class.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ class TableSource(Source):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Number of columns."""
+        """``(F,)``."""
         return self.rows.shape[1:]
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Rows as they are, in float64; see :meth:`encoded`."""
+        """The rows before they are encoded, in float64."""
         return torch.from_numpy(self.rows)[indices].to(device)
 
     def encoded(self, encoder: Encoder) -> TensorSource:

@@ -1,4 +1,4 @@
-"""Tables of any kind: CSV, TSV, JSON lines and parquet files; every mistake is reported with its line."""
+"""Reads CSV, TSV, JSON lines and parquet files; errors name the line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from metatransfer.checks import check_file, did_you_mean
+from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.errors import UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
@@ -22,13 +26,13 @@ _Columns = tuple[list[str], Sequence[Sequence[Any]], Sequence[int]]  # names, ce
 
 
 class Table:
-    """The cells of a file, column by column; a very long cell costs nothing in other rows.
+    """The cells of a file by column.
 
     Args:
         path: the file.
-        columns: the cells of each column, ``None`` where they are null; texts without space around them.
-        lines: where each row begins in the file, from 1 on.
-        unit: what ``lines`` counts, ``"line"``, or ``"row"`` of a parquet file.
+        columns: the cells of each column: stripped texts, numbers, or ``None`` for null.
+        lines: the line on which each row begins, counted from 1.
+        unit: what ``lines`` counts: ``"line"``, or ``"row"`` for parquet files.
     """
 
     def __init__(self, path: str, columns: Mapping[str, Sequence[Any]], lines: Sequence[int], unit: str) -> None:
@@ -38,11 +42,11 @@ class Table:
         return len(self.lines)
 
     def at(self, row: int) -> str:
-        """How to call a row in messages."""
+        """The name of a row in messages."""
         return f"'{self.path}', {self.unit} {self.lines[row]}"
 
     def column(self, name: str, argument: str) -> Sequence[Any]:
-        """The cells of a column.
+        """The cells of a column; ``argument`` is what the user named it with.
 
         Raises:
             UserError: there is no such column.
@@ -57,10 +61,10 @@ class Table:
         )
 
     def words(self, name: str, argument: str) -> list[str]:
-        """A column as text.
+        """A column as text; null becomes the empty text.
 
         Raises:
-            UserError: no such column, or cells that are neither numbers nor texts.
+            UserError: a cell is neither a number nor a text.
         """
         cells = self.column(name, argument)
         for row, cell in enumerate(cells):
@@ -71,10 +75,10 @@ class Table:
         return ["" if cell is None else cell if isinstance(cell, str) else str(cell).strip() for cell in cells]
 
     def filled(self, name: str, argument: str, kinds: tuple[type, ...] = (str, int)) -> list[str]:
-        """A column without empty cells.
+        """A column as text, without empty cells.
 
         Raises:
-            UserError: no such column, or a cell that is empty or of another type.
+            UserError: a cell is empty or of another type.
         """
         cells = self.column(name, argument)
         for row, cell in enumerate(cells):
@@ -87,14 +91,20 @@ class Table:
                 )
         return [str(cell) for cell in cells]
 
+    def rows(self, split: str | None) -> dict[str, NDArray[np.int64]]:
+        """The rows of each split by a column, or ``"all"`` without one."""
+        if split is None:
+            return {"all": np.arange(len(self))}
+        return rows_of_splits(self.filled(split, "split"), split, f"'{self.path}'", self.at)
+
 
 def read_table(
     path: str, delimiter: str | None = None, quotes: bool = True, wanted: Sequence[str] | None = None
 ) -> Table:
-    r"""Reads a table.
+    """Reads a table; of a parquet file only the ``wanted`` columns.
 
     Raises:
-        UserError: no such file, another ending, or a mistake in the file, with its line.
+        UserError: the file does not exist, has another extension, or contains an error.
     """
     file = check_file(Path(path).expanduser(), "table", "put it there, or give the path of yours")
     suffix = file.suffix.lower()
@@ -107,7 +117,7 @@ def read_table(
     else:
         raise UserError(
             f"table '{path}' must end in {', '.join(TABLE_SUFFIXES)}, but ends in '{suffix or file.name}': convert it, "
-            "or say the delimiter of a table with another ending."
+            "or set delimiter for a table with another ending."
         )
     for name, count in Counter(names).items():
         if count > 1 and name:
@@ -135,7 +145,6 @@ def _cell(value: Any) -> Any:  # noqa: ANN401
 
 
 def _content(file: Path) -> str:
-    # the file as text
     data = file.read_bytes()
     if not data.strip():
         raise UserError(f"'{file}' is empty: the first row must name the columns, and others must follow.")
@@ -149,7 +158,7 @@ def _content(file: Path) -> str:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    # by line feeds alone: splitlines() would cut at other characters, which stand inside of texts
+    # not splitlines(), which also splits at characters that occur inside texts
     return enumerate(_content(file).split("\n"), start=1)
 
 
@@ -196,8 +205,8 @@ def _checked(rows: Iterator[_Row], count: int, file: Path) -> Iterator[_Row]:
 
 
 def _fields(content: str, delimiter: str, quotes: bool, file: Path) -> Iterator[_Row]:
-    # rows that are not blank, with the line they begin on
-    seen: list[str] = []  # the lines of this row, to find the quote in
+    # rows that are not blank, with the line on which they begin
+    seen: list[str] = []  # the lines of this row, searched for the quote
 
     def watched() -> Iterator[str]:
         for line in io.StringIO(content, newline=""):
@@ -221,13 +230,13 @@ def _fields(content: str, delimiter: str, quotes: bool, file: Path) -> Iterator[
         line = begin + _opening(seen, delimiter)
         raise UserError(
             f"'{file}', line {line}: the quote that opens here is not closed at the end of its field ({error}): close "
-            "it, write quotes inside of a quoted field twice, or set quotes=False where they are plain characters."
+            "it, double the quotes inside a quoted field, or set quotes=False if they are ordinary characters."
         ) from error
 
 
 @contextlib.contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lifts the limit of 131072 characters, which Python keeps for all its readers."""
+    """Lifts the limit of 131072 characters, which is global in Python."""
     before = csv.field_size_limit(2**31 - 1)
     try:
         yield
@@ -236,7 +245,7 @@ def _long_fields() -> Iterator[None]:
 
 
 def _opening(lines: list[str], delimiter: str) -> int:
-    """On which of the lines of a row the last quoted field opens."""
+    """The line of a row on which the last quoted field opens."""
     inside, closed, start, opening = False, False, True, 0
     for number, line in enumerate(lines):
         for letter in line:
@@ -244,7 +253,7 @@ def _opening(lines: list[str], delimiter: str) -> int:
                 closed, start = False, not inside and letter == delimiter
             elif inside:
                 inside, closed = False, True
-            elif start or closed:  # after a closing one it is the second of two, which stand for one
+            elif start or closed:  # directly after a closing quote: a doubled quote, which stands for one
                 opening = number if start else opening
                 inside, closed, start = True, False, False
     return opening
