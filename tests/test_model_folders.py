@@ -80,7 +80,7 @@ def test_one_sentence(tmp_path, cache, monkeypatch):
         "package:no_such_pack": "no package 'no_such_pack' is installed",
         "package:": "no package '' is installed",
         "package:empty_pack": "holds no folder with config.json and tokenizer.json",
-        "package:two_models": "(first, second): say which, package:two_models/first",
+        "package:two_models": "(first, second): specify one, package:two_models/first",
     }
     for reference, words in wrong.items():
         with pytest.raises(UserError, match=r"^[^\n]*$") as caught:

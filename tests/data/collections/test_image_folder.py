@@ -284,7 +284,7 @@ def make(tmp_path, case):
         ("missing", {}, "image folder '.*x' does not exist"),
         ("", {}, "x' has no folders: put the images of each class"),
         ("flat", {}, "x' has no folders: put the images of each class"),
-        ("wrapped", {}, "holds the folder 'data' and nothing else: give the folder that holds"),
+        ("wrapped", {}, "holds only the folder 'data': give the folder that contains"),
         ("unlabelled test", {}, "test' has no folders of classes: .* to be given as predict"),
         ("two names", {}, "has two folders for val, 'val' and 'valid': merge them"),
         ("upper", {}, "two classes of the same name, 'A' and 'a'"),

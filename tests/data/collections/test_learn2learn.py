@@ -310,7 +310,7 @@ def test_own_tasks_keep_random_transforms_reproducible(l2l):
     [
         (3, 4, -1, "a task has 3 classes of 4 to 4 samples, but num_shots=1 and num_queries=2 need 3 of each"),
         (3, 99, -1, "its transforms cannot draw a task"),
-        (3, 3, 5, "its 5 tasks would be counted several times, .* make the Taskset with num_tasks=-1"),
+        (3, 3, 5, "its 5 tasks would be counted several times, .* create the Taskset with num_tasks=-1"),
     ],
 )
 def test_own_tasks_that_do_not_fit(l2l, ways, shots, count, words):

@@ -116,7 +116,7 @@ def test_the_home_folder(photographs, monkeypatch):
         ("ImagFolder", "Did you mean ImageFolder?"),
         ("photograph", "the data 'photograph' does not exist. Did you mean photographs?"),
         ("none/of/this", "does not exist: give an existing path, or the name of a collection"),
-        ("one.jpg", "is a single image: give the folder that holds a folder for each class"),
+        ("one.jpg", "is a single image: give a folder with one folder of images per class"),
         ("table.xlsx", "is neither a folder or zip file of images, nor a table .*: convert it, or unpack it"),
         ("data.tar.gz", "unpack it if it is an archive"),
         ("notes", "holds no images but only files such as a.csv, b.txt: give a folder with a folder of images"),

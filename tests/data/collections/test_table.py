@@ -171,7 +171,7 @@ BAD = {
     "double": (lambda p: text(p / "t.csv", "a,kind,a\n1,x,2\n"), {}, "two columns called 'a'"),
     "label": (lambda p: write(p / "t.csv"), {"label": "kid"}, "Did you mean kind?"),
     "feature": (lambda p: write(p / "t.csv"), {"features": ["a", "bb"]}, "no column 'bb' (features), only a, kind"),
-    "leak": (lambda p: write(p / "t.csv"), {"features": ["a", "kind"]}, "would give the answer away"),
+    "leak": (lambda p: write(p / "t.csv"), {"features": ["a", "kind"]}, "would reveal the answer"),
     "only label": (lambda p: text(p / "t.csv", "kind\nx\ny\n"), {}, "has no column but the label"),
     "no label": (lambda p: text(p / "t.csv", HEAD + "1,x\n2,\n"), {}, "line 3: the label 'kind' is empty"),
     "no number": (lambda p: write(p / "t.csv"), {"categorical": []}, "which is not a number: fix it"),

@@ -178,7 +178,7 @@ class Arrays(Collection):
         if x.dtype != torch.uint8 or len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             raise UserError(
                 f"{self._where}: samples of {str(x.dtype).removeprefix('torch.')} and shape {shape} are not square "
-                "uint8 images, so image files cannot be converted to them: give samples."
+                "uint8 images, so image files cannot be converted to them."
             )
         return ImageLook(shape[1], channels=shape[0]).sample(item)
 

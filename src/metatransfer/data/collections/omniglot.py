@@ -49,8 +49,8 @@ class Omniglot(Collection):
     """Handwritten characters, 1623 of 50 alphabets, 20 drawings each (Lake et al. 2015).
 
     Reads the layout of torchvision, ``omniglot-py/images_background/<Alphabet>/<character>/<drawing>.png`` and
-    ``images_evaluation``, or the two zip files. Samples are ``(1, H, W)``, one minus the pixel. The group of a character
-    is its alphabet.
+    ``images_evaluation``, or the two zip files. Samples are ``(1, H, W)``, one minus the pixel. The group of a
+    character is its alphabet.
 
     ======== ======================== =========== ==========================================================
     protocol train / val / test       rotations   episodes

@@ -140,10 +140,10 @@ def read_folders(folder: Path) -> DigitFile:
     if wrong or not names:
         found = f"'{wrong[0]}'" if wrong else "none"
         raise UserError(f"'{folder}' must hold a folder of images for each digit, 0 to 9, but holds {found}.")
-    found = [(file, int(name)) for name in names for file in tree.files(name)]
-    found = [found[index] for index in by_name_and_content([file for file, _ in found])]
-    labels = np.array([label for _, label in found], np.int64)
-    return DigitFile((_image(file) for file, _ in found), labels, f"'{folder}'")
+    files = [(file, int(name)) for name in names for file in tree.files(name)]
+    order = by_name_and_content([file for file, _ in files])
+    labels = np.array([files[index][1] for index in order], np.int64)
+    return DigitFile((_image(files[index][0]) for index in order), labels, f"'{folder}'")
 
 
 def read_listed(folder: Path, listing: Path) -> DigitFile:

@@ -124,9 +124,8 @@ class ImageReader:
         present, labels = np.unique([found[index][0] for index in kept], return_inverse=True)
         names = [list(classes)[index] for index in present]
         group_names = [groups[one] for one in names] if groups is not None else None
-        return self._source(images, [found[index][1] for index in kept], labels, names, name, group_names), len(
-            problems
-        )
+        source = self._source(images, [found[index][1] for index in kept], labels, names, name, group_names)
+        return source, len(problems)
 
     def in_order(self, files: Sequence[ImageFile], name: str) -> tuple[Source, NDArray[np.int64]]:
         """A source of image files in the given order, without labels, and the places of the usable files.
