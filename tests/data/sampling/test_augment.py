@@ -243,7 +243,7 @@ def test_random_transforms_of_evaluations_are_refused(transform):
         (lambda: TorchvisionTransforms([]), "transforms is empty"),
         (lambda: TorchvisionTransforms([v2.RandomHorizontalFlip()], "task"), "must be one of image, episode"),
         (lambda: apply_transforms([v2.Normalize([0.5] * 3, [1.0] * 3)], torch.rand(2, 2, 8, 8)), "fails on images of"),
-        (lambda: apply_transforms([v2.ToDtype(torch.uint8, scale=True)], torch.rand(2, 1, 8, 8)), "returns torch.uint8"),
+        (lambda: apply_transforms([v2.ToDtype(torch.uint8, scale=True)], torch.rand(2, 1, 8, 8)), "torch.uint8"),
         (
             lambda: TorchvisionTransforms([v2.RandomResize(5, 9)])(torch.rand(9, 3, 8, 8), torch.rand(9, 2)),
             "different sizes",

@@ -15,6 +15,7 @@ from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
 
 Integers = NDArray[np.int64]
+_Profile = Literal["linear", "step", "random"]
 
 
 class EpisodeSize(NamedTuple):
@@ -49,8 +50,7 @@ class _Draw(IntEnum):
 class TaskShape(ABC):
     """Decides for each episode how many classes it has and how many samples of each.
 
-    Subclasses draw both with random numbers from ``key``, the episode's own stream, so that episodes stay a pure
-    function of (seed, split, index).
+    Subclasses draw both from ``key``, the episode's own stream: episodes are a pure function of (seed, split, index).
     """
 
     def __repr__(self) -> str:
@@ -220,11 +220,7 @@ class ImbalancedShots(TaskShape):
     """
 
     def __init__(
-        self,
-        min_shots: int = 1,
-        max_shots: int = 9,
-        profile: Literal["linear", "step", "random"] = "linear",
-        minority: float = 0.5,
+        self, min_shots: int = 1, max_shots: int = 9, profile: _Profile = "linear", minority: float = 0.5
     ) -> None:
         check_positive(min_shots=min_shots, max_shots=max_shots)
         check_choice("profile", profile, ("linear", "step", "random"))

@@ -202,10 +202,7 @@ class DomainDataModule(OpenedDomains):
     # ---- labels of the targets
 
     def oracle_labels(self, split: str) -> Tensor | None:
-        """The labels of the targets, for metrics named ``oracle/...``.
-
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
+        """The labels of the targets in a split, for metrics named ``oracle/...``.
 
         Returns:
             ``(N,)`` int64 in the order of the samples' ``number``, -1 if unknown; ``None`` if all are unknown or

@@ -216,7 +216,7 @@ class EpisodicDataModule(CollectionDataModule):
         blank.paste("black", (16, 16, 48, 48))
         try:
             sample = self.collection.convert(blank)
-        except UserError:
+        except Exception:  # the collection converts other raw samples than images, such as recordings, or none
             first = self.episode("train", 0).support_x
             return () if isinstance(first, Tokens) else tuple(first.shape[2:])
         return tuple(apply_transforms(self.processing.transform or (), sample).shape)
