@@ -8,15 +8,9 @@ import torch
 from scipy import ndimage
 from torchvision.transforms import v2
 
-from metatransfer.data import (
-    Augmentation,
-    EpisodeSampler,
-    EpisodeSize,
-    RandomAffine,
-    TensorSource,
-    TorchvisionTransforms,
-)
+from metatransfer.data import Augmentation, EpisodeSize, RandomAffine, TensorSource, TorchvisionTransforms
 from metatransfer.data.sampling.augment import Changes, apply_transforms, check_deterministic
+from metatransfer.data.sampling.episodes import EpisodeSampler
 from metatransfer.data.sources import SPLITS
 from metatransfer.errors import UserError
 from metatransfer.functional.random import stream_keys
@@ -249,7 +243,7 @@ def test_random_transforms_of_evaluations_are_refused(transform):
         (lambda: TorchvisionTransforms([]), "transforms is empty"),
         (lambda: TorchvisionTransforms([v2.RandomHorizontalFlip()], "task"), "must be one of image, episode"),
         (lambda: apply_transforms([v2.Normalize([0.5] * 3, [1.0] * 3)], torch.rand(2, 2, 8, 8)), "fails on images of"),
-        (lambda: apply_transforms([v2.ToDtype(torch.uint8, scale=True)], torch.rand(2, 1, 8, 8)), "gives torch.uint8"),
+        (lambda: apply_transforms([v2.ToDtype(torch.uint8, scale=True)], torch.rand(2, 1, 8, 8)), "torch.uint8"),
         (
             lambda: TorchvisionTransforms([v2.RandomResize(5, 9)])(torch.rand(9, 3, 8, 8), torch.rand(9, 2)),
             "different sizes",

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from metatransfer.data import Augmentation, EpisodeSampler, EpisodeSize, TensorSource
+from metatransfer.data import Augmentation, EpisodeSize, TensorSource
 from metatransfer.data.sampling.augment import Changes
+from metatransfer.data.sampling.episodes import EpisodeSampler
 from metatransfer.functional.random import random_words, stream_keys
 
 SIZES = [8, 3, 5, 12, 4, 30]

@@ -9,7 +9,8 @@ import torch
 
 from metatransfer import Episode, Glyphs, MetaDatasetShape, Sinusoids, UserError
 from metatransfer.batches import episodes_of
-from metatransfer.data import SavedEpisodes, TensorSource, save_episodes
+from metatransfer.data import TensorSource
+from metatransfer.data.sampling.saved import SavedEpisodes, save_episodes
 from serving_by_names import Given, episodic
 
 

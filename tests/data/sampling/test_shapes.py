@@ -127,7 +127,7 @@ def test_bad_arguments(make, words):
     [
         (MetaDatasetShape(), [9] * 4, PAPER, "has 4 classes, but eval_task.shape MetaDatasetShape needs at least 5"),
         (MetaDatasetShape(), [9, 9, 9, 9, 1], PAPER, "class 'c4' has 1 samples"),
-        (MetaDatasetShape(), [9] * 9, EpisodeSize(4, 9, 9), "eval_task.num_ways=4 is the most classes"),
+        (MetaDatasetShape(), [9] * 9, EpisodeSize(4, 9, 9), "eval_task.num_ways=4 is the maximum number of classes"),
         (ImbalancedShots(1, 9), [12] * 5, EpisodeSize(5, 1, 4), "needs at least 13"),
         (SemiSupervised(5, 2), [30] * 6, EpisodeSize(5, 1, 4), "needs at least 7"),
         (SemiSupervised(5, 0), [9] * 6, EpisodeSize(5, 1, 4), "needs at least 10"),

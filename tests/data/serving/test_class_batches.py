@@ -166,8 +166,8 @@ def test_glyphs():
     ("build", "words"),
     [
         (lambda: ClassBatches(EpisodicDataModule(Sinusoids())).info(), "Sinusoids generates its tasks"),
-        (lambda: ClassBatches([1, 2]), "must be a data module of episodes, .* but is a list"),
-        (lambda: ClassBatches(ClassBatches(EpisodicDataModule(Glyphs()))), "but is a ClassBatches"),
+        (lambda: ClassBatches([1, 2]), "must be a data module of episodes, .* but is of type list"),
+        (lambda: ClassBatches(ClassBatches(EpisodicDataModule(Glyphs()))), "but is of type ClassBatches"),
         (
             lambda: ClassBatches(EpisodicDataModule(Glyphs()), batch_size=0),
             "batch_size must be a number above 0, but is 0",

@@ -111,7 +111,7 @@ def test_sources_of_different_shapes(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CrossDomainEpisodes(blobs(), {}), "names no source"),
+        (lambda: CrossDomainEpisodes(blobs(), {}), "has no source"),
         (lambda: CrossDomainEpisodes(blobs(), {"a.b": blobs()}), "letters, digits"),
         (lambda: CrossDomainEpisodes(blobs(), {"": blobs()}), "letters, digits"),
         (lambda: CrossDomainEpisodes(blobs(), {"easy": blobs()}).episode("test", 0, "esay"), "Did you mean easy?"),

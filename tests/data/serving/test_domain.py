@@ -319,10 +319,10 @@ def texts(folder):
 
 
 BAD = {
-    "no source": (lambda p: domains({}), "sources names no domain"),
-    "no target": (lambda p: domains(targets={}), "targets names no domain"),
-    "name": (lambda p: domains({"a.b": array(0)}), r"the source 'a\.b' must be named by letters"),
-    "empty name": (lambda p: domains(targets={"": array(0)}), "the target '' must be named"),
+    "no source": (lambda p: domains({}), "sources has no domain"),
+    "no target": (lambda p: domains(targets={}), "targets has no domain"),
+    "name": (lambda p: domains({"a.b": array(0)}), r"the source 'a\.b' must consist of letters"),
+    "empty name": (lambda p: domains(targets={"": array(0)}), "the target '' must consist"),
     "both": (lambda p: domains({"t": array(0)}), "'t' is a source and a target at once"),
     "kind": (
         lambda p: domains({"a": 3}),
@@ -366,7 +366,7 @@ BAD = {
     ),
     "shape": (
         lambda p: domains({"a": Arrays.from_arrays(features(0, 30, 7), NAMES[np.arange(30) % 3])}),
-        r"one shape, but those of source 'a' are \(7,\) and those of target 't' \(4,\)",
+        r"the same shape, but those of source 'a' are \(7,\) and those of target 't' \(4,\)",
     ),
     "empty": (
         lambda p: domains(targets={"t": Arrays.from_arrays(np.empty((0, 4)), None)}),
@@ -401,7 +401,7 @@ def test_a_target_without_a_test_split(tmp_path):
     np.savez(path, x_train=features(0, 30))
     data = domains(targets={"t": Arrays(path)})
     data.setup("fit")
-    with pytest.raises(UserError, match="target 't' has no test split: it comes divided into train, val; add one"):
+    with pytest.raises(UserError, match="target 't' has no test split, only train, val: add one"):
         data.test_dataloader()
 
 
@@ -435,7 +435,7 @@ def test_domains_are_collections_data_modules_or_paths(tmp_path, monkeypatch):
     assert all(isinstance(one, LabelledDataModule) for one in (*data.sources.values(), *data.targets.values()))
     assert isinstance(data.targets["mine"].collection, ImageFolder)
     assert data.division.transductive
-    with pytest.raises(UserError, match="set image_size and channels alike"):
+    with pytest.raises(UserError, match="set the same image_size and channels"):
         data.setup("fit")
     small = ImageFolder(str(tmp_path / "images"), 14, 1)
     data = DomainDataModule({"clean": Digits(14)}, {"mine": small}, batch_size=6)

@@ -161,7 +161,7 @@ def test_unlabelled_training_and_a_labelled_test(tmp_path):
     assert len(data._side("targets").labels("train")) == 27
     data.setup("test")
     assert torch.cat([batch.y for batch in data.test_dataloader()[0]]).tolist() == [0, 1, 2] * 4
-    with pytest.raises(UserError, match="without labels, but to be trained on as an oracle"):
+    with pytest.raises(UserError, match="without labels, but an oracle"):
         data.oracle_twin()
 
 

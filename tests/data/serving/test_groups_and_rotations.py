@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from metatransfer import TensorSource, UserError
-from metatransfer.data import EpisodeSampler, EpisodeSize, RotatedClasses
-from metatransfer.data.sources import SPLITS, rotate
+from metatransfer.data import EpisodeSize
+from metatransfer.data.sampling.episodes import EpisodeSampler
+from metatransfer.data.sources import SPLITS, RotatedClasses, rotate
 from serving_by_names import Given, episodic
 
 IMAGES = (torch.arange(6 * 4 * 9, dtype=torch.float32) % 255).to(torch.uint8).view(24, 1, 3, 3)

@@ -111,7 +111,7 @@ def test_validation_is_taken_from_the_training_but_a_test_never():
     assert counts(data) == {"train": [18, 9], "val": [2, 1]}
     data.setup("fit")
     data.setup(None)
-    with pytest.raises(UserError, match="has no test split: the data comes divided into train, val; add it"):
+    with pytest.raises(UserError, match="has no test split, only train, val: add it"):
         data.setup("test")
     data = served({"train": source({"a": 20, "b": 10}), "test": source({"a": 5, "b": 5})})
     assert counts(data) == {"train": [18, 9], "val": [2, 1], "test": [5, 5]}
@@ -190,7 +190,7 @@ def test_a_last_batch_that_is_not_full_is_left_out_unless_there_is_no_other():
     assert [len(batch.y) for batch in of_epoch(served(batch_size=20), 0)] == [20, 20]
     assert [len(batch.y) for batch in of_epoch(served(batch_size=64), 0)] == [50]
     assert [len(batch.y) for batch in of_epoch(served(batch_size=64), 0, rank=1, world=3)] == [16]
-    with pytest.raises(UserError, match="50 training samples are fewer than the 51 processes"):
+    with pytest.raises(UserError, match="50 training samples for 51 processes"):
         of_epoch(served(), 0, world=51)
 
 
@@ -380,7 +380,7 @@ def test_texts_as_episodes():
     turned = episodic(Texts({"all": EightTexts(64)}), num_ways=2, num_queries=2, rotations="per_class")
     with pytest.raises(UserError, match="rotations turn images"):
         turned.episode("train", 0)
-    with pytest.raises(UserError, match="augmentation changes images or vectors, but these samples are texts"):
+    with pytest.raises(UserError, match="augmentation is for images and vectors, but these samples are texts"):
         next(
             iter(
                 episodic(
@@ -426,7 +426,7 @@ def vectors(**options):
         (lambda: served(balance="oversampling"), "balance must be one of none, oversample.* mean oversample"),
         (lambda: served(num_workers=-1), "num_workers must be 0 or more"),
         (lambda: served(transform=[v2.RandomCrop(2)]), "random"),
-        (lambda: served(labels_per_class=2).setup("fit"), "is more than class 'c' has for training, 1: lower it"),
+        (lambda: served(labels_per_class=2).setup("fit"), "is more than the 1 training samples of class 'c': lower it"),
         (lambda: served().setup("predict"), "there is nothing to label: give .* --data.predict"),
         (lambda: served({"all": source({"a": 9})}).setup("fit"), "all has one class only.*'a'"),
         (lambda: served({"all": source({})}).setup("fit"), "all has no samples: add some"),
@@ -436,15 +436,15 @@ def vectors(**options):
         ),
         (
             lambda: served({"train": source({"cat": 9, "b": 2}), "val": source({"b": 1, "Cat": 1})}).setup("fit"),
-            "has a class without any training sample .'Cat'.* take it out of val. Did you mean cat",
+            "has 1 classes without any training sample .'Cat'.* remove these classes from val. Did you mean cat",
         ),
         (
             lambda: served({"train": source({"a": 9, "b": 2}), "val": source({}, "val")}).setup("fit"),
             "val has no samples: add some, or leave val out",
         ),
         (lambda: of_epoch(vectors(mix=v2.MixUp()), 0), r"mix, MixUp.*fails on samples of shape \(8, 3\)"),
-        (lambda: texts(augmentation=RandomAffine()), "processing.augmentation changes images, but Texts serves texts"),
-        (lambda: texts(mix=v2.MixUp()), "processing.mix changes images"),
+        (lambda: texts(augmentation=RandomAffine()), "processing.augmentation is for images, but Texts serves texts"),
+        (lambda: texts(mix=v2.MixUp()), "processing.mix is for images"),
         (lambda: served(rotations="classes"), "processing.rotations are for episodes"),
         (lambda: labelled(Sinusoids()).info(), "Sinusoids generates tasks and has no samples"),
     ],

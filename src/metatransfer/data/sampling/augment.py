@@ -1,4 +1,4 @@
-"""Augmentations in batch, on the device, and as reproducible as the episodes: random numbers are handed to them."""
+"""Augmentations, in batch on the device; their random numbers come from the streams of the episodes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from metatransfer.functional.random import Bits, random_uniforms
 
 
 class Augmentation:
-    """A random change of a batch of samples.
+    """A random transform of a batch of samples.
 
-    Subclasses set ``num_random`` and write ``__call__``. The random numbers come from the episode's own stream, so that
-    an augmented episode is still a pure function of (seed, split, index).
+    Subclasses set ``num_random`` and define ``__call__``. The random numbers come from the episode's own stream, so
+    that an augmented episode is still a pure function of (seed, split, index).
 
     Attributes:
-        num_random: random numbers needed for each sample.
+        num_random: number of random numbers per sample.
     """
 
     num_random: int
@@ -34,21 +34,13 @@ class Augmentation:
         return f"{type(self).__name__}({settings})"
 
     def batch(self, x: Tensor, keys: Bits) -> Tensor:
-        """Changes the samples of a batch of tasks.
-
-        Args:
-            x: ``(T, N, *shape)`` float.
-            keys: ``(T,)`` random streams, one of each task.
-
-        Returns:
-            ``(T, N, *shape)``.
-        """
+        """Transforms the samples of a batch of tasks, ``(T, N, *shape)``, with ``(T,)`` random streams."""
         count = x.shape[1] * self.num_random
         u = torch.from_numpy(random_uniforms(keys, count)).to(x.device).view(-1, self.num_random)
         return by_sample(lambda samples: self(samples, u), x)
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """Changes samples.
+        """Transforms samples.
 
         Args:
             x: ``(N, *shape)`` float.
@@ -61,13 +53,13 @@ class Augmentation:
 
 
 class RandomAffine(Augmentation):
-    """Rotates, scales, shears and shifts each image by its own random amounts, bilinearly, with 0 outside.
+    """Rotates, scales, shears and shifts each image by its own random amounts, bilinearly, with zero padding.
 
     Args:
-        degrees: rotation up to this many degrees either way.
-        translate: shift up to this fraction of the image's size either way.
+        degrees: maximum rotation in degrees, in both directions.
+        translate: maximum shift as a fraction of the image size, in both directions.
         scale: zoom between ``1 / (1 + scale)`` and ``1 + scale``.
-        shear: horizontal shear up to this tangent either way.
+        shear: tangent of the maximum horizontal shear, in both directions.
 
     Raises:
         UserError: a negative amount, or ``translate`` of 1 or more.
@@ -82,19 +74,17 @@ class RandomAffine(Augmentation):
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """Changes images ``(N, C, H, W)`` with ``u`` of shape ``(N, 5)``."""
+        """Transforms images ``(N, C, H, W)`` with ``u`` of shape ``(N, 5)``."""
         sign = 2 * u - 1
         angle = sign[:, 0] * math.radians(self.degrees)
         zoom = torch.exp(-sign[:, 1] * math.log1p(self.scale))
         shear = sign[:, 2] * self.shear
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
-        # the grid runs from -1 to 1 along both sides: an oblong image is turned in pixels, not in units of its sides
+        # the grid runs from -1 to 1 along both sides, but an oblong image is rotated in pixels
         aspect = x.shape[-2] / x.shape[-1]
-        linear = torch.stack(
-            [cos, (cos * shear - sin) * aspect, sin / aspect, sin * shear + cos],
-            dim=1,
-        ).view(-1, 2, 2)
-        # affine_grid maps places of the result to places of the source, so a shift of the result is undone first
+        rows = [cos, (cos * shear - sin) * aspect, sin / aspect, sin * shear + cos]
+        linear = torch.stack(rows, dim=1).view(-1, 2, 2)
+        # affine_grid maps positions of the result to positions of the source, so a shift of the result is undone first
         shift = linear @ (2 * self.translate * sign[:, 3:5]).unsqueeze(-1)
         theta = torch.cat([linear, shift], dim=2)
         grid = F.affine_grid(theta.to(x.dtype), list(x.shape), align_corners=False)
@@ -104,16 +94,16 @@ class RandomAffine(Augmentation):
 class TorchvisionTransforms(Augmentation):
     """Random transforms of torchvision (``torchvision.transforms.v2``), in batch on the device.
 
-    Their random numbers come from a generator that is seeded anew for each image or episode, so that an episode is the
-    same whatever came before it; the generator of the training is left as it was.
+    The random number generator is seeded anew for each image or episode, so that an episode does not depend on what
+    came before it; the global generator keeps its state.
 
     Args:
-        transforms: applied one after the other, e.g. ``torchvision.transforms.v2.RandomHorizontalFlip()``.
-        each: ``"image"``: every image is changed in its own way; ``"episode"``: all support images of an episode in one
-            way and all its queries in another, with a single call for all of them, which is many times faster.
+        transforms: applied in order, e.g. ``torchvision.transforms.v2.RandomHorizontalFlip()``.
+        each: ``"image"``: every image is transformed independently; ``"episode"``: all support images of an episode
+            share one random transform and all its queries another, which takes a single call and is much faster.
 
     Raises:
-        UserError: no transforms, or an unknown word for ``each``.
+        UserError: no transforms, or an unknown value of ``each``.
     """
 
     num_random = 2
@@ -121,19 +111,21 @@ class TorchvisionTransforms(Augmentation):
     def __init__(self, transforms: list[nn.Module], each: Literal["image", "episode"] = "image") -> None:
         check_choice("each", each, ("image", "episode"))
         if not transforms:
-            raise UserError("transforms is empty: name transforms of torchvision.transforms.v2, or leave it out.")
+            raise UserError(
+                "transforms is empty: give transforms of torchvision.transforms.v2, or leave the augmentation out."
+            )
         self.transforms = list(transforms)
         self.each = each
 
     def batch(self, x: Tensor, keys: Bits) -> Tensor:
-        """Changes the samples of a batch of tasks, ``(T, N, *shape)``."""
+        """Transforms the samples of a batch of tasks, ``(T, N, *shape)``."""
         if self.each == "image":
             return super().batch(x, keys)
         u = torch.from_numpy(random_uniforms(keys, self.num_random))
         return self._stacked([self._seeded(task, numbers) for task, numbers in zip(x, u, strict=True)])
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """Changes images ``(N, C, H, W)`` one by one with ``u`` of shape ``(N, 2)``."""
+        """Transforms images ``(N, C, H, W)`` one by one with ``u`` of shape ``(N, 2)``."""
         return self._stacked([self._seeded(image, numbers) for image, numbers in zip(x, u.cpu(), strict=True)])
 
     def _seeded(self, x: Tensor, u: Tensor) -> Tensor:
@@ -146,17 +138,17 @@ class TorchvisionTransforms(Augmentation):
         shapes = {tuple(one.shape) for one in changed}
         if len(shapes) > 1:
             raise UserError(
-                f"transforms make images of different sizes, {sorted(shapes)}, which do not fit into one episode: end "
+                f"transforms give images of different sizes, {sorted(shapes)}, which do not fit into one episode: end "
                 "them with a Resize or a crop to one size."
             )
         return torch.stack(changed)
 
 
 def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Applies transforms one after the other.
+    """Applies transforms in order.
 
     Raises:
-        UserError: a transform that fails on this input, or gives no floats.
+        UserError: a transform that fails on this input, or does not return a float tensor.
     """
     for transform in transforms:
         shape = tuple(x.shape)
@@ -167,7 +159,7 @@ def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise UserError(
-                f"the transform {transform} gives {kind}, but samples must stay float tensors: leave it out."
+                f"the transform {transform} returns {kind}, but samples must stay float tensors: leave it out."
             )
     return x
 
@@ -185,47 +177,47 @@ def check_deterministic(transforms: Sequence[nn.Module]) -> None:
             try:
                 results = [transform(x) for _ in range(12)]
             except Exception:
-                continue  # made for other shapes: it is tried on real samples later
+                continue  # needs other shapes: it is tried on real samples later
             first = results[0]
             if any(isinstance(one, Tensor) and (one.shape != first.shape or not one.equal(first)) for one in results):
                 raise UserError(
-                    f"transform holds {transform}, which is random, but it is applied in evaluation too: give it as "
-                    "augmentation, TorchvisionTransforms, which changes training samples only."
+                    f"transform contains {transform}, which is random, but it is applied in evaluation too: give it as "
+                    "augmentation, TorchvisionTransforms, which is applied to training samples only."
                 )
 
 
 def by_sample(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Applies what works on one batch axis to a batch of tasks."""
+    """Applies a function of ``(N, *shape)`` to a batch of tasks ``(T, N, *shape)``."""
     changed = change(x.flatten(0, 1))
     return changed.view(*x.shape[:2], *changed.shape[1:])
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What happens to samples after they were read.
-
-    Args:
-        augmentation: random changes with numbers of a stream of their own.
-        transform: fixed changes that follow, in batch.
-    """
+    """Applied to samples after they were read: a random augmentation, then fixed transforms, in batch."""
 
     augmentation: Augmentation | None = None
     transform: tuple[nn.Module, ...] = ()
 
     def __call__(self, x: Inputs, keys: Callable[[], Bits]) -> Inputs:
-        """Changes the samples of a batch of tasks.
+        """Processes the samples of a batch of tasks.
 
         Raises:
-            UserError: changes of texts.
+            UserError: the samples are texts.
         """
         for name, given in (("augmentation", self.augmentation), ("transform", self.transform)):
             if given and not isinstance(x, Tensor):
-                raise UserError(f"{name} changes images or vectors, but these samples are texts: leave it out.")
+                raise UserError(f"{name} is for images and vectors, but these samples are texts: leave it out.")
         if not isinstance(x, Tensor):
             return x
         if self.augmentation is not None:
             x = self.augmentation.batch(x, keys())
         return by_sample(lambda samples: apply_transforms(self.transform, samples), x) if self.transform else x
+
+    def each(self, x: Inputs, keys: Callable[[], Bits]) -> Inputs:
+        """Processes samples ``(N, *shape)``, each with a random stream of its own."""
+        changed = self(x.unsqueeze(1) if isinstance(x, Tensor) else x, keys)
+        return changed.squeeze(1) if isinstance(changed, Tensor) else changed
 
     def fixed(self) -> Changes:
         """The same without augmentation."""

@@ -1,4 +1,4 @@
-"""How undivided data is divided into splits: by class for episodes, else by sample within each class."""
+"""Random division of undivided data into splits: by class for episodes, otherwise by sample within each class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metatransfer.checks import check_positive
 from metatransfer.data.sampling.sampler import Stream
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
@@ -15,24 +14,9 @@ from metatransfer.functional.random import random_permutations, stream_keys
 
 
 class RandomDivision:
-    """Divides classes at random among three splits, each of which gets at least the classes of one episode.
-
-    Args:
-        seed: which division.
-        val_fraction: part of the classes for validation.
-        test_fraction: part of the classes for the test.
-
-    Raises:
-        UserError: fractions that leave no training classes.
-    """
+    """Divides classes at random among three splits, each of which gets at least the classes of one episode."""
 
     def __init__(self, seed: int, val_fraction: float, test_fraction: float) -> None:
-        check_positive(val_fraction=val_fraction, test_fraction=test_fraction)
-        if val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"val_fraction + test_fraction must be below 1 to leave training classes, but are {val_fraction} + "
-                f"{test_fraction}."
-            )
         self.seed = seed
         self.fractions = {"val": val_fraction, "test": test_fraction}
 
@@ -40,19 +24,10 @@ class RandomDivision:
         return f"classes at random, seed {self.seed}, {self.fractions['val']} val, {self.fractions['test']} test"
 
     def __call__(self, names: Sequence[str], num_ways: int, eval_num_ways: int, where: str) -> dict[str, list[str]]:
-        """The classes of each split.
-
-        Args:
-            names: the classes; the division depends on their order.
-            num_ways: classes of a training episode.
-            eval_num_ways: classes of an episode in validation and test.
-            where: where the classes come from, for the message.
-
-        Returns:
-            For each split its classes, in the order of ``names``.
+        """The classes of each split, in the order of ``names``, on which the division depends.
 
         Raises:
-            UserError: too few for an episode of each split.
+            UserError: too few classes for an episode of each split.
         """
         needs = {"train": num_ways, "val": eval_num_ways, "test": eval_num_ways}
         if len(names) < sum(needs.values()):
@@ -64,7 +39,6 @@ class RandomDivision:
         sizes = {one: max(needs[one], round(self.fractions[one] * len(names))) for one in ("val", "test")}
         while len(names) - sum(sizes.values()) < needs["train"]:
             sizes[max(sizes, key=lambda one: sizes[one] - needs[one])] -= 1
-        # streams of 64 bits, whose order is the same on every machine and in every version
         order = random_permutations(stream_keys(np.array([self.seed])), len(names))[0]
         test, val = sizes["test"], sizes["test"] + sizes["val"]
         parts = {"test": order[:test], "val": order[test:val], "train": order[val:]}
@@ -72,10 +46,10 @@ class RandomDivision:
 
 
 def divided_at_random(members: NDArray[np.int64], fractions: Mapping[str, float]) -> dict[str, NDArray[np.int64]]:
-    """Gives each part its fraction of shuffled samples, at least one, and the rest, at least one, to training."""
+    """Gives each part its fraction of shuffled samples, at least one, and training the rest, at least one."""
     found, start = {}, 0
     for place, (part, fraction) in enumerate(fractions.items()):
-        left = len(members) - start - (len(fractions) - place)  # one each for the parts to come, and for training
+        left = len(members) - start - (len(fractions) - place)  # one each for the remaining parts and for training
         count = min(max(1, round(fraction * len(members))), left)
         found[part] = members[start : start + count]
         start += count
@@ -83,7 +57,7 @@ def divided_at_random(members: NDArray[np.int64], fractions: Mapping[str, float]
 
 
 def shuffled(seed: int, count: int) -> NDArray[np.int64]:
-    """``(count,)`` samples in the random order by which they are divided."""
+    """``(count,)`` samples in the random order in which they are divided."""
     order: NDArray[np.int64] = random_permutations(stream_keys(seed, Stream.DIVISION, np.array([0])), count)[0]
     return order
 

@@ -1,4 +1,4 @@
-"""The samples of several domains, and the endless streams that training batches are drawn from."""
+"""The samples of several domains, and the infinite streams of training batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.batches import DomainBatch, DomainSamples, LabelledBatch
-from metatransfer.data.sampling.augment import Changes
+from metatransfer.data.sampling.augment import Changes, apply_transforms
 from metatransfer.data.sampling.feature_transforms import Standardize
 from metatransfer.data.sampling.labelled import Balance, LabelledSampler
 from metatransfer.data.sampling.sampler import Sampler, Stream
@@ -24,15 +24,15 @@ class Domain:
     """One domain, divided.
 
     Args:
-        name: the user's.
-        splits: training, validation and, where there is any, test; targets have no classes in them.
-        labels: ``(N,)`` class of each sample of a split, -1 where it is not known.
-        key: of the domain's random numbers.
-        changes: what happens to every sample after it was read.
-        balance: of the training samples.
+        name: name of the domain.
+        splits: training, validation and optionally test samples; those of targets without classes.
+        labels: ``(N,)`` class of each sample of a split, -1 if unknown.
+        key: seed of the domain's random numbers.
+        changes: applied to every sample after it was read.
+        balance: class balancing of the training samples.
 
     Attributes:
-        standardize: applied after ``changes``, ``None`` where nothing is.
+        standardize: applied after ``changes`` if not ``None``.
     """
 
     def __init__(
@@ -50,18 +50,25 @@ class Domain:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all its samples are."""
+        """Whether all its samples are in memory."""
         return all(split.in_memory for split in self.splits.values())
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample after the domain's transform."""
+        x = self.splits["train"].read(torch.tensor([0]), torch.device("cpu"))
+        assert isinstance(x, Tensor)
+        return tuple(apply_transforms(self.changes.transform, x).shape[1:])
+
     def sampler(self, split: str, *, training: bool = False) -> LabelledSampler:
-        """What gathers the samples of a split; with ``training`` augmented, balanced and shuffled in every pass."""
+        """The sampler of a split; with ``training`` augmented, balanced and shuffled in every pass."""
         extra = () if self.standardize is None else (self.standardize,)
         changes = Changes(self.changes.augmentation if training else None, (*self.changes.transform, *extra))
         balance = self.balance if training else "none"
         return LabelledSampler(self.splits[split], self.key, changes, shuffled=training, balance=balance)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The training samples in their order, without augmentation.
+        """The training samples in order, without augmentation.
 
         Yields:
             ``(n, *shape)``.
@@ -83,17 +90,13 @@ def domain_key(seed: int, side: int, place: int) -> int:
 
 
 class Side:
-    """The sources, or the targets.
-
-    Args:
-        domains: in their order.
-    """
+    """The sources, or the targets, in order."""
 
     def __init__(self, domains: Sequence[Domain]) -> None:
         self.domains = tuple(domains)
 
     def starts(self, split: str) -> NDArray[np.int64]:
-        """``(D + 1,)`` number of the first sample of each domain in a split, and last the number of all samples."""
+        """``(D + 1,)`` number of the first sample of each domain in a split, then the total number of samples."""
         sizes = [len(one.splits[split]) if split in one.splits else 0 for one in self.domains]
         starts: NDArray[np.int64] = np.cumsum([0, *sizes])
         return starts
@@ -103,27 +106,23 @@ class Side:
         return int(self.starts(split)[-1])
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """``(N,)`` classes of all samples of a split in the order of their numbers, -1 where a class is not known."""
+        """``(N,)`` classes of all samples of a split in the order of their numbers, -1 if unknown."""
         found = [one.labels[split] for one in self.domains if split in one.splits]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def place(self, split: str, number: int) -> tuple[Domain, int]:
-        """The domain of a sample with this number, and its number in there."""
+        """The domain of the sample ``number``, and its number in that domain."""
         starts = self.starts(split)
         place = int(np.searchsorted(starts, number, side="right")) - 1
         return self.domains[place], number - int(starts[place])
 
 
 class SideStream:
-    """Endless training samples of one side: each domain is passed through again and again, each time in a new order.
+    """An infinite stream of the training samples of one side: repeated passes over each domain, each in a new order.
 
-    Batch ``b`` takes the places ``b * B`` to ``(b + 1) * B - 1`` of a row in which the domains take turns, so that its
-    shares differ by one sample at most; a domain's place ``i`` is sample ``i % N`` of its pass ``i // N``. So a batch
-    is a pure function of its number: no sample comes twice in a pass, whatever the sizes.
-
-    Args:
-        side: whose training samples.
-        batch_size: samples of a batch.
+    Batch ``b`` takes positions ``b * B`` to ``(b + 1) * B - 1`` of a sequence in which the domains alternate, so that
+    their shares of a batch differ by at most one sample. Position ``i`` of a domain is sample ``i % N`` of its pass
+    ``i // N``. A batch is thus a pure function of its number, and no sample occurs twice in a pass.
     """
 
     def __init__(self, side: Side, batch_size: int) -> None:
@@ -131,17 +130,17 @@ class SideStream:
         self.starts, self.batch_size = side.starts("train"), batch_size
 
     def places(self, batch: int) -> list[NDArray[np.int64]]:
-        """Which places of each domain's row a batch takes."""
+        """The positions of each domain that a batch takes."""
         count, first = len(self.samplers), batch * self.batch_size
         last = first + self.batch_size
-        # how many of the places before 'first' and 'last' are this domain's
+        # how many of the positions before 'first' and 'last' belong to this domain
         return [
             np.arange((first - place + count - 1) // count, (last - place + count - 1) // count)
             for place in range(count)
         ]
 
     def batch(self, batch: int, device: torch.device) -> DomainSamples:
-        """The ``batch_size`` samples of a batch by its number, with the labels of what has any."""
+        """The ``batch_size`` samples of a batch by its number, with the labels of those that have one."""
         parts = []
         for place, rows in enumerate(self.places(batch)):
             sampler = self.samplers[place]
@@ -153,23 +152,18 @@ class SideStream:
 
 
 class DomainBatchSampler(Sampler[DomainBatch]):
-    """Training batches by their number.
-
-    Args:
-        sources: samples with labels.
-        targets: samples without.
-    """
+    """Training batches by their number."""
 
     def __init__(self, sources: SideStream, targets: SideStream) -> None:
         self.sources, self.targets = sources, targets
 
     @property
     def in_memory(self) -> bool:
-        """Whether all domains are."""
+        """Whether all domains are in memory."""
         return all(sampler.in_memory for side in (self.sources, self.targets) for sampler in side.samplers)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainBatch:
-        """A training batch, without any label of a target; ``indices`` ``(1,)`` is its number over all processes."""
+        """A training batch, without target labels; ``indices`` ``(1,)`` is its number over all processes."""
         source, target = (side.batch(int(indices[0]), device) for side in (self.sources, self.targets))
         return DomainBatch(
             source.x, source.y, target.x, source.number, target.number, source.domain, target.domain
@@ -177,14 +171,14 @@ class DomainBatchSampler(Sampler[DomainBatch]):
 
 
 class DomainSampleSampler(Sampler[DomainSamples]):
-    """The samples of one side and split in their order.
+    """The samples of one side and split in order.
 
     Args:
-        side: whose.
-        split: which.
-        shown: whether labels are served; -1 otherwise.
-        only: the place of the one domain that is wanted; all where left out.
-        shuffled: whether they come in a random order, always the same one.
+        side: the side.
+        split: the split.
+        shown: whether to serve the labels; otherwise they are -1.
+        only: position of a single domain; defaults to all domains.
+        shuffled: whether to serve them in a fixed random order.
     """
 
     def __init__(self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False) -> None:
@@ -202,11 +196,11 @@ class DomainSampleSampler(Sampler[DomainSamples]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether all domains are."""
+        """Whether all domains are in memory."""
         return all(sampler.in_memory for sampler in self.samplers)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainSamples:
-        """Samples by their places, domain after domain."""
+        """Samples by their positions, domain after domain."""
         parts = []
         indices = indices if self._order is None else self._order[indices]
         for row, sampler in enumerate(self.samplers):

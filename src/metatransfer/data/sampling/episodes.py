@@ -1,4 +1,4 @@
-"""Which samples make an episode: a pure function of seed, split and index."""
+"""Draws the samples of episodes, as a pure function of seed, split and index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from metatransfer.batches import Episode, Inputs, MetaBatch
 from metatransfer.data.sampling.augment import Changes
 from metatransfer.data.sampling.sampler import Sampler, Stream
-from metatransfer.data.sampling.shapes import EpisodeSize
+from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import SPLITS, Source, TaskGenerator, rotate
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
@@ -30,8 +30,8 @@ class EpisodeIndices(NamedTuple):
         query_y: ``(T, Q)`` labels.
         classes: ``(T, way)`` the source's class behind each label.
         keys: ``(T,)`` random stream of each episode, for augmentation.
-        turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` where images stay upright.
-        unlabelled: ``(T, U)`` sample indices, ``None`` where there are none.
+        turns: ``(T, way)`` quarter turns of each class in this episode, ``None`` if images are not turned.
+        unlabelled: ``(T, U)`` sample indices, or ``None``.
     """
 
     support: NDArray[np.int64]
@@ -47,12 +47,13 @@ class EpisodeIndices(NamedTuple):
 _DRAWN_AT_ONCE = 256  # tasks; more gains nothing
 
 
-def _tasks(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
+def tasks_of(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
+    """Some of the tasks."""
     return EpisodeIndices(*(None if part is None else part[start:end] for part in drawn))  # type: ignore[arg-type]
 
 
 def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
-    """Single tasks as one batch where they are all of one size, else as they came."""
+    """Merges single tasks into one batch if all have the same size."""
     shapes = {tuple(None if part is None else part.shape for part in task) for task in tasks}
     if len(shapes) != 1:
         return tasks
@@ -63,7 +64,7 @@ def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
 class EpisodeSampler(Sampler[MetaBatch]):
     """Draws n-way k-shot episodes, all of a meta-batch at once.
 
-    Classes are drawn without replacement, and their order is their label, so that labels mean something else in every
+    Classes are drawn without replacement, and their order is their label, so that a label means another class in every
     episode. Samples are drawn without replacement in each class. Support and query are shuffled, so that a position
     reveals no label. The cost per episode does not depend on the number of classes or samples.
 
@@ -72,10 +73,11 @@ class EpisodeSampler(Sampler[MetaBatch]):
         split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
         seed: part of the key.
         size: ways, shots and queries.
-        within_groups: draw all classes of an episode from one group (alphabet, superclass), each group that has enough
-            classes being equally likely.
+        shape: the task shape.
+        within_groups: draw all classes of an episode from one group (alphabet, superclass), with equal probability for
+            each group that has enough classes.
         turn_classes: turn each class by a random number of quarter turns in each episode (Finn et al. 2017).
-        changes: what happens to every sample after it was read and turned.
+        changes: applied to every sample after it was read and turned.
 
     Raises:
         UserError: no group has enough classes, or the source has no groups.
@@ -88,18 +90,14 @@ class EpisodeSampler(Sampler[MetaBatch]):
         seed: int,
         size: EpisodeSize,
         *,
+        shape: TaskShape = FixedShape(),  # noqa: B008 - it has no state
         within_groups: bool = False,
         turn_classes: bool = False,
-        changes: Changes | None = None,
+        changes: Changes = Changes(),  # noqa: B008 - frozen
     ) -> None:
-        self.source, self.split, self.seed, self.size = source, split, seed, size
-        self.turn_classes, self.changes = turn_classes, changes or Changes()
+        self.source, self.split, self.seed, self.size, self.shape = source, split, seed, size, shape
+        self.turn_classes, self.changes = turn_classes, changes
         self._members = self._groups() if within_groups else None
-
-    @property
-    def least_classes(self) -> int:
-        """Fewest classes that an episode needs."""
-        return self.size.num_ways
 
     def fixed(self) -> EpisodeSampler:
         """The same episodes without augmentation."""
@@ -114,44 +112,49 @@ class EpisodeSampler(Sampler[MetaBatch]):
             UserError: there is none, or there are no groups.
         """
         if self.source.groups is None:
-            raise UserError(
-                f"{self.source.name}: its classes have no groups, so that within_groups is impossible: leave it out."
-            )
+            raise UserError(f"{self.source.name}: its classes have no groups: leave within_groups out.")
         names, group_of = np.unique(np.asarray(self.source.groups), return_inverse=True)
         sizes = np.bincount(group_of)
-        enough = sizes >= self.least_classes
+        least = self.shape.least_classes(self.size)
+        enough = sizes >= least
         if not enough.any():
             largest = names[sizes.argmax()]
             raise UserError(
-                f"{self.source.name}: no group has the {self.least_classes} classes of an episode; the largest, "
+                f"{self.source.name}: no group has the {least} classes of an episode; the largest, "
                 f"'{largest}', has {sizes.max()}: lower task.num_ways or set within_groups to false."
             )
         offsets = np.concatenate([[0], sizes.cumsum()[:-1]])
         return group_of.argsort(kind="stable"), offsets[enough], sizes[enough]
 
+    def _keys(self, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index(self.split), indices)
+        return keys
+
+    def _group(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Classes sorted by group, and ``(T,)`` offset and size of the group of each task."""
+        assert self._members is not None
+        order, offsets, sizes = self._members
+        group = random_subsets(stream_keys(keys.view(np.int64), Stream.GROUP), len(sizes), 1)[:, 0]
+        return order, offsets[group], sizes[group]
+
     def _classes(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         if self._members is None:
             return random_subsets(keys, len(self.source.sizes), self.size.num_ways)
-        order, offsets, sizes = self._members
-        group_keys = stream_keys(keys.view(np.int64), Stream.GROUP)
-        group = random_subsets(group_keys, len(sizes), 1)[:, 0]
-        classes: NDArray[np.int64] = order[
-            offsets[group][:, None] + random_subsets(keys, sizes[group], self.size.num_ways)
-        ]
+        order, offsets, sizes = self._group(keys)
+        classes: NDArray[np.int64] = order[offsets[:, None] + random_subsets(keys, sizes, self.size.num_ways)]
         return classes
 
+    def _turns(self, keys: NDArray[np.uint64], ways: int) -> NDArray[np.int64] | None:
+        if not self.turn_classes:
+            return None
+        words = random_words(stream_keys(keys.view(np.int64), Stream.TURNS), ways)
+        return (words >> np.uint64(62)).astype(np.int64)
+
     def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
-        """Episodes by their index.
-
-        Args:
-            indices: ``(T,)`` from 0 on.
-
-        Returns:
-            One with all ``T`` tasks; a subclass whose tasks differ in size gives one for each.
-        """
+        """Episodes by their indices ``(T,)``: one batch of ``T`` tasks, or single tasks if they differ in size."""
         source, (ways, shots, queries) = self.source, self.size
         per_class = shots + queries
-        keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
+        keys = self._keys(indices)
         classes = self._classes(keys)
         # one stream for every class of every episode; what comes later in the episode's own stream starts at 2 * ways
         class_keys = stream_keys(keys.view(np.int64)[:, None], Stream.SAMPLES, np.arange(ways)).reshape(-1)
@@ -159,11 +162,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         samples = source.order[source.offsets[classes].reshape(-1, 1) + drawn].reshape(-1, ways, per_class)
         support, support_y = self._shuffled(samples[:, :, :shots], keys, 2 * ways)
         query, query_y = self._shuffled(samples[:, :, shots:], keys, 2 * ways + support.shape[1])
-        turns = None
-        if self.turn_classes:
-            words = random_words(stream_keys(keys.view(np.int64), Stream.TURNS), ways)
-            turns = (words >> np.uint64(62)).astype(np.int64)
-        return [EpisodeIndices(support, support_y, query, query_y, classes, keys, turns)]
+        return [EpisodeIndices(support, support_y, query, query_y, classes, keys, self._turns(keys, ways))]
 
     @property
     def in_memory(self) -> bool:
@@ -171,7 +170,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return self.source.in_memory
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> MetaBatch:
-        """Episodes by their index, whatever batch or process they are asked for in."""
+        """Episodes by their index, the same in any batch or process."""
         return self._serve(self.draw(indices), device)
 
     def batches(self, indices: Sequence[NDArray[np.int64]], device: torch.device) -> Iterator[MetaBatch]:
@@ -187,7 +186,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
                 continue
             drawn, start = self.draw(np.concatenate(waiting)), 0
             for end in np.cumsum([len(one) for one in waiting]).tolist():
-                part = [_tasks(drawn[0], start, end)] if len(drawn) == 1 else merged(drawn[start:end])
+                part = [tasks_of(drawn[0], start, end)] if len(drawn) == 1 else merged(drawn[start:end])
                 yield self._serve(part, device)
                 start = end
             waiting = []
@@ -233,14 +232,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
 
 
 class GeneratedSampler(Sampler[Episode]):
-    """Generated tasks by their index.
-
-    Args:
-        generator: makes them.
-        split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
-        seed: part of the key.
-        size: shots and queries; ways play no role.
-    """
+    """Serves the tasks of a generator by their index; the ways of ``size`` are ignored."""
 
     def __init__(self, generator: TaskGenerator, split: str, seed: int, size: EpisodeSize) -> None:
         self.generator, self.split, self.seed, self.size = generator, split, seed, size

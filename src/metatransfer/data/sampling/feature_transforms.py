@@ -1,4 +1,4 @@
-"""Fixed transforms of feature vectors, as the protocols of domain adaptation have them."""
+"""Fixed transforms of feature vectors that are common in domain adaptation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from torch import Tensor, nn
 
 
 class RowSum(nn.Module):
-    """Divides every sample by the sum of its values: counts become frequencies; a sum of 0 leaves the sample as it is.
+    """Divides every sample by the sum of its values, so that counts become frequencies; samples with sum 0 are kept.
 
     The first step of the usual protocol of Office-Caltech10's SURF features (Gong et al. 2012); z-scores follow.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divides.
-
-        Args:
-            x: ``(N, *shape)`` float.
-
-        Returns:
-            ``(N, *shape)``.
-        """
+        """Divides each sample of ``x`` ``(N, *shape)`` by its sum."""
         total = x.flatten(1).sum(1).view(-1, *[1] * (x.dim() - 1))
         return x / torch.where(total == 0, torch.ones_like(total), total)
 
@@ -30,15 +23,11 @@ class RowSum(nn.Module):
 class Standardize(nn.Module):
     """Z-scores: ``(x - mean) / deviation``, feature by feature; images channel by channel.
 
-    A feature is the first axis of a sample. The deviation is that of the population (divided by N); a feature that
-    never changes among the samples that the statistics are of becomes 0 everywhere.
-
-    Args:
-        mean: ``(D,)`` float64.
-        deviation: ``(D,)`` float64; 0 for a constant feature.
+    Features are the first axis of a sample; ``mean`` and ``deviation`` are ``(D,)`` float64. The deviation is that of
+    the population (divided by N). A feature that is constant in the fitted samples becomes 0.
 
     Attributes:
-        constant: how many features are constant.
+        constant: number of constant features.
     """
 
     def __init__(self, mean: Tensor, deviation: Tensor) -> None:
@@ -49,11 +38,11 @@ class Standardize(nn.Module):
 
     @classmethod
     def of(cls, chunks: Iterable[Tensor]) -> Standardize:
-        """Takes the statistics of samples, in float64 and in one pass (Chan, Golub and LeVeque 1979)."""
+        """Fits the statistics in float64 in one pass (Chan, Golub and LeVeque 1979)."""
         count, mean, squares = 0, torch.zeros(0), torch.zeros(0)
         low, high = torch.zeros(0), torch.zeros(0)
         for chunk in chunks:
-            values = chunk.double().transpose(0, 1).flatten(1)  # (D, n), and pixels of images beside each other
+            values = chunk.double().transpose(0, 1).flatten(1)  # (D, n), where pixels of images count as samples
             own, size = values.mean(1), values.shape[1]
             own_squares = (values - own[:, None]).square().sum(1)
             if not count:
@@ -64,7 +53,7 @@ class Standardize(nn.Module):
                 squares = squares + own_squares + shift.square() * (count * size / (count + size))
                 low, high = torch.minimum(low, values.amin(1)), torch.maximum(high, values.amax(1))
             count += size
-        # rounding may leave a constant feature a tiny deviation, which would blow up whatever differs
+        # rounding may give a constant feature a tiny deviation, which would blow up other values
         deviation = torch.where(low == high, torch.zeros_like(squares), (squares / max(1, count)).sqrt())
         return cls(mean, deviation)
 

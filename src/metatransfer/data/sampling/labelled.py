@@ -1,4 +1,4 @@
-"""Batches of labelled samples, and of samples to be labelled."""
+"""Batches of labelled samples, and of samples to label."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ _POOL = 50  # steps within which samples are sorted by length
 
 
 class LabelledSampler(Sampler[LabelledBatch]):
-    """Labelled batches by the places of their samples in the epochs.
+    """Labelled batches, by the position of their samples in the epochs.
 
-    Samples of different lengths, such as texts, are served with others of similar lengths, so that little is padded:
-    every epoch is shuffled, cut into pools of 50 steps, and sorted by length within each; the steps are then shuffled.
-    Samples beyond the last full step stay at the end: they are drawn before anything is sorted, so that no length is
-    left out more often than another.
+    Samples of different lengths, such as texts, are batched with samples of similar lengths to reduce padding: every
+    epoch is shuffled, split into pools of 50 steps, and sorted by length within each pool; then the steps are shuffled.
+    The samples beyond the last full step are chosen before sorting, so that all lengths are dropped equally often.
 
     Args:
         source: the samples of a split.
-        seed: part of the key of all that is random.
-        changes: what happens to every sample after it was read.
-        shuffled: whether every epoch has an order of its own.
+        seed: part of the key of all random numbers.
+        changes: applied to every sample after it was read.
+        shuffled: whether to shuffle every epoch.
         balance: ``"oversample"`` draws every class equally often in a shuffled epoch, with repetition.
         mix: mixes the samples of a batch and their labels.
-        step: samples of a training step over all processes; 0 sorts nothing by length.
+        step: samples of a training step over all processes; 0 to not sort by length.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class LabelledSampler(Sampler[LabelledBatch]):
         return self._order
 
     def _balanced(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """As many places, every class having as many of them (one more or less), its samples in turn."""
+        """An epoch of the same length, with equally many samples of every class (up to one), each repeated in turn."""
         labels = self.source.labels[order]
         classes = np.flatnonzero(self.source.sizes)
         wanted = np.arange(len(order)) % len(classes)
@@ -103,31 +102,26 @@ class LabelledSampler(Sampler[LabelledBatch]):
         numbers = self.order(epoch)[indices - epoch * len(self)]
         x = self.source.read(torch.from_numpy(numbers), device)
         y = torch.from_numpy(self.source.labels[numbers]).to(device, non_blocking=True)
-        if isinstance(x, Tensor):
-            changed = self.changes(x.unsqueeze(1), lambda: self._key(indices, 1))  # each sample a task of one
-            assert isinstance(changed, Tensor)
-            x = changed.squeeze(1)
-        else:
-            self.changes(x, lambda: self._key(indices, 1))  # raises an error for changes of texts
+        x = self.changes.each(x, lambda: self._key(indices, 1))
         if self.mix is not None:
             x, y = self._mixed(x, y, indices)
         return LabelledBatch(x, y, torch.from_numpy(numbers).to(device, non_blocking=True))
 
     def _mixed(self, x: Inputs, y: Tensor, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The batch through ``mix``, whose random numbers follow from the place of the batch.
+        """Applies ``mix`` with random numbers that depend on the position of the batch.
 
         Raises:
-            UserError: it fails.
+            UserError: ``mix`` fails.
         """
         if not isinstance(x, Tensor):
-            raise UserError("mix mixes images, but these samples are texts: leave it out.")
+            raise UserError("mix is for images, but these samples are texts: leave it out.")
         seed = int(random_words(self._key(indices[:1], 3), 1)[0, 0] >> np.uint64(1))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 one_hot = nn.functional.one_hot(y, len(self.source.class_names)).to(x.dtype)
                 mixed: tuple[Tensor, Tensor] = self.mix(x, one_hot)  # type: ignore[misc]
-            except Exception as error:  # whatever torchvision, or a user's own, raises
+            except Exception as error:  # of any type, from torchvision or user code
                 raise UserError(
                     f"mix, {self.mix}, fails on samples of shape {tuple(x.shape)} ({error}): MixUp and CutMix need "
                     "images (N, C, H, W); leave it out."
@@ -136,31 +130,21 @@ class LabelledSampler(Sampler[LabelledBatch]):
 
 
 class ByLength(LabelledSampler):
-    """The longest samples first: what does not fit into memory fails at once."""
+    """The longest samples first, so that running out of memory shows at once."""
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Samples by falling length; in their order where all have one length."""
+        """Samples by decreasing length; unsorted if all have the same shape."""
         lengths = self.source.lengths(np.arange(len(self)))
         return super().order(epoch) if lengths is None else (-lengths).argsort(kind="stable")
 
 
 class UnlabelledSampler(Sampler[UnlabelledBatch]):
-    """Samples without labels, in their order.
-
-    Args:
-        source: the samples.
-        names: a name for each.
-        changes: what happens to every sample after it was read.
-    """
+    """Samples without labels, in order, with a name for each."""
 
     def __init__(self, source: Source, names: tuple[str, ...], changes: Changes) -> None:
         self.source, self.names, self.changes = source, names, changes
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> UnlabelledBatch:
-        """Samples by their place."""
-        x = self.source.read(torch.from_numpy(indices), device)
-        if isinstance(x, Tensor):
-            changed = self.changes(x.unsqueeze(1), lambda: stream_keys(indices))
-            assert isinstance(changed, Tensor)
-            x = changed.squeeze(1)
+        """Samples by their position."""
+        x = self.changes.each(self.source.read(torch.from_numpy(indices), device), lambda: stream_keys(indices))
         return UnlabelledBatch(x, tuple(self.names[index] for index in indices.tolist()))

@@ -19,13 +19,13 @@ from metatransfer.data.sampling.sampler import Batch, Sampler
 
 @dataclass(frozen=True)
 class Place:
-    """Where a loader stands in a run.
+    """The process, position and device of a loader.
 
     Args:
-        rank: this process.
+        rank: rank of this process.
         world_size: number of processes; their items are disjoint.
-        position: gives ``(epoch, batches done in it)``; every epoch has items of its own.
-        device: gives the device on which samples held in memory are gathered.
+        position: returns ``(epoch, batches done in it)``; every epoch has its own items.
+        device: returns the device on which in-memory samples are gathered.
     """
 
     rank: int = 0
@@ -35,7 +35,7 @@ class Place:
 
     @classmethod
     def of(cls, trainer: Trainer | None, *, training: bool = False, on_cpu: bool = False) -> Place:
-        """The place that a Trainer gives."""
+        """The place of a Trainer's process."""
         if trainer is None:
             return cls()
         return cls(
@@ -47,25 +47,25 @@ class Place:
 
 
 def _training_position(trainer: Trainer) -> tuple[int, int]:
-    """The epoch, and the batches done in it: the Trainer's own count survives interruption at any point of a batch."""
+    """The epoch and the batches done in it, by the Trainer's count, which is right even after an interruption."""
     if trainer.overfit_batches:  # type: ignore[attr-defined]
-        return 0, 0  # the same batches in every epoch, as asked for
+        return 0, 0  # the same batches in every epoch
     return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class BatchLoader(Generic[Batch]):
-    """Serves one pass of a sampler's items in batches, from wherever the Trainer stands.
+    """Serves one pass over a sampler's items in batches, starting at the Trainer's position.
 
-    The position (epoch, batches already trained on) is asked of the Trainer when the pass starts, so a run that resumes
-    in the middle of an epoch goes on with the next item; nothing is kept here that could disagree.
+    The position (epoch, batches already trained on) is read from the Trainer when the pass starts, so a run that
+    resumes in the middle of an epoch continues with the next item.
 
     Args:
         source: makes the batches.
-        count: items of a pass, over all processes.
-        batch_size: items of a batch, in each process.
-        drop_last: leave out a last batch that is not full, so that all processes take as many steps.
+        count: number of items of a pass, over all processes.
+        batch_size: items per batch, in each process.
+        drop_last: drop a last batch that is not full, so that all processes take the same number of steps.
         place: the process, the position and the device.
-        num_workers: processes that read samples that are not held in memory.
+        num_workers: number of worker processes for samples that are not held in memory.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BatchLoader(Generic[Batch]):
     def __len__(self) -> int:
         if self.drop_last:
             return self.count // (self.items_per_batch * self.place.world_size)
-        # evaluation: this rank's own share, which may be one batch shorter than another's
+        # evaluation: the share of this rank, which may be one batch shorter than that of another
         return math.ceil(len(range(self.place.rank, self.count, self.place.world_size)) / self.items_per_batch)
 
     def indices(self, epoch: int, batch: int) -> NDArray[np.int64]:
@@ -102,17 +102,17 @@ class BatchLoader(Generic[Batch]):
         if self.num_workers == 0:
             yield from self.source.batches(batches, self.place.device())
             return
-        # the samplers need no seed of a worker: everything follows from the indices
+        # the workers need no seed: everything depends on the indices alone
         yield from DataLoader(
             _Batches(self.source, batches),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.place.device().type == "cuda",
-            generator=torch.Generator(),  # else its workers' seed is drawn from the random numbers of the training
+            generator=torch.Generator(),  # otherwise the workers' seed is drawn from the global generator
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: the position is the Trainer's. It tells Lightning that resuming in mid-epoch is safe."""
+        """Empty: the Trainer knows the position. With this method, Lightning resumes in mid-epoch without a warning."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:

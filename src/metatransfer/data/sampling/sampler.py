@@ -1,4 +1,4 @@
-"""What makes batches: a sampler is a pure function from numbers to a batch."""
+"""Samplers: pure functions from item numbers to batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = TypeVar("Batch", covariant=True)
 
 
 class Stream(IntEnum):
-    """What random numbers are for; each purpose has a stream of its own."""
+    """Purposes of random numbers; each has its own stream."""
 
     SAMPLES = 0
     SUPPORT = 1
@@ -34,41 +34,25 @@ class Sampler(ABC, Generic[Batch]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether batches are made on the device, so that worker processes would only slow it down."""
+        """Whether batches are made on the device, in which case worker processes would only slow it down."""
         return True
 
     @abstractmethod
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> Batch:
-        """One batch.
-
-        Args:
-            indices: ``(N,)`` numbers of its items.
-            device: where the tensors are wanted.
-
-        Returns:
-            The batch.
-        """
+        """One batch of the items ``indices`` ``(N,)``, on ``device``."""
 
     def batches(self, indices: Sequence[NDArray[np.int64]], device: torch.device) -> Iterator[Batch]:
-        """Batches one after the other.
-
-        Args:
-            indices: those of each batch.
-            device: where the tensors are wanted.
+        """Several batches, in order.
 
         Yields:
-            Each as from :meth:`batch`.
+            The same as :meth:`batch` for each.
         """
         for one in indices:
             yield self.batch(one, device)
 
 
 class OneItem(Sampler[Batch]):
-    """Serves one batch that is there already.
-
-    Args:
-        item: the batch.
-    """
+    """Serves one existing batch."""
 
     def __init__(self, item: Batch) -> None:
         self.item = item

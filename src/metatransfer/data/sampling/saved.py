@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatransfer.checks import check_file
-from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler, merged
+from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler, merged, tasks_of
 from metatransfer.data.sampling.shapes import EpisodeSize
 from metatransfer.errors import UserError
 
@@ -23,20 +23,12 @@ _LENGTHS = {"support_y": "support", "query_y": "query", "turns": "classes"}
 
 
 def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path:
-    """Writes the first episodes of a sampler as sample indices, with a hash of the samples they point to.
+    """Writes the first ``count`` episodes of a sampler as sample indices, with a hash of the samples they point to.
 
-    The file is a ``.npz`` of flat integer arrays, one after the other for all episodes: ``support``, ``query``,
+    The file is a ``.npz`` of flat integer arrays, concatenated over all episodes: ``support``, ``query``,
     ``unlabelled`` (sample indices), ``support_y``, ``query_y`` (labels), ``classes`` (the source's class behind each
-    label), ``turns`` (quarter turns of each class, where there are any); ``*_lengths`` cut them into episodes, ``keys``
-    are their random streams, and ``header`` is JSON. It is written at once or not at all.
-
-    Args:
-        path: the file to be made or replaced.
-        sampler: what draws the episodes.
-        count: how many, from index 0 on.
-
-    Returns:
-        The path.
+    label), ``turns`` (quarter turns of each class, if there are any). ``*_lengths`` split them into episodes, ``keys``
+    are their random streams, and ``header`` is JSON. The file is replaced atomically.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -45,7 +37,7 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
     tasks: list[EpisodeIndices] = []
     for start in range(0, count, 1000):
         for drawn in sampler.draw(np.arange(start, min(start + 1000, count))):
-            tasks += [_task(drawn, row) for row in range(len(drawn.keys))]
+            tasks += [tasks_of(drawn, row, row + 1) for row in range(len(drawn.keys))]
     arrays: dict[str, NDArray[Any]] = {"keys": np.concatenate([task.keys for task in tasks])}
     for name in _RAGGED:
         parts = [getattr(task, name) for task in tasks]
@@ -69,7 +61,7 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.chmod(temporary, 0o644)  # temporary files are their owner's only, but this one is to be passed around
+        os.chmod(temporary, 0o644)  # temporary files are private, but this one is to be shared
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:
@@ -80,24 +72,19 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
     return path
 
 
-def _task(drawn: EpisodeIndices, row: int) -> EpisodeIndices:
-    one = slice(row, row + 1)
-    return EpisodeIndices(*(None if part is None else part[one] for part in drawn))  # type: ignore[arg-type]
-
-
 class SavedEpisodes(EpisodeSampler):
     """Serves the episodes of a file that :func:`save_episodes` wrote.
 
     Args:
-        sampler: what would have drawn the episodes; its source must be the one that the file was made of.
+        sampler: draws the episodes otherwise; its source must have the samples that the file was made from.
         path: the file.
-        size: what every episode must have, where all have the same.
+        size: the required size of every episode, if all have the same.
 
     Attributes:
-        count: how many episodes there are.
+        count: number of episodes.
 
     Raises:
-        UserError: no such file, another format, other samples, indices that do not fit the source, or another size.
+        UserError: a missing file, another format, other samples, indices that do not fit the source, or another size.
     """
 
     def __init__(self, sampler: EpisodeSampler, path: str | Path, size: EpisodeSize | None = None) -> None:
@@ -108,7 +95,7 @@ class SavedEpisodes(EpisodeSampler):
             raise UserError(
                 f"'{self.path}' holds episodes of {header.get('data')} ({header.get('samples')} samples), but the "
                 f"samples of {self.source.name} ({len(self.source)}) are not the same: give the data, size and split "
-                "that the file was made of."
+                "that the file was made from."
             )
         self.count = len(self._arrays["keys"])
         self._ends = {
@@ -141,14 +128,11 @@ class SavedEpisodes(EpisodeSampler):
         samples = [arrays[name] for name in ("support", "query", "unlabelled") if name in arrays]
         fits = fits and all(len(one) and 0 <= one.min() <= one.max() < len(source) for one in samples)
         fits = fits and 0 <= arrays["classes"].min() <= arrays["classes"].max() < len(source.class_names)
-        for task in range(count if fits else 0):
-            classes = self._part("classes", task)
-            for name in ("support", "query"):
-                labels = self._part(f"{name}_y", task)
-                fits = fits and bool(
-                    ((labels >= 0) & (labels < len(classes))).all()
-                    and (source.labels[self._part(name, task)] == classes[labels]).all()
-                )
+        for name in ("support", "query") if fits else ():
+            task = np.repeat(np.arange(count), np.diff(self._ends[name]))
+            labels, first = arrays[f"{name}_y"], self._ends["classes"][task]
+            fits = fits and bool(((labels >= 0) & (labels < self._ends["classes"][task + 1] - first)).all())
+            fits = fits and bool((source.labels[arrays[name]] == arrays["classes"][first + labels]).all())
         if not fits:
             raise UserError(f"'{self.path}' is damaged: its indices and labels do not fit each other; get it again.")
 

@@ -1,4 +1,4 @@
-"""How many classes and samples an episode has, where that changes from episode to episode."""
+"""Task shapes: how many classes and samples each episode has."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metatransfer.checks import check_choice, check_episode_shape, check_positive
+from metatransfer.checks import check_choice, check_episode_shape, check_not_negative, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
 
 Integers = NDArray[np.int64]
+_Profile = Literal["linear", "step", "random"]
 
 
 class EpisodeSize(NamedTuple):
@@ -26,11 +27,11 @@ class EpisodeSize(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Samples that an episode takes of each of its classes, distractors last.
+    """Number of samples that an episode takes of each of its classes, distractors last; 0 where it takes none.
 
     Attributes:
-        support: ``(ways + distractors,)``, 0 for distractors.
-        query: ``(ways + distractors,)``, 0 for distractors.
+        support: ``(ways + distractors,)``.
+        query: ``(ways + distractors,)``.
         unlabelled: ``(ways + distractors,)``.
     """
 
@@ -47,77 +48,62 @@ class _Draw(IntEnum):
 
 
 class TaskShape(ABC):
-    """Says, episode by episode, how many classes it has and how many samples of each.
+    """Decides for each episode how many classes it has and how many samples of each.
 
-    A subclass draws both with numbers from ``keys``, the episode's own stream, so that episodes stay a pure function of
-    (seed, split, index).
+    Subclasses draw both from ``key``, the episode's own stream: episodes are a pure function of (seed, split, index).
     """
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
         return f"{type(self).__name__}({settings})"
 
-    @abstractmethod
     def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
-        """Classes of an episode.
+        """Number of classes of an episode.
 
         Args:
             key: ``(1,)``, the episode's stream.
-            available: classes to draw from.
+            available: number of classes to draw from.
             size: the task's numbers.
 
         Returns:
-            Ways, and further classes of which only unlabelled samples are taken (distractors).
+            Ways, and additional classes with unlabelled samples only (distractors); by default ``num_ways`` and 0.
         """
+        return size.num_ways, 0
 
     @abstractmethod
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
-        """Samples of each class of an episode.
+        """Number of samples of each class of an episode.
 
         Args:
             key: ``(1,)``, the episode's stream.
-            ways: how many of the classes are to be told apart; the others are distractors.
-            samples: ``(ways + distractors,)``, how many each class has.
+            ways: number of classes to classify; the remaining classes are distractors.
+            samples: ``(ways + distractors,)``, how many samples each class has.
             size: the task's numbers.
 
         Returns:
-            How many are taken of each.
+            How many samples of each class the episode takes.
         """
 
     def least_classes(self, size: EpisodeSize) -> int:
-        """Classes that the smallest episode takes.
-
-        Args:
-            size: the task's numbers.
-
-        Returns:
-            By default ``num_ways``.
-        """
+        """Number of classes of the smallest episode; by default ``num_ways``."""
         return size.num_ways
 
     def least_samples(self, size: EpisodeSize) -> int:
-        """Samples that every class must have.
-
-        Args:
-            size: the task's numbers.
-
-        Returns:
-            By default shots and queries.
-        """
+        """Number of samples that every class must have; by default shots and queries."""
         return size.num_shots + size.num_queries
 
     def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
         """Raises an error if these episodes cannot be drawn from a set of classes.
 
         Args:
-            samples: how many each class has.
+            samples: number of samples of each class.
             names: the classes.
             size: the task's numbers.
             where: the data set and split, for the message.
-            prefix: what the arguments of this split start with (``"eval_task."``).
+            prefix: prefix of this split's arguments in the message (``"eval_task."``).
 
         Raises:
-            UserError: too few classes, or a class with too few samples (it is named).
+            UserError: too few classes, or a class with too few samples.
         """
         shape = f"{prefix}shape {type(self).__name__}"
         if len(samples) < self.least_classes(size):
@@ -136,13 +122,8 @@ class TaskShape(ABC):
 class FixedShape(TaskShape):
     """Every episode has ``num_ways`` classes with ``num_shots`` support and ``num_queries`` query samples each.
 
-    What episodes have where nothing else is asked for; by name it is needed only for evaluations that differ in this
-    from the training.
+    This is the default; name it only for evaluations whose shape differs from that of the training.
     """
-
-    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
-        """``num_ways``."""
-        return size.num_ways, 0
 
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """``num_shots`` and ``num_queries``."""
@@ -169,8 +150,8 @@ class MetaDatasetShape(TaskShape):
     The task's numbers are upper limits: the paper's are ``num_ways=50``, ``num_shots=100``, ``num_queries=10``.
 
     Args:
-        min_ways: fewest classes of an episode.
-        max_support: most support samples of an episode.
+        min_ways: minimum number of classes of an episode.
+        max_support: maximum number of support samples of an episode.
 
     Raises:
         UserError: ``min_ways`` below 2, or ``max_support`` below 1.
@@ -179,94 +160,83 @@ class MetaDatasetShape(TaskShape):
     def __init__(self, min_ways: int = 5, max_support: int = 500) -> None:
         check_positive(min_ways=min_ways, max_support=max_support)
         if min_ways < 2:
-            raise UserError(f"min_ways must be 2 or more, since nothing can be told apart with {min_ways} class.")
-        self.min_ways = min_ways
-        self.max_support = max_support
+            raise UserError(f"min_ways must be 2 or more, but is {min_ways}: a classifier needs two classes.")
+        self.min_ways, self.max_support = min_ways, max_support
 
     def least_classes(self, size: EpisodeSize) -> int:
         """``min_ways``."""
         return self.min_ways
 
     def least_samples(self, size: EpisodeSize) -> int:
-        """Two: one to learn from, one to ask about."""
+        """Two: one for the support set, one for the query set."""
         return 2
 
     def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
-        """Uniform between ``min_ways`` and the fewer of ``num_ways`` and what is there."""
+        """Uniform between ``min_ways`` and the smaller of ``num_ways`` and ``available``."""
         most = min(size.num_ways, available)
         return self.min_ways + _integer(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1), 0
 
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
-        """As the formula has it."""
+        """Follows the formula above."""
         query = min(size.num_queries, int(samples.min()) // 2)
         left = samples - query
         beta = 1.0 - float(random_uniforms(stream_keys(key.view(np.int64), _Draw.SUPPORT), 1)[0, 0])
-        total = int(np.ceil(beta * np.minimum(size.num_shots, left)).sum())
-        total = min(total, self.max_support)
+        total = min(int(np.ceil(beta * np.minimum(size.num_shots, left)).sum()), self.max_support)
         u = random_uniforms(stream_keys(key.view(np.int64), _Draw.WEIGHTS), ways)[0].astype(np.float64)
         weights = np.exp(np.log(0.5) + u * np.log(4.0)) * samples
-        # more classes than max_support leave one sample each, never none
+        # with more classes than max_support, each still has one sample
         spare = max(total - ways, 0)
         support = np.minimum(np.floor(weights / weights.sum() * spare).astype(np.int64) + 1, left)
         return Counts(support, _all(ways, query), _all(ways, 0))
 
     def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
-        """The upper limit must leave room for the fewest classes.
+        """Also needs ``num_ways`` of at least ``min_ways``.
 
         Raises:
-            UserError: ``num_ways`` below ``min_ways``, or as the base.
+            UserError: ``num_ways`` below ``min_ways``, or too few classes or samples.
         """
         if size.num_ways < self.min_ways:
             raise UserError(
-                f"{where}: {prefix}num_ways={size.num_ways} is the most classes of an episode under MetaDatasetShape, "
+                f"{where}: {prefix}num_ways={size.num_ways} is the maximum number of classes under MetaDatasetShape, "
                 f"but min_ways={self.min_ways} is above it: raise one or lower the other."
             )
         super().check(samples, names, size, where, prefix)
 
 
-Profile = Literal["linear", "step", "random"]
-
-
 class ImbalancedShots(TaskShape):
-    """Support sets with more samples of some classes than of others (Ochal et al. 2021, 2101.02523); even queries.
+    """Class-imbalanced support sets (Ochal et al. 2021, 2101.02523) with balanced queries.
 
-    Which classes are the small ones changes from episode to episode. ``num_shots`` is ignored.
+    Which classes are small changes from episode to episode. ``num_shots`` is ignored.
 
     Args:
         min_shots: support samples of the smallest class.
         max_shots: support samples of the largest class.
         profile: ``"linear"``: evenly spaced from the smallest to the largest; ``"step"``: some classes have
-            ``min_shots``, the others ``max_shots``; ``"random"``: each class draws its own number uniformly.
-        minority: part of the classes that are small, under ``"step"``.
+            ``min_shots``, the others ``max_shots``; ``"random"``: uniform for each class.
+        minority: fraction of small classes under ``"step"``.
 
     Raises:
-        UserError: numbers below 1 or in the wrong order, an unknown profile, or a part outside (0, 1).
+        UserError: numbers below 1 or in the wrong order, an unknown profile, or a fraction outside (0, 1).
     """
 
     def __init__(
-        self, min_shots: int = 1, max_shots: int = 9, profile: Profile = "linear", minority: float = 0.5
+        self, min_shots: int = 1, max_shots: int = 9, profile: _Profile = "linear", minority: float = 0.5
     ) -> None:
         check_positive(min_shots=min_shots, max_shots=max_shots)
         check_choice("profile", profile, ("linear", "step", "random"))
         if min_shots > max_shots:
             raise UserError(f"min_shots must not be above max_shots, but they are {min_shots} and {max_shots}.")
         if not 0 < minority < 1:
-            raise UserError(f"minority is a part of the classes and must lie between 0 and 1, but is {minority}.")
-        self.min_shots = min_shots
-        self.max_shots = max_shots
-        self.profile = profile
-        self.minority = minority
+            raise UserError(f"minority is a fraction of the classes and must lie between 0 and 1, but is {minority}.")
+        self.min_shots, self.max_shots = min_shots, max_shots
+        self.profile, self.minority = profile, minority
 
     def least_samples(self, size: EpisodeSize) -> int:
         """``max_shots`` and the queries: any class may be the largest."""
         return self.max_shots + size.num_queries
 
-    def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
-        """``num_ways``."""
-        return size.num_ways, 0
-
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
-        """The profile, over the classes in random order."""
+        """Follows the profile, with the classes in random order."""
         low, high = self.min_shots, self.max_shots
         if self.profile == "random":
             words = random_words(stream_keys(key.view(np.int64), _Draw.SUPPORT), ways)[0]
@@ -283,11 +253,11 @@ class ImbalancedShots(TaskShape):
 
 
 class SemiSupervised(TaskShape):
-    """Adds samples without labels to every episode (Ren et al. 2018, 1803.00676), as ``unlabelled_x``.
+    """Adds unlabelled samples to every episode (Ren et al. 2018, 1803.00676), as ``unlabelled_x``.
 
     Args:
         num_unlabelled: unlabelled samples of each class.
-        num_distractors: further classes that have unlabelled samples only, as many each.
+        num_distractors: additional classes with ``num_unlabelled`` unlabelled samples each and no labelled ones.
 
     Raises:
         UserError: ``num_unlabelled`` below 1, or ``num_distractors`` below 0.
@@ -295,17 +265,15 @@ class SemiSupervised(TaskShape):
 
     def __init__(self, num_unlabelled: int = 5, num_distractors: int = 0) -> None:
         check_positive(num_unlabelled=num_unlabelled)
-        if num_distractors < 0:
-            raise UserError(f"num_distractors must be 0 or more, but is {num_distractors}.")
-        self.num_unlabelled = num_unlabelled
-        self.num_distractors = num_distractors
+        check_not_negative(num_distractors=num_distractors)
+        self.num_unlabelled, self.num_distractors = num_unlabelled, num_distractors
 
     def least_classes(self, size: EpisodeSize) -> int:
-        """Ways and distractors."""
+        """``num_ways`` and the distractors."""
         return size.num_ways + self.num_distractors
 
     def least_samples(self, size: EpisodeSize) -> int:
-        """Shots, queries and unlabelled ones."""
+        """Shots, queries and unlabelled samples."""
         return super().least_samples(size) + self.num_unlabelled
 
     def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
@@ -313,7 +281,7 @@ class SemiSupervised(TaskShape):
         return size.num_ways, self.num_distractors
 
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
-        """Even, with the unlabelled ones."""
+        """The same for all classes, with the unlabelled samples."""
         labelled = np.arange(len(samples)) < ways
         return Counts(
             labelled * size.num_shots, labelled * size.num_queries, np.full(len(samples), self.num_unlabelled, np.int64)

@@ -1,4 +1,4 @@
-"""What data modules over one collection share: opening it, its encoder, the loader."""
+"""Base class of the data modules that serve one collection."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _open_path: list[Callable[[str], Collection]] = []  # filled by metatransfer.dat
 
 
 def open_paths_by(function: Callable[[str], Collection]) -> None:
-    """Says what makes a collection of a path."""
+    """Registers the function that opens a path as a collection."""
     _open_path[:] = [function]
 
 
 def collection_of(given: Collection | str, what: str = "source") -> Collection:
-    """A collection, where a path may stand for one.
+    """Returns a collection as it is, and opens a path as one.
 
     Raises:
-        UserError: something else, or a path that no collection reads.
+        UserError: neither a collection nor a path that a collection can read.
     """
     if isinstance(given, str):
         return _open_path[0](given)
@@ -39,20 +39,30 @@ def collection_of(given: Collection | str, what: str = "source") -> Collection:
     return given
 
 
+def check_name(what: str, name: str) -> None:
+    """Raises an error for a name that cannot be part of a metric's name.
+
+    Raises:
+        UserError: another character than letters, digits, ``_`` and ``-``.
+    """
+    if not name.replace("_", "a").replace("-", "a").isalnum():
+        raise UserError(f"the name of the {what} '{name}' must consist of letters, digits, '_' and '-' only.")
+
+
 class CollectionDataModule(LightningDataModule, ABC):
     """Serves one collection.
 
     Args:
         source: a collection, or the path of a folder or file.
-        processing: what happens to samples after they were read.
-        seed: of everything that is random.
-        num_workers: processes that read data which is not held in memory.
+        processing: processing of samples after they were read.
+        seed: random seed.
+        num_workers: number of worker processes for data that is not held in memory.
 
     Attributes:
         collection: the data.
 
     Raises:
-        UserError: no collection, an impossible seed or a negative number.
+        UserError: no collection, an invalid seed or a negative number.
     """
 
     def __init__(self, source: Collection | str, processing: Processing, seed: int, num_workers: int) -> None:
@@ -69,8 +79,8 @@ class CollectionDataModule(LightningDataModule, ABC):
 
     @property
     def encoder(self) -> Encoder | None:
-        """What texts or tables are read through, ``None`` for other samples; made when first asked for."""
-        needed = type(self.collection).encoder is not Collection.encoder  # else the training part can stay closed
+        """The encoder of texts or tables, ``None`` for other samples; built on first use."""
+        needed = type(self.collection).encoder is not Collection.encoder  # otherwise the training part stays closed
         if self._encoder is None and needed:
             self._encoder = self.collection.encoder(self._training())
         return self._encoder
@@ -80,15 +90,15 @@ class CollectionDataModule(LightningDataModule, ABC):
         return source if encoder is None else source.encoded(encoder)
 
     def prepare_data(self) -> None:
-        """Lets the collection download what it may."""
+        """Lets the collection download its data."""
         self.collection.prepare()
 
     def state_dict(self) -> dict[str, Any]:
-        """The encoder, without which the weights mean nothing."""
+        """The encoder, which belongs to the weights."""
         return {} if self.encoder is None else {"encoder": self.encoder.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the encoder of the checkpoint, whatever the training samples are now."""
+        """Restores the encoder of the checkpoint, even if the training samples have changed."""
         if state_dict.get("encoder") is not None:
             self._encoder = self.collection.encoder_from(state_dict["encoder"])
 

@@ -1,4 +1,4 @@
-"""Plain labelled batches of the training classes, for methods that are trained on samples and tested on episodes."""
+"""Labelled batches of the training classes, for methods that are trained on samples and tested on episodes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from metatransfer.errors import UserError
 
 
 class ClassBatches(LightningDataModule):
-    """The training split of an episodic data module as shuffled batches of samples and labels of all its classes.
+    """Serves the training split of an episodic data module as shuffled labelled batches of all its classes.
 
-    Validation, test and prediction are those of the data module inside. An epoch is one pass over the samples; its
-    order is a pure function of (seed, epoch), the processes share it without overlap, and a run that resumes in the
-    middle of an epoch goes on with the next batch. Augmentation and transforms are those of the data module; under its
-    ``rotations`` each class is four, turned by quarters.
+    Validation, test and prediction are those of the wrapped data module. An epoch is one pass over the samples; its
+    order is a pure function of (seed, epoch), is shared by the processes without overlap, and continues with the next
+    batch when a run resumes. Augmentation and transforms are those of the data module; with its ``rotations`` each
+    class becomes four, rotated by multiples of 90 degrees.
 
     Args:
-        episodes: the data module inside.
-        batch_size: samples of a batch, in each process.
+        episodes: the wrapped data module.
+        batch_size: samples per batch, in each process.
 
     Raises:
-        UserError: something else inside, tasks that are generated, or a number below 1.
+        UserError: ``episodes`` is something else or generates its tasks, or a number is below 1.
     """
 
     def __init__(self, episodes: EpisodicDataModule | CrossDomainEpisodes, batch_size: int = 64) -> None:
         super().__init__()
         if not isinstance(episodes, EpisodicDataModule | CrossDomainEpisodes):
             raise UserError(
-                "episodes must be a data module of episodes, such as EpisodicDataModule(source=Glyphs()), but is a "
-                f"{type(episodes).__name__}."
+                "episodes must be a data module of episodes, such as EpisodicDataModule(source=Glyphs()), but is of "
+                f"type {type(episodes).__name__}."
             )
         check_positive(batch_size=batch_size)
         self.episodes, self.batch_size = episodes, batch_size
@@ -51,7 +51,7 @@ class ClassBatches(LightningDataModule):
         return LabelledSampler(self._train.training_source(), self._train.seed, changes, shuffled=True)
 
     def info(self) -> DataInfo:
-        """The description of the data inside, with the classes of the training batches."""
+        """The description of the wrapped data, with the classes of the training batches."""
         source = self._sampler.source
         return replace(
             self.episodes.info(),
@@ -62,36 +62,36 @@ class ClassBatches(LightningDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Lets the data module inside download what it may."""
+        """Lets the wrapped data module download its data."""
         self.episodes.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the splits that a stage needs, ``None`` for all."""
+        """Opens the splits of a stage."""
         self.episodes.trainer = self.trainer
         if stage in ("fit", None):
-            self._sampler  # noqa: B018 - opened now, so that complaints come before the training
+            self._sampler  # noqa: B018 - opened now, so that errors come before the training
         for one in {"fit": ("validate",), None: ("validate", "test")}.get(stage, (stage,)):
             self.episodes.setup(one)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the data module inside."""
+        """The state of the wrapped data module."""
         return self.episodes.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads the data module inside."""
+        """Restores the wrapped data module."""
         self.episodes.load_state_dict(state_dict)
 
     def episode(self, split: str, index: int, name: str | None = None) -> Episode:
-        """One episode of the data module inside, with ``T = 1``; of a test source by name, where there are several."""
+        """One episode of the wrapped data module with ``T = 1``; ``name`` selects one of several test sources."""
         if isinstance(self.episodes, CrossDomainEpisodes):
             return self.episodes.episode(split, index, name)
         return self.episodes.episode(split, index)
 
     def train_dataloader(self) -> BatchLoader[LabelledBatch]:
-        """Labelled batches, in another order every epoch; the last one is left out unless it is full.
+        """Labelled batches in a new order every epoch, without a last one that is not full.
 
         Raises:
-            UserError: fewer samples than a batch in every process takes.
+            UserError: fewer samples than one batch in every process takes.
         """
         sampler, place = self._sampler, Place.of(self.trainer, training=True)
         loader = BatchLoader(
@@ -118,7 +118,7 @@ class ClassBatches(LightningDataModule):
         return self.episodes.predict_dataloader()
 
     def protocol(self) -> dict[str, Any]:
-        """That of the data module inside, with labelled batches in the place of training episodes."""
+        """The protocol of the wrapped data module, with labelled batches in place of training episodes."""
         card = self.episodes.protocol()
         for name in ("train_episode", "tasks_per_batch"):
             card.pop(name, None)

@@ -11,6 +11,7 @@ from torch import Tensor
 from metatransfer.batches import Episode, MetaBatch, PredictionTask
 from metatransfer.checks import did_you_mean
 from metatransfer.data.sampling.loader import BatchLoader
+from metatransfer.data.serving.base import check_name
 from metatransfer.data.serving.episodic import EpisodicDataModule
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
@@ -19,17 +20,17 @@ from metatransfer.errors import UserError
 class CrossDomainEpisodes(LightningDataModule):
     """Trains on the episodes of one data module and tests on those of others (Chen et al. 2019, 1904.04232).
 
-    Validation, and with it the choice of the checkpoint, is on classes of the training source unless another data
-    module is given for it: what was selected on a test source says little about new ones. The test gives
-    ``test/<name>/accuracy`` for each source and ``test/accuracy`` over all their episodes.
+    Validation, which selects the checkpoint, uses classes of the training source unless ``val`` is given: a model
+    selected on a test source says little about new ones. The test reports ``test/<name>/accuracy`` for each source and
+    ``test/accuracy`` over all their episodes.
 
     Args:
-        train: its ``train`` split is trained on, and its ``val`` split validates where nothing else does.
-        test: data modules by name, whose ``test`` splits are tested on; letters, digits, ``_`` and ``-`` make a name.
-        val: data module whose ``val`` split validates.
+        train: data module of the training episodes.
+        test: data modules of the test episodes, by name; names consist of letters, digits, ``_`` and ``-``.
+        val: data module of the validation episodes; defaults to ``train``.
 
     Raises:
-        UserError: no test source, or a name with other characters.
+        UserError: no test source, or an invalid name.
     """
 
     def __init__(
@@ -40,10 +41,9 @@ class CrossDomainEpisodes(LightningDataModule):
     ) -> None:
         super().__init__()
         if not test:
-            raise UserError("test names no source: give at least one, <name>: <data module>.")
+            raise UserError("test has no source: give at least one, <name>: <data module>.")
         for name in test:
-            if not name.replace("_", "a").replace("-", "a").isalnum():
-                raise UserError(f"the test source '{name}' must be named by letters, digits, '_' and '-' alone.")
+            check_name("test source", name)
         self.train_data, self.val_data, self.test_data = train, val or train, dict(test)
         self._shapes: dict[str, tuple[int, ...]] = {}
 
@@ -67,16 +67,12 @@ class CrossDomainEpisodes(LightningDataModule):
         return replace(self.train_data.info(), test_names=self.test_names, skipped=self._skipped)
 
     def prepare_data(self) -> None:
-        """Lets every source download what it may."""
+        """Lets every source download its data."""
         for data in {id(one): one for one in (self.train_data, self.val_data, *self.test_data.values())}.values():
             data.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens what a stage needs, and checks that all samples have one shape.
-
-        Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all splits.
-        """
+        """Opens the splits of a stage, and checks that all samples have the same shape."""
         if stage in ("fit", None):
             self._open("train", self.train_data, "train")
         if stage in ("fit", "validate", None):
@@ -91,7 +87,7 @@ class CrossDomainEpisodes(LightningDataModule):
         data.trainer = self.trainer
         if data is not self.train_data and (self.train_data.collection.of_texts or data.collection.of_texts):
             raise UserError(
-                f"{name} and the training data have texts, whose tokens have other numbers in each: serve texts by one "
+                f"{name} and the training data are texts with different vocabularies: serve texts with one "
                 "EpisodicDataModule."
             )
         query_x = data.episode(split, 0).query_x
@@ -99,12 +95,12 @@ class CrossDomainEpisodes(LightningDataModule):
         first = next(iter(self._shapes))
         if self._shapes[first] != self._shapes[name]:
             raise UserError(
-                f"samples must have one shape in all sources, but those of {first} are {self._shapes[first]} and those "
-                f"of {name} are {self._shapes[name]}: set image_size and channels alike."
+                f"samples must have the same shape in all sources, but those of {first} are {self._shapes[first]} and "
+                f"those of {name} are {self._shapes[name]}: set the same image_size and channels."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the training data."""
+        """The state of the training data."""
         return self.train_data.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -112,15 +108,15 @@ class CrossDomainEpisodes(LightningDataModule):
         self.train_data.load_state_dict(state_dict)
 
     def episode(self, split: str, index: int, name: str | None = None) -> Episode:
-        """One episode, with ``T = 1``.
+        """One episode with ``T = 1``, on the CPU, without augmentation.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
-            index: its number.
-            name: of the test source; the first where left out.
+            index: number of the episode.
+            name: name of the test source; defaults to the first.
 
         Returns:
-            The episode, on the CPU, without augmentation.
+            The episode.
 
         Raises:
             UserError: no such test source.
@@ -134,7 +130,7 @@ class CrossDomainEpisodes(LightningDataModule):
         return self.test_data[name].episode("test", index)
 
     def train_dataloader(self) -> BatchLoader[MetaBatch]:
-        """Training episodes of the one source."""
+        """Training episodes."""
         return self.train_data.train_dataloader()
 
     def val_dataloader(self) -> BatchLoader[MetaBatch]:
@@ -142,7 +138,7 @@ class CrossDomainEpisodes(LightningDataModule):
         return self.val_data.val_dataloader()
 
     def test_dataloader(self) -> list[BatchLoader[MetaBatch]]:
-        """The fixed test episodes, a loader for each source."""
+        """The fixed test episodes, one loader per source."""
         return [data.test_dataloader() for data in self.test_data.values()]
 
     def predict_dataloader(self) -> BatchLoader[PredictionTask]:

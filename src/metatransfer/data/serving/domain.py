@@ -17,11 +17,7 @@ from metatransfer.data.sampling.domains import Domain, DomainBatchSampler, Domai
 from metatransfer.data.sampling.labelled import UnlabelledSampler
 from metatransfer.data.sampling.loader import BatchLoader, Place
 from metatransfer.data.serving.domain_base import OpenedDomains
-from metatransfer.data.serving.domain_checks import check_arguments, check_names, check_shares
-from metatransfer.data.serving.domain_opening import (
-    of_domain,
-    sample_shape,
-)
+from metatransfer.data.serving.domain_checks import check_arguments, check_names, check_shares, of_domain
 from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.data.serving.settings import DomainDivision
 from metatransfer.data.sources import Collection
@@ -35,20 +31,19 @@ _STANDARDIZATIONS: tuple[str, ...] = get_args(Standardization)
 
 
 class DomainDataModule(OpenedDomains):
-    """Serves labelled samples of source domains beside samples of target domains, whose labels are removed here.
+    """Serves labelled samples of source domains and unlabelled samples of target domains.
 
-    All domains have the same classes. Training batches are :class:`~metatransfer.batches.DomainBatch`, without any
-    label of a target; validation is on the sources, then on the targets, whose labels are -1; the test is on each
-    target in turn, with its labels. A target that comes undivided is divided at random sample by sample, so that its
-    labels, if it has any, decide nothing. It may come without: images without folders of classes, arrays without
-    labels, a table without the column of classes.
+    All domains have the same classes. Training batches are :class:`~metatransfer.batches.DomainBatch`, without target
+    labels; validation uses the sources, then the targets with labels of -1; the test uses each target in turn, with its
+    labels. An undivided target is divided at random sample by sample, independently of its labels. A target may have no
+    labels at all: images without class folders, arrays without labels, a table without the class column.
 
-    An epoch is one pass of the larger side; the other goes on from where it is, each of its passes in a new order. Of
-    several sources a batch takes equal shares. The order is a pure function of (seed, domain, pass): processes share it
-    without overlap, and a run that resumes in the middle of an epoch goes on with the next batch.
+    An epoch is one pass over the larger side; the smaller side is passed over repeatedly, each time in a new order.
+    Several domains of a side have equal shares of a batch. The order is a pure function of (seed, domain, pass):
+    processes share it without overlap, and a run that resumes in the middle of an epoch continues with the next batch.
 
-    A domain is a collection, a path, or a :class:`LabelledDataModule` with a processing, division, seed and, among the
-    sources, ``balance`` and ``labels_per_class`` of its own; its batch sizes and ``num_workers`` are ignored::
+    A domain is a collection, a path, or a :class:`LabelledDataModule` with its own processing, division, seed and, for
+    sources, ``balance`` and ``labels_per_class``; its batch sizes and ``num_workers`` are ignored::
 
         data:
           class_path: DomainDataModule
@@ -60,23 +55,24 @@ class DomainDataModule(OpenedDomains):
                 init_args: {source: Digits, division: {test_fraction: 0.3}}
 
     Args:
-        sources: domains by name; letters, digits, ``_`` and ``-`` make a name. Classes are numbered as in the first.
+        sources: domains by name; names consist of letters, digits, ``_`` and ``-``. Classes are numbered as in the
+            first.
         targets: domains by name.
         batch_size: source samples of a training batch, in each process.
-        target_batch_size: target samples of it; as many where left out.
-        eval_batch_size: samples of a batch in validation, test and prediction; ``batch_size`` where left out.
-        division: which samples are trained, validated and tested on.
-        oracle: what the labels of the targets may be used for outside of the test: ``"report"`` for metrics called
-            ``oracle/...``, ``"select"`` also for the choice of the checkpoint, ``"none"`` for nothing.
-        standardize: z-scores after all transforms, feature by feature (images: channel by channel), with the mean and
-            the deviation of each domain's own training samples (``"domain"``) or of those of all sources
-            (``"source"``); a feature that never changes becomes 0.
-        seed: which division, labels and order, in place of the domains' own seeds.
-        num_workers: processes that read data which is not held in memory.
+        target_batch_size: target samples of a training batch; defaults to ``batch_size``.
+        eval_batch_size: batch size of validation, test and prediction; defaults to ``batch_size``.
+        division: how the domains are divided into splits.
+        oracle: permitted use of target labels outside the test: ``"report"`` for metrics named ``oracle/...``,
+            ``"select"`` also to select the checkpoint, ``"none"`` for no use.
+        standardize: z-scores after all transforms, per feature (images: per channel), with the mean and standard
+            deviation of each domain's own training samples (``"domain"``) or of those of all sources (``"source"``); a
+            constant feature becomes 0.
+        seed: seed of divisions, labels and order; replaces the seeds of the domains.
+        num_workers: number of worker processes for data that is not held in memory.
 
     Raises:
-        UserError: no source or no target, a name with other characters or in both, a batch smaller than the number of
-            domains that share it, an argument that needs labels on a target, ``mix``, or an unknown word.
+        UserError: no source or no target, a name that is invalid or on both sides, a batch smaller than its number of
+            domains, an option that needs labels on a target, ``mix``, or an unknown value.
     """
 
     def __init__(
@@ -109,9 +105,7 @@ class DomainDataModule(OpenedDomains):
         self.oracle, self.num_workers = oracle, num_workers
         check_arguments(self.sources, self.targets)
         check_shares(batch_size=(self.batch_size, sources), target_batch_size=(self.target_batch_size, targets))
-        self._told = False
-
-    # ---- domains
+        self._logged = False
 
     def info(self) -> DataInfo:
         """The description of the data."""
@@ -119,7 +113,7 @@ class DomainDataModule(OpenedDomains):
         given = {**self.sources, **self.targets, **self._opened}
         return DataInfo(
             batch=DomainBatch,
-            sample_shape=sample_shape(sources.domains[0]),
+            sample_shape=sources.domains[0].sample_shape,
             class_names=self.class_names,
             class_counts=tuple(np.bincount(sources.labels("train"), minlength=len(self.class_names)).tolist()),
             test_names=tuple(self.targets) if len(self.targets) > 1 else (),
@@ -130,13 +124,8 @@ class DomainDataModule(OpenedDomains):
             },
         )
 
-    # ---- what a run asks for
-
     def setup(self, stage: str | None = None) -> None:
-        """Opens all domains, and says once which targets bring labels.
-
-        Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None``.
+        """Opens all domains and logs once which targets have labels.
 
         Raises:
             UserError: domains that do not fit each other, or a test on a target without labels.
@@ -145,17 +134,17 @@ class DomainDataModule(OpenedDomains):
         if stage == "test":
             self._check_labelled()
         labelled = [f"'{one.name}'" for one in targets.domains if any((y >= 0).any() for y in one.labels.values())]
-        if stage == "fit" and labelled and not self._told and self._oracle_of is None:
+        if stage == "fit" and labelled and not self._logged and self._oracle_of is None:
             use = {
-                "report": "they serve the test and the metrics called oracle/... alone",
-                "none": "they serve the test alone",
-                "select": "but oracle=select lets the metrics called oracle/... choose the checkpoint by them",
+                "report": "they are used for the test and the metrics named oracle/... only",
+                "none": "they are used for the test only",
+                "select": "but with oracle=select the metrics named oracle/... select the checkpoint",
             }[self.oracle]
             rank_zero_info(f"The labels of {', '.join(labelled)} are removed from training and validation: {use}.")
-            self._told = True
+            self._logged = True
 
     def train_dataloader(self) -> BatchLoader[DomainBatch]:
-        """Batches of sources and targets; an epoch is one pass of the larger side, and one batch at least."""
+        """Batches of sources and targets; an epoch is one pass over the larger side, at least one batch."""
         sources, targets = self._ready()
         world = self.trainer.world_size if self.trainer else 1
         steps = max(
@@ -180,22 +169,15 @@ class DomainDataModule(OpenedDomains):
         return [self._samples(targets, "test", shown=True, only=place) for place in range(len(targets.domains))]
 
     def source_samples(self) -> BatchLoader[DomainSamples]:
-        """The training samples of the sources once, in the order of their numbers and without augmentation."""
+        """The training samples of the sources once, in order and without augmentation."""
         return self._samples(self._ready()[0], "train", shown=True)
 
     def target_samples(self, *, shuffled: bool = False) -> BatchLoader[DomainSamples]:
-        """The training samples of the targets once, with -1 for every label.
-
-        Args:
-            shuffled: whether in a random order, always the same: files may be sorted by class.
-
-        Returns:
-            The loader.
-        """
+        """The training samples of the targets once, with labels of -1; in a fixed random order if ``shuffled``."""
         return self._samples(self._ready()[1], "train", shown=False, shuffled=shuffled)
 
     def predict_dataloader(self) -> BatchLoader[UnlabelledBatch]:
-        """What the first target's ``predict`` gives to label, in batches."""
+        """The samples of the first target's ``predict``."""
         target = self._ready()[1].domains[0]
         with of_domain(f"target '{target.name}'"):
             source, names = self.targets[target.name].to_label()
@@ -212,22 +194,19 @@ class DomainDataModule(OpenedDomains):
         return BatchLoader(sampler, len(sampler), self.eval_batch_size, place=place, num_workers=self.num_workers)
 
     def _place(self, in_memory: bool, *, training: bool) -> Place:
-        # worker processes read what lies beside it in memory as well, which they could not on an accelerator
+        # with worker processes, in-memory domains are also read on the CPU
         domains = [one for side in self._ready() for one in side.domains]
         beside = self.num_workers > 0 and not all(one.in_memory for one in domains)
         return Place.of(self.trainer, training=training, on_cpu=beside and in_memory)
 
-    # ---- labels of the targets, which are asked for by name
+    # ---- labels of the targets
 
     def oracle_labels(self, split: str) -> Tensor | None:
-        """The labels of the targets, for metrics called ``oracle/...``.
-
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
+        """The labels of the targets in a split, for metrics named ``oracle/...``.
 
         Returns:
-            ``(N,)`` int64 in the order of the samples' ``number``, -1 where a label is not known; ``None`` where none
-            is, or ``oracle`` is ``"none"``.
+            ``(N,)`` int64 in the order of the samples' ``number``, -1 if unknown; ``None`` if all are unknown or
+            ``oracle`` is ``"none"``.
         """
         labels = self._side("targets").labels(split)
         if self.oracle == "none" or not (labels >= 0).any():
@@ -235,33 +214,28 @@ class DomainDataModule(OpenedDomains):
         return torch.from_numpy(labels.copy())
 
     def oracle_twin(self) -> DomainDataModule:
-        """The targets with their training labels as sources: what could be had if one knew them.
-
-        Returns:
-            A data module with the same targets and the same classes in the same order.
+        """A copy in which the targets with their training labels are the sources, as an upper bound.
 
         Raises:
             UserError: ``oracle`` is ``"none"``, or a target has training samples without labels.
         """
         if self.oracle == "none":
-            raise UserError(
-                "oracle is 'none', so that the labels of the targets may not be trained on: set it to 'report'."
-            )
+            raise UserError("oracle is 'none', so the labels of the targets may not be trained on: set it to 'report'.")
         twin = copy.copy(self)
         twin.sources, twin._oracle_of = dict(self.targets), self
         twin._forget()
         twin._side("sources")
         return twin
 
-    # ---- for people
+    # ---- display
 
     def show(self, split: str, number: int) -> str | Tensor:
-        """A target sample for people to look at."""
+        """A target sample for display."""
         domain, own = self._side("targets").place(split, number)
         return domain.splits[split].show(own)
 
     def protocol(self) -> dict[str, Any]:
-        """Domains, their sizes and divisions, and what the labels of the targets may be used for."""
+        """Domains, their sizes and divisions, and the permitted use of target labels."""
         sources, targets = self._ready()
         return {
             "data": type(self).__name__,
@@ -294,7 +268,7 @@ class DomainDataModule(OpenedDomains):
         }
 
     def _training_card(self, domain: Domain, own: bool) -> dict[str, Any]:
-        """What a domain is trained on; ``own`` where its labels, too, are divided by its data module."""
+        """The training data of a domain; with ``own``, its data module divides it."""
         data = self._opened[domain.name] if own else {**self.targets, **self.sources}[domain.name]
         augmentation = domain.changes.augmentation
         return {
@@ -310,10 +284,10 @@ class DomainDataModule(OpenedDomains):
 
 
 def _domain(who: str, given: LabelledDataModule | Collection | str) -> LabelledDataModule:
-    """A domain's data module; a collection or path gets one with the default settings.
+    """A domain's data module; a collection or path gets one with default settings.
 
     Raises:
-        UserError: something else.
+        UserError: another type.
     """
     with of_domain(who):
         if isinstance(given, LabelledDataModule):

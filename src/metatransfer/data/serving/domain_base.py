@@ -1,4 +1,4 @@
-"""The domains behind a data module: opened when first asked for, numbered alike, standardised together."""
+"""Opens the domains of a data module on first use, with the same class numbers and the same standardisation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,8 @@ from lightning.pytorch import LightningDataModule
 
 from metatransfer.checks import check_seed
 from metatransfer.data.sampling.domains import Domain, Side
-from metatransfer.data.serving.domain_checks import standardize
-from metatransfer.data.serving.domain_opening import (
-    check_no_texts,
-    check_same_classes,
-    check_same_shape,
-    of_domain,
-    open_source,
-    open_target,
-    with_labels,
-    without_test,
-)
+from metatransfer.data.serving.domain_checks import check_no_texts, check_same_classes, check_same_shape, of_domain
+from metatransfer.data.serving.domain_opening import fitted, open_source, open_target, with_labels, without_test
 from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.data.serving.settings import DomainDivision
 from metatransfer.data.sources import Encoder, UnlabelledPart
@@ -28,15 +19,7 @@ from metatransfer.errors import UserError
 
 
 class OpenedDomains(LightningDataModule):
-    """Opens source and target domains; what :class:`DomainDataModule` serves.
-
-    Args:
-        sources: domains by name.
-        targets: domains by name.
-        division: which samples are trained, validated and tested on.
-        standardize: ``"none"``, ``"domain"`` or ``"source"``.
-        seed: in place of the domains' own seeds.
-    """
+    """Opens the source and target domains of :class:`DomainDataModule`, which documents the arguments."""
 
     def __init__(
         self,
@@ -55,8 +38,7 @@ class OpenedDomains(LightningDataModule):
 
     def _forget(self) -> None:
         self._opened: dict[str, LabelledDataModule] = {}
-        self._source_side: Side | None = None
-        self._target_side: Side | None = None
+        self._sides: dict[str, Side] = {}
         self._checked = False
         self.trainer = None
 
@@ -65,13 +47,15 @@ class OpenedDomains(LightningDataModule):
         """Names of the classes, in the order of their labels: that of the first source."""
         if self._oracle_of is not None:
             return self._oracle_of.class_names
-        first = next(iter(self.sources))
-        with of_domain(f"source '{first}'"):
-            check_no_texts(self.sources[first])
-            return self._source(first).splits.view("train").class_names
+        return self._classes_of(next(iter(self.sources)))
+
+    def _classes_of(self, source: str) -> tuple[str, ...]:
+        with of_domain(f"source '{source}'"):
+            check_no_texts(self.sources[source])
+            return self._source(source).splits.view("train").class_names
 
     def _source(self, name: str) -> LabelledDataModule:
-        """A source's data under the seed and the protocol that hold."""
+        """A source's data, with the seed and the division of this data module."""
         if name not in self._opened:
             data = self.sources[name]
             data = data if self.seed is None else data.reseeded(self.seed)
@@ -80,18 +64,16 @@ class OpenedDomains(LightningDataModule):
 
     @property
     def _encoder(self) -> Encoder | None:
-        """The rows of all tables are read as those of the first source, so that features mean the same."""
+        """The encoder of the first source, used for all tables so that their features mean the same."""
         if self._oracle_of is not None:
             return self._oracle_of._encoder
         return self._source(next(iter(self.sources))).encoder
 
     def _side(self, which: Literal["sources", "targets"]) -> Side:
-        """The sources, or the targets; opened when first asked for."""
-        if which == "sources":
-            self._source_side = self._source_side or Side(self._open_sources())
-            return self._source_side
-        self._target_side = self._target_side or Side(self._open_targets())
-        return self._target_side
+        """The sources, or the targets; opened on first use."""
+        if which not in self._sides:
+            self._sides[which] = Side(self._open_sources() if which == "sources" else self._open_targets())
+        return self._sides[which]
 
     def _open_sources(self) -> list[Domain]:
         names = self.class_names
@@ -103,10 +85,8 @@ class OpenedDomains(LightningDataModule):
             ]
         found = []
         for place, name in enumerate(self.sources):
-            with of_domain(f"source '{name}'"):
-                check_no_texts(self.sources[name])
-                own = self._source(name).splits.view("train").class_names
-            check_same_classes(own, names, f"source '{name}'", f"source '{next(iter(self.sources))}'")
+            first = f"source '{next(iter(self.sources))}'"
+            check_same_classes(self._classes_of(name), names, f"source '{name}'", first)
             hold_out = self.division.hold_out_source
             found.append(open_source(name, self._source(name), names, place, self._encoder, hold_out=hold_out))
         return found
@@ -133,51 +113,54 @@ class OpenedDomains(LightningDataModule):
         return given if self.seed is None else self.seed
 
     def _ready(self) -> tuple[Side, Side]:
-        """Both sides, looked at together and standardised once."""
+        """Both sides, checked and standardised once."""
         sources, targets = self._side("sources"), self._side("targets")
         if not self._checked:
             named = [(f"source '{one.name}'", one) for one in sources.domains]
             named += [(f"target '{one.name}'", one) for one in targets.domains]
             check_same_shape(named)
-            self._standardize(sources, targets)
+            if self.standardize != "none":
+                self._standardize(named)
             self._checked = True
         return sources, targets
 
-    def _standardize(self, sources: Side, targets: Side) -> None:
-        """Fits the z-scores; those that the labels of the targets are tried with are those of the run."""
-        if self._oracle_of is None:
-            standardize(sources.domains, targets.domains, self.standardize)
+    def _standardize(self, named: list[tuple[str, Domain]]) -> None:
+        """Fits the z-scores; an oracle uses those of the original run."""
+        if self._oracle_of is not None:
+            of_run = {one.name: one.standardize for one in self._oracle_of._ready()[1].domains}
+            for _, domain in named:
+                domain.standardize = of_run[domain.name]
             return
-        fitted = {one.name: one.standardize for one in self._oracle_of._ready()[1].domains}
-        for one in (*sources.domains, *targets.domains):
-            one.standardize = fitted[one.name]
+        shared = fitted("the sources", self._side("sources").domains) if self.standardize == "source" else None
+        for who, domain in named:
+            domain.standardize = shared or fitted(who, [domain])
 
     def _check_labelled(self) -> None:
-        """Raises an error where a test has no labels to compare answers with.
+        """Raises an error if the test samples have no labels.
 
         Raises:
-            UserError: a target without a test split, or without the labels of one.
+            UserError: a target without a test split, or without some of its labels.
         """
         for one in self._side("targets").domains:
             if "test" not in one.splits:
                 raise UserError(
-                    f"target '{one.name}' has no test split: it comes divided into {', '.join(one.splits)}; add one, "
-                    "or set division.transductive to test on all of its samples."
+                    f"target '{one.name}' has no test split, only {', '.join(one.splits)}: add one, or set "
+                    "division.transductive to test on all of its samples."
                 )
             unknown = int((one.labels["test"] < 0).sum())
             if unknown:
                 raise UserError(
-                    f"target '{one.name}' has {unknown} test samples without labels, so that no answer can be scored: "
-                    "give their labels, or have them labelled by predict."
+                    f"target '{one.name}' has {unknown} test samples without labels, which cannot be scored: give "
+                    "their labels, or use predict."
                 )
 
     def prepare_data(self) -> None:
-        """Lets every domain download what it may."""
+        """Lets every domain download its data."""
         for data in (*self.sources.values(), *self.targets.values()):
             data.prepare_data()
 
     def reseeded(self, seed: int) -> Self:
-        """The same domains under another seed: other divisions, other labels, another order."""
+        """A copy with another seed for divisions, labels and order."""
         check_seed(seed=seed)
         twin = copy.copy(self)
         twin.seed = seed

@@ -1,83 +1,54 @@
-"""What a set of domains must be, and the statistics that bring their features to one scale."""
+"""Requirements on a set of domains; errors name the domain."""
 
 from __future__ import annotations
 
-import warnings
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from torch import Tensor
-
+from metatransfer.checks import did_you_mean
 from metatransfer.data.sampling.domains import Domain
-from metatransfer.data.sampling.feature_transforms import Standardize
+from metatransfer.data.serving.base import check_name
 from metatransfer.data.serving.labelled import LabelledDataModule
+from metatransfer.data.sources import Source, first_not_finite
 from metatransfer.errors import UserError
 
 
-def standardize(sources: Sequence[Domain], targets: Sequence[Domain], how: str) -> None:
-    """Fits the z-scores of every domain.
+@contextlib.contextmanager
+def of_domain(who: str) -> Iterator[None]:
+    """Prefixes errors raised inside with the name of the domain: ``"source 'amazon'"``.
+
+    Yields:
+        Nothing.
 
     Raises:
-        UserError: a transform that gives NaN or infinity.
+        UserError: any that is raised inside.
     """
-    if how == "none":
-        return
-    named = [(f"source '{one.name}'", one) for one in sources] + [(f"target '{one.name}'", one) for one in targets]
-    if how == "source":
-        fitted = _fitted("the sources", sources)
-        for _, domain in named:
-            domain.standardize = fitted
-        return
-    for who, domain in named:
-        domain.standardize = _fitted(who, [domain])
-
-
-def _fitted(who: str, domains: Sequence[Domain]) -> Standardize:
-    """The z-scores of some domains' training samples.
-
-    Raises:
-        UserError: they hold NaN or infinity.
-    """
-
-    def chunks() -> Iterator[Tensor]:
-        for domain in domains:
-            yield from domain.chunks()
-
-    fitted = Standardize.of(chunks())
-    if not (fitted.mean.isfinite().all() and fitted.deviation.isfinite().all()):
-        raise UserError(
-            f"the samples of {who} are NaN or infinite after their transform: fix them, or leave the transform out."
-        )
-    if fitted.constant:
-        warnings.warn(
-            f"{fitted.constant} of {len(fitted.mean)} features of {who} never change in training and become 0 by "
-            "standardize.",
-            stacklevel=2,
-        )
-    return fitted
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{who}: {error}") from error
 
 
 def check_names(sources: Mapping[str, object], targets: Mapping[str, object]) -> None:
-    """Raises an error for names that cannot be part of a metric's name.
+    """Raises an error for domains that cannot be told apart by name.
 
     Raises:
-        UserError: no domain, another character in a name, or one name on both sides.
+        UserError: no domain, an invalid name, or one name on both sides.
     """
     for side, given in (("source", sources), ("target", targets)):
         if not given:
-            raise UserError(f"{side}s names no domain: give at least one, <name>: <collection or path>.")
+            raise UserError(f"{side}s has no domain: give at least one, <name>: <collection or path>.")
         for name in given:
-            if not str(name).replace("_", "a").replace("-", "a").isalnum():
-                raise UserError(f"the {side} '{name}' must be named by letters, digits, '_' and '-' alone.")
-    both = [name for name in sources if name in targets]
-    if both:
+            check_name(side, str(name))
+    if both := [name for name in sources if name in targets]:
         raise UserError(
-            f"'{both[0]}' is a source and a target at once, so that its labels would be trained on: name it in one of "
+            f"'{both[0]}' is a source and a target at once, so that its labels would be trained on: give it as one of "
             "the two."
         )
 
 
 def check_arguments(sources: Mapping[str, LabelledDataModule], targets: Mapping[str, LabelledDataModule]) -> None:
-    """Raises an error for settings that need labels that are not there.
+    """Raises an error for options that domain adaptation cannot use.
 
     Raises:
         UserError: ``mix``, or ``labels_per_class`` or ``balance`` on a target.
@@ -85,24 +56,22 @@ def check_arguments(sources: Mapping[str, LabelledDataModule], targets: Mapping[
     for name, data in sources.items():
         if data.processing.mix is not None:
             raise UserError(
-                f"source '{name}' has processing.mix, but domain adaptation learns from whole labels: leave it out."
+                f"source '{name}' has processing.mix, but domain adaptation needs class labels: leave it out."
             )
     for name, data in targets.items():
-        given: dict[str, object | None] = {
-            "labels_per_class": data.labels_per_class,
-            "processing.mix": data.processing.mix,
+        needs_labels = {
+            "labels_per_class": data.labels_per_class is not None,
+            "processing.mix": data.processing.mix is not None,
+            "balance": data.balance != "none",
         }
-        given |= {"balance": data.balance if data.balance != "none" else None}
-        used = [argument for argument, value in given.items() if value is not None]
-        if used:
+        if used := [argument for argument, given in needs_labels.items() if given]:
             raise UserError(
-                f"target '{name}' has {used[0]}, which needs labels, but those of a target are not to be used: leave "
-                "it out."
+                f"target '{name}' has {used[0]}, which needs labels, but a target is unlabelled: leave it out."
             )
 
 
 def check_shares(**sizes: tuple[int, Mapping[str, object]]) -> None:
-    """Raises an error for batches that leave a domain out.
+    """Raises an error for batches that are too small for samples of every domain.
 
     Raises:
         UserError: fewer samples than domains.
@@ -113,3 +82,62 @@ def check_shares(**sizes: tuple[int, Mapping[str, object]]) -> None:
                 f"{argument} must be {len(domains)} or more for a batch to have samples of {', '.join(domains)}, but "
                 f"is {size}."
             )
+
+
+def check_same_classes(
+    names: Sequence[str], known: Sequence[str], who: str, others: str, *, whole: bool = True
+) -> None:
+    """Raises an error if a domain has other classes than the others; unless ``whole``, it may lack some.
+
+    Raises:
+        UserError: with the first class that only one of them has.
+    """
+    unknown, missing = [one for one in names if one not in known], [one for one in known if whole and one not in names]
+    if not unknown and not missing:
+        return
+    more = f" and {len(unknown or missing) - 1} more" if len(unknown or missing) > 1 else ""
+    found = f"has '{unknown[0]}'{more}, which {others} lack" if unknown else f"lacks '{missing[0]}'{more} of {others}"
+    near = did_you_mean(unknown[0], known) if unknown else "."
+    raise UserError(
+        f"all domains must have the same classes, but {who} {found}: rename or remove classes until they agree{near}"
+    )
+
+
+def check_same_shape(domains: Sequence[tuple[str, Domain]]) -> None:
+    """Raises an error if samples of domains differ in shape.
+
+    Raises:
+        UserError: two shapes.
+    """
+    shapes = [domain.sample_shape for _, domain in domains]
+    for (who, _), shape in zip(domains, shapes, strict=True):
+        if shape != shapes[0]:
+            raise UserError(
+                f"all domains must have samples of the same shape, but those of {domains[0][0]} are {shapes[0]} and "
+                f"those of {who} {shape}: set the same image_size and channels, or the same number of features."
+            )
+
+
+def check_no_texts(data: LabelledDataModule) -> None:
+    """Raises an error for texts.
+
+    Raises:
+        UserError: the samples are texts.
+    """
+    if data.collection.of_texts:
+        raise UserError(
+            f"{type(data.collection).__name__} serves texts, but domain adaptation needs vectors or images: give "
+            "features of the texts as Arrays."
+        )
+
+
+def check_finite(sources: Sequence[Source]) -> None:
+    """Raises an error for samples that contain NaN or infinity.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for source in {id(one): one for one in sources}.values():
+        bad = first_not_finite(source)
+        if bad is not None:
+            raise UserError(f"sample {bad} of {source.name} contains NaN or infinity: fix or remove it.")

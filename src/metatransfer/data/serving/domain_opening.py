@@ -1,54 +1,26 @@
-"""How domains are opened, divided and compared; errors name the domain."""
+"""Opens and divides domains."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from metatransfer.checks import did_you_mean
-from metatransfer.data.sampling.augment import apply_transforms
 from metatransfer.data.sampling.division import divided_at_random, shuffled
 from metatransfer.data.sampling.domains import Domain, domain_key
+from metatransfer.data.sampling.feature_transforms import Standardize
+from metatransfer.data.serving.domain_checks import check_finite, check_same_classes, of_domain
 from metatransfer.data.serving.labelled import LabelledDataModule
-from metatransfer.data.sources import (
-    NO_CLASS,
-    SPLITS,
-    Encoder,
-    Source,
-    UnlabelledPart,
-    View,
-    first_not_finite,
-    joined,
-    subset,
-)
+from metatransfer.data.sources import NO_CLASS, SPLITS, Encoder, Source, UnlabelledPart, View, joined, subset
 from metatransfer.errors import UserError
 
 
-@contextlib.contextmanager
-def of_domain(who: str) -> Iterator[None]:
-    """Puts the name of the domain before the errors that come up inside: ``"source 'amazon'"``.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UserError: any that comes up inside.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{who}: {error}") from error
-
-
 def without_test(data: LabelledDataModule) -> LabelledDataModule:
-    """The same data with the test samples in the training, for what is tested on other data."""
+    """The same data with the test samples in the training, for tests on other data."""
     twin = copy.copy(data)
     twin.with_test, twin._splits, twin.trainer = False, None, None
     return twin
@@ -63,16 +35,14 @@ def open_source(
     *,
     hold_out: bool = True,
 ) -> Domain:
-    """A source, whose classes are numbered as those of all sources are."""
+    """A source, with the class numbers of ``class_names``."""
     with of_domain(f"source '{name}'"):
-        check_no_texts(data)
         given = {split: _encoded(data.splits.view(split), encoder) for split in ("train", "val")}
-        _check_finite([one.base for one in given.values()])
+        check_finite([one.base for one in given.values()])
         if not hold_out:
             given["train"] = _both(given["train"], given["val"])
     splits = {split: subset(one.base, one.indices, class_names) for split, one in given.items()}
-    labels = {split: one.labels for split, one in splits.items()}
-    return _domain(name, data, splits, labels, domain_key(data.seed, 0, place), balanced=True)
+    return _as_source(name, data, splits, domain_key(data.seed, 0, place))
 
 
 _Any = TypeVar("_Any", bound=Source)
@@ -82,21 +52,13 @@ def _encoded(source: _Any, encoder: Encoder | None) -> _Any:
     return source if encoder is None else cast(_Any, source.encoded(encoder))
 
 
-def _domain(
-    name: str,
-    data: LabelledDataModule,
-    splits: Mapping[str, Source],
-    labels: Mapping[str, NDArray[np.int64]],
-    key: int,
-    *,
-    balanced: bool,
-) -> Domain:
-    changes = data.processing.changes(training=True)
-    return Domain(name, splits, labels, key, changes, data.balance if balanced else "none")
+def _as_source(name: str, data: LabelledDataModule, splits: Mapping[str, Source], key: int) -> Domain:
+    labels = {split: one.labels for split, one in splits.items()}
+    return Domain(name, splits, labels, key, data.processing.changes(training=True), data.balance)
 
 
 def _both(train: View, val: View) -> View:
-    """Training and validation samples, in the order of their source where it is one."""
+    """Training and validation samples, in the order of their source if it is the same."""
     if train.base is val.base:
         return subset(train.base, np.sort(np.concatenate([train.indices, val.indices])), train.class_names)
     rows = np.concatenate([train.indices, len(train.base) + val.indices])
@@ -114,28 +76,26 @@ def open_target(
     seed: int,
     transductive: bool,
 ) -> Domain:
-    """A target, divided without looking at its labels.
+    """A target, divided without using its labels.
 
     Raises:
         UserError: too few samples, samples that are not finite, or other classes than those of the sources.
     """
-    who = f"target '{name}'"
-    with of_domain(who):
+    with of_domain(f"target '{name}'"):
         for part in parts.values():
             if not len(part.source):
                 raise UserError(f"{part.source.name} has no samples: add some.")
-        parts = {name: part._replace(source=_encoded(part.source, encoder)) for name, part in parts.items()}
-        _check_finite([one.source for one in parts.values()])
+        parts = {split: part._replace(source=_encoded(part.source, encoder)) for split, part in parts.items()}
+        check_finite([one.source for one in parts.values()])
         found = _all_at_once(parts) if transductive else _divided(parts, data.division.fractions(0.1), seed)
     words = np.unique(np.concatenate([one[2] for one in found.values()])).tolist()
-    named = [word for word in words if word]
-    if named:
-        # some labels of few samples tell nothing of the classes that there are
-        check_same_classes(named, class_names, who, "the sources", whole="" not in words)
+    if named := [word for word in words if word]:
+        # if only some samples have labels, some classes may be missing
+        check_same_classes(named, class_names, f"target '{name}'", "the sources", whole="" not in words)
     numbers = {word: number for number, word in enumerate(class_names)} | {"": -1}
     splits = {split: View(source, rows, np.zeros_like(rows), (NO_CLASS,)) for split, (source, rows, _) in found.items()}
     labels = {split: np.array([numbers[word] for word in one[2].tolist()], np.int64) for split, one in found.items()}
-    return _domain(name, data, splits, labels, domain_key(seed, 1, place), balanced=False)
+    return Domain(name, splits, labels, domain_key(seed, 1, place), data.processing.changes(training=True))
 
 
 _Found = dict[str, tuple[Source, NDArray[np.int64], NDArray[np.str_]]]
@@ -153,7 +113,7 @@ def _all_at_once(parts: Mapping[str, UnlabelledPart]) -> _Found:
 
 
 def _divided(parts: Mapping[str, UnlabelledPart], wanted: Mapping[str, float], seed: int) -> _Found:
-    """What comes undivided is divided sample by sample, so that classes play no role.
+    """Divides undivided data sample by sample, independently of classes.
 
     Raises:
         UserError: fewer samples than splits.
@@ -180,85 +140,38 @@ def _divided(parts: Mapping[str, UnlabelledPart], wanted: Mapping[str, float], s
 def with_labels(
     domain: Domain, data: LabelledDataModule, class_names: tuple[str, ...], place: int, seed: int
 ) -> Domain:
-    """A target as a source: what it would be worth to know its labels.
+    """A target as a source, to measure the value of its labels.
 
     Raises:
-        UserError: it has samples whose labels are not known.
+        UserError: some of its samples have no label.
     """
     splits: dict[str, View] = {}
     for split in ("train", "val"):
         part, labels = domain.splits[split], domain.labels[split]
         if (labels < 0).any():
             raise UserError(
-                f"target '{domain.name}' has {int((labels < 0).sum())} {split} samples without labels, but to be "
-                "trained on as an oracle it needs all of them: give the labels, or leave the oracle out."
+                f"target '{domain.name}' has {int((labels < 0).sum())} {split} samples without labels, but an oracle "
+                "is trained on all labels: give them, or leave the oracle out."
             )
         splits[split] = View(part, np.arange(len(part)), labels, class_names)
-    labels_of = {split: one.labels for split, one in splits.items()}
-    return _domain(domain.name, data, splits, labels_of, domain_key(seed, 0, place), balanced=True)
+    return _as_source(domain.name, data, splits, domain_key(seed, 0, place))
 
 
-def check_same_classes(
-    names: Sequence[str], known: Sequence[str], who: str, others: str, *, whole: bool = True
-) -> None:
-    """Raises an error if the classes of a domain are not those of the others.
+def fitted(who: str, domains: Sequence[Domain]) -> Standardize:
+    """The z-scores of the training samples of some domains.
 
     Raises:
-        UserError: with the first class that only one of them has.
+        UserError: they contain NaN or infinity.
     """
-    unknown, missing = [one for one in names if one not in known], [one for one in known if whole and one not in names]
-    if not unknown and not missing:
-        return
-    more = f" and {len(unknown or missing) - 1} more" if len(unknown or missing) > 1 else ""
-    told = f"has '{unknown[0]}'{more}, which {others} lack" if unknown else f"lacks '{missing[0]}'{more} of {others}"
-    near = did_you_mean(unknown[0], known) if unknown else "."
-    raise UserError(
-        f"all domains must have the same classes, but {who} {told}: rename or leave out classes until they agree{near}"
-    )
-
-
-def check_same_shape(domains: Sequence[tuple[str, Domain]]) -> None:
-    """Raises an error if samples of domains differ in shape.
-
-    Raises:
-        UserError: two shapes.
-    """
-    shapes = [sample_shape(domain) for _, domain in domains]
-    for (who, _), shape in zip(domains, shapes, strict=True):
-        if shape != shapes[0]:
-            raise UserError(
-                f"all domains must have samples of one shape, but those of {domains[0][0]} are {shapes[0]} and those "
-                f"of {who} {shape}: set image_size and channels alike, or bring the features to one size."
-            )
-
-
-def sample_shape(domain: Domain) -> tuple[int, ...]:
-    """Shape of one sample after the domain's transform."""
-    x = domain.splits["train"].read(torch.tensor([0]), torch.device("cpu"))
-    assert isinstance(x, Tensor)
-    return tuple(apply_transforms(domain.changes.transform, x).shape[1:])
-
-
-def check_no_texts(data: LabelledDataModule) -> None:
-    """Raises an error for texts.
-
-    Raises:
-        UserError: the data is made of texts.
-    """
-    if data.collection.of_texts:
+    found = Standardize.of(chunk for domain in domains for chunk in domain.chunks())
+    if not (found.mean.isfinite().all() and found.deviation.isfinite().all()):
         raise UserError(
-            f"{type(data.collection).__name__} serves texts, but domain adaptation needs vectors or images: give "
-            "features of the texts, by Arrays."
+            f"the samples of {who} are NaN or infinite after their transform: fix them, or leave the transform out."
         )
-
-
-def _check_finite(sources: Sequence[Source]) -> None:
-    """Raises an error for samples that hold NaN or infinity.
-
-    Raises:
-        UserError: with the first of them.
-    """
-    for source in {id(one): one for one in sources}.values():
-        bad = first_not_finite(source)
-        if bad is not None:
-            raise UserError(f"sample {bad} of {source.name} holds NaN or infinity: fix it, or leave it out.")
+    if found.constant:
+        warnings.warn(
+            f"{found.constant} of {len(found.mean)} features of {who} never change in training and become 0 by "
+            "standardize.",
+            stacklevel=2,
+        )
+    return found

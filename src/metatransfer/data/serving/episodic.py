@@ -43,10 +43,10 @@ _Sampler = EpisodeSampler | GeneratedSampler
 class EpisodicDataModule(CollectionDataModule):
     """Serves n-way k-shot episodes of any collection.
 
-    Classes of training, validation and test are disjoint: where the collection does not say which class belongs to
-    which split, they are divided at random, and each split gets at least the classes of one episode. Episodes are a
-    pure function of (seed, split, index): the same for any number of workers or processes and after a resume. Every
-    training epoch has new ones; those of validation and test are fixed::
+    Classes of training, validation and test are disjoint: if the collection does not assign classes to splits, they are
+    divided at random, and each split gets at least the classes of one episode. Episodes are a pure function of (seed,
+    split, index): they do not depend on the number of workers or processes or on a resume. Every training epoch has new
+    episodes; those of validation and test are fixed::
 
         data:
           class_path: EpisodicDataModule
@@ -59,17 +59,17 @@ class EpisodicDataModule(CollectionDataModule):
     Args:
         source: a collection, or the path of a folder or file.
         task: size of the training episodes.
-        eval_task: size of those of validation and test; as in training where left out.
+        eval_task: size of the validation and test episodes; defaults to ``task``.
         episodes: number of episodes.
-        division: of the classes, where the collection does not divide them.
+        division: division of the classes, if the collection does not divide them.
         processing: augmentation, transforms and rotations.
-        files: episodes as files.
+        files: episodes stored in files.
         predict: folders for ``lightning predict``.
-        seed: which episodes; independent of the seed of the weights.
-        num_workers: processes that read data which is not held in memory.
+        seed: seed of the episodes; independent of the seed of the weights.
+        num_workers: number of worker processes for data that is not held in memory.
 
     Raises:
-        UserError: an impossible value, or ``processing.mix``, which is for labelled batches.
+        UserError: an invalid value, or ``processing.mix``, which is for labelled batches.
     """
 
     def __init__(
@@ -108,14 +108,18 @@ class EpisodicDataModule(CollectionDataModule):
 
     @property
     def rotations(self) -> dict[str, Rotation]:
-        """How each split's classes are rotated."""
+        """How the classes of each split are rotated."""
         return self.processing.rotations_of(self.collection.rotations)
 
+    def _within_groups(self, split: str) -> bool:
+        given = self.tasks[split].within_groups
+        return self.collection.within_groups if given is None else given
+
     def training_source(self) -> Source:
-        """The training samples as the network sees their classes: encoded, and under ``rotations`` four times as many.
+        """The training samples, encoded, with four times as many classes under ``rotations``.
 
         Raises:
-            UserError: tasks that are generated.
+            UserError: the tasks are generated.
         """
         source = self._classes.source("train")
         if isinstance(source, TaskGenerator):
@@ -127,14 +131,7 @@ class EpisodicDataModule(CollectionDataModule):
         return RotatedClasses(source) if self.rotations["train"] != "none" else source
 
     def open(self, split: str) -> _Sampler:
-        """Opens a split, once, checks that its episodes are possible, and writes the file that is asked for.
-
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
-
-        Returns:
-            What draws its episodes.
-        """
+        """The sampler of a split; on first use, checks that episodes can be drawn, and exports them if configured."""
         if split not in self._samplers:
             source = self._classes.source(split)
             self._samplers[split] = (
@@ -143,7 +140,7 @@ class EpisodicDataModule(CollectionDataModule):
         return self._samplers[split]
 
     def _drawn(self, source: Source, split: str) -> EpisodeSampler:
-        """The sampler of a split, or the file of episodes in its place; writes the file that is asked for."""
+        """The sampler of a split, or its file of episodes."""
         source, rotation = self._encoded(source), self.rotations[split]
         if rotation == "classes":
             source = RotatedClasses(source)
@@ -152,17 +149,11 @@ class EpisodicDataModule(CollectionDataModule):
         prefix = "task." if split == "train" else "eval_task."
         source.labels  # noqa: B018 - raises an error for targets that are not classes
         shape.check(source.sizes, source.class_names, size, where, prefix)
-        options: dict[str, Any] = {
-            "within_groups": _within_groups(self.tasks[split], self.collection),
-            "turn_classes": rotation == "per_class",
-            "changes": self.processing.changes(training=split == "train"),
-        }
         fixed = type(shape) is FixedShape
-        sampler = (
-            EpisodeSampler(source, split, self.seed, size, **options)
-            if fixed
-            else ShapedSampler(source, split, self.seed, size, shape=shape, **options)
-        )
+        sampler = (EpisodeSampler if fixed else ShapedSampler)(
+            source, split, self.seed, size, shape=shape, within_groups=self._within_groups(split),
+            turn_classes=rotation == "per_class", changes=self.processing.changes(training=split == "train"),
+        )  # fmt: skip
         if (path := self.files.path(split)) is not None:
             sampler = saved = SavedEpisodes(sampler, path, size if fixed else None)
             self.num_episodes[split] = saved.count
@@ -174,18 +165,18 @@ class EpisodicDataModule(CollectionDataModule):
         """The sampler of generated tasks.
 
         Raises:
-            UserError: settings that only episodes of samples have.
+            UserError: options that only apply to episodes of samples.
         """
-        task, processing = self.tasks[split], self.processing
-        asked = {
-            "task.shape": task.shape is not None,
-            "task.within_groups": task.within_groups is not None,
-            "processing.transform": bool(processing.transform),
-            "processing.rotations": processing.rotations is not None,
-            "files.export": self.files.export is not None,
-            "files.use": self.files.use is not None,
+        task, processing, files = self.tasks[split], self.processing, self.files
+        given = {
+            "task.shape": task.shape,
+            "task.within_groups": task.within_groups,
+            "processing.transform": processing.transform or None,
+            "processing.rotations": processing.rotations,
+            "files.export": files.export,
+            "files.use": files.use,
         }
-        if wrong := [name for name, given in asked.items() if given]:
+        if wrong := [name for name, value in given.items() if value is not None]:
             raise UserError(
                 f"{type(self.collection).__name__} generates its tasks, which have no samples or classes to choose "
                 f"from: leave out {', '.join(wrong)}; the same seed gives the same tasks."
@@ -193,10 +184,7 @@ class EpisodicDataModule(CollectionDataModule):
         return GeneratedSampler(generator, split, self.seed, task.size)
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the splits that a stage needs and checks that their episodes are possible.
-
-        Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all splits.
+        """Opens the splits of a stage and checks that episodes can be drawn.
 
         Raises:
             UserError: episodes that cannot be drawn, or folders that cannot be read.
@@ -218,25 +206,17 @@ class EpisodicDataModule(CollectionDataModule):
     # ---- serving
 
     def episode(self, split: str, index: int) -> Episode:
-        """One episode as the methods see it in evaluation, with ``T = 1``.
-
-        Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
-            index: its number.
-
-        Returns:
-            The episode, on the CPU, without augmentation.
-        """
+        """Episode number ``index`` of a split with ``T = 1``, on the CPU, without augmentation."""
         return episodes_of(self.open(split).fixed().batch(np.array([index]), torch.device("cpu")))[0]
 
     @cached_property
     def _sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: of a converted blank image where images can be converted, else of the first episode."""
+        """Shape of one sample: of a converted image if the collection can convert one, else of the first episode."""
         blank = Image.new("RGB", (64, 64), "white")
         blank.paste("black", (16, 16, 48, 48))
         try:
             sample = self.collection.convert(blank)
-        except UserError:
+        except Exception:  # the collection converts other raw samples than images, such as recordings, or none
             first = self.episode("train", 0).support_x
             return () if isinstance(first, Tokens) else tuple(first.shape[2:])
         return tuple(apply_transforms(self.processing.transform or (), sample).shape)
@@ -269,10 +249,10 @@ class EpisodicDataModule(CollectionDataModule):
         return self._loader(sampler, count, self.tasks_per_batch, training=split == "train")
 
     def train_dataloader(self) -> BatchLoader[MetaBatch]:
-        """Training episodes, other ones every epoch.
+        """Training episodes, new ones in every epoch.
 
         Raises:
-            UserError: an epoch that is too short for a single meta-batch in every process.
+            UserError: an epoch is too short for a meta-batch in every process.
         """
         loader = self._episodes("train")
         if len(loader) == 0:
@@ -296,9 +276,8 @@ class EpisodicDataModule(CollectionDataModule):
         return BatchLoader(OneItem(self._prediction), 1, 1)
 
     def protocol(self) -> dict[str, Any]:
-        """What must be reported beside every number measured on this data."""
+        """What to report with every result on this data."""
         generated = generator_of(self.collection) is not None
-        changes = self.processing.changes(training=True).card()
         card = {
             "data": type(self.collection).__name__,
             "train_episode": self.tasks["train"].card(ways=not generated),
@@ -306,17 +285,13 @@ class EpisodicDataModule(CollectionDataModule):
             "tasks_per_batch": self.tasks_per_batch,
             "episodes": dict(self.num_episodes),
             "episode_seed": self.seed,
-            **changes,
+            **self.processing.changes(training=True).card(),
         }
         if generated:
             return card | self.collection.protocol()
         card |= {
             "rotations": self.rotations,
-            "within_groups": _within_groups(self.tasks["test"], self.collection),
+            "within_groups": self._within_groups("test"),
             "split": "as given",
         }
         return card | self.collection.protocol() | ({"split": self._classes.how} if self._classes.how else {})
-
-
-def _within_groups(task: Task, collection: Collection) -> bool:
-    return collection.within_groups if task.within_groups is None else task.within_groups

@@ -1,4 +1,4 @@
-"""Folders of images that a user points at for prediction."""
+"""Reads the image folders of a few-shot prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".t
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted, hidden ones aside."""
+    """The image files below a folder, sorted, without hidden ones."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -31,7 +31,7 @@ def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
     """Reads an image file.
 
     Raises:
-        UserError: the file is no image, is damaged, or ``convert`` refuses it; with the path.
+        UserError: the file is not an image, is damaged, or cannot be converted.
     """
     try:
         with Image.open(path) as image:
@@ -39,12 +39,12 @@ def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
             return convert(image)
     except UserError as error:
         raise UserError(f"image '{path}': {error}") from error
-    except Exception as error:  # PIL's plugins raise whatever a damaged file leads them to
+    except Exception as error:  # for damaged files, PIL's plugins raise errors of any type
         raise UserError(f"'{path}' cannot be read as an image ({error}); remove it or save it again.") from error
 
 
 def prediction_task(support: str | Path, query: str | Path, convert: Callable[[Image.Image], Tensor]) -> PredictionTask:
-    """The task of labelling one folder by the examples in another.
+    """The task of labelling the images of one folder by the examples in another.
 
     Raises:
         UserError: a folder is missing, there are fewer than two labels, a label or the query folder has no images, or
@@ -54,8 +54,8 @@ def prediction_task(support: str | Path, query: str | Path, convert: Callable[[I
     labels = sorted(entry for entry in support.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(labels) < 2:
         raise UserError(
-            f"support folder '{support}' must hold one folder of example images per label (<label>/<image>), at least "
-            f"two, but has {len(labels)}."
+            f"support folder '{support}' must contain one folder of example images per label (<label>/<image>), at "
+            f"least two, but has {len(labels)}."
         )
     examples = [(label.name, path) for label in labels for path in _images_of(label, "label folder")]
     files = _images_of(query, "query folder")
@@ -70,7 +70,7 @@ def prediction_task(support: str | Path, query: str | Path, convert: Callable[[I
 def _images_of(folder: Path, what: str) -> list[Path]:
     files = image_files(folder)
     if not files:
-        raise UserError(f"{what} '{folder}' holds no image (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise UserError(f"{what} '{folder}' contains no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))}).")
     return files
 
 
@@ -79,7 +79,7 @@ def _stacked(files: list[Path], convert: Callable[[Image.Image], Tensor]) -> Ten
     for path, sample in zip(files, samples, strict=True):
         if sample.shape != samples[0].shape:
             raise UserError(
-                f"image '{path}' gives a sample of shape {tuple(sample.shape)}, but '{files[0]}' one of "
-                f"{tuple(samples[0].shape)}: bring all images to one size."
+                f"image '{path}' has shape {tuple(sample.shape)} after conversion, but '{files[0]}' has "
+                f"{tuple(samples[0].shape)}: resize all images to the same size."
             )
     return torch.stack(samples)

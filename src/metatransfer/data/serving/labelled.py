@@ -30,10 +30,10 @@ _CPU = torch.device("cpu")
 class LabelledDataModule(CollectionDataModule):
     """Serves labelled batches of a training, a validation and a test split with the same classes.
 
-    What comes undivided is divided class by class (stratified), in the same way for the same ``seed``; a test split is
-    never drawn from a training split that the data brings. The order of an epoch is a pure function of (seed, epoch):
-    processes share it without overlap, and a run that resumes in the middle of an epoch goes on with the next batch.
-    Texts are served in batches of similar lengths::
+    Undivided data is divided at random within each class (stratified), as determined by ``seed``; a test split is never
+    drawn from a training split given by the data. The order of an epoch is a pure function of (seed, epoch): processes
+    share it without overlap, and a run that resumes in the middle of an epoch continues with the next batch. Texts are
+    batched with texts of similar lengths::
 
         data:
           class_path: LabelledDataModule
@@ -41,16 +41,15 @@ class LabelledDataModule(CollectionDataModule):
 
     Args:
         source: a collection, or the path of a folder or file.
-        batch_size: samples of a batch, in each process.
-        eval_batch_size: the same in validation, test and prediction; as in training where left out.
-        labels_per_class: how many samples of each class the training may see; all where left out. Those of a smaller
-            number are among those of a larger one, for the same ``seed``.
-        division: of samples that come undivided; ``val_fraction`` also where the data has no validation split.
-        seed: which division, which labels and which order; independent of the seed of the weights.
-        balance: ``"oversample"`` draws every class equally often in training, with repetition, however unequal the
-            classes are.
+        batch_size: samples per batch, in each process.
+        eval_batch_size: the same for validation, test and prediction; defaults to ``batch_size``.
+        labels_per_class: number of training samples of each class; defaults to all. With the same ``seed``, the samples
+            of a smaller number are among those of a larger one.
+        division: division of undivided samples; ``val_fraction`` also applies if the data has no validation split.
+        seed: seed of division, labels and order; independent of the seed of the weights.
+        balance: ``"oversample"`` draws every class equally often in training, with repetition.
         processing: augmentation, transforms and ``mix``.
-        num_workers: processes that read data which is not held in memory.
+        num_workers: number of worker processes for data that is not held in memory.
         predict: folder or file of samples for ``lightning predict`` to label.
 
     Raises:
@@ -78,19 +77,19 @@ class LabelledDataModule(CollectionDataModule):
         for name in ("augmentation", "transform", "mix"):
             if self.collection.of_texts and getattr(processing, name):
                 raise UserError(
-                    f"processing.{name} changes images, but {type(self.collection).__name__} serves texts: leave it "
-                    "out."
+                    f"processing.{name} is for images, but {type(self.collection).__name__} serves texts: leave it out."
                 )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.labels_per_class, self.division, self.balance, self.predict = labels_per_class, division, balance, predict
         self.with_test = True
         self._splits: LabelledSplits | None = None
+        self._to_label: tuple[Source, tuple[str, ...]] | None = None
 
     # ---- splits
 
     @property
     def splits(self) -> LabelledSplits:
-        """The splits before any encoding, divided when first asked for."""
+        """The splits before encoding, divided on first use."""
         if self._splits is None:
             self._splits = LabelledSplits(
                 self.collection, self.division, self.seed, self.labels_per_class, self.with_test
@@ -101,20 +100,12 @@ class LabelledDataModule(CollectionDataModule):
         return self.splits.view("train")
 
     def split(self, name: str) -> View:
-        """The samples of a split as a network sees them.
-
-        Args:
-            name: ``"train"``, ``"val"`` or ``"test"``.
-
-        Returns:
-            The samples.
-        """
+        """The samples of a split as a network sees them."""
         view = self.splits.view(name)
-        encoder = self.encoder
-        return view if encoder is None else view.encoded(encoder)
+        return view if self.encoder is None else view.encoded(self.encoder)
 
     def show(self, split: str, number: int) -> str | Tensor:
-        """A sample of a split, or of ``"predict"``, for people to look at: a sentence, or an image in [0, 1]."""
+        """A sample of a split, or of ``"predict"``, for display: a sentence, or an image in [0, 1]."""
         source = self.to_label()[0] if split == "predict" else self.splits.view(split)
         return source.show(number)
 
@@ -123,7 +114,7 @@ class LabelledDataModule(CollectionDataModule):
         return torch.from_numpy(self.splits.view(split).labels)
 
     def content_key(self, split: str) -> str:
-        """A hash of the samples of a split, as a network sees them: equal for equal samples, order and transform."""
+        """A hash of the samples of a split as a network sees them: equal for equal samples, order and transform."""
         chosen = self.splits.view(split)
         digest = hashlib.sha256(chosen.base.fingerprint().encode())
         digest.update(chosen.indices.astype("<i8").tobytes())
@@ -136,19 +127,12 @@ class LabelledDataModule(CollectionDataModule):
         return digest.hexdigest()
 
     def reseeded(self, seed: int) -> Self:
-        """The same data under another seed: another division, other labels, another order.
-
-        Args:
-            seed: which.
-
-        Returns:
-            A copy that shares the samples.
-        """
+        """A copy with another seed for division, labels and order, which shares the samples."""
         twin = copy.copy(self)
         twin.seed, twin.division = seed, Division(self.division.val_fraction, self.division.test_fraction)
         twin._splits, twin.trainer = None, None
         if self._encoder is not None and not self._encoder.shared:
-            twin._encoder = None  # the words of the other division's training texts
+            twin._encoder = None  # a vocabulary depends on the training texts of a division
         return twin
 
     def info(self) -> DataInfo:
@@ -170,11 +154,7 @@ class LabelledDataModule(CollectionDataModule):
     # ---- serving
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens what a stage needs.
-
-        Args:
-            stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``None`` for all splits.
-        """
+        """Opens the splits of a stage."""
         if stage == "predict":
             self.to_label()
         for name in _STAGE_SPLITS.get(stage, ()):
@@ -182,17 +162,16 @@ class LabelledDataModule(CollectionDataModule):
                 self.split(name)
 
     def to_label(self) -> tuple[Source, tuple[str, ...]]:
-        """The samples that ``lightning predict`` is to label, before any encoding, and a name for each.
+        """The samples for ``lightning predict`` to label, before encoding, and a name for each.
 
         Raises:
-            UserError: ``predict`` was left out.
+            UserError: ``predict`` was not given.
         """
         if self.predict is None:
             raise UserError("there is nothing to label: give a folder or file of samples, --data.predict PATH.")
-        if "_to_label" not in self.__dict__:
-            self.__dict__["_to_label"] = self.collection.unlabelled(self.predict)
-        found: tuple[Source, tuple[str, ...]] = self.__dict__["_to_label"]
-        return found
+        if self._to_label is None:
+            self._to_label = self.collection.unlabelled(self.predict)
+        return self._to_label
 
     def _sampler(self, split: str, *, training: bool) -> LabelledSampler:
         changes = self.processing.changes(training=training)
@@ -206,7 +185,7 @@ class LabelledDataModule(CollectionDataModule):
         )
 
     def train_dataloader(self) -> BatchLoader[LabelledBatch]:
-        """Shuffled batches; a last one that is not full is left out, unless there is no other.
+        """Shuffled batches; a last one that is not full is dropped, unless it is the only one.
 
         Raises:
             UserError: fewer samples than processes.
@@ -215,7 +194,7 @@ class LabelledDataModule(CollectionDataModule):
         world = self.trainer.world_size if self.trainer else 1
         size = min(self.batch_size, len(sampler) // world)
         if not size:
-            raise UserError(f"{len(sampler)} training samples are fewer than the {world} processes: use fewer.")
+            raise UserError(f"there are {len(sampler)} training samples for {world} processes: use fewer processes.")
         return self._loader(sampler, len(sampler), size, training=True)
 
     def _in_order(self, split: str) -> BatchLoader[LabelledBatch]:
@@ -227,7 +206,7 @@ class LabelledDataModule(CollectionDataModule):
         return self._in_order("train")
 
     def samples(self, split: str) -> BatchLoader[LabelledBatch]:
-        """The samples of a split once, without augmentation; the longest texts first, so that little is padded."""
+        """The samples of a split once, without augmentation; texts by decreasing length, to reduce padding."""
         sampler = ByLength(self.split(split), self.seed, self.processing.changes(training=False))
         return self._loader(sampler, len(sampler), self.eval_batch_size)
 
@@ -240,13 +219,13 @@ class LabelledDataModule(CollectionDataModule):
         return self._in_order("test")
 
     def predict_dataloader(self) -> BatchLoader[UnlabelledBatch]:
-        """What is to be labelled, in batches."""
+        """The samples to label."""
         source, names = self.to_label()
         sampler = UnlabelledSampler(self._encoded(source), names, self.processing.changes(training=False))
         return BatchLoader(sampler, len(names), self.eval_batch_size)
 
     def protocol(self) -> dict[str, Any]:
-        """What must be reported beside every number measured on this data."""
+        """What to report with every result on this data."""
         splits, mix = self.splits, self.processing.mix
         sizes = {name: len(view) for name, view in splits.views.items()}
         card = {

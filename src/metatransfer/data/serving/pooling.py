@@ -1,4 +1,4 @@
-"""Which samples are in which split: as the collection has them, or pooled and divided anew where a server needs it."""
+"""Splits of a collection: as given, or pooled and divided again if a server needs other classes in them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ def labelled_parts(collection: Collection) -> dict[str, Source]:
     """All parts of a collection, opened.
 
     Raises:
-        UserError: tasks that are generated, targets that are not classes, or no samples.
+        UserError: generated tasks, targets that are not classes, or no samples.
     """
     found: dict[str, Source] = {}
     for name, part in collection.opened().items():
         if not isinstance(part, Source):
             raise UserError(
-                f"{type(collection).__name__} generates tasks and has no samples: serve it by EpisodicDataModule."
+                f"{type(collection).__name__} generates tasks and has no samples: serve it with EpisodicDataModule."
             )
-        if not part.is_labelled:
-            raise UserError(f"{part.name} has numbers as targets, but classes are needed here: give data with classes.")
+        part.labels  # noqa: B018 - raises an error for targets that are not classes
         if not len(part):
             raise UserError(f"{part.name} has no samples: add some, or leave {name} out.")
         found[name] = part
@@ -42,33 +41,28 @@ def labelled_parts(collection: Collection) -> dict[str, Source]:
 
 
 def generator_of(collection: Collection) -> TaskGenerator | None:
-    """What generates the training tasks, ``None`` where they are drawn from samples; opens no samples."""
+    """The generator of the training tasks, ``None`` if they are drawn from samples; opens no samples."""
     opened = collection.opened()
     found = None if isinstance(opened, LazyParts) else opened.get("all", opened.get("train"))
     return found if isinstance(found, TaskGenerator) else None
 
 
-def pooled(parts: Mapping[str, Source]) -> Source:
-    """All samples as one source, where those of training come first."""
-    return joined([parts[name] for name in ("all", *SPLITS) if name in parts])
-
-
 def have_own_classes(parts: Mapping[str, Source]) -> bool:
-    """Whether no class is in two parts; a single part has to be divided, so that the answer is no."""
+    """Whether there are several parts without a common class."""
     names = [set(part.class_names) for part in parts.values()]
     return len(names) > 1 and sum(map(len, names)) == len(set().union(*names))
 
 
 class ClassSplits:
-    """Splits with classes of their own, for episodes.
+    """Splits with disjoint classes, for episodes.
 
     Args:
         collection: the data.
-        division: of the classes, where the collection does not divide them.
-        ways: classes of an episode in training and in evaluation.
+        division: division of the classes, if the collection does not divide them.
+        ways: number of classes of an episode in training and in evaluation.
 
     Attributes:
-        how: the way the classes were divided, ``None`` if as the collection has it; known once a split was opened.
+        how: description of the division, ``None`` if as given; available once a split was opened.
     """
 
     def __init__(self, collection: Collection, division: RandomDivision, ways: tuple[int, int]) -> None:
@@ -77,7 +71,7 @@ class ClassSplits:
         self._found: dict[str, Source | TaskGenerator] = {}
 
     def source(self, split: str) -> Source | TaskGenerator:
-        """The samples of a split, or what generates its tasks.
+        """The samples of a split, or the generator of its tasks.
 
         Raises:
             UserError: no such split, too few classes, or parts that share only some classes.
@@ -102,23 +96,23 @@ class ClassSplits:
 
     def _divided(self, parts: Mapping[str, Source]) -> dict[str, Source]:
         _check_same_classes(parts)
-        whole = pooled(parts)
+        whole = joined([parts[name] for name in ("all", *SPLITS) if name in parts])
         self.how = str(self.division)
         if len(parts) > 1:
             self.how = f"{', '.join(parts)} pooled, then {self.how}"
             rank_zero_info(
                 f"{type(self.collection).__name__}: {' and '.join(parts)} have the same classes, but episodes need "
-                f"others in each split: all samples are pooled and divided by class ({self.division})."
+                f"different classes in each split: all samples are pooled and divided by class ({self.division})."
             )
         classes = self.division(whole.class_names, *self.ways, whole.name)
         return {split: of_classes(whole, names, f"{whole.name} {split}") for split, names in classes.items()}
 
 
 def _check_same_classes(parts: Mapping[str, Source]) -> None:
-    """Raises an error if parts share some, but not all classes.
+    """Raises an error if parts share some but not all classes.
 
     Raises:
-        UserError: with a class that only one part has.
+        UserError: a class is in one part only.
     """
     known = set(parts.get("train", parts.get("all", next(iter(parts.values())))).class_names)
     for name, part in parts.items():
@@ -126,12 +120,12 @@ def _check_same_classes(parts: Mapping[str, Source]) -> None:
         if alone:
             raise UserError(
                 f"{part.name} shares some classes with the training, but '{alone[0]}' is only in {name}: give all "
-                f"splits the same classes, or each classes of its own{did_you_mean(alone[0], known)}"
+                f"splits the same classes, or each its own classes{did_you_mean(alone[0], known)}"
             )
 
 
 def sample_parts(collection: Collection) -> tuple[dict[str, Source], bool]:
-    """The parts of a collection with the same classes in each, for labelled samples.
+    """The parts of a collection, with the same classes in each, and whether they were pooled.
 
     Raises:
         UserError: no samples, a single class, or classes without training samples.
@@ -149,7 +143,7 @@ def sample_parts(collection: Collection) -> tuple[dict[str, Source], bool]:
 
 
 def _check_classes(parts: Mapping[str, Source], first: str) -> None:
-    """Raises an error for what no classifier can learn.
+    """Raises an error for a single class, and for classes without training samples.
 
     Raises:
         UserError: one class only, or classes without training samples.
@@ -164,9 +158,7 @@ def _check_classes(parts: Mapping[str, Source], first: str) -> None:
     for name, source in parts.items():
         unseen = [one for one in source.class_names if one not in known]
         if unseen:
-            count = f"{len(unseen)} classes" if len(unseen) > 1 else "a class"
-            them = "them" if len(unseen) > 1 else "it"
             raise UserError(
-                f"{source.name} has {count} without any training sample ('{unseen[0]}'): a classifier cannot know "
-                f"{them}; add training samples, or take {them} out of {name}{did_you_mean(unseen[0], known)}"
+                f"{source.name} has {len(unseen)} classes without any training sample ('{unseen[0]}'): add training "
+                f"samples, or remove these classes from {name}{did_you_mean(unseen[0], known)}"
             )

@@ -15,6 +15,17 @@ from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import SPLITS
 from metatransfer.errors import UserError
 
+__all__ = [
+    "Division",
+    "DomainDivision",
+    "EpisodeFiles",
+    "Episodes",
+    "EvalTask",
+    "PredictFolders",
+    "Processing",
+    "Task",
+]
+
 Rotation = Literal["none", "classes", "per_class"]
 ROTATIONS: tuple[str, ...] = get_args(Rotation)
 
@@ -27,9 +38,9 @@ class Task:
         num_ways: classes of an episode.
         num_shots: support samples of each class.
         num_queries: query samples of each class.
-        shape: ways and shots that change from episode to episode, e.g. ``MetaDatasetShape``.
-        within_groups: draw all classes of an episode from one group of the data (alphabet, superclass); as the data's
-            protocol says where left out.
+        shape: varies ways and shots from episode to episode, e.g. ``MetaDatasetShape``.
+        within_groups: draw all classes of an episode from one group of the data (alphabet, superclass); defaults to
+            the usual protocol of the data.
 
     Raises:
         UserError: a number below 1.
@@ -51,24 +62,24 @@ class Task:
 
     @property
     def kind(self) -> TaskShape:
-        """The shape, which is fixed where none is given."""
+        """The shape, by default a fixed one."""
         return self.shape or FixedShape()
 
     def card(self, *, ways: bool = True) -> dict[str, Any]:
-        """For the protocol card; tasks that are generated have no ways."""
+        """For the protocol card; generated tasks have no ways."""
         numbers = {name: value for name, value in self.size._asdict().items() if ways or name != "num_ways"}
         return numbers | ({} if type(self.kind) is FixedShape else {"shape": repr(self.kind)})
 
 
 @dataclass(frozen=True)
 class EvalTask:
-    """Size of the episodes of validation and test; what is left out is as in training.
+    """Size of the validation and test episodes; every value defaults to that of the training ``Task``.
 
     Args:
         num_ways: classes of an episode.
         num_shots: support samples of each class.
         num_queries: query samples of each class.
-        shape: ways and shots that change from episode to episode.
+        shape: varies ways and shots from episode to episode.
         within_groups: draw all classes of an episode from one group of the data.
 
     Raises:
@@ -85,7 +96,7 @@ class EvalTask:
         check_positive(num_ways=self.num_ways, num_shots=self.num_shots, num_queries=self.num_queries)
 
     def after(self, task: Task) -> Task:
-        """The whole task, with the numbers of the training where none is given here."""
+        """The complete task, with the values of the training task as defaults."""
         return Task(
             self.num_ways or task.num_ways,
             self.num_shots or task.num_shots,
@@ -101,8 +112,8 @@ class Episodes:
 
     Args:
         train: episodes of a training epoch, over all processes.
-        val: episodes of the validation.
-        test: episodes of the test.
+        val: validation episodes.
+        test: test episodes.
         per_batch: episodes of a meta-batch, in each process.
 
     Raises:
@@ -120,15 +131,15 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Division:
-    """How data that comes undivided is divided at random: by class for episodes, by sample within each class otherwise.
+    """Random division of undivided data: by class for episodes, otherwise by sample within each class.
 
     Args:
-        val_fraction: part for validation; 0.2 of the classes or 0.1 of the samples of each class where left out.
-        test_fraction: part for the test.
-        seed: which division. Where left out, 0 for classes, and the seed of the data module for samples.
+        val_fraction: fraction for validation; defaults to 0.2 of the classes or 0.1 of the samples of each class.
+        test_fraction: fraction for the test.
+        seed: seed of the division; defaults to 0 for classes, and to the seed of the data module for samples.
 
     Raises:
-        UserError: fractions that leave nothing to train on, or an impossible seed.
+        UserError: fractions that leave nothing to train on, or an invalid seed.
     """
 
     val_fraction: float | None = None
@@ -137,28 +148,34 @@ class Division:
 
     def __post_init__(self) -> None:
         check_positive(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
-        if (self.val_fraction or 0) + self.test_fraction >= 1:
-            raise UserError(
-                "val_fraction + test_fraction must be below 1 to leave something to train on, but are "
-                f"{self.val_fraction} + {self.test_fraction}."
-            )
+        self.fractions(0.0)
         if self.seed is not None:
             check_seed(seed=self.seed)
 
     def fractions(self, val: float) -> dict[str, float]:
-        """The parts for validation and test, with a default for the first."""
-        return {"val": val if self.val_fraction is None else self.val_fraction, "test": self.test_fraction}
+        """The fractions for validation, which defaults to ``val``, and for the test.
+
+        Raises:
+            UserError: fractions that leave nothing to train on.
+        """
+        val = val if self.val_fraction is None else self.val_fraction
+        if val + self.test_fraction >= 1:
+            raise UserError(
+                "val_fraction + test_fraction must be below 1 to leave something to train on, but are "
+                f"{val} + {self.test_fraction}."
+            )
+        return {"val": val, "test": self.test_fraction}
 
 
 @dataclass(frozen=True)
 class DomainDivision:
-    """How domains are divided.
+    """Division of domains.
 
     Args:
-        transductive: whether all samples of a target are its training, its validation and its test: the protocol of
-            small data sets such as Office-Caltech10. Then a source that comes undivided keeps nothing for a test.
-        hold_out_source: whether validation samples of the sources are kept from training. That protocol trains on all
-            of them; what looks at the source's validation, such as a validator by weights, then sees too good numbers.
+        transductive: whether all samples of a target are training, validation and test samples at once: the protocol
+            of small data sets such as Office-Caltech10. An undivided source then has no test split.
+        hold_out_source: whether the validation samples of the sources are held out from training. That protocol trains
+            on all of them; results on the source's validation samples are then too optimistic.
     """
 
     transductive: bool = False
@@ -167,15 +184,15 @@ class DomainDivision:
 
 @dataclass(frozen=True)
 class Processing:
-    """What happens to samples after they were read.
+    """Processing of samples after they were read.
 
     Args:
-        augmentation: random changes of the training samples, e.g. ``RandomAffine`` or ``TorchvisionTransforms``.
-        transform: fixed changes of all samples, of ``torchvision.transforms.v2``, in batch on the device; the last
-            thing that happens to them (``Normalize``).
-        rotations: for episodes: ``"none"``, ``"classes"`` (each class four times, turned by quarters, as classes of
-            their own) or ``"per_class"`` (each class turned at random in each episode), for all splits or by split; as
-            the data's protocol says where left out.
+        augmentation: random transforms of the training samples, e.g. ``RandomAffine`` or ``TorchvisionTransforms``.
+        transform: fixed transforms of all samples, from ``torchvision.transforms.v2``, in batch on the device; applied
+            last (e.g. ``Normalize``).
+        rotations: for episodes: ``"none"``, ``"classes"`` (each class becomes four, rotated by multiples of 90 degrees)
+            or ``"per_class"`` (each class is rotated at random in each episode), for all splits or by split; defaults
+            to the usual protocol of the data.
         mix: for labelled batches: mixes the samples of a training batch and their labels,
             ``torchvision.transforms.v2.MixUp`` or ``CutMix``.
 
@@ -190,18 +207,17 @@ class Processing:
 
     def __post_init__(self) -> None:
         check_deterministic(self.transform or ())
-        for split, rotation in (
-            self.rotations if isinstance(self.rotations, dict) else {"train": self.rotations}
-        ).items():
+        given = self.rotations if isinstance(self.rotations, dict) else {"train": self.rotations}
+        for split, rotation in given.items():
             check_choice("rotations' split", split, SPLITS)
             check_choice("rotations", rotation or "none", ROTATIONS)
 
     def changes(self, *, training: bool) -> Changes:
-        """What happens to the samples of a split."""
+        """The processing of training or evaluation samples."""
         return Changes(self.augmentation if training else None, tuple(self.transform or ()))
 
     def rotations_of(self, default: Mapping[str, Rotation]) -> dict[str, Rotation]:
-        """How the classes of each split are rotated, under the data's own protocol."""
+        """The rotations of each split, with those of the collection as default."""
         given = self.rotations
         chosen = default if given is None else given if isinstance(given, dict) else dict.fromkeys(SPLITS, given)
         return {split: chosen.get(split, "none") for split in SPLITS}
@@ -209,15 +225,15 @@ class Processing:
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """Episodes as files, so that two people evaluate on the very same tasks.
+    """Episodes stored in files, to evaluate on exactly the same tasks.
 
     Args:
-        export: folder into which the episodes of each evaluation are written, as ``val.npz`` or ``test.npz``.
-        use: folder of such files, or the file of each split, to be served instead of drawing episodes. The samples
-            must be those that the file was made of; ``episodes.val`` and ``episodes.test`` follow from it.
+        export: folder to write the episodes of each evaluation to, as ``val.npz`` or ``test.npz``.
+        use: folder of such files, or the file of each split, to serve instead of drawing episodes. The samples must be
+            those that the file was made from; ``episodes.val`` and ``episodes.test`` are ignored.
 
     Raises:
-        UserError: a split without files.
+        UserError: a split that cannot have a file.
     """
 
     export: str | None = None
@@ -228,7 +244,7 @@ class EpisodeFiles:
             check_choice("files.use's split", split, ("val", "test"))
 
     def path(self, split: str) -> Path | None:
-        """The file that a split's episodes come from, ``None`` where they are drawn.
+        """The file of a split's episodes, ``None`` if they are drawn.
 
         Raises:
             UserError: a folder without any file of episodes.
@@ -239,7 +255,7 @@ class EpisodeFiles:
             return None
         folder = check_folder(self.use, "files.use")
         if not any((folder / f"{one}.npz").exists() for one in ("val", "test")):
-            raise UserError(f"files.use: '{folder}' holds neither val.npz nor test.npz; name the folder of both.")
+            raise UserError(f"files.use: '{folder}' contains neither val.npz nor test.npz; give the folder of both.")
         path = folder / f"{split}.npz"
         return path if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""The splits of labelled samples: divided, with few labels where wanted."""
+"""The splits of labelled samples."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class LabelledSplits:
 
     Args:
         collection: the data.
-        division: of what comes undivided.
-        seed: of the labels that are kept, and of the division where it has none.
-        labels_per_class: how many samples of each class the training may have; all where left out.
-        with_test: whether test samples are kept from training; without them the test, too, is trained on.
+        division: division of undivided data.
+        seed: seed of the labels that are kept; also of the division, unless it has one.
+        labels_per_class: number of training samples of each class; defaults to all.
+        with_test: whether to hold out test samples; otherwise the test split is trained on, too.
 
     Attributes:
-        views: the splits that there are, numbered by the classes of the training.
-        how: how they were divided.
+        views: the existing splits, with the class numbers of the training split.
+        how: description of the division.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class LabelledSplits:
         """
         if name not in self.views:
             raise UserError(
-                f"{type(self.collection).__name__} has no {name} split: the data comes divided into "
-                f"{', '.join(self.views)}; add it, or give all samples undivided."
+                f"{type(self.collection).__name__} has no {name} split, only {', '.join(self.views)}: add it, or give "
+                "all samples undivided."
             )
         return self.views[name]
 
@@ -71,7 +71,7 @@ class LabelledSplits:
 def _divided(parts: dict[str, Source], fractions: dict[str, float], seed: int) -> dict[str, View]:
     first = "all" if "all" in parts else "train"
     base = parts[first]
-    # a test is never taken from a training part that the data brings
+    # a test split is never taken from a training part that is given
     wanted = fractions if first == "all" else {"val": fractions["val"]}
     fractions = {name: wanted[name] for name in wanted if name not in parts and wanted[name]}
     names = base.class_names
@@ -83,7 +83,7 @@ def _divided(parts: dict[str, Source], fractions: dict[str, float], seed: int) -
 
 
 def _few(view: View, count: int, seed: int) -> View:
-    """So many samples of each class, in the order of the whole split.
+    """``count`` samples of each class, in the order of the whole split.
 
     Raises:
         UserError: a class has fewer.
@@ -91,8 +91,8 @@ def _few(view: View, count: int, seed: int) -> View:
     least = int(view.sizes.argmin())
     if view.sizes[least] < count:
         raise UserError(
-            f"labels_per_class={count} is more than class '{view.class_names[least]}' has for training, "
-            f"{view.sizes[least]}: lower it."
+            f"labels_per_class={count} is more than the {view.sizes[least]} training samples of class "
+            f"'{view.class_names[least]}': lower it."
         )
     order = random_permutations(stream_keys(seed, Stream.FEW_LABELS, np.array([0])), len(view))[0]
     by_class = order[view.labels[order].argsort(kind="stable")]

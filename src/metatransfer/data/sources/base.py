@@ -1,4 +1,4 @@
-"""Where samples come from: sets of samples with targets that are read by index."""
+"""Sources: sets of samples with targets that are read by index."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from metatransfer.errors import UserError
 
 
 class Encoder(ABC):
-    """Turns raw samples into network inputs by rules that are learned from the training samples, such as a tokenizer.
+    """Turns raw samples into network inputs by rules learned from the training samples, such as a tokenizer.
 
     Attributes:
-        size: number of different tokens; 0 for samples of numbers, such as standardised rows of a table.
-        shared: whether token numbers keep their meaning whatever the training samples are.
+        size: vocabulary size; 0 for numeric samples, such as standardised rows of a table.
+        shared: whether token ids are independent of the training samples.
     """
 
     size: int
@@ -33,7 +33,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def key(self) -> str:
-        """A hash of everything that decides what the network sees."""
+        """A hash of everything that affects what the network sees."""
 
 
 class Source(ABC):
@@ -43,7 +43,7 @@ class Source(ABC):
         targets: ``(N,)`` integer class of each sample, in ``0 .. len(class_names) - 1``; or ``(N, D)`` float targets
             of a regression, without class names.
         class_names: names of the classes.
-        name: how messages call the set, e.g. ``"Glyphs test"``.
+        name: name of the set in messages, e.g. ``"Glyphs test"``.
         groups: the group of each class (alphabet, superclass), for episodes within one group.
 
     Attributes:
@@ -52,7 +52,7 @@ class Source(ABC):
         order: ``(N,)`` sample indices sorted by class.
 
     Raises:
-        UserError: targets of another shape, labels out of range, or a class without samples (it is named).
+        UserError: targets of another shape, labels out of range, or a class without samples.
     """
 
     _may_lack_classes = False
@@ -99,7 +99,7 @@ class Source(ABC):
 
     @property
     def in_memory(self) -> bool:
-        """Whether :meth:`read` gathers on the device, so that worker processes would only slow it down."""
+        """Whether :meth:`read` gathers on the device, in which case worker processes would only slow it down."""
         return False
 
     @property
@@ -112,7 +112,7 @@ class Source(ABC):
         """``(N,)`` class of each sample.
 
         Raises:
-            UserError: the targets are numbers.
+            UserError: the targets are not classes.
         """
         if not self.is_labelled:
             raise UserError(f"{self.name} has numbers as targets, but classes are needed here: give data with classes.")
@@ -127,12 +127,7 @@ class Source(ABC):
         return digest.hexdigest()
 
     def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
-        """Feeds samples to a hash, by default as they are read.
-
-        Args:
-            digest: takes bytes.
-            indices: ``(n,)`` which samples, in this order.
-        """
+        """Feeds the samples ``indices`` ``(n,)`` to a hash, in this order; by default as they are read."""
         for index in indices.tolist():
             read = self.read(torch.tensor([index]), torch.device("cpu"))
             for part in [read] if isinstance(read, Tensor) else read:
@@ -145,11 +140,11 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, indices: Tensor, device: torch.device) -> Inputs:
-        """Samples by index.
+        """Reads samples by index.
 
         Args:
             indices: int64 of any shape, on the CPU.
-            device: where the samples are wanted.
+            device: device of the returned samples.
 
         Returns:
             ``(*indices.shape, *sample_shape)`` float32, images in [0, 1]; texts as
@@ -157,20 +152,13 @@ class Source(ABC):
         """
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """``(n,)`` lengths of samples that are padded in batches; ``None`` where all samples have one shape."""
+        """``(n,)`` lengths of samples that are padded in batches; ``None`` if all samples have one shape."""
         return None
 
     def show(self, index: int) -> str | Tensor:
-        """A sample as a person looks at it.
-
-        Args:
-            index: of the sample.
-
-        Returns:
-            An image ``(C, H, W)`` in [0, 1], or a sentence.
-        """
+        """A sample in a form for display: an image ``(C, H, W)`` in [0, 1], or a sentence."""
         read = self.read(torch.tensor([index]), torch.device("cpu"))
-        return shown(read[0]) if isinstance(read, Tensor) else str(read.ids[0].tolist())
+        return _shown(read[0]) if isinstance(read, Tensor) else str(read.ids[0].tolist())
 
     def encoded(self, encoder: Encoder) -> Source:
         """The same samples, read through an encoder; sources of numbers need none and return themselves."""
@@ -178,17 +166,17 @@ class Source(ABC):
 
 
 class TensorSource(Source):
-    """Samples in memory, kept as one tensor on the device that trains and gathered there by index.
+    """Samples in memory, kept as one tensor on the training device, where they are gathered by index.
 
     Args:
         data: ``(N, *shape)``; uint8 images stay uint8 until they are gathered, and are then divided by 255.
         targets: ``(N,)`` classes or ``(N, D)`` float targets.
         class_names: names of the classes.
-        name: how messages call the set.
+        name: name of the set in messages.
         groups: the group of each class.
 
     Raises:
-        UserError: ``data`` and ``targets`` of different lengths, or as :class:`Source`.
+        UserError: ``data`` and ``targets`` have different lengths, or the targets are not valid for :class:`Source`.
     """
 
     def __init__(
@@ -233,15 +221,8 @@ class TensorSource(Source):
         return samples.to(torch.float32)
 
 
-def shown(sample: Tensor) -> str | Tensor:
-    """A sample for people to look at.
-
-    Args:
-        sample: of any shape.
-
-    Returns:
-        An image ``(C, H, W)``, stretched to [0, 1] if it goes beyond; the first values of anything else.
-    """
+def _shown(sample: Tensor) -> str | Tensor:
+    """An image ``(C, H, W)``, rescaled to [0, 1] if its values lie outside; the first values of anything else."""
     if sample.dim() == 2:
         sample = sample.unsqueeze(0)
     if sample.dim() == 3 and len(sample) in (1, 3):

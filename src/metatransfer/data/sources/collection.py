@@ -1,37 +1,62 @@
-"""What a user names as data: a collection says what its samples are, and knows no data module."""
+"""The interface of a collection: it describes which samples there are, and knows no data module."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from metatransfer.batches import Episode
 from metatransfer.data.sources.base import Encoder, Source
 from metatransfer.data.sources.derived import UnlabelledPart, without_labels
-from metatransfer.data.sources.generator import TaskGenerator
 from metatransfer.data.sources.names import SPLITS
 from metatransfer.errors import UserError
+from metatransfer.functional.random import Bits
+
+
+class TaskGenerator(ABC):
+    """Generates the tasks of an episodic data module, in place of a :class:`Source`.
+
+    Attributes:
+        num_targets: size of the targets of regression tasks, ``None`` for classification.
+    """
+
+    num_targets: int | None = None
+
+    @abstractmethod
+    def generate(self, keys: Bits, num_shots: int, num_queries: int, device: torch.device) -> Episode:
+        """Generates tasks, each from its own random stream.
+
+        Args:
+            keys: ``(T,)`` one stream per task, a function of seed, split and index.
+            num_shots: support samples per task (per class, if it has classes).
+            num_queries: query samples.
+            device: device of the returned tensors.
+
+        Returns:
+            ``T`` tasks.
+        """
 
 
 class Collection(ABC):
     """Data that can be served as episodes, as labelled batches or as a domain.
 
-    A subclass writes :meth:`parts` and, where they make sense, some of the other methods, which have defaults::
+    A subclass must define :meth:`parts`; the other methods have defaults::
 
         class Mine(Collection):
             def parts(self):
                 return {"all": TensorSource(x, y, ["cat", "dog"], "mine")}
 
     Attributes:
-        skipped: number of samples left out, for each part that was opened.
-        divided_by: how the parts differ where the collection knows it without opening them: ``"class"`` if each has
-            classes of its own, ``"sample"`` if all have the same. With ``"class"`` a server opens only the parts that a
-            run needs.
-        rotations: how the classes of each split are rotated in episodes where the user does not say it.
+        divided_by: how the parts differ, if this is known without opening them: ``"class"`` if each part has its own
+            classes, ``"sample"`` if all have the same. With ``"class"`` a server opens only the parts that a run needs.
+        rotations: default of ``Processing.rotations``, by split.
         of_texts: whether samples are texts, which cannot be augmented, transformed or rotated.
-        within_groups: whether episodes stay within one group of classes where the user does not say it.
+        within_groups: default of ``Task.within_groups``.
     """
 
     divided_by: Literal["class", "sample"] | None = None
@@ -41,19 +66,19 @@ class Collection(ABC):
 
     @abstractmethod
     def parts(self) -> Mapping[str, Source | TaskGenerator]:
-        """The samples: ``{"all": source}`` undivided, or ``"train"`` with or without ``"val"`` and ``"test"``.
+        """The samples: ``{"all": source}`` if undivided, or ``"train"`` and optionally ``"val"`` and ``"test"``.
 
-        A :class:`LazyParts` opens each part when it is first asked for.
+        A :class:`LazyParts` opens each part when it is first used.
         """
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The samples apart from their labels, for a target domain, divided as in :meth:`parts`.
+        """The samples separated from their labels, for a target domain, divided as in :meth:`parts`.
 
-        A subclass overrides it where samples may come without labels, or where :meth:`parts` sorts them by label:
-        nothing that a target is trained or validated on may follow from its labels.
+        Override it if samples may come without labels, or if :meth:`parts` sorts them by label: nothing that a target
+        is trained or validated on may depend on its labels.
 
         Raises:
-            UserError: tasks that are generated have no samples.
+            UserError: the tasks are generated and have no samples.
         """
         found: dict[str, UnlabelledPart] = {}
         for name, source in self.opened().items():
@@ -63,21 +88,21 @@ class Collection(ABC):
         return found
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """Samples to be labelled by ``lightning predict``.
+        """Reads samples for ``lightning predict`` to label.
 
         Args:
-            path: the folder or file that the user gave.
+            path: the folder or file given by the user.
 
         Returns:
-            The samples, whose labels play no role, and a name for each.
+            The samples, whose labels are ignored, and a name for each.
 
         Raises:
-            UserError: this collection cannot read files to label, or not this one.
+            UserError: this collection cannot read files to label, or cannot read this one.
         """
         raise UserError(f"{type(self).__name__} does not read files to label ('{path}'): leave predict out.")
 
     def convert(self, item: Any) -> Tensor:  # noqa: ANN401
-        """One raw sample, such as a PIL image, as those of the collection look to a network.
+        """Converts one raw sample, such as a PIL image, to what a network sees.
 
         Args:
             item: the raw sample.
@@ -93,14 +118,7 @@ class Collection(ABC):
         )
 
     def encoder(self, training: Source) -> Encoder | None:
-        """What texts are read through, made from training samples (a vocabulary) or opened (a tokenizer).
-
-        Args:
-            training: the training samples.
-
-        Returns:
-            The encoder; ``None`` for samples that need none.
-        """
+        """The encoder of texts or table rows, built from the training samples; ``None`` if none is needed."""
         return None
 
     def encoder_from(self, state: Mapping[str, Any]) -> Encoder | None:
@@ -110,54 +128,47 @@ class Collection(ABC):
             state: from :meth:`Encoder.state`.
 
         Returns:
-            The encoder; ``None`` for samples that need none.
+            The encoder; ``None`` if samples need none.
 
         Raises:
-            UserError: the checkpoint was trained with another one.
+            UserError: the checkpoint was trained with another encoder.
         """
         return None
 
     def protocol(self) -> dict[str, Any]:
-        """What must be reported beside every number measured on this data, e.g. checksums; may name the ``split``."""
+        """What to report with every result on this data, e.g. checksums; may name the ``split``."""
         return {}
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing to download
         """Downloads what may be downloaded; called in one process."""
 
-    @property
+    @cached_property
     def skipped(self) -> dict[str, int]:
-        """Number of samples left out, by part; to be filled by :meth:`parts`."""
-        found: dict[str, int] = self.__dict__.setdefault("_skipped", {})
-        return found
+        """Number of samples left out, by part; filled by :meth:`parts`."""
+        return {}
 
     def opened(self) -> Mapping[str, Source | TaskGenerator]:
-        """What :meth:`parts` returns, opened once and checked.
+        """The result of :meth:`parts`, opened once and checked."""
+        return self._checked_parts
 
-        Returns:
-            The parts.
-
-        Raises:
-            UserError: parts of other names or types.
-        """
-        if "_opened" not in self.__dict__:
-            parts = self.parts()
-            names = list(map(str, parts)) if isinstance(parts, Mapping) else [type(parts).__name__]
-            if set(names) - {"all", *SPLITS} or ("all" in names) == ("train" in names):
-                raise UserError(
-                    f"{type(self).__name__}.parts must return {{'all': source}}, or sources for 'train' and, where "
-                    f"there are any, 'val' and 'test', but returned {', '.join(names) or 'nothing'}."
-                )
-            self.__dict__["_opened"] = parts
-        opened: Mapping[str, Source | TaskGenerator] = self.__dict__["_opened"]
-        return opened
+    @cached_property
+    def _checked_parts(self) -> Mapping[str, Source | TaskGenerator]:
+        parts = self.parts()
+        names = list(map(str, parts)) if isinstance(parts, Mapping) else [type(parts).__name__]
+        if set(names) - {"all", *SPLITS} or ("all" in names) == ("train" in names):
+            raise UserError(
+                f"{type(self).__name__}.parts must return {{'all': source}}, or sources for 'train' and optionally "
+                f"'val' and 'test', but returned {', '.join(names) or 'nothing'}."
+            )
+        return parts
 
 
 class LazyParts(Mapping[str, Source]):
-    """Parts that are opened when they are first asked for.
+    """Parts that are opened when they are first used.
 
     Args:
-        open_part: makes the source of a part from its name.
-        names: of the parts.
+        open_part: returns the source of a part, given its name.
+        names: names of the parts.
     """
 
     def __init__(self, open_part: Callable[[str], Source], names: Sequence[str]) -> None:

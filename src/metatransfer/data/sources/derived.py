@@ -1,4 +1,4 @@
-"""Sources made of other sources: some of the samples, other labels, several sets as one, turned images."""
+"""Sources made of other sources: some of the samples, other labels, several sets as one, rotated images."""
 
 from __future__ import annotations
 
@@ -17,19 +17,35 @@ from metatransfer.data.sources.base import Encoder, Source, TensorSource
 from metatransfer.errors import UserError
 
 NO_CLASS = "unlabelled"
-"""The one class of samples whose labels are removed or not known."""
+"""The one class of samples without labels."""
 _CHUNK = 2**24  # values that are checked at once, to save memory
 
 
-class View(Source):
+class _Derived(Source):
+    """A source whose samples are those of ``bases``, which have samples of one shape."""
+
+    bases: tuple[Source, ...]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all bases are."""
+        return all(base.in_memory for base in self.bases)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.bases[0].sample_shape
+
+
+class View(_Derived):
     """Some samples of another source, or all of them with other labels; what is in memory is shared.
 
     Args:
-        base: where the samples are read.
-        indices: ``(N,)`` which of its samples.
+        base: the source that the samples are read from.
+        indices: ``(N,)`` indices of the samples in ``base``.
         targets: ``(N,)`` their classes.
-        class_names: names of the classes, of which some may have no sample here.
-        name: how messages call the set; as the base where left out.
+        class_names: names of the classes, some of which may have no sample here.
+        name: name of the set in messages; defaults to that of ``base``.
         groups: the group of each class.
     """
 
@@ -45,17 +61,12 @@ class View(Source):
         groups: Sequence[str] | None = None,
     ) -> None:
         super().__init__(targets, class_names, base.name if name is None else name, groups)
-        self.base, self.indices = base, indices
+        self.bases, self.indices = (base,), indices
 
     @property
-    def in_memory(self) -> bool:
-        """Whether the base is."""
-        return self.base.in_memory
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.base.sample_shape
+    def base(self) -> Source:
+        """The source that the samples are read from."""
+        return self.bases[0]
 
     def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
         """The base's samples."""
@@ -76,21 +87,12 @@ class View(Source):
     def encoded(self, encoder: Encoder) -> Self:
         """A view of the encoded base."""
         twin = copy.copy(self)
-        twin.base = self.base.encoded(encoder)
+        twin.bases = (self.base.encoded(encoder),)
         return twin
 
 
 def subset(base: Source, indices: NDArray[np.int64], class_names: Sequence[str] | None = None) -> View:
-    """Some samples of a source.
-
-    Args:
-        base: all of them.
-        indices: ``(N,)`` which.
-        class_names: number the classes in this order, which may have further ones; as the base where left out.
-
-    Returns:
-        A view.
-    """
+    """The samples ``indices`` ``(N,)`` of a source; ``class_names`` renumbers its classes and may add further ones."""
     if class_names is None:
         return View(base, indices, base.targets[indices], base.class_names, groups=base.groups)
     places = {name: place for place, name in enumerate(class_names)}
@@ -99,16 +101,7 @@ def subset(base: Source, indices: NDArray[np.int64], class_names: Sequence[str] 
 
 
 def of_classes(base: Source, class_names: Sequence[str], name: str) -> View:
-    """The samples of some classes of a source, in its order.
-
-    Args:
-        base: all of them.
-        class_names: which classes, numbered in this order.
-        name: how messages call the set.
-
-    Returns:
-        A view.
-    """
+    """The samples of some classes, in the order of ``base``; classes are numbered as in ``class_names``."""
     new = np.full(len(base.class_names), -1)
     old = [base.class_names.index(one) for one in class_names]
     new[old] = np.arange(len(old))
@@ -117,77 +110,64 @@ def of_classes(base: Source, class_names: Sequence[str], name: str) -> View:
     return View(base, indices, new[base.labels[indices]], class_names, name, groups)
 
 
-class JoinedSource(Source):
-    """Sources one after the other, as one.
+class JoinedSource(_Derived):
+    """Several sources, concatenated.
 
     Args:
-        parts: of samples of one shape; classes of one name are one class.
-        class_names: number the classes in this order; in that of their first occurrence where left out.
-
-    Raises:
-        UserError: as :class:`Source`.
+        bases: sources with samples of one shape; classes with the same name are one class.
+        class_names: order of the classes; defaults to that of their first occurrence.
     """
 
-    def __init__(self, parts: Sequence[Source], class_names: Sequence[str] | None = None) -> None:
-        names = list(class_names or dict.fromkeys(name for part in parts for name in part.class_names))
-        labels = [np.array([names.index(name) for name in part.class_names])[part.labels] for part in parts]
-        groups = {name: one for part in parts for name, one in zip(part.class_names, part.groups or (), strict=False)}
+    def __init__(self, bases: Sequence[Source], class_names: Sequence[str] | None = None) -> None:
+        names = list(class_names or dict.fromkeys(name for base in bases for name in base.class_names))
+        labels = [np.array([names.index(name) for name in base.class_names])[base.labels] for base in bases]
+        groups = {name: one for base in bases for name, one in zip(base.class_names, base.groups or (), strict=False)}
         known = [groups[name] for name in names] if all(name in groups for name in names) else None
-        super().__init__(np.concatenate(labels), names, " and ".join(part.name for part in parts), known)
-        self.parts = tuple(parts)
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether all parts are."""
-        return all(part.in_memory for part in self.parts)
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.parts[0].sample_shape
+        super().__init__(np.concatenate(labels), names, " and ".join(base.name for base in bases), known)
+        self.bases = tuple(bases)
+        self._starts = np.cumsum([0, *(len(base) for base in bases)])
 
     def places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
-        """Each part that has some of the samples, which of ``indices`` they are, and their indices in the part."""
-        part_of = np.searchsorted(self._starts, indices, side="right") - 1
-        found = [(part, np.flatnonzero(part_of == place), self._starts[place]) for place, part in enumerate(self.parts)]
-        return [(part, rows, indices[rows] - start) for part, rows, start in found if len(rows)]
+        """Each base that has some of the samples, which of ``indices`` they are, and their indices in the base."""
+        base_of = np.searchsorted(self._starts, indices, side="right") - 1
+        found = [(base, np.flatnonzero(base_of == place), self._starts[place]) for place, base in enumerate(self.bases)]
+        return [(base, rows, indices[rows] - start) for base, rows, start in found if len(rows)]
 
     def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
-        """The samples of all parts."""
-        for part, _, own in self.places(indices):
-            part.update_fingerprint(digest, own)
+        """The samples of all bases."""
+        for base, _, own in self.places(indices):
+            base.update_fingerprint(digest, own)
 
     def read(self, indices: Tensor, device: torch.device) -> Inputs:
-        """Reads each sample from its part."""
+        """Reads each sample from its base."""
         places = self.places(indices.flatten().numpy())
-        read = [part.read(torch.from_numpy(own), device) for part, _, own in places]
+        read = [base.read(torch.from_numpy(own), device) for base, _, own in places]
         order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
         if isinstance(read[0], Tensor):
             samples = torch.cat([one for one in read if isinstance(one, Tensor)])
             return samples[order].view(*indices.shape, *samples.shape[1:])
         ids, mask = (_padded([one[field] for one in read]) for field in (0, 1))
-        # a part pads by a number of its own; under a mask of 0 it plays no role
+        # the bases may pad with different ids, which a mask of 0 hides
         return Tokens(*(one[order].view(*indices.shape, one.shape[-1]) for one in (ids, mask)))
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Those of the parts."""
+        """Those of the bases."""
         found = np.zeros(len(indices), np.int64)
-        for part, rows, own in self.places(indices):
-            lengths = part.lengths(own)
+        for base, rows, own in self.places(indices):
+            lengths = base.lengths(own)
             if lengths is None:
                 return None
             found[rows] = lengths
         return found
 
     def show(self, index: int) -> str | Tensor:
-        """The sample of the part."""
-        part, _, own = self.places(np.array([index]))[0]
-        return part.show(int(own[0]))
+        """The base's sample."""
+        base, _, own = self.places(np.array([index]))[0]
+        return base.show(int(own[0]))
 
     def encoded(self, encoder: Encoder) -> JoinedSource:
-        """All parts, encoded."""
-        return JoinedSource([part.encoded(encoder) for part in self.parts], self.class_names)
+        """All bases, encoded."""
+        return JoinedSource([base.encoded(encoder) for base in self.bases], self.class_names)
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:
@@ -196,14 +176,14 @@ def _padded(parts: Sequence[Tensor]) -> Tensor:
 
 
 def joined(parts: Sequence[Source]) -> Source:
-    """The only one of several sources, or all as one."""
+    """A single source as it is, several as one."""
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 
-class RotatedClasses(Source):
-    """Every class four times, turned by 0, 90, 180 and 270 degrees, as Snell et al. 2017 (1703.05175) train Omniglot.
+class RotatedClasses(_Derived):
+    """Every class four times, rotated by 0, 90, 180 and 270 degrees, as Snell et al. 2017 (1703.05175) train Omniglot.
 
-    Class ``4 c + r`` is class ``c`` turned ``r`` times; images are turned when they are read.
+    Class ``4 c + r`` is class ``c`` after ``r`` quarter turns; images are rotated when they are read.
 
     Args:
         base: images ``(C, H, H)``.
@@ -223,39 +203,21 @@ class RotatedClasses(Source):
             base.name,
             [group for group in base.groups for _ in turns] if base.groups is not None else None,
         )
-        self.base = base
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the base is."""
-        return self.base.in_memory
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return self.base.sample_shape
+        self.bases = (base,)
 
     def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
-        """The base's samples; the turns follow from the labels."""
-        self.base.update_fingerprint(digest, np.unique(indices // 4))
+        """The base's samples; the rotations follow from the labels."""
+        self.bases[0].update_fingerprint(digest, np.unique(indices // 4))
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Reads and turns."""
-        read = self.base.read(indices // 4, device)
+        """Reads and rotates."""
+        read = self.bases[0].read(indices // 4, device)
         assert isinstance(read, Tensor)
         return rotate(read, (indices % 4).to(device))
 
 
 def rotate(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns images counter-clockwise by quarter turns, each by its own number.
-
-    Args:
-        images: ``(..., C, H, H)``; changed in place where possible.
-        turns: ``(...)`` int64 in 0 .. 3.
-
-    Returns:
-        The turned images.
-    """
+    """Turns images ``(..., C, H, H)`` counter-clockwise by ``turns`` ``(...)`` quarter turns, if possible in place."""
     flat, number = images.flatten(0, -4), turns.flatten()
     for turn in (1, 2, 3):
         chosen = (number == turn).nonzero().flatten()
@@ -264,11 +226,11 @@ def rotate(images: Tensor, turns: Tensor) -> Tensor:
 
 
 class UnlabelledPart(NamedTuple):
-    """Samples of a target domain, apart from their labels.
+    """Samples of a target domain, separated from their labels.
 
     Attributes:
-        source: ``N`` samples of the one class :data:`NO_CLASS`, in an order that does not depend on any label.
-        withheld: ``(N,)`` names of the samples' classes, ``""`` for single ones and ``None`` where none is known.
+        source: ``N`` samples of the one class ``"unlabelled"``, in an order that does not depend on any label.
+        withheld: ``(N,)`` names of the samples' classes, ``""`` where unknown; ``None`` if none is known.
     """
 
     source: Source
@@ -276,26 +238,20 @@ class UnlabelledPart(NamedTuple):
 
 
 def relabelled(base: Source, labels: NDArray[np.int64] | None = None, class_names: Sequence[str] = (NO_CLASS,)) -> View:
-    """All samples of a source with other labels; all in the one class :data:`NO_CLASS` where left out."""
+    """All samples of a source with other labels; by default all in the one class :data:`NO_CLASS`."""
     rows = np.arange(len(base))
     return View(base, rows, np.zeros_like(rows) if labels is None else labels, class_names)
 
 
 def without_labels(source: Source) -> UnlabelledPart:
-    """Removes the labels of a source whose order does not depend on them."""
+    """Separates samples from their labels; only for sources whose order does not depend on labels."""
     return UnlabelledPart(relabelled(source), np.array(source.class_names, np.str_)[source.labels])
 
 
 def first_not_finite(source: Source) -> int | None:
-    """The first sample that holds NaN or infinity; ``None`` where there is none.
+    """Index of the first sample that holds NaN or infinity, ``None`` if there is none.
 
     Only floating-point samples in memory are checked: bytes are always finite, and files are checked when decoded.
-
-    Args:
-        source: any.
-
-    Returns:
-        Its index.
     """
     rows = np.flatnonzero(~_are_finite(source, np.arange(len(source))))
     return int(rows[0]) if len(rows) else None

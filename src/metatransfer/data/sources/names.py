@@ -1,4 +1,4 @@
-"""Names of splits and classes: what counts as a split in a user's data, and in which order classes are numbered."""
+"""Names of splits and the order of classes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,6 @@ def numbered(labels: Sequence[str] | NDArray[np.str_]) -> tuple[NDArray[np.int64
 def check_disjoint(classes: Mapping[str, Sequence[str]], where: str) -> None:
     """Raises an error if two splits share classes: few-shot learning is tested on new ones.
 
-    Args:
-        classes: those of each split.
-        where: where they come from, for the message.
-
     Raises:
         UserError: with the first few shared classes.
     """
@@ -58,15 +54,7 @@ def check_disjoint(classes: Mapping[str, Sequence[str]], where: str) -> None:
 
 
 def group_of_classes(labels: NDArray[np.str_], groups: NDArray[np.str_], where: str) -> dict[str, str]:
-    """The group of each class.
-
-    Args:
-        labels: ``(N,)`` class of each sample.
-        groups: ``(N,)`` group of each sample.
-        where: where they come from, for the message.
-
-    Returns:
-        Groups by class.
+    """The group of each class, from the class ``(N,)`` and the group ``(N,)`` of each sample.
 
     Raises:
         UserError: a class with samples in two groups.
