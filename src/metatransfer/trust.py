@@ -137,19 +137,24 @@ class _Plan:
 
     def arguments(self, kind: Any, given: Mapping[str, Any]) -> dict[str, _Build]:  # noqa: ANN401
         hints: dict[str, Any] = {}
-        for base in reversed(kind.__mro__):  # what a subclass hands on as keywords is annotated in its base
+        defaults: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):  # keywords that a subclass passes on are annotated in its base
             init = inspect.unwrap(base.__init__)
             names = _AnyName({**vars(builtins), **getattr(init, "__globals__", {})})
             hints |= typing.get_type_hints(init, localns=names)
-        return {name: self.value(value, [hints.get(name, Any)]) for name, value in given.items()}
+            if inspect.isfunction(init):
+                defaults |= {name: one.default for name, one in inspect.signature(init).parameters.items()}
+        return {name: self.value(value, [hints.get(name, Any)], defaults.get(name)) for name, value in given.items()}
 
-    def value(self, value: Any, annotations: Iterable[Any]) -> _Build:  # noqa: ANN401
+    def value(self, value: Any, annotations: Iterable[Any], default: object = None) -> _Build:  # noqa: ANN401
         expected = _alternatives(annotations)
         if isinstance(value, Mapping) and "class_path" in value:
             return self.object(value, expected)
         group: Any = next((part for part in expected if dataclasses.is_dataclass(part)), None)
         if isinstance(value, Mapping) and group is not None:
-            return functools.partial(_call, group, self.arguments(group, value))
+            # fields that the description lacks keep the value that they have in the default of the argument
+            make = functools.partial(dataclasses.replace, default) if isinstance(default, group) else group
+            return functools.partial(_call, make, self.arguments(group, value))
         inner = [
             typing.get_args(part)[0 if typing.get_origin(part) is tuple else -1]
             for part in expected

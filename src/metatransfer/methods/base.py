@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
 
@@ -198,7 +198,8 @@ class MethodModule(EvaluatedModule, ABC):
             weights_only: ``False`` unpickles any object, which runs code that the file brings; not done by default.
             trusted: packages that the checkpoint may import classes from, besides the known ones and those that are
                 imported already.
-            **kwargs: constructor arguments, in place of those in the checkpoint.
+            **kwargs: constructor arguments that replace those in the checkpoint; of a group given as a dict, such as
+                ``inner={"steps": 10}``, only the named fields are replaced.
 
         Returns:
             The module.
@@ -212,7 +213,10 @@ class MethodModule(EvaluatedModule, ABC):
         content = _load(checkpoint_path, map_location="cpu", weights_only=weights_only)
         if not isinstance(checkpoint_path, str | Path):
             checkpoint_path.seek(0)
-        described = {**content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}), **kwargs}
+        described = dict(content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+        for name, value in kwargs.items():
+            known = described.get(name)
+            described[name] = {**known, **value} if _is_group(known) and _is_group(value) else value
         with no_weight_files():
             kind, arguments = checked_arguments(cls, described, trusted)
             # without an instantiator Lightning takes the arguments as they are, and interprets none from the file
@@ -257,3 +261,8 @@ class MethodModule(EvaluatedModule, ABC):
             if self.device.type == "cuda" and "cuda" in self._rng_state:
                 torch.cuda.set_rng_state(self._rng_state["cuda"].cpu(), self.device)
             self._rng_state = None
+
+
+def _is_group(value: object) -> bool:
+    """Whether a described argument is a group of options rather than an object."""
+    return isinstance(value, Mapping) and "class_path" not in value

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor, nn
+from torch import nn
 
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
-from metatransfer.metrics.domain_evidence import SideCollector
-from metatransfer.metrics.validators import Evidence, Validator
+from metatransfer.methods.evaluation.hooks import EvaluatedModule
+from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.nn.backbones.image_backbone import ImageBackbone
 
 if TYPE_CHECKING:
@@ -68,24 +68,10 @@ ADAPTATION = Comparison(
 )  # fmt: skip
 
 
-@runtime_checkable
-class TargetEvaluation(Protocol):
-    """An evaluation on labelled samples of a source and unlabelled samples of a target."""
-
-    validator: Validator
-    best_source_accuracy: Tensor
-
-    def last_evidence(self) -> Evidence:
-        """Outputs and features of the last validation, without target labels."""
-
-    def collector(self, side: Any) -> SideCollector:  # noqa: ANN401
-        """The outputs of the last validation for ``"source"`` or ``"target"``."""
-
-
-def target_evaluation(module: LightningModule) -> TargetEvaluation | None:
+def target_evaluation(module: LightningModule) -> OnTarget | None:
     """The evaluation of a method that is scored on a target domain; ``None`` if it is scored in another way."""
-    found = getattr(module, "evaluation", module)
-    return found if isinstance(found, TargetEvaluation) else None
+    found = module.evaluation if isinstance(module, EvaluatedModule) else None
+    return found if isinstance(found, OnTarget) else None
 
 
 def labelled(data: object, split: str) -> bool:
