@@ -234,7 +234,9 @@ def test_a_checkpoint_holds_what_was_fitted(make, tmp_path):
     assert torch.equal(goes_on.eval()(x), loaded(x))
 
     wrong = module(NearestNeighbors() if make is not NearestNeighbors else LinearSVM())
-    with pytest.raises(UserError, match=f"the checkpoint was fitted with {type(method.classifier).__name__}, but this"):
+    with pytest.raises(
+        UserError, match=f"the checkpoint was fitted with the classifier {type(method.classifier).__name__}, but this"
+    ):
         trainer(tmp_path).test(wrong, datamodule=Blobs(), ckpt_path=path)
 
 

@@ -1,4 +1,4 @@
-"""Collects what a network says of source and target samples over an evaluation."""
+"""Outputs of a network for source and target samples, collected over an evaluation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torchmetrics import Metric
 
 
 class Evidence(NamedTuple):
-    """What a validator may look at; no label of the target is in it.
+    """What a validator may use; it contains no label of the target.
 
     Attributes:
-        source_logits: ``(N, C)`` of validation samples of the source.
+        source_logits: ``(N, C)``, of validation samples of the source.
         source_labels: ``(N,)`` int64.
         source_features: ``(N, E)``.
-        target_logits: ``(M, C)`` of validation samples of the target.
+        target_logits: ``(M, C)``, of validation samples of the target.
         target_features: ``(M, E)``.
-        train_features: ``(K, E)`` of training samples of the source, by which ratios of densities are learned;
-            ``None``: the validation samples, which makes these ratios too sure.
+        train_features: ``(K, E)``, of training samples of the source, for density ratios; without them the validation
+            samples are used, which makes the ratios overconfident.
     """
 
     source_logits: Tensor
@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
     train_features: Tensor | None = None
 
     def on_cpu(self) -> Evidence:
-        """The same, detached and on the CPU, floats in double precision."""
+        """A detached copy on the CPU, in double precision."""
         return Evidence(
             _exact(self.source_logits),
             self.source_labels.cpu(),
@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
         )
 
     def finite(self) -> bool:
-        """Whether all numbers are."""
+        """Whether all numbers are finite."""
         return all(bool(part.isfinite().all()) for part in self if part is not None)
 
 
@@ -50,12 +50,12 @@ def _exact(x: Tensor) -> Tensor:
 
 
 class SideEvidence(NamedTuple):
-    """What a network says of the samples of one side, in their order.
+    """Outputs for the samples of one domain, in their order.
 
     Attributes:
         logits: ``(N, C)``.
         features: ``(N, E)``.
-        labels: ``(N,)`` int64, -1 where not known or withheld.
+        labels: ``(N,)`` int64, -1 if unknown or withheld.
         number: ``(N,)`` int64.
     """
 
@@ -66,7 +66,7 @@ class SideEvidence(NamedTuple):
 
 
 class SideCollector(Metric):
-    """Keeps logits and features of all samples of one side, those of other processes too."""
+    """Keeps logits and features of all samples of one domain, of all processes."""
 
     full_state_update = False
 
@@ -82,7 +82,7 @@ class SideCollector(Metric):
             getattr(self, name).append(values)
 
     def compute(self) -> SideEvidence:
-        """All samples in their order; each once, also where processes were given some twice."""
+        """All samples in their order, without the duplicates that several processes may have been given."""
         parts = [getattr(self, name) for name in SideEvidence._fields]
         found = SideEvidence(*(torch.cat(part) if isinstance(part, list) else part for part in parts))
         order = found.number.argsort(stable=True)
