@@ -18,7 +18,7 @@ from metatransfer.methods.evaluation import Evaluation, OnSamples
 from metatransfer.methods.evaluation.sample_baselines import MOST_FREQUENT as MOST_FREQUENT
 from metatransfer.methods.evaluation.sample_baselines import NearestSample as NearestSample
 
-_REMEDY = "give it a data module of labelled samples, such as ImageFolderDataModule"
+_REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
 
 
 class SampleClassifier(MethodModule):
@@ -46,8 +46,8 @@ class SampleClassifier(MethodModule):
     ) -> None:
         if num_classes is None:
             raise UserError(
-                f"{type(self).__name__} needs num_classes, the number of classes: on the command line it follows data "
-                "that serves labelled samples, such as ImageFolderDataModule."
+                f"{type(self).__name__} needs num_classes, the number of classes; on the command line it is taken from "
+                "data that serves labelled samples, such as LabelledDataModule."
             )
         check_positive(num_classes=num_classes)
         made: Evaluation = evaluation(num_classes)

@@ -52,7 +52,7 @@ class FittedModule(MethodModule):
         if self.trainer.world_size > 1:
             raise UserError(f"{name} is fitted in one process: set trainer.devices=1.")
         if not isinstance(datamodule_of(self), self.reads):
-            raise UserError(f"{name} needs a data module of labelled samples, such as ImageFolderDataModule.")
+            raise UserError(f"{name} needs a data module of labelled samples: use a LabelledDataModule.")
         # nothing is evaluated before the fit, and everything after it
         self._given = {name: getattr(self.trainer, name) for name in _FIT}
         self._max_epochs = self.trainer.max_epochs

@@ -64,8 +64,8 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         self._predicted = 0
         if not isinstance(data, ServesSamples) or (info is not None and info.sample_shape):
             raise UserError(
-                f"{type(self).__name__} classifies texts, but {type(data).__name__} serves none: give it a "
-                "TextDataModule."
+                f"{type(self).__name__} classifies texts, but {type(data).__name__} serves none: use a "
+                "LabelledDataModule with source=Texts."
             )
 
     @staticmethod

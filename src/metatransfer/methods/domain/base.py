@@ -146,7 +146,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         return loss + added, source_logits
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """Learns from a batch and returns the loss and the source's logits; by default leaves the step to the Trainer."""
+        """Learns from a batch and returns the loss and the source's logits; by default the Trainer takes the step."""
         return self.training_loss(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401

@@ -21,7 +21,7 @@ AdaptedLayer = Literal["features", "logits"]
 
 
 class DANModule(DomainAdaptationModule):
-    r"""Deep adaptation network (Long et al. 2015, 1502.02791): minimises the maximum mean discrepancy with several kernels.
+    r"""Deep adaptation network (Long et al. 2015, 1502.02791): minimises the MMD of both domains with several kernels.
 
     .. math:: \mathcal T = \lambda \sum_{\ell} \widehat{\mathrm{MMD}}{}^2_k\bigl(z^s_\ell, z^t_\ell\bigr)
 

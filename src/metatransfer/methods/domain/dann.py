@@ -56,11 +56,7 @@ class DANNModule(DomainAdaptationModule):
     ) -> None:
         super().__init__(backbone, num_classes, head, adaptation, optimizer, lr_scheduler)
         self.ramp = ramp
-        self.discriminator = discriminator(self.discriminated_features())
-
-    def discriminated_features(self) -> int:
-        """Size of what the discriminator looks at."""
-        return self.backbone.out_features
+        self.discriminator = discriminator(backbone.out_features)
 
     @property
     def strength(self) -> float:
@@ -72,7 +68,7 @@ class DANNModule(DomainAdaptationModule):
         return pair.source, pair.target
 
     def sample_weights(self, pair: Pair) -> tuple[Tensor, Tensor] | None:
-        """Weights of the samples for the discriminator, ``(N,)`` and ``(M,)`` with mean 1; ``None`` for equal weights."""
+        """Weights of samples for the discriminator, ``(N,)`` and ``(M,)`` with mean 1; ``None`` for equal ones."""
         return None
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
