@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
+
+from metatransfer.metrics.collector import Collector, mean_with_interval
 
 
 class Answers(NamedTuple):
@@ -29,24 +30,17 @@ class Answers(NamedTuple):
     loss: Tensor
 
 
-class _Collected(Metric):
+class _Collected(Collector):
     """Keeps all predictions, of all processes."""
 
-    full_state_update = False
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
-        super().__init__(**kwargs)
-        for name in Answers._fields:
-            self.add_state(name, [], dist_reduce_fx="cat")
+    fields = Answers._fields
 
     def update(self, answers: Answers) -> None:
-        for name, values in answers._asdict().items():
-            getattr(self, name).append(values)
+        self.add(*answers)
 
     def compute(self) -> Answers:
-        parts = [getattr(self, name) for name in Answers._fields]
-        found = [torch.cat(part) if isinstance(part, list) else part for part in parts]
-        order = found[0].argsort(stable=True)  # that of the split, whatever process answered
+        found = Answers(*self.collected())
+        order = found.number.argsort(stable=True)  # that of the split, whatever process answered
         return Answers(*(part[order] for part in found))
 
 
@@ -97,9 +91,7 @@ class ClassifierMetrics(nn.Module):
         found = self.answers()
         numbers = {"samples": torch.tensor(float(len(found.target)))}
         for name, values in (("accuracy", (found.prediction == found.target).double()), ("loss", found.loss.double())):
-            numbers[name] = values.mean().float()
-            spread = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
-            numbers[f"{name}_ci95"] = (1.96 * spread).float()
+            numbers[name], numbers[f"{name}_ci95"] = (value.float() for value in mean_with_interval(values))
         if len(found.target):
             numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
         else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from metatransfer.metrics.collector import Collector
 
 
 class Evidence(NamedTuple):
@@ -65,26 +66,18 @@ class SideEvidence(NamedTuple):
     number: Tensor
 
 
-class SideCollector(Metric):
+class SideCollector(Collector):
     """Keeps logits and features of all samples of one domain, of all processes."""
 
-    full_state_update = False
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
-        super().__init__(**kwargs)
-        for name in SideEvidence._fields:
-            self.add_state(name, [], dist_reduce_fx="cat")
+    fields = SideEvidence._fields
 
     def update(self, logits: Tensor, features: Tensor, labels: Tensor, number: Tensor) -> None:
         """Adds a batch, see :class:`SideEvidence`."""
-        given = SideEvidence(logits.detach().float(), features.detach().float().flatten(1), labels, number)
-        for name, values in given._asdict().items():
-            getattr(self, name).append(values)
+        self.add(logits.detach().float(), features.detach().float().flatten(1), labels, number)
 
     def compute(self) -> SideEvidence:
         """All samples in their order, without the duplicates that several processes may have been given."""
-        parts = [getattr(self, name) for name in SideEvidence._fields]
-        found = SideEvidence(*(torch.cat(part) if isinstance(part, list) else part for part in parts))
+        found = SideEvidence(*self.collected())
         order = found.number.argsort(stable=True)
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = found.number[order][1:] != found.number[order][:-1]

@@ -16,6 +16,7 @@ from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
 from metatransfer.methods.evaluation.on_samples import OnSamples
 from metatransfer.methods.evaluation.sample_baselines import sample_baselines
+from metatransfer.metrics.collector import mean_with_interval
 from metatransfer.metrics.domain_evidence import Evidence, SideCollector
 from metatransfer.metrics.validators import (
     PANEL,
@@ -213,5 +214,4 @@ def _key(validator: Validator) -> str:
 
 
 def _with_interval(name: str, right: Tensor) -> dict[str, Tensor]:
-    spread = right.std() / len(right) ** 0.5 if len(right) > 1 else torch.tensor(torch.nan)
-    return {name: right.mean(), f"{name}_ci95": 1.96 * spread}
+    return dict(zip((name, f"{name}_ci95"), mean_with_interval(right), strict=True))
