@@ -13,7 +13,24 @@ from jsonargparse import Namespace
 
 from metatransfer.cli import main
 from metatransfer.errors import UserError
-from metatransfer.methods import DANNModule, FineTuneModule, ImportanceWeightedModule, MAMLModule, ProtoNetModule
+from metatransfer.methods import (
+    Adaptation,
+    AdaptedFeaturesModule,
+    Annealing,
+    DANNModule,
+    Execution,
+    FineTuneModule,
+    FrozenFeaturesModule,
+    ImportanceWeightedModule,
+    InnerLoop,
+    MAMLModule,
+    PretrainModule,
+    ProtoNetModule,
+    Ramp,
+    ReptileModule,
+)
+from metatransfer.methods.finetune import LayerwiseLRDecay
+from metatransfer.metrics import Entropy
 from metatransfer.nn import MLP, Backbone, Conv4, LinearHead
 from metatransfer.trust import check_classes, checked_arguments
 
@@ -36,14 +53,8 @@ class Wrapper(Backbone):
         shape: tuple[int, ...] = (), path: Path | None = None, extra=None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.inner, self.more, self.options, self.shape, self.path, self.extra = (
-            inner,
-            more,
-            options,
-            shape,
-            path,
-            extra,
-        )
+        self.inner, self.more, self.options = inner, more, options
+        self.shape, self.path, self.extra = shape, path, extra
         self.out_features = inner.out_features
 
     def forward(self, x):
@@ -259,11 +270,64 @@ def test_another_method_than_the_one_that_was_asked_for():
 
 def test_the_callers_arguments_win(tmp_path):
     module = ProtoNetModule(MLP([4], [3]), optimizer=functools.partial(torch.optim.SGD, lr=0.5))
-    path = written(tmp_path, **module.hparams)
-    torch.save({**torch.load(path), "state_dict": module.state_dict()}, path)
-    again = ProtoNetModule.load_from_checkpoint(path, optimizer=torch.optim.Adam)
+    again = ProtoNetModule.load_from_checkpoint(kept(tmp_path, module), optimizer=torch.optim.Adam)
     assert again.optimizer is torch.optim.Adam
     torch.testing.assert_close(dict(again.state_dict()), dict(module.state_dict()), rtol=0, atol=0)
+
+
+def kept(tmp_path, module, **changed):
+    """The checkpoint of a module, with some of its arguments described in another way."""
+    path = written(tmp_path, **{**module.hparams, **changed})
+    torch.save({**torch.load(path), "state_dict": module.state_dict()}, path)
+    return path
+
+
+def network():
+    return MLP([4], [3])
+
+
+ADAPTATION = Adaptation(validator=Entropy(source_floor=0.5), annealing=Annealing(alpha=3.0))
+FAMILIES = {
+    "gradient": lambda: MAMLModule(network(), 2, inner=InnerLoop(3, 0.2, max_norm=1.0), execution=Execution("loop")),
+    "metric": lambda: ProtoNetModule(network(), distance="cosine"),
+    "finetune": lambda: FineTuneModule(network(), 2, policy=LayerwiseLRDecay(0.5)),
+    "supervised": lambda: PretrainModule(network(), 2, scale=3.0),
+    "features": lambda: FrozenFeaturesModule(network(), 2),
+    "domain": lambda: DANNModule(network(), 2, ramp=Ramp(max_lambda=0.5), adaptation=ADAPTATION),
+    "adapted features": lambda: AdaptedFeaturesModule(network(), 2, validator=Entropy(source_floor=0.5)),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_method_of_each_family_comes_back_with_its_arguments(tmp_path, family):
+    module = FAMILIES[family]()
+    again = type(module).load_from_checkpoint(kept(tmp_path, module))
+    groups = [name for name in ("inner", "execution", "ramp") if hasattr(module, name)]
+    assert [getattr(again, name) for name in groups] == [getattr(module, name) for name in groups]
+    assert again.protocol() == module.protocol()  # validator, annealing, policy, ...
+    assert {**again.hparams, "_instantiator": None} == {**module.hparams, "_instantiator": None}
+
+
+def test_fields_that_a_group_lacks_keep_the_methods_default(tmp_path):
+    module = ReptileModule(network(), 2)
+    path = kept(tmp_path, module, inner={"lr": 0.5}, execution={"batching": "loop"})
+    again = ReptileModule.load_from_checkpoint(path)
+    assert again.inner == dataclasses.replace(module.inner, lr=0.5)
+    assert again.execution == Execution("loop")
+    module = DANNModule(network(), 2)
+    again = DANNModule.load_from_checkpoint(kept(tmp_path, module, ramp={"gamma": 5.0}, adaptation={}))
+    assert (again.ramp, again.adaptation) == (Ramp(gamma=5.0), Adaptation())
+
+
+def test_the_caller_may_replace_single_fields_of_a_group(tmp_path):
+    path = kept(tmp_path, FAMILIES["gradient"]())
+    assert MAMLModule.load_from_checkpoint(path, inner={"steps": 9}).inner == InnerLoop(9, 0.2, max_norm=1.0)
+    assert MAMLModule.load_from_checkpoint(path, inner=InnerLoop(9, 0.1)).inner == InnerLoop(9, 0.1)
+
+
+@pytest.mark.parametrize("inner", [{"no_such_field": 1}, {"steps": -1}, {"max_norm": "os.system"}])
+def test_a_group_that_does_not_fit_is_an_error(tmp_path, inner):
+    assert isinstance(outcome(MAMLModule, kept(tmp_path, FAMILIES["gradient"](), inner=inner)), UserError)
 
 
 class Bomb:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"  # the one that Lightning trusts
 _OMIT = object()
@@ -71,8 +70,9 @@ def _describe(value: Any) -> Any:  # noqa: ANN401
         return {"class_path": _class_path(value.func), "init_args": plain_arguments(value.keywords)}
     if isinstance(value, type):
         return {"class_path": _class_path(value)}
-    if isinstance(value, nn.Module) and "_init_arguments" in value.__dict__:
-        return {"class_path": _class_path(type(value)), "init_args": plain_arguments(value.__dict__["_init_arguments"])}
+    remembered = getattr(value, "__dict__", {}).get("_init_arguments")  # a network, a validator, a schedule
+    if remembered is not None:
+        return {"class_path": _class_path(type(value)), "init_args": plain_arguments(remembered)}
     if callable(getattr(value, "get_params", None)):  # an estimator of scikit-learn knows its own
         return {"class_path": _class_path(type(value)), "init_args": plain_arguments(value.get_params(deep=False))}
     return _OMIT

@@ -1,12 +1,12 @@
-"""Which classes a checkpoint or a configuration file may name, checked before anything is imported or called.
+"""Checks which classes a checkpoint or a configuration file may name, before anything is imported or called.
 
-A checkpoint describes the network, the optimiser and the rest as ``{"class_path": ..., "init_args": ...}``. Whoever
-wrote the file must not be able to run code on the machine that loads it, so each path must name a class (never a
-function) of the type that the argument expects, from a known package or from one that is imported already. Text stays
-text: it is not read as YAML, as the name of a file or as an import path.
+A checkpoint describes networks, optimizers etc. as ``{"class_path": ..., "init_args": ...}``. Loading it must not run
+code of whoever wrote it, so each path must name a class (never a function) of the type that the argument expects, from
+a known package or one that is already imported. Text stays text: it is not parsed as YAML, a file name or an import
+path.
 
-A configuration file may name any class, also one that has to be imported, as that is what it is for: treat a
-stranger's configuration file like a stranger's program.
+A configuration file may name any class, including one that must be imported: treat a configuration file from a
+stranger like a program from a stranger.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Kind = TypeVar("Kind")
 def checked_arguments(
     kind: type[Kind], described: Mapping[str, Any], trusted: Collection[str] = ()
 ) -> tuple[type[Kind], dict[str, Any]]:
-    """Rebuilds constructor arguments from a checkpoint, after all that they name has been checked.
+    """Rebuilds constructor arguments from a checkpoint after checking everything that they name.
 
     Raises:
         UserError: the description names something that is not allowed, or does not fit the constructor.
@@ -69,7 +69,7 @@ def check_classes(settings: Any, name: str = "") -> None:  # noqa: ANN401
     """Raises an error unless each ``class_path`` of a parsed configuration names a class.
 
     Raises:
-        UserError: a ``class_path`` names a function or another object, which must not be called.
+        UserError: a ``class_path`` names a function or another object that must not be called.
     """
     items = settings if isinstance(settings, dict) else getattr(settings, "__dict__", {})
     path = items.get("class_path")
@@ -80,7 +80,7 @@ def check_classes(settings: Any, name: str = "") -> None:  # noqa: ANN401
 
 
 def _named(path: str, packages: Collection[str]) -> object:
-    """What an import path names; only modules of the given packages are imported for it."""
+    """The object at an import path; only modules of the given packages are imported."""
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):  # a class may stand inside another class
         module = ".".join(parts[:end])
@@ -108,7 +108,7 @@ class _AnyName(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Turns descriptions into functions that build them; every class is checked by then, and none was called."""
+    """Turns descriptions into functions that build the objects: all classes are checked before the first is called."""
 
     packages: tuple[str, ...]
 
@@ -137,19 +137,24 @@ class _Plan:
 
     def arguments(self, kind: Any, given: Mapping[str, Any]) -> dict[str, _Build]:  # noqa: ANN401
         hints: dict[str, Any] = {}
-        for base in reversed(kind.__mro__):  # what a subclass hands on as keywords is annotated in its base
+        defaults: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):  # keywords that a subclass passes on are annotated in its base
             init = inspect.unwrap(base.__init__)
             names = _AnyName({**vars(builtins), **getattr(init, "__globals__", {})})
             hints |= typing.get_type_hints(init, localns=names)
-        return {name: self.value(value, [hints.get(name, Any)]) for name, value in given.items()}
+            if inspect.isfunction(init):
+                defaults |= {name: one.default for name, one in inspect.signature(init).parameters.items()}
+        return {name: self.value(value, [hints.get(name, Any)], defaults.get(name)) for name, value in given.items()}
 
-    def value(self, value: Any, annotations: Iterable[Any]) -> _Build:  # noqa: ANN401
+    def value(self, value: Any, annotations: Iterable[Any], default: object = None) -> _Build:  # noqa: ANN401
         expected = _alternatives(annotations)
         if isinstance(value, Mapping) and "class_path" in value:
             return self.object(value, expected)
         group: Any = next((part for part in expected if dataclasses.is_dataclass(part)), None)
         if isinstance(value, Mapping) and group is not None:
-            return functools.partial(_call, group, self.arguments(group, value))
+            # fields that the description lacks keep the value that they have in the default of the argument
+            make = functools.partial(dataclasses.replace, default) if isinstance(default, group) else group
+            return functools.partial(_call, make, self.arguments(group, value))
         inner = [
             typing.get_args(part)[0 if typing.get_origin(part) is tuple else -1]
             for part in expected

@@ -76,6 +76,12 @@ class DividedParts(BlobsParts):
         }
 
 
+class MovedParts(DividedParts):
+    """As above, with another training sample."""
+
+    moved, shift = 3, 0.01
+
+
 def Divided(**options):
     return labelled(DividedParts(), **{"predict": "all"} | options)
 
@@ -177,9 +183,7 @@ def test_what_makes_other_features_makes_another_entry(tmp_path):
     assert computed(Divided(transform=[nn.Hardtanh(0.0, 0.6)])) == 100
     assert computed(Divided(labels_per_class=5)) == 20
     assert computed(Divided(), precision="bf16-mixed") == 100
-    changed = Divided()
-    changed.moved, changed.shift = 3, 0.01
-    assert computed(changed) == 80
+    assert computed(labelled(MovedParts(), predict="all")) == 80
     assert computed(Divided()) == 0
 
 
@@ -234,7 +238,9 @@ def test_a_checkpoint_holds_what_was_fitted(make, tmp_path):
     assert torch.equal(goes_on.eval()(x), loaded(x))
 
     wrong = module(NearestNeighbors() if make is not NearestNeighbors else LinearSVM())
-    with pytest.raises(UserError, match=f"the checkpoint was fitted with {type(method.classifier).__name__}, but this"):
+    with pytest.raises(
+        UserError, match=f"the checkpoint was fitted with the classifier {type(method.classifier).__name__}, but this"
+    ):
         trainer(tmp_path).test(wrong, datamodule=Blobs(), ckpt_path=path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
 
@@ -34,21 +34,21 @@ from metatransfer.trust import checked_arguments
 
 
 class MethodModule(EvaluatedModule, ABC):
-    """A LightningModule with an optimiser and a scheduler from the configuration, an evaluation and a protocol card.
+    """Base class of all methods: a LightningModule with an evaluation, an optimizer, a scheduler and a protocol card.
 
-    A subclass says what kind of batches it learns from, what a training step minimises (:meth:`training_step`), and by
-    which :class:`~metatransfer.methods.evaluation.Evaluation` it is scored.
+    A subclass sets the type of its training batches (``learns_from``), defines the loss (:meth:`training_step`) and
+    chooses the :class:`~metatransfer.methods.evaluation.Evaluation` that scores it.
 
     Args:
-        evaluation: what scores it.
-        optimizer: makes the optimiser from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
-        lr_scheduler: makes a scheduler from the optimiser, stepped once an epoch; none if left out.
+        evaluation: scores validation and test batches.
+        optimizer: makes the optimizer from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
+        lr_scheduler: makes the scheduler from the optimizer; it is stepped once per epoch. Defaults to none.
 
     Attributes:
         learns_from: type of the training batches.
-        trained_protocol: the protocol card of the checkpoint that the weights come from.
-        run_seed: seed of the run, as the command line sets it.
-        comparison: what :meth:`twins` compares, ``None`` if the method has no twins.
+        trained_protocol: the protocol card of the checkpoint that the weights were loaded from.
+        run_seed: seed of the run, set by the command line.
+        comparison: what :meth:`twins` compares; ``None`` if the method has no twins.
     """
 
     learns_from: ClassVar[type]
@@ -57,7 +57,7 @@ class MethodModule(EvaluatedModule, ABC):
     run_seed: int | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
+        """Records the arguments for checkpoints."""
         self = super().__new__(cls)
         remember_arguments(self, args, kwargs)
         return self
@@ -85,13 +85,13 @@ class MethodModule(EvaluatedModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
-        """The loss of a training batch, which it also logs as ``train/loss``."""
+        """Returns the loss of a training batch and logs it as ``train/loss``."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the optimiser over the parameters that require a gradient, and the scheduler.
+        """Builds the optimizer over the parameters that require a gradient, and the scheduler.
 
         Raises:
-            UserError: nothing is left to train.
+            UserError: no parameter requires a gradient.
         """
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
@@ -105,13 +105,13 @@ class MethodModule(EvaluatedModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def check_samples(self, x: Inputs) -> None:
-        """Raises an error unless the network takes such samples; by default asks ``self.backbone``.
+        """Raises an error unless the network accepts the samples; by default ``self.backbone`` decides.
 
         Args:
             x: ``(N, *shape)``, or texts.
 
         Raises:
-            UserError: texts for a network that takes tensors, or what the network itself raises.
+            UserError: texts for a network that takes tensors, or an error of the network.
         """
         backbone = getattr(self, "backbone", None)  # some methods have none
         if not isinstance(backbone, Backbone):
@@ -127,16 +127,16 @@ class MethodModule(EvaluatedModule, ABC):
     # ---- what is told
 
     def protocol(self) -> dict[str, Any]:
-        """What of the method must stand beside its numbers; names that start with ``train_`` concern training alone."""
+        """Settings of the method for the protocol card; names starting with ``train_`` matter for training only."""
         return {"name": type(self).__name__}
 
     def baselines(self) -> dict[str, Baseline]:
-        """What the method's numbers are compared with, on the same batches; by default what the evaluation offers."""
+        """Reference methods, evaluated on the same batches; by default those of the evaluation."""
         return self.evaluation.baselines(self)
 
     @torch.inference_mode(False)  # an evaluation asks for it, and weights made there can take part in no gradient
     def untrained_twin(self) -> Self | None:
-        """A copy with new weights, the same ones every time; ``None`` if some layer has no ``reset_parameters``."""
+        """A copy with new weights, always the same ones; ``None`` if a layer has no ``reset_parameters``."""
         twin = detached(self)
         try:
             with drawing(twin, 0):
@@ -149,7 +149,7 @@ class MethodModule(EvaluatedModule, ABC):
 
     @torch.inference_mode(False)
     def restarted(self, seed: int) -> Self:
-        """A copy as before training; all weights except those of :meth:`kept_modules` are drawn under the seed.
+        """A copy in its state before training: weights, except those of :meth:`kept_modules`, are drawn with the seed.
 
         Raises:
             UserError: a layer does not define ``reset_parameters``.
@@ -165,14 +165,14 @@ class MethodModule(EvaluatedModule, ABC):
         return [self.get_submodule(name) for name in weights_reports(self)]
 
     def after_restart(self) -> None:
-        """Sets buffers to the start of a run, with random numbers of the seed; by default there are none."""
+        """Resets buffers to their state before training, with random numbers of the seed; by default does nothing."""
 
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
-        """The method and what it is compared with, none by default; see :attr:`comparison`.
+        """The method and what it is compared with, by name; by default none. See :attr:`comparison`.
 
         Args:
-            data: what all are evaluated on.
-            seed: of the initial weights, equal for all; ``None`` for the weights that the module has now.
+            data: what all of them are evaluated on.
+            seed: seed of the initial weights of all; with ``None`` they start from the current weights.
         """
         return {}
 
@@ -188,17 +188,18 @@ class MethodModule(EvaluatedModule, ABC):
         trusted: Sequence[str] = (),
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
-        """Rebuilds a module and loads its weights; files of weights that its training started from are not needed.
+        """Rebuilds a module from a checkpoint and loads its weights; the weight files of its training are not needed.
 
         Args:
             checkpoint_path: a file, a URL or an open file.
             map_location: as in ``torch.load``.
-            hparams_file: must be left out; give arguments by name.
+            hparams_file: not supported; pass arguments by name.
             strict: whether the names of the weights must match exactly.
-            weights_only: ``False`` unpickles any object, which runs code that the file brings; not done by default.
+            weights_only: ``False`` unpickles any object, which runs code contained in the file.
             trusted: packages that the checkpoint may import classes from, besides the known ones and those that are
-                imported already.
-            **kwargs: constructor arguments, in place of those in the checkpoint.
+                already imported.
+            **kwargs: constructor arguments that replace those in the checkpoint; of a group given as a dict, such as
+                ``inner={"steps": 10}``, only the named fields are replaced.
 
         Returns:
             The module.
@@ -212,7 +213,11 @@ class MethodModule(EvaluatedModule, ABC):
         content = _load(checkpoint_path, map_location="cpu", weights_only=weights_only)
         if not isinstance(checkpoint_path, str | Path):
             checkpoint_path.seek(0)
-        described = {**content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}), **kwargs}
+        described = dict(content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+        for name, value in kwargs.items():
+            known = described.get(name)
+            merges = isinstance(known, Mapping) and isinstance(value, Mapping) and "class_path" not in {*known, *value}
+            described[name] = {**known, **value} if merges else value  # type: ignore[dict-item]
         with no_weight_files():
             kind, arguments = checked_arguments(cls, described, trusted)
             # without an instantiator Lightning takes the arguments as they are, and interprets none from the file
@@ -230,7 +235,7 @@ class MethodModule(EvaluatedModule, ABC):
         self.evaluation.setup(self, info_of(self) if stage != "predict" else None, stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the protocol card, and the state of the random numbers where one process owns them all."""
+        """Adds the protocol card and, in a run of one process, the state of the random number generators."""
         checkpoint["protocol"] = protocol_card(self)
         if self._trainer is None or self._trainer.world_size == 1:
             checkpoint["rng_state"] = {"cpu": torch.get_rng_state()}
@@ -238,7 +243,7 @@ class MethodModule(EvaluatedModule, ABC):
                 checkpoint["rng_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads back what :meth:`on_save_checkpoint` added.
+        """Reads what :meth:`on_save_checkpoint` added.
 
         Raises:
             UserError: the weights belong to another network.
@@ -250,7 +255,7 @@ class MethodModule(EvaluatedModule, ABC):
         self._rng_state = checkpoint.get("rng_state")
 
     def on_train_start(self) -> None:
-        """Continues with the random numbers of the interrupted run, so that resuming changes nothing."""
+        """Restores the random number generators of an interrupted run, so that resuming changes nothing."""
         super().on_train_start()
         if self._rng_state is not None and self.trainer.world_size == 1:
             torch.set_rng_state(self._rng_state["cpu"].cpu())

@@ -1,4 +1,4 @@
-"""What all methods share that classify samples."""
+"""Base classes of methods that classify samples."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from metatransfer.methods.evaluation import Evaluation, OnSamples
 from metatransfer.methods.evaluation.sample_baselines import MOST_FREQUENT as MOST_FREQUENT
 from metatransfer.methods.evaluation.sample_baselines import NearestSample as NearestSample
 
-_REMEDY = "give it a data module of labelled samples, such as ImageFolderDataModule"
+_REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
 
 
 class SampleClassifier(MethodModule):
-    """A method that classifies samples, whatever it learns from and is scored by.
+    """Base class of methods that classify samples.
 
     Args:
-        evaluation: makes what scores it, from the number of classes.
+        evaluation: makes the evaluation from the number of classes.
         num_classes: number of classes; on the command line taken from the data.
         optimizer: see :class:`MethodModule`.
         lr_scheduler: see :class:`MethodModule`.
 
     Attributes:
-        class_names: names of the classes, of the data that it was trained on.
+        class_names: names of the classes in the training data.
 
     Raises:
         UserError: ``num_classes`` missing or below 1.
@@ -46,8 +46,8 @@ class SampleClassifier(MethodModule):
     ) -> None:
         if num_classes is None:
             raise UserError(
-                f"{type(self).__name__} needs num_classes, the number of classes: on the command line it follows data "
-                "that serves labelled samples, such as ImageFolderDataModule."
+                f"{type(self).__name__} needs num_classes, the number of classes; on the command line it is taken from "
+                "data that serves labelled samples, such as LabelledDataModule."
             )
         check_positive(num_classes=num_classes)
         made: Evaluation = evaluation(num_classes)
@@ -57,10 +57,10 @@ class SampleClassifier(MethodModule):
 
     @abstractmethod
     def forward(self, x: Any) -> Tensor:  # noqa: ANN401
-        """Logits of samples."""
+        """Logits ``(N, C)`` of samples."""
 
     def check_samples(self, x: Inputs) -> None:
-        """Also raises an error if samples are not finite.
+        """Also raises an error unless all samples are finite.
 
         Raises:
             UserError: NaN or infinity.
@@ -72,10 +72,10 @@ class SampleClassifier(MethodModule):
     # ---- names of the classes
 
     def setup(self, stage: str) -> None:
-        """Takes the names of the classes from the data that it is trained on.
+        """Takes the class names from the training data.
 
         Raises:
-            UserError: data of other classes than the method was trained for.
+            UserError: the number of classes differs from that of the method.
         """
         super().setup(stage)
         info = info_of(self) if stage != "predict" else None
@@ -92,15 +92,15 @@ class SampleClassifier(MethodModule):
             self.class_names = tuple(names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the classes."""
+        """Adds the class names."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["class_names"] = list(self.class_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads the names of the classes.
+        """Reads the class names.
 
         Raises:
-            UserError: the data has other classes than the checkpoint, or the same in another order.
+            UserError: the data has other classes than the checkpoint, or the same ones in another order.
         """
         super().on_load_checkpoint(checkpoint)
         known = tuple(checkpoint.get("class_names", self.class_names))
@@ -122,7 +122,7 @@ class SampleClassifier(MethodModule):
         """Labels samples.
 
         Raises:
-            UserError: no samples to label, or one that the network gives no numbers for.
+            UserError: the batch has no samples to label, or the outputs for one are not finite.
         """
         if not isinstance(batch, UnlabelledBatch):
             raise UserError(
@@ -143,7 +143,7 @@ class SampleClassifier(MethodModule):
 class ClassifierModule(SampleClassifier):
     """A classifier that learns from labelled batches.
 
-    A subclass says what it answers (:meth:`forward`) and what it minimises (:meth:`training_loss`).
+    A subclass defines the logits (:meth:`forward`) and the training loss (:meth:`training_loss`).
 
     Args:
         num_classes: number of classes; on the command line taken from the data.
@@ -163,14 +163,7 @@ class ClassifierModule(SampleClassifier):
 
     @abstractmethod
     def training_loss(self, batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        """What training minimises.
-
-        Args:
-            batch: ``N`` samples, a :class:`~metatransfer.LabelledBatch`.
-
-        Returns:
-            The loss, a scalar, and the logits ``(N, C)``.
-        """
+        """The training loss of a :class:`~metatransfer.LabelledBatch`, a scalar, and the logits ``(N, C)``."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
         """The loss of a labelled batch, or of a pair ``(x, y)``."""
@@ -185,11 +178,7 @@ class ClassifierModule(SampleClassifier):
         return loss
 
     def check_batch(self, batch: Any, stage: str) -> None:  # noqa: ANN401
-        """Raises an error if the method was not built for such samples or labels.
-
-        Args:
-            batch: what a data module served.
-            stage: ``"train"``, ``"val"`` or ``"test"``; mixtures of labels occur in training alone.
+        """Raises an error unless a batch fits the method; soft labels ``(N, C)`` are allowed in training only.
 
         Raises:
             UserError: with the offending shapes or labels.
@@ -206,6 +195,6 @@ class ClassifierModule(SampleClassifier):
             )
 
     def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:
-        """Logits ``(N, C)`` of a batch of a stage; by default of its samples alone."""
+        """Logits ``(N, C)`` of a batch of a stage; by default computed from its samples."""
         found: Tensor = self(batch.x)
         return found

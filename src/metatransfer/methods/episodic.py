@@ -1,4 +1,4 @@
-"""The base of all methods that learn tasks."""
+"""Base class of methods that learn tasks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ State = TypeVar("State")
 
 
 class EpisodicModule(MethodModule, Generic[State]):
-    """A method that learns each task from its support set and answers for its queries.
+    """A method that learns each task from its support set and predicts the targets of its queries.
 
-    A subclass says what it learns from support sets (:meth:`fit_tasks`) and what it answers with that
-    (:meth:`predict_tasks`). Training by the query loss, evaluation, metrics, :meth:`adapt` and prediction follow. A
-    method with another outer objective overrides :meth:`training_loss`; one whose outputs are neither logits nor values
-    overrides :meth:`loss` and :meth:`score`, unless they have a ``mean`` and a ``log_prob``.
+    A subclass defines how it learns from support sets (:meth:`fit_tasks`) and how it predicts (:meth:`predict_tasks`).
+    The base class trains on the query loss, evaluates, adapts to new tasks and predicts. Override
+    :meth:`training_loss` for another outer objective, and :meth:`loss` and :meth:`score` if outputs are neither logits
+    nor values nor a distribution with ``mean`` and ``log_prob``.
 
     Attributes:
         num_outputs: size of a fixed output layer: the number of ways, or the size of a regression target; ``None`` for
-            methods that take any number of ways.
-        transductive: the answer for one query depends on the other queries.
-        order_sensitive: the answer depends on the order of the support set (sequence models).
+            methods that accept any number of ways.
+        transductive: whether the prediction for a query depends on the other queries.
+        order_sensitive: whether the prediction depends on the order of the support set (sequence models).
 
     Args:
         optimizer: see :class:`MethodModule`.
@@ -61,32 +61,24 @@ class EpisodicModule(MethodModule, Generic[State]):
             support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
 
         Returns:
-            Whatever :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
+            What :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
         """
 
     @abstractmethod
     def predict_tasks(self, state: State, query_x: Any) -> Outputs:  # noqa: ANN401
-        """Answers for the queries of ``T`` tasks.
+        """Predicts the queries of ``T`` tasks.
 
         Args:
             state: from :meth:`fit_tasks`.
             query_x: ``(T, Q, *shape)``, or texts.
 
         Returns:
-            ``(T, Q, C)`` logits, ``(T, Q, D)`` values, or a distribution of them, see
+            ``(T, Q, C)`` logits, ``(T, Q, D)`` values, or a distribution, see
             :data:`~metatransfer.methods.outputs.Outputs`.
         """
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        """The mean loss of outputs; by default cross-entropy, squared error, or negative log-likelihood.
-
-        Args:
-            outputs: for the queries.
-            targets: ``(T, Q)`` int64 or ``(T, Q, D)`` float.
-
-        Returns:
-            A scalar.
-        """
+        """The mean loss, a scalar; by default cross-entropy, squared error, or negative log-likelihood."""
         return default_loss(outputs, targets)
 
     def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
@@ -94,34 +86,22 @@ class EpisodicModule(MethodModule, Generic[State]):
         return default_score(outputs, targets)
 
     def forward(self, episode: Episode) -> Outputs:
-        """Outputs for the queries; the query labels are not used.
+        """Outputs for the queries, as of :meth:`predict_tasks`; the query labels are not used.
 
-        Args:
-            episode: ``T`` tasks.
-
-        Returns:
-            As :meth:`predict_tasks`; logits of a fixed layer for classes that a task does not have are the least finite
-            number.
+        Logits of a fixed output layer for classes that a task does not have are set to the lowest finite number.
         """
         outputs = self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
         return mask_absent_classes(outputs, episode.support_y)
 
     def training_loss(self, batch: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401
-        """The outer objective: by default the mean query loss.
-
-        Args:
-            batch: ``T`` tasks, an :class:`~metatransfer.Episode`.
-
-        Returns:
-            The loss to minimise, a scalar, and the outputs for the queries, for the metrics.
-        """
+        """The outer objective, a scalar, and the outputs for the queries; by default the mean query loss."""
         outputs = self(batch)
         return self.loss(outputs, batch.query_y), outputs
 
     # ---- what follows
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
-        """The loss of a meta-batch, averaged over its tasks; tasks that differ in size are processed one by one."""
+        """The loss of a meta-batch, averaged over its tasks; tasks of different sizes are processed one by one."""
         check_batch_kind(batch, Episode, f"{type(self).__name__} learns from")
         episodes = episodes_of(batch)
         if "train" not in self._checked:  # looking at labels waits for the device
@@ -143,11 +123,11 @@ class EpisodicModule(MethodModule, Generic[State]):
         return default_task_losses(outputs, targets, self.loss)
 
     def check_episodes(self, episodes: list[Episode], where: str) -> None:
-        """Raises an error if tasks do not fit each other or the method.
+        """Raises an error unless the tasks fit each other and the method.
 
         Args:
             episodes: a meta-batch.
-            where: how the message calls them.
+            where: name of the batch in the message.
 
         Raises:
             UserError: with the offending shapes or labels.
@@ -159,19 +139,19 @@ class EpisodicModule(MethodModule, Generic[State]):
             self.check_samples(map_inputs(lambda x: x.flatten(0, 1), episode.support_x))
 
     def adapt(self, support_x: Samples | Inputs, support_y: Labels) -> Predictor[State]:
-        """Learns one task and leaves the module as it was.
+        """Learns one task without changing the module.
 
         Args:
-            support_x: ``(S, *shape)`` samples, floats, or a list of them; images in [0, 1]; or texts as
+            support_x: ``(S, *shape)`` float samples, or a list of them; images in [0, 1]; or texts as
                 :class:`~metatransfer.Tokens`.
             support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
 
         Returns:
-            A :class:`Predictor` with ``predict(x)`` and ``predict_proba(x)`` in the caller's own labels.
+            A :class:`Predictor`, whose ``predict(x)`` and ``predict_proba(x)`` use the labels given here.
 
         Raises:
-            UserError: no samples, unequal lengths, samples of a shape that the network was not built for, NaN, or more
-                classes than the network has outputs.
+            UserError: no samples, unequal lengths, samples of a wrong shape, NaN, or more classes than the network has
+                outputs.
         """
         samples, labels = support_set(self, support_x, support_y)
         found = len(classes_of(labels))
@@ -188,10 +168,10 @@ class EpisodicModule(MethodModule, Generic[State]):
         return Predictor(self, state, labels)
 
     def _check_regression(self, targets: Tensor) -> None:
-        """Raises an error if the method cannot learn float targets.
+        """Raises an error unless the method can regress the targets.
 
         Raises:
-            UserError: targets of another size than the outputs, not finite, or a method that only classifies.
+            UserError: targets of a wrong size or not finite, or a method that only classifies.
         """
         if self.num_outputs is None:
             raise UserError(
@@ -206,10 +186,10 @@ class EpisodicModule(MethodModule, Generic[State]):
             raise UserError("support_y contains NaN or infinity: clean the targets before adapting to them.")
 
     def predict_step(self, batch: PredictionTask, batch_idx: int = 0) -> Predictions:
-        """Labels the queries of a task that has no query labels."""
+        """Labels the queries of a task."""
         predictor = self.adapt(batch.support_x, batch.support_labels)
         return Predictions(batch.files, predictor.classes, predictor.predict_proba(batch.query_x).cpu())
 
     def protocol(self) -> dict[str, Any]:
-        """Also says whether the method is transductive."""
+        """Adds whether the method is transductive."""
         return super().protocol() | {"transductive": self.transductive}

@@ -1,4 +1,4 @@
-"""Features of a frozen network, computed once and kept on disk."""
+"""Features of a frozen network, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMAT = 3
 
 
 def weights_key(network: nn.Module) -> str:
-    """A hash of all that a network's features depend on: architecture, arguments and weights."""
+    """A hash of everything that determines a network's features: architecture, arguments and weights."""
     digest = hashlib.sha256()
     arguments = plain_arguments(network.__dict__.get("_init_arguments", {}))
     arguments.pop("weights", None)  # a path; the weights themselves follow
@@ -41,11 +41,7 @@ def weights_key(network: nn.Module) -> str:
 
 @torch.no_grad()
 def features_of(module: MethodModule, loader: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
-    """Features of all samples, in the precision of the module's Trainer.
-
-    Yields:
-        Each batch on the module's device, and its features ``(B, E)``.
-    """
+    """Yields each batch on the module's device and its features ``(B, E)``, in the precision of the Trainer."""
     precision = module.trainer.precision_plugin
     for place, batch in enumerate(loader):
         moved = module.transfer_batch_to_device(precision.convert_input(batch), module.device, 0)
@@ -63,21 +59,21 @@ def cached_features(
     samples: int,
     cache_dir: str | None = None,
 ) -> NDArray[np.float32]:
-    """Features of some samples, from the cache where they were computed before.
+    """Features of samples, read from the cache if possible.
 
     Args:
         backbone: the network, in evaluation mode.
-        content: names samples and transform; equal for equal samples.
-        batches: gives the numbers ``(B,)`` of samples and their features ``(B, E)`` until all had their turn, in any
-            order; called only if the cache has none.
-        samples: how many there are.
+        content: identifies samples and transform.
+        batches: returns numbers ``(B,)`` and features ``(B, E)`` of all samples in any order; called only if the cache
+            has none.
+        samples: number of samples.
         cache_dir: folder of the cache.
 
     Returns:
         ``(N, E)`` float32.
 
     Raises:
-        UserError: the folder cannot be written to, or features that are not finite.
+        UserError: the folder cannot be written to, or features are not finite.
     """
     shape = (samples, backbone.out_features)
     path = cache_file(cache_folder("features", cache_dir), "features", str(_FORMAT), weights_key(backbone), content)
@@ -95,10 +91,7 @@ def cached_features(
 
 @contextlib.contextmanager
 def _told_of(folder: Path) -> Iterator[None]:
-    """Turns errors of the cache's folder into one sentence; those of reading samples are left alone.
-
-    Yields:
-        Nothing.
+    """Turns errors of the cache folder into a UserError, but not those of reading samples.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -113,7 +106,7 @@ def _told_of(folder: Path) -> Iterator[None]:
 
 
 def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], name: str) -> NDArray[np.float32]:
-    """The features of all batches, each in the place of its sample.
+    """The features of all batches, in the order of the samples.
 
     Raises:
         UserError: a feature is not finite.

@@ -1,36 +1,38 @@
-"""Methods that are fitted at once instead of step by step, by the Trainer all the same."""
+"""Methods that are fitted at once instead of step by step, still by the Trainer."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+from metatransfer.adapters import FeatureClassifier
 from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import datamodule_of
+from metatransfer.nn import Backbone
 
 _FIT = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "limit_train_batches": 1}
 
 
 class FittedModule(MethodModule):
-    """A part of methods that see all training samples at once: derive from it first, then from a classifier.
+    """A mixin for methods that learn from all training samples at once; list it before the classifier among the bases.
 
-    A fit is one epoch of one batch in the Trainer's count, and before it :meth:`fit_data`, in one process. Checkpoints,
-    reports, test and prediction are those of the classifier.
+    For the Trainer, a fit is one epoch of one batch in one process; :meth:`fit_data` runs before it. Everything else
+    works as for other classifiers.
 
     Attributes:
-        reads: the protocol of the data that :meth:`fit_data` needs.
+        reads: protocol of the data that :meth:`fit_data` needs.
     """
 
     reads: ClassVar[type] = ServesSamples
 
     @property  # type: ignore[misc]
     def automatic_optimization(self) -> bool:
-        """``False``: there is nothing to take a step of."""
+        """``False``: there is no step to take."""
         return False
 
     @abstractmethod
@@ -38,7 +40,7 @@ class FittedModule(MethodModule):
         """Learns from the training samples of a data module."""
 
     def setup(self, stage: str) -> None:
-        """Prepares the Trainer for one batch of one epoch.
+        """Limits the Trainer to one batch of one epoch.
 
         Raises:
             UserError: several processes, or data whose training samples cannot be read as a whole.
@@ -50,7 +52,7 @@ class FittedModule(MethodModule):
         if self.trainer.world_size > 1:
             raise UserError(f"{name} is fitted in one process: set trainer.devices=1.")
         if not isinstance(datamodule_of(self), self.reads):
-            raise UserError(f"{name} needs a data module of labelled samples, such as ImageFolderDataModule.")
+            raise UserError(f"{name} needs a data module of labelled samples: use a LabelledDataModule.")
         # nothing is evaluated before the fit, and everything after it
         self._given = {name: getattr(self.trainer, name) for name in _FIT}
         self._max_epochs = self.trainer.max_epochs
@@ -59,7 +61,7 @@ class FittedModule(MethodModule):
         self.trainer.fit_loop.max_epochs = 1
 
     def teardown(self, stage: str) -> None:
-        """Restores the Trainer's settings for other methods."""
+        """Restores the Trainer's settings."""
         super().teardown(stage)
         if stage == "fit":
             for setting, value in self._given.items():
@@ -67,17 +69,71 @@ class FittedModule(MethodModule):
             self.trainer.fit_loop.max_epochs = self._max_epochs
 
     def on_train_start(self) -> None:
-        """Fits."""
+        """Fits the method."""
         super().on_train_start()
         self.fit_data(datamodule_of(self))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """An optimiser of nothing: Lightning counts its steps, and saves checkpoints by them."""
+        """A dummy optimizer: Lightning counts its steps, and saves checkpoints by them."""
         nothing = torch.zeros(1, requires_grad=True, device=self.device)
         nothing.grad = torch.zeros_like(nothing)  # a scaler of float16 asks for a gradient
         return torch.optim.SGD([nothing], lr=0.0)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Logs the loss of the first training batch; nothing is left to learn."""
+        """Logs the loss of the first training batch."""
         super().training_step(batch, batch_idx)  # type: ignore[safe-super]
         self.optimizers().step()  # type: ignore[union-attr]
+
+
+class FittedFeaturesModule(FittedModule):
+    """A mixin for methods that fit a classifier to the features of a frozen network.
+
+    Attributes:
+        backbone: the network, always in evaluation mode.
+        cache_dir: folder of the cached features.
+    """
+
+    backbone: Backbone
+    cache_dir: str | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def classifier(self) -> FeatureClassifier:
+            """The classifier of the features."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps the network in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def fitted_parts(self) -> dict[str, str]:
+        """Class names that a checkpoint must share, by argument."""
+        return {"classifier": type(self.classifier).__name__}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the classifier learned."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["classifier"] = {name: value.cpu() for name, value in self.classifier.learned.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores what the classifier learned.
+
+        Raises:
+            UserError: the checkpoint is of another classifier.
+        """
+        super().on_load_checkpoint(checkpoint)
+        trained = checkpoint.get("protocol", {}).get("method", {})
+        for part, own in self.fitted_parts().items():
+            known = str(trained.get(part, own)).partition("(")[0]
+            if known != own:
+                raise UserError(
+                    f"the checkpoint was fitted with the {part} {known}, but this module has {own}: use the {part} of "
+                    "the checkpoint."
+                )
+        self.classifier.learned = dict(checkpoint.get("classifier", {}))
+
+    def protocol(self) -> dict[str, Any]:
+        """Adds the classifier and the network."""
+        return super().protocol() | {"classifier": self.classifier.protocol(), "backbone": type(self.backbone).__name__}

@@ -1,4 +1,4 @@
-"""What methods answer: logits or values as one tensor, or distributions as any structure of tensors."""
+"""Outputs of methods: logits or values as one tensor, or distributions as any structure of tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outputs: TypeAlias = Any
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
-    """Applies a function to every tensor of outputs; other objects, such as distributions, are returned unchanged."""
+    """Applies a function to all tensors of outputs; other objects, such as distributions, are returned unchanged."""
     if isinstance(outputs, Tensor):
         return function(outputs)
     if isinstance(outputs, Mapping):
@@ -28,15 +28,15 @@ def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outpu
 
 
 def widened(outputs: Outputs) -> Outputs:
-    """Outputs without a graph and in float32, for metrics."""
+    """Detached outputs in float32, for metrics."""
     return map_tensors(lambda part: part.detach().float() if part.is_floating_point() else part.detach(), outputs)
 
 
 def point_of(outputs: Outputs) -> Tensor:
-    """The one answer that outputs stand for: a tensor itself, the ``mean`` of a distribution.
+    """The point prediction: a tensor itself, the ``mean`` of a distribution.
 
     Raises:
-        UserError: neither a tensor nor anything with a ``mean``.
+        UserError: neither a tensor nor an object with a ``mean``.
     """
     point = outputs if isinstance(outputs, Tensor) else getattr(outputs, "mean", None)
     if not isinstance(point, Tensor):
@@ -48,14 +48,14 @@ def point_of(outputs: Outputs) -> Tensor:
 
 
 def default_loss(outputs: Outputs, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits, squared error of values, negative log-likelihood of what has ``log_prob``."""
+    """Cross-entropy of logits, squared error of values, or negative log-likelihood of a distribution."""
     if not isinstance(outputs, Tensor) and callable(getattr(outputs, "log_prob", None)):
         return -outputs.log_prob(targets).mean()  # type: ignore[no-any-return]
     return episode_loss(point_of(outputs), targets)
 
 
 def default_task_losses(outputs: Outputs, targets: Tensor, loss: Callable[[Outputs, Tensor], Tensor]) -> Tensor:
-    """The loss of each task."""
+    """The loss of each task ``(T,)``."""
     if isinstance(outputs, Tensor):
         return episode_losses(outputs, targets)
     if callable(getattr(outputs, "log_prob", None)):

@@ -1,4 +1,4 @@
-"""What ``module.adapt`` returns: a method that has learned one task."""
+"""The result of ``module.adapt``: a method that has learned one task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Samples = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, for a while; every submodule gets back the mode it had."""
+    """Evaluation mode without gradients within the block; afterwards each submodule is in its previous mode."""
     in_training = [submodule for submodule in module.modules() if submodule.training]
     module.eval()
     try:
@@ -39,18 +39,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class Predictor(Generic[State]):
-    """Answers for one task, in the labels that the caller gave.
+    """Predictions for one task, in the labels of the caller.
 
-    It shares the module's weights, does not change them, and lives on the module's device; training the module further
-    changes its answers.
+    It shares the weights and the device of the module and does not change the weights. Further training of the module
+    changes the predictions.
 
     Args:
         module: the method.
-        state: what the method learned from the support set, with a task axis of 1.
-        labels: the support labels as the caller gave them.
+        state: what the method learned from the support set, with a task axis of size 1.
+        labels: the support labels as given by the caller.
 
     Attributes:
-        classes: the distinct labels, sorted; columns of :meth:`predict_proba`. Empty for regression.
+        classes: the distinct labels, sorted; the columns of :meth:`predict_proba`. Empty for regression.
     """
 
     def __init__(self, module: EpisodicModule[State], state: State, labels: Labels) -> None:
@@ -60,14 +60,14 @@ class Predictor(Generic[State]):
         self._returns = type(labels)
 
     def outputs(self, x: Samples | Inputs) -> Outputs:
-        """Logits ``(N, C)``, regressed values ``(N, D)``, or whatever else the method answers.
+        """Logits ``(N, C)``, regressed values ``(N, D)``, or other outputs of the method.
 
         Args:
-            x: ``(N, *shape)`` samples of the shape that the support set had, or texts.
+            x: ``(N, *shape)`` samples of the shape of the support set, or texts.
 
         Returns:
-            Tensors on the module's device without the task axis; an object that is no structure of tensors, such as a
-            distribution, keeps a task axis of 1.
+            Tensors on the module's device, without the task axis; other objects, such as distributions, keep a task
+            axis of size 1.
 
         Raises:
             UserError: samples of another shape, or not finite.
@@ -83,13 +83,7 @@ class Predictor(Generic[State]):
         return outputs[:, : len(self.classes)] if self.classes and isinstance(outputs, Tensor) else outputs
 
     def predict_proba(self, x: Samples | Inputs) -> Tensor:
-        """Class probabilities ``(N, len(classes))``; rows sum to 1.
-
-        Args:
-            x: ``(N, *shape)``.
-
-        Returns:
-            On the module's device.
+        """Class probabilities ``(N, len(classes))`` of samples ``(N, *shape)``, on the module's device; rows sum to 1.
 
         Raises:
             UserError: the task is a regression, or as :meth:`outputs`.
@@ -104,13 +98,10 @@ class Predictor(Generic[State]):
         return points[:, : len(self.classes)] if self.classes else points
 
     def predict(self, x: Samples | Inputs) -> Any:  # noqa: ANN401
-        """Labels, or regressed values, of a distribution its mean.
-
-        Args:
-            x: ``(N, *shape)``.
+        """Labels of samples ``(N, *shape)``, or regressed values; of a distribution, its mean.
 
         Returns:
-            A tensor or array if the support labels came as one, else a list, of the caller's own labels.
+            The caller's own labels, as a tensor or an array if the support labels were one, else as a list.
         """
         points = self._points(x)
         if not self.classes:
@@ -132,7 +123,7 @@ def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: La
 
 
 def as_inputs(module: MethodModule, x: Samples | Inputs, name: str) -> Inputs:
-    """Samples as a module's network takes them: floats of its precision, or texts, on its device."""
+    """Samples as floats in the precision of the network, or texts, on its device."""
     if isinstance(x, Tokens):
         return map_inputs(lambda part: part.to(module.device), x)
     samples = as_samples(x, name)
@@ -179,20 +170,20 @@ def _is_shareable(array: np.ndarray) -> bool:
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:
-    """The type of a module's weights."""
+    """The floating-point type of a module's weights."""
     kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     return next(kinds, torch.float32)
 
 
 def plain_labels(labels: Labels) -> Labels:
-    """Labels as values: scalars of torch and numpy in a list are compared by what they hold."""
+    """Labels as plain values: scalars of torch and numpy in a list are replaced by their values."""
     if isinstance(labels, Tensor | np.ndarray):
         return labels
     return [label.item() if isinstance(label, Tensor | np.generic) else label for label in labels]
 
 
 def classes_of(labels: Labels) -> tuple[Any, ...]:
-    """The distinct labels, sorted; none where the labels are floats, which are regressed."""
+    """The distinct labels, sorted; empty for float labels, which are regressed."""
     if isinstance(labels, Tensor):
         return () if labels.is_floating_point() else tuple(torch.unique(labels).tolist())
     if isinstance(labels, np.ndarray):
@@ -207,7 +198,7 @@ def classes_of(labels: Labels) -> tuple[Any, ...]:
 
 
 def encode(labels: Labels, device: torch.device) -> Tensor:
-    """Support labels as the methods want them."""
+    """Support labels as class indices, or as float targets ``(S, D)``."""
     classes = classes_of(labels)
     if not classes:
         targets = torch.as_tensor(labels, dtype=torch.float32, device=device)

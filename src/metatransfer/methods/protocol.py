@@ -1,4 +1,4 @@
-"""The protocol card: what must be known to read a number."""
+"""The protocol card: the conditions under which a number was measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OF_TRAINING = (
 
 
 def protocol_card(module: LightningModule) -> dict[str, Any]:
-    """What a module was trained or tested under, as plain values."""
+    """The conditions of a module's training or test, as plain values."""
     from metatransfer import __version__  # the package imports this file
 
     says = getattr(module, "protocol", None)
@@ -62,11 +62,10 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
 
 
 def differences(trained: dict[str, Any], tested: dict[str, Any]) -> list[str]:
-    """Where two protocol cards disagree in what a tested number depends on.
+    """Lists the fields that affect a test result and differ between two protocol cards.
 
-    That is the method in evaluation and the evaluation episodes. How long and on which episodes it was trained is no
-    matter of the test, and a field that one of the cards does not know is not compared.
-
+    These are the method in evaluation and the evaluation data. Fields of training are ignored, and so are fields that
+    only one card has.
     """
     old, new = _flat(trained), _flat(tested)
     return [
@@ -77,7 +76,7 @@ def differences(trained: dict[str, Any], tested: dict[str, Any]) -> list[str]:
 
 
 def evaluation_key(module: LightningModule) -> str:
-    """Names what validations must share for their numbers to be compared, over a resume too."""
+    """A string that is equal for validations whose numbers may be compared, also after a resume."""
     flat = _flat(protocol_card(module))
     kept = {key: flat[key] for key in sorted(flat) if key.startswith(("method.", "data."))}
     return str({key: value for key, value in kept.items() if not key.startswith(_OF_TRAINING)})

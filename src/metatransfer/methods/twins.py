@@ -1,20 +1,20 @@
-"""What a method says about its comparison: twins to train beside it, and the words for the difference."""
+"""Comparisons of methods with their twins: what is trained, and the words that report the difference."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor, nn
+from torch import nn
 
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
-from metatransfer.metrics.domain_evidence import SideCollector
-from metatransfer.metrics.validators import Evidence, Validator
+from metatransfer.methods.evaluation.hooks import EvaluatedModule
+from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.nn.backbones.image_backbone import ImageBackbone
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ Module = TypeVar("Module", bound=LightningModule)
 
 
 class Entry(NamedTuple):
-    """Something to train on a budget. Both parts are made when they are needed, so that one network is held at a time.
+    """A training of a comparison. Method and data are created when needed, so that one network at a time is in memory.
 
     Attributes:
         module: makes the method, before training.
-        data: makes the data that it learns from; ``None`` for the data that all entries are evaluated on.
+        data: makes the training data; ``None`` for the data that all entries are evaluated on.
     """
 
     module: Callable[[], MethodModule]
@@ -37,13 +37,13 @@ class Entry(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The names and words for the gain of a method over its twin.
+    """Names and words for the gain of a method over its twin.
 
     Attributes:
-        own: name of the entry of the method itself.
-        reference: name of the entry that the gain is measured over.
+        own: entry of the method itself.
+        reference: entry that the gain is measured against.
         subject: what gains or loses, as the first word of a sentence.
-        over: the reference within a sentence.
+        over: the reference, within a sentence.
         points: unit of the gain.
         loss: name of a negative gain, in brackets; empty if there is none.
         metrics: the compared metric by split.
@@ -68,28 +68,14 @@ ADAPTATION = Comparison(
 )  # fmt: skip
 
 
-@runtime_checkable
-class TargetEvaluation(Protocol):
-    """An evaluation on labelled samples of a source and unlabelled samples of a target."""
-
-    validator: Validator
-    best_source_accuracy: Tensor
-
-    def last_evidence(self) -> Evidence:
-        """Outputs and features of the last validation, without target labels."""
-
-    def collector(self, side: Any) -> SideCollector:  # noqa: ANN401
-        """The outputs of the last validation for ``"source"`` or ``"target"``."""
-
-
-def target_evaluation(module: LightningModule) -> TargetEvaluation | None:
-    """The evaluation of a method that is scored on a target domain; ``None`` if it is scored in another way."""
-    found = getattr(module, "evaluation", module)
-    return found if isinstance(found, TargetEvaluation) else None
+def target_evaluation(module: LightningModule) -> OnTarget | None:
+    """The evaluation of a domain adaptation method; ``None`` for other methods."""
+    found = module.evaluation if isinstance(module, EvaluatedModule) else None
+    return found if isinstance(found, OnTarget) else None
 
 
 def labelled(data: object, split: str) -> bool:
-    """Whether all targets of a split have labels that a report may use."""
+    """Whether all target samples of a split have labels that a report may use."""
     labels = data.oracle_labels(split) if isinstance(data, ServesDomains) else None
     return labels is not None and bool((labels >= 0).all())
 
@@ -101,7 +87,7 @@ def detached(module: Module) -> Module:
 
 @contextlib.contextmanager
 def drawing(module: LightningModule, seed: int) -> Iterator[None]:
-    """Within the block the module lies on the CPU and random numbers come from a seed; afterwards all is as before."""
+    """Within the block, the module is on the CPU and random numbers come from the seed; both are restored after it."""
     device = module.device
     module.to("cpu")
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""torchmetrics.Metric subclasses, and validators that choose a model without target labels."""
+"""Metrics (``torchmetrics.Metric``), and validators that select a model without labels of the target."""
 
 from metatransfer.metrics.classification import Answers, ClassifierMetrics, reliability
 from metatransfer.metrics.episode_mean import EpisodeMean

@@ -1,25 +1,26 @@
-"""All numbers of one evaluation of a classifier."""
+"""Metrics of a classifier."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
+
+from metatransfer.metrics.collector import Collector, mean_with_interval
 
 
 class Answers(NamedTuple):
-    """What a classifier answered, sample by sample.
+    """Predictions of a classifier, sample by sample.
 
     Attributes:
-        number: ``(N,)`` int64 number of the sample in its split.
-        target: ``(N,)`` int64 its class.
-        prediction: ``(N,)`` int64 the most probable class.
-        confidence: ``(N,)`` the probability of that class.
-        loss: ``(N,)`` cross-entropy of the sample.
+        number: ``(N,)`` int64, index of the sample in its split.
+        target: ``(N,)`` int64, its class.
+        prediction: ``(N,)`` int64, the most probable class.
+        confidence: ``(N,)``, probability of that class.
+        loss: ``(N,)``, cross-entropy.
     """
 
     number: Tensor
@@ -29,33 +30,26 @@ class Answers(NamedTuple):
     loss: Tensor
 
 
-class _Collected(Metric):
-    """Keeps all answers, those of other processes too."""
+class _Collected(Collector):
+    """Keeps all predictions, of all processes."""
 
-    full_state_update = False
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
-        super().__init__(**kwargs)
-        for name in Answers._fields:
-            self.add_state(name, [], dist_reduce_fx="cat")
+    fields = Answers._fields
 
     def update(self, answers: Answers) -> None:
-        for name, values in answers._asdict().items():
-            getattr(self, name).append(values)
+        self.add(*answers)
 
     def compute(self) -> Answers:
-        parts = [getattr(self, name) for name in Answers._fields]
-        found = [torch.cat(part) if isinstance(part, list) else part for part in parts]
-        order = found[0].argsort(stable=True)  # that of the split, whatever process answered
+        found = Answers(*self.collected())
+        order = found.number.argsort(stable=True)  # that of the split, whatever process answered
         return Answers(*(part[order] for part in found))
 
 
 class ClassifierMetrics(nn.Module):
-    r"""Accuracy, macro-F1, loss and calibration error of a classifier over a split, and the answers themselves.
+    r"""Accuracy, macro-F1, loss and calibration error of a classifier over a split, and the predictions.
 
     The intervals are :math:`1.96\,s/\sqrt N` over the :math:`N` samples. Macro-F1 is the mean over the classes that
-    occur in labels or answers; the calibration error is that of Guo et al. 2017 (1706.04599) with 15 bins. Where a
-    sample's outputs are not numbers, all of these are NaN: there is no answer to count.
+    occur in labels or predictions; the calibration error is that of Guo et al. 2017 (1706.04599) with 15 bins. If any
+    output is NaN, so are all numbers.
 
     Args:
         num_classes: size of the output layer.
@@ -75,7 +69,7 @@ class ClassifierMetrics(nn.Module):
         Args:
             outputs: ``(N, C)`` logits.
             targets: ``(N,)`` int64.
-            number: ``(N,)`` int64 numbers of the samples in their split; counted where left out.
+            number: ``(N,)`` int64, indices of the samples in their split; by default they are counted.
         """
         outputs = outputs.detach().float()
         if number is None:
@@ -86,7 +80,7 @@ class ClassifierMetrics(nn.Module):
         self.collected.update(Answers(number, targets, prediction, confidence, losses))
 
     def answers(self) -> Answers:
-        """All answers in the order of the split, synchronised between processes."""
+        """All predictions in the order of the split, synchronised between processes."""
         if not self.collected.update_called:  # a process without samples takes part with none
             nothing = torch.empty(0, device=self.collected.device)
             self.collected.update(Answers(nothing.long(), nothing.long(), nothing.long(), nothing, nothing))
@@ -97,9 +91,7 @@ class ClassifierMetrics(nn.Module):
         found = self.answers()
         numbers = {"samples": torch.tensor(float(len(found.target)))}
         for name, values in (("accuracy", (found.prediction == found.target).double()), ("loss", found.loss.double())):
-            numbers[name] = values.mean().float()
-            spread = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
-            numbers[f"{name}_ci95"] = (1.96 * spread).float()
+            numbers[name], numbers[f"{name}_ci95"] = (value.float() for value in mean_with_interval(values))
         if len(found.target):
             numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
         else:
@@ -110,12 +102,12 @@ class ClassifierMetrics(nn.Module):
         return numbers
 
     def confusion(self) -> Tensor:
-        """``(C, C)`` int64: how many samples of each class (row) were taken for which (column)."""
+        """``(C, C)`` int64: number of samples by class (row) and prediction (column)."""
         found = self.answers()
         return multiclass_confusion_matrix(found.prediction, found.target, self.num_classes)
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Removes all samples."""
         self.collected.reset()
         self._count = 0
 
@@ -126,14 +118,11 @@ def _calibration_error(found: Answers) -> Tensor:
 
 
 def reliability(found: Answers, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """How often answers of a confidence are right.
+    """Number of predictions, number of correct ones and sum of confidences in each bin, all ``(bins,)``.
 
     Args:
-        found: the answers.
-        bins: equal intervals of the confidence, from 0 to 1.
-
-    Returns:
-        For each interval ``(bins,)``: the number of answers, that of right ones, and the sum of their confidences.
+        found: the predictions.
+        bins: number of equal intervals of the confidence, from 0 to 1.
     """
     place = (found.confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     right = (found.prediction == found.target).float()

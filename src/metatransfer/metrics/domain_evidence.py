@@ -1,25 +1,26 @@
-"""Collects what a network says of source and target samples over an evaluation."""
+"""Outputs of a network for source and target samples, collected over an evaluation."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from metatransfer.metrics.collector import Collector
 
 
 class Evidence(NamedTuple):
-    """What a validator may look at; no label of the target is in it.
+    """What a validator may use; it contains no label of the target.
 
     Attributes:
-        source_logits: ``(N, C)`` of validation samples of the source.
+        source_logits: ``(N, C)``, of validation samples of the source.
         source_labels: ``(N,)`` int64.
         source_features: ``(N, E)``.
-        target_logits: ``(M, C)`` of validation samples of the target.
+        target_logits: ``(M, C)``, of validation samples of the target.
         target_features: ``(M, E)``.
-        train_features: ``(K, E)`` of training samples of the source, by which ratios of densities are learned;
-            ``None``: the validation samples, which makes these ratios too sure.
+        train_features: ``(K, E)``, of training samples of the source, for density ratios; without them the validation
+            samples are used, which makes the ratios overconfident.
     """
 
     source_logits: Tensor
@@ -30,7 +31,7 @@ class Evidence(NamedTuple):
     train_features: Tensor | None = None
 
     def on_cpu(self) -> Evidence:
-        """The same, detached and on the CPU, floats in double precision."""
+        """A detached copy on the CPU, in double precision."""
         return Evidence(
             _exact(self.source_logits),
             self.source_labels.cpu(),
@@ -41,7 +42,7 @@ class Evidence(NamedTuple):
         )
 
     def finite(self) -> bool:
-        """Whether all numbers are."""
+        """Whether all numbers are finite."""
         return all(bool(part.isfinite().all()) for part in self if part is not None)
 
 
@@ -50,12 +51,12 @@ def _exact(x: Tensor) -> Tensor:
 
 
 class SideEvidence(NamedTuple):
-    """What a network says of the samples of one side, in their order.
+    """Outputs for the samples of one domain, in their order.
 
     Attributes:
         logits: ``(N, C)``.
         features: ``(N, E)``.
-        labels: ``(N,)`` int64, -1 where not known or withheld.
+        labels: ``(N,)`` int64, -1 if unknown or withheld.
         number: ``(N,)`` int64.
     """
 
@@ -65,26 +66,18 @@ class SideEvidence(NamedTuple):
     number: Tensor
 
 
-class SideCollector(Metric):
-    """Keeps logits and features of all samples of one side, those of other processes too."""
+class SideCollector(Collector):
+    """Keeps logits and features of all samples of one domain, of all processes."""
 
-    full_state_update = False
-
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
-        super().__init__(**kwargs)
-        for name in SideEvidence._fields:
-            self.add_state(name, [], dist_reduce_fx="cat")
+    fields = SideEvidence._fields
 
     def update(self, logits: Tensor, features: Tensor, labels: Tensor, number: Tensor) -> None:
         """Adds a batch, see :class:`SideEvidence`."""
-        given = SideEvidence(logits.detach().float(), features.detach().float().flatten(1), labels, number)
-        for name, values in given._asdict().items():
-            getattr(self, name).append(values)
+        self.add(logits.detach().float(), features.detach().float().flatten(1), labels, number)
 
     def compute(self) -> SideEvidence:
-        """All samples in their order; each once, also where processes were given some twice."""
-        parts = [getattr(self, name) for name in SideEvidence._fields]
-        found = SideEvidence(*(torch.cat(part) if isinstance(part, list) else part for part in parts))
+        """All samples in their order, without the duplicates that several processes may have been given."""
+        found = SideEvidence(*self.collected())
         order = found.number.argsort(stable=True)
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = found.number[order][1:] != found.number[order][:-1]

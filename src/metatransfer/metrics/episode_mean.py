@@ -1,4 +1,4 @@
-"""Means over episodes with their 95% interval."""
+"""Means over episodes with 95% intervals."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _STATE_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.flo
 
 
 class EpisodeMean(Metric):
-    r"""Mean of a per-episode score with the half-width of its 95% interval.
+    r"""Mean of a per-episode score and the half-width of its 95% interval.
 
     .. math:: \bar a = \frac1n\sum_i a_i, \qquad
               h = 1.96\,\sqrt{\frac{1}{n(n-1)}\sum_i (a_i-\bar a)^2}
 
     over the :math:`n` **episodes**, not over batches or predictions (Vinyals et al. 2016; Finn et al. 2017). The state
-    is three sums in float64, so that merging processes is exact: under DDP ``compute`` gives the single-process value.
+    is three sums in float64, which merge exactly between processes.
 
-    ``update`` takes per-episode scores of any shape; ``compute`` returns ``(mean, half_width)``; with fewer than two
-    episodes the half-width is NaN.
+    ``update`` takes per-episode scores of any shape; ``compute`` returns ``(mean, half_width)``. The half-width is NaN
+    for fewer than two episodes.
 
     Example:
         >>> metric = EpisodeMean()
@@ -45,11 +45,7 @@ class EpisodeMean(Metric):
             self.add_state(name, torch.zeros((), dtype=_STATE_DTYPE), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor) -> None:
-        """Adds scores.
-
-        Args:
-            scores: one score per episode, any shape.
-        """
+        """Adds scores, one per episode, of any shape."""
         scores = scores.detach().to(self.total.dtype)
         self.count += scores.numel()
         self.total += scores.sum()

@@ -1,4 +1,4 @@
-"""All numbers of one evaluation over episodes."""
+"""Metrics of an evaluation over episodes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class EpisodeMetrics(nn.Module):
         """Adds ``T`` episodes.
 
         Args:
-            outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` values; of another kind if scores and losses are given.
+            outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` values; of any kind if scores and losses are given.
             targets: ``(T, Q)`` or ``(T, Q, D)``.
-            scores: ``(T,)``; those of logits or values if left out.
-            losses: ``(T,)``; as ``scores``.
+            scores: ``(T,)``; by default computed from logits or values.
+            losses: ``(T,)``; by default computed from logits or values.
         """
         outputs = outputs.detach().float() if isinstance(outputs, Tensor) else outputs
         self.score.update(episode_scores(outputs, targets) if scores is None else scores)
@@ -52,10 +52,7 @@ class EpisodeMetrics(nn.Module):
             self.calibration.update(outputs.softmax(-1).flatten(0, 1), targets.flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers by name, synchronised between processes.
-
-        ``<name>_ci95`` is the half-width of an interval, ``episodes`` how many there were.
-        """
+        """The numbers by name, synchronised between processes; ``<name>_ci95`` is the half-width of an interval."""
         numbers = {"episodes": self.number.compute()}
         for name, metric in ((self.score_name, self.score), ("loss", self.loss)):
             numbers[name], numbers[f"{name}_ci95"] = metric.compute()
@@ -64,7 +61,7 @@ class EpisodeMetrics(nn.Module):
         return numbers
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Removes all episodes."""
         self.score_name = "accuracy"
         for metric in (self.score, self.loss, self.number, self.calibration):
             metric.reset()

@@ -1,4 +1,4 @@
-"""Choosing a state of an adapted classifier, and doubting it, without a label of the target."""
+"""Selecting and checking a state of an adapted classifier without labels of the target."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from metatransfer.metrics.domain_evidence import Evidence as Evidence  # also im
 
 
 class Validator(nn.Module, ABC):
-    """Scores a state of an adapted classifier. It has no weights; it is a module so that checkpoints can name it.
+    """Scores a state of an adapted classifier. It has no weights; as a module, it can be described in checkpoints.
 
     Args:
-        source_floor: a state is not selected if its accuracy on the source falls below this part of the best so far.
+        source_floor: a state is not selected if its accuracy on the source is below this fraction of the best so far.
 
     Attributes:
-        name: what it measures, in words.
-        higher_is_better: of :meth:`value`.
+        name: what it measures.
+        higher_is_better: direction of :meth:`value`.
 
     Raises:
-        UserError: a floor outside [0, 1).
+        UserError: ``source_floor`` outside [0, 1).
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
+        """Records the arguments for checkpoints."""
         self = super().__new__(cls)
         remember_arguments(self, args, kwargs)
         return self
@@ -54,16 +54,10 @@ class Validator(nn.Module, ABC):
 
     @abstractmethod
     def value(self, evidence: Evidence) -> float:
-        """The number that the literature reports."""
+        """The value as defined in the literature."""
 
     def score(self, evidence: Evidence) -> float:
-        """:meth:`value` with the sign changed if lower is better; minus infinity if anything is not finite.
-
-        Args:
-            evidence: outputs and features.
-
-        Returns:
-            A number of which the highest is the best.
+        """The score to maximise: :meth:`value`, negated if lower is better; minus infinity if a number is not finite.
 
         Raises:
             UserError: a domain without validation samples.
@@ -82,21 +76,21 @@ class Validator(nn.Module, ABC):
         return value if self.higher_is_better else -value
 
     def allows(self, source_accuracy: float, best_source_accuracy: float) -> bool:
-        """Whether a state may be selected: its accuracy on the source has not fallen too far below the best so far."""
+        """Whether a state may be selected: its source accuracy is not too far below the best so far."""
         return source_accuracy >= self.source_floor * best_source_accuracy
 
     def prefers(self, adapted: float, plain: float) -> bool:
-        """Whether the :meth:`score` of an adapted classifier is at least that of one trained on the source alone."""
+        """Whether an adapted classifier's :meth:`score` is at least that of a classifier trained on the source only."""
         return adapted >= plain
 
     def protocol(self) -> str:
-        """The validator and its arguments."""
+        """The validator and its arguments, as text."""
         arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
 
 
 class Entropy(Validator):
-    """Mean entropy of the target's predictions; rewards confidence, right or wrong."""
+    """Mean entropy of the predictions for the target; rewards confidence, whether right or wrong."""
 
     name = "entropy"
     higher_is_better = False
@@ -118,14 +112,14 @@ class InformationMaximization(Validator):
 
 
 class SoftNeighborhoodDensity(Validator):
-    """How close the target's predictions lie together (Saito et al. 2021, 2108.10860).
+    """Density of the predictions for the target (Saito et al. 2021, 2108.10860).
 
-    It rewards a collapse of all predictions into one class: choose with a ``source_floor``.
+    It is highest if all predictions collapse into one class: use it with a ``source_floor``.
 
     Args:
-        source_floor: as in :class:`Validator`.
-        temperature: of the similarities.
-        limit: samples looked at; of more, always the same ones.
+        source_floor: see :class:`Validator`.
+        temperature: temperature of the similarities.
+        limit: largest number of samples used; always the same subset.
 
     Raises:
         UserError: a number is not positive.
@@ -148,12 +142,12 @@ class SoftNeighborhoodDensity(Validator):
 
 
 class ImportanceWeightedValidation(Validator):
-    """The target's error by weighted errors of source samples (IWCV, Sugiyama et al. 2007, JMLR).
+    """The error on the target, estimated by weighted errors on the source (IWCV, Sugiyama et al. 2007, JMLR).
 
     Args:
-        source_floor: as in :class:`Validator`.
+        source_floor: see :class:`Validator`.
         regularization: of :func:`~metatransfer.functional.domain.validation.density_ratio`.
-        limit: samples of each kind looked at; of more, always the same ones.
+        limit: largest number of samples used of each domain; always the same subset.
 
     Raises:
         UserError: a number is not positive.
@@ -172,7 +166,7 @@ class ImportanceWeightedValidation(Validator):
         return float(importance_weighted_risk(*self.errors_and_weights(evidence)))
 
     def errors_and_weights(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """Errors (0 or 1) of the source's validation samples, and their weights, both ``(N,)`` float64."""
+        """Errors (0 or 1) of the source's validation samples and their weights, both ``(N,)`` float64."""
         train = evidence.source_features if evidence.train_features is None else evidence.train_features
         target, mine = evidence.target_features, _chosen(len(evidence.source_logits), self.limit)
         train, target = (x[_chosen(len(x), self.limit)].flatten(1) for x in (train, target))
@@ -184,7 +178,7 @@ class ImportanceWeightedValidation(Validator):
 
 
 class DeepEmbeddedValidation(ImportanceWeightedValidation):
-    """As :class:`ImportanceWeightedValidation`, with less variance (DEV, You et al. 2019, ICML)."""
+    """:class:`ImportanceWeightedValidation` with a control variate for less variance (DEV, You et al. 2019, ICML)."""
 
     name = "deep embedded validation"
 
@@ -194,14 +188,14 @@ class DeepEmbeddedValidation(ImportanceWeightedValidation):
 
 
 class SourceAccuracy(Validator):
-    """Accuracy on the source's validation samples; what adaptation must not destroy.
+    """Accuracy on the source's validation samples, which adaptation should preserve.
 
     Args:
-        source_floor: as in :class:`Validator`.
-        tolerance: what an adapted classifier may lose against one of the source alone and still be preferred.
+        source_floor: see :class:`Validator`.
+        tolerance: loss of accuracy up to which an adapted classifier is still preferred.
 
     Raises:
-        UserError: a tolerance outside [0, 1).
+        UserError: ``tolerance`` outside [0, 1).
     """
 
     name = "source accuracy"
@@ -213,16 +207,16 @@ class SourceAccuracy(Validator):
         self.tolerance = tolerance
 
     def value(self, evidence: Evidence) -> float:
-        """Part of right answers."""
+        """Fraction of correct predictions."""
         return float((evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean())
 
     def prefers(self, adapted: float, plain: float) -> bool:
-        """Whether no more than the tolerance is lost."""
+        """Whether the loss of accuracy is within the tolerance."""
         return adapted >= plain - self.tolerance - 1e-9
 
 
 def _chosen(count: int, limit: int) -> Tensor:
-    """At most ``limit`` of the numbers below ``count``, always the same ones."""
+    """At most ``limit`` indices below ``count``, always the same ones."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values
 
 
@@ -237,7 +231,7 @@ PANEL: tuple[Validator, ...] = (
 
 
 class Vote(NamedTuple):
-    """The values of one validator (NaN if outputs are not finite), and whether it finds adaptation at least as good."""
+    """The values of one validator (NaN if outputs are not finite), and whether it prefers the adapted classifier."""
 
     adapted: float
     plain: float
@@ -245,12 +239,12 @@ class Vote(NamedTuple):
 
 
 class PanelVerdict(NamedTuple):
-    """What all validators say.
+    """The verdict of several validators.
 
     Attributes:
         votes: by name of the validator.
-        hurts: whether most prefer the classifier of the source alone, or only the adapted one's predictions collapsed.
-        sentence: the same in words.
+        hurts: whether most prefer the classifier trained on the source only, or the adapted one has collapsed.
+        sentence: the verdict in words.
     """
 
     votes: dict[str, Vote]
@@ -261,11 +255,10 @@ class PanelVerdict(NamedTuple):
 def panel_verdict(adapted: Evidence, plain: Evidence, panel: tuple[Validator, ...] = PANEL) -> PanelVerdict:
     """Asks several validators whether adaptation helped or hurt.
 
-    The verdict is a hint, not a measurement, which needs labels of the target: three validators reward confidence,
-    which adaptation raises whether it is right or wrong, and two weigh the source's errors, which say little if the
-    domains hardly overlap. A collapse into few classes, which most of them like, counts by itself, see
+    The verdict is a hint, not a measurement, which would need labels of the target. Three validators reward confidence,
+    which adaptation raises whether it is right or wrong; two use weighted errors on the source, which are unreliable if
+    the domains hardly overlap. A collapse into few classes decides by itself, see
     :func:`~metatransfer.functional.domain.distance.collapse_signs`.
-
     """
     votes = {one.name: _vote(one, one.score(adapted), one.score(plain)) for one in panel}
     against = [name for name, vote in votes.items() if not vote.adapted_better]

@@ -140,7 +140,7 @@ def test_labels_of_the_target_change_nothing():
         class ShuffledPoints(CloudPoints):
             def parts(self, draw=draw):
                 part = super().parts()["all"]
-                part.labels = np.random.default_rng(draw).permutation(part.labels)
+                part.targets = np.random.default_rng(draw).permutation(part.targets)
                 return {"all": part}
 
         Shuffled = served(ShuffledPoints)

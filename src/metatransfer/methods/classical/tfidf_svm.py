@@ -20,19 +20,19 @@ from metatransfer.methods.fitted import FittedModule
 
 
 class TfidfSVMModule(FittedModule, ClassifierModule):
-    r"""Words and pairs of words, weighed by their rarity, through a linear SVM: what texts were classified by before.
+    r"""Words and pairs of words, weighted by TF-IDF and classified by a linear SVM.
 
     .. math:: x_{dw} = (1+\log n_{dw})\,\Bigl(1+\log\frac{1+N}{1+N_w}\Bigr), \qquad \lVert x_d\rVert = 1
 
-    scikit-learn's pipeline of ``TfidfVectorizer`` (sublinear counts) and ``LinearSVC``: Sparck Jones 1972 (J. Doc. 28),
-    Joachims 1998 (ECML); a baseline that networks have to beat (Zhang, Zhao, LeCun 2015, 1509.01626). Its margins order
-    the classes, but their softmax is no probability. It reads the texts themselves; ``data.tokenizer`` plays no part.
+    scikit-learn's ``TfidfVectorizer`` (sublinear counts) and ``LinearSVC``: Sparck Jones 1972 (J. Doc. 28), Joachims
+    1998 (ECML); a strong baseline for networks (Zhang, Zhao, LeCun 2015, 1509.01626). The softmax of the margins is no
+    calibrated probability. The method reads the texts themselves; ``data.tokenizer`` is not used.
 
     Args:
         num_classes: number of classes; on the command line taken from the data.
-        ngrams: up to how many words in a row make a feature.
-        min_count: texts in which a feature must occur.
-        C: inverse strength of the regularisation.
+        ngrams: largest number of consecutive words in a feature.
+        min_count: smallest number of texts in which a feature must occur.
+        C: inverse of the regularisation strength.
 
     Raises:
         UserError: a number is not positive, or ``num_classes`` missing.
@@ -64,8 +64,8 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         self._predicted = 0
         if not isinstance(data, ServesSamples) or (info is not None and info.sample_shape):
             raise UserError(
-                f"{type(self).__name__} classifies texts, but {type(data).__name__} serves none: give it a "
-                "TextDataModule."
+                f"{type(self).__name__} classifies texts, but {type(data).__name__} serves none: use a "
+                "LabelledDataModule with source=Texts."
             )
 
     @staticmethod
@@ -110,16 +110,10 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
     # ---- answers
 
     def scores(self, texts: Sequence[str]) -> Tensor:
-        """The margins of texts.
-
-        Args:
-            texts: ``N``.
-
-        Returns:
-            ``(N, C)`` float64.
+        """The margins ``(N, C)`` of texts, float64.
 
         Raises:
-            UserError: before the fit.
+            UserError: called before the fit.
         """
         if not self.learned:
             raise UserError(f"{type(self).__name__} has learned nothing yet: fit it, or give --ckpt_path of a fit.")
@@ -131,25 +125,25 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         return torch.from_numpy(x @ self.learned["weight"].numpy().T + self.learned["bias"].numpy()).to(self.device)
 
     def forward(self, x: Inputs) -> Tensor:
-        """Not defined: tokens are not texts.
+        """Raises an error: tokens are not texts.
 
         Raises:
-            UserError: always; see :meth:`scores`.
+            UserError: always; use :meth:`scores`.
         """
         raise UserError(f"{type(self).__name__} takes texts, not their tokens: use scores(texts).")
 
     def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:
-        """The margins of the texts that a batch is of."""
+        """The margins of the texts of a batch."""
         assert batch.number is not None
         return self.scores(self._texts(datamodule_of(self), stage, batch.number.tolist()))
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of what was fitted already, and the margins, for the log."""
+        """The cross-entropy of the fitted classifier and the margins, for logging."""
         outputs = self.outputs(batch, "train")
         return F.cross_entropy(outputs.float(), batch.y), outputs
 
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
-        """Labels texts, which come in their order."""
+        """Labels texts, which must come in the order of the data."""
         last = self._predicted + len(batch.files)
         texts = self._texts(datamodule_of(self), "predict", range(self._predicted, last))
         self._predicted = last
@@ -163,11 +157,11 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         checkpoint["terms"], checkpoint["pipeline"] = self.terms, self.learned
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads vocabulary and weights."""
+        """Restores vocabulary and weights."""
         super().on_load_checkpoint(checkpoint)
         self.terms, self.learned = list(checkpoint["terms"]), dict(checkpoint["pipeline"])
         self._vectorizer = None
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the features and the regularisation."""
+        """Adds the features and the regularisation."""
         return super().protocol() | {"ngrams": self.ngrams, "train_min_count": self.min_count, "train_C": self.C}

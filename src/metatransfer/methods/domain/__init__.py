@@ -1,4 +1,4 @@
-"""Domain adaptation: labels of a source, samples of a target without labels."""
+"""Domain adaptation: training on labelled samples of a source and unlabelled samples of a target."""
 
 from metatransfer.methods.domain.adabn import AdaBNModule
 from metatransfer.methods.domain.adaptation import Adaptation

@@ -1,4 +1,4 @@
-"""The group of arguments that all adaptation methods share."""
+"""Arguments shared by all adaptation methods."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Normalization = Literal["joint", "separate", "domain_specific", "adabn"]
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What all adaptation methods share: BatchNorm across domains, selection without labels, schedule of the rate.
+    """Arguments shared by all adaptation methods: BatchNorm across domains, selection without labels, learning rate.
 
     Attributes:
-        normalization: statistics of BatchNorm layers in training: ``"joint"`` over both domains at once,
-            ``"separate"`` by domain with common running statistics, ``"domain_specific"`` layers (1906.03950), or
-            ``"adabn"``, common scales and shifts with statistics of the target from all its samples (1603.04779); the
-            method's own if left out.
-        validator: what selects the best state of a run; ``InformationMaximization`` if left out.
+        normalization: BatchNorm statistics in training: ``"joint"`` over both domains, ``"separate"`` by domain with
+            common running statistics, ``"domain_specific"`` layers (1906.03950), or ``"adabn"``, common scales and
+            shifts with statistics estimated from all samples of the target (1603.04779). Defaults to that of the
+            method.
+        validator: selects the best state of a run; defaults to ``InformationMaximization``.
         annealing: learning rate of each step by the progress of the run, instead of an ``lr_scheduler``.
 
     Raises:
-        UserError: an unknown ``normalization``.
+        UserError: unknown ``normalization``.
     """
 
     normalization: Normalization | None = None

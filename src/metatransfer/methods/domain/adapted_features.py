@@ -1,4 +1,4 @@
-"""Features that linear maps bring together across domains, and a classifier fitted to them."""
+"""Linear maps of features into a space common to both domains, and a classifier fitted there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from metatransfer.adapters import FeatureClassifier, Labelled, NearestNeighbors
 from metatransfer.arguments import plain_arguments
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.data_info import ServesDomains
-from metatransfer.errors import UserError
 from metatransfer.methods.domain.adaptation import Adaptation
 from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.feature_cache import cached_features, features_of
-from metatransfer.methods.fitted import FittedModule
+from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone
 from metatransfer.nn.backbones.raw_features import RawFeatures
@@ -32,25 +31,25 @@ if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody el
     from metatransfer.adapters.estimators import DomainAdapter
 
 
-class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
-    r"""Fits maps of both domains' features into one space, and there a classifier of the source, all at once.
+class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
+    r"""Maps the features of both domains into a common space and fits a classifier of the source there.
 
     .. math:: h \text{ is fitted to } \bigl(A_s f(x^s_i),\ y^s_i\bigr), \qquad \hat y(x) = h\bigl(A_t f(x)\bigr)
 
-    The shallow methods of the field, such as subspace alignment (Fernando et al. 2013, 1409.5241) and CORAL (Sun, Feng,
-    Saenko 2016, 1511.05547). The network :math:`f` is not trained: :class:`~metatransfer.nn.RawFeatures` gives samples
-    as they are, any other network what it knows. Its features are computed once and kept on disk, as those of
-    :class:`~metatransfer.FrozenFeaturesModule`. A fit is one epoch of one batch in the Trainer's count, in one process.
+    Shallow methods such as subspace alignment (Fernando et al. 2013, 1409.5241) and CORAL (Sun, Feng, Saenko 2016,
+    1511.05547). The network :math:`f` is not trained; :class:`~metatransfer.nn.RawFeatures` returns the samples
+    themselves. Features are cached on disk, as in :class:`~metatransfer.FrozenFeaturesModule`. For the Trainer, a fit
+    is one epoch of one batch in one process.
 
     Args:
         backbone: the network :math:`f`.
         num_classes: number of classes; on the command line taken from the data.
         adapter: finds the maps: ``SubspaceAlignment``, ``GeodesicFlowKernel``, ``TransferComponentAnalysis``,
-            ``JointDistributionAdaptation``, ``CorrelationAlignment``, or a subclass of ``DomainAdapter``; ``None``:
-            features stay as they are, which is what adaptation is compared with.
-        classifier: what is fitted; the class of the nearest sample by Euclidean distance where left out.
-        validator: scores what was fitted; ``InformationMaximization`` where left out.
-        cache_dir: folder of the features; ``~/.cache/metatransfer/features`` or ``METATRANSFER_CACHE`` without it.
+            ``JointDistributionAdaptation``, ``CorrelationAlignment``, or a subclass of ``DomainAdapter``. ``None``
+            leaves the features unchanged, which is the reference for adaptation.
+        classifier: what is fitted; defaults to the nearest neighbour by Euclidean distance.
+        validator: scores the fit; defaults to ``InformationMaximization``.
+        cache_dir: folder of the features; defaults to ``METATRANSFER_CACHE`` or ``~/.cache/metatransfer/features``.
 
     Raises:
         UserError: ``num_classes`` missing.
@@ -68,26 +67,16 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         cache_dir: str | None = None,
     ) -> None:
         fitted = classifier or NearestNeighbors(1, distance="euclidean")
-        super().__init__(
-            backbone=backbone.requires_grad_(False),
-            num_classes=num_classes,
-            head=lambda *_: fitted,  # type: ignore[arg-type]
-            adaptation=Adaptation(validator=validator),
-        )
+        adaptation = Adaptation(validator=validator)
+        super().__init__(backbone.requires_grad_(False), num_classes, lambda *_: fitted, adaptation)  # type: ignore[arg-type]
         self.adapter, self.cache_dir = adapter, cache_dir
         self.fitted_adapter: DomainAdapter | None = None
         self.train(self.training)
 
     @property
     def classifier(self) -> FeatureClassifier:
-        """What tells classes by adapted features."""
+        """The classifier of adapted features."""
         return cast(FeatureClassifier, self.head)
-
-    def train(self, mode: bool = True) -> AdaptedFeaturesModule:
-        """Keeps the network in evaluation mode."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
 
     # ---- answers
 
@@ -96,15 +85,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         return self.adapted(self.backbone(x), domain)
 
     def adapted(self, features: Tensor, domain: Side) -> Tensor:
-        """What the maps make of features; these themselves where there are none.
-
-        Args:
-            features: ``(N, E)``.
-            domain: where they come from.
-
-        Returns:
-            ``(N, k)``, in double precision where the device has it.
-        """
+        """Maps features ``(N, E)`` of a domain to ``(N, k)``, in float64 if the device supports it."""
         found = features.detach().cpu().double()
         if self.fitted_adapter is not None:
             adapter = self.fitted_adapter
@@ -113,11 +94,11 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
         return found.to(self.device, torch.float32 if self.device.type == "mps" else None)
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
-        """Nothing: no loss is minimised."""
+        """``None``: there is no loss to minimise."""
         return None
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of what was fitted already, for the log."""
+        """The cross-entropy of the fitted classifier, for logging."""
         outputs = self.classifier(self.encode(batch.source_x, "source"))
         return F.cross_entropy(outputs, batch.source_y), outputs
 
@@ -128,7 +109,7 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
     # ---- the fit
 
     def fit_data(self, data: Any) -> None:  # noqa: ANN401
-        """Computes or finds the features of both domains, fits the maps, then the classifier."""
+        """Computes or loads the features of both domains, fits the maps, then the classifier."""
         x, y = self._features(data.source_samples)
         target, _ = self._features(data.target_samples)
         self.fitted_adapter = None
@@ -165,19 +146,17 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
     # ---- twins
 
     def after_restart(self) -> None:
-        """Forgets what was fitted."""
+        """Discards what was fitted."""
         self.fitted_adapter, self.classifier.learned = None, {}
 
     def unadapted(self) -> AdaptedFeaturesModule:
-        """The same classifier on features that stay as they are."""
+        """The same classifier on unchanged features."""
         networks = copy.deepcopy((self.backbone, self.classifier))
         networks[1].learned = {}
-        return AdaptedFeaturesModule(
-            networks[0], self.num_classes, None, networks[1], self.validator, self.cache_dir
-        )  # fmt: skip
+        return AdaptedFeaturesModule(networks[0], self.num_classes, None, networks[1], self.validator, self.cache_dir)
 
     def take_over(self, other: DomainAdaptationModule) -> None:
-        """Answers as another one of the same classifier does, from now on."""
+        """Copies network, maps and classifier of another method with the same classifier."""
         assert isinstance(other, AdaptedFeaturesModule)
         self.backbone.load_state_dict(other.backbone.state_dict())
         self.fitted_adapter = copy.deepcopy(other.fitted_adapter)
@@ -185,39 +164,25 @@ class AdaptedFeaturesModule(FittedModule, DomainAdaptationModule):
 
     # ---- what is kept
 
+    def fitted_parts(self) -> dict[str, str]:
+        """The adapter and the classifier."""
+        return {"adapter": _name(self.adapter)} | super().fitted_parts()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the maps and what the classifier learned."""
+        """Adds the fitted maps."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["classifier"] = {name: value.cpu() for name, value in self.classifier.learned.items()}
         checkpoint["adapter"] = _learned(self.fitted_adapter)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads the maps and what the classifier learned.
-
-        Raises:
-            UserError: a checkpoint of another adapter or classifier.
-        """
+        """Restores the fitted maps."""
         super().on_load_checkpoint(checkpoint)
-        trained = checkpoint.get("protocol", {}).get("method", {})
-        for name, own in (("adapter", _name(self.adapter)), ("classifier", type(self.classifier).__name__)):
-            known = str(trained.get(name, own)).partition("(")[0]
-            if known != own:
-                raise UserError(
-                    f"the checkpoint was fitted with the {name} {known}, but this module has {own}: give the {name} "
-                    "that it was fitted with."
-                )
-        self.classifier.learned = dict(checkpoint.get("classifier", {}))
         self.fitted_adapter = _with(self.adapter, checkpoint.get("adapter", {}))
 
     def protocol(self) -> dict[str, Any]:
-        """Also says adapter, classifier and network."""
+        """Adds the adapter and its arguments."""
         arguments = plain_arguments(self.adapter.get_params(deep=False)) if self.adapter is not None else {}
         listed = f"({', '.join(f'{name}={value}' for name, value in arguments.items())})" if arguments else ""
-        return super().protocol() | {
-            "adapter": _name(self.adapter) + listed,
-            "classifier": self.classifier.protocol(),
-            "backbone": type(self.backbone).__name__,
-        }
+        return super().protocol() | {"adapter": _name(self.adapter) + listed}
 
 
 def _name(adapter: DomainAdapter | None) -> str:
@@ -225,16 +190,17 @@ def _name(adapter: DomainAdapter | None) -> str:
 
 
 def _learned(adapter: DomainAdapter | None) -> dict[str, Tensor]:
-    """What a fitted adapter holds, by scikit-learn's convention under names that end with an underscore."""
-    found = {} if adapter is None else {name: value for name, value in vars(adapter).items() if name.endswith("_")}
+    """The fitted attributes of an adapter, whose names end with an underscore by scikit-learn's convention."""
+    if adapter is None:
+        return {}
+    found = {name: value for name, value in vars(adapter).items() if name.endswith("_")}
     numbers = {name: value for name, value in found.items() if isinstance(value, np.ndarray | float | int)}
-    return {name: torch.from_numpy(np.array(value)) for name, value in numbers.items()} | (
-        {} if adapter is None else {"n_features_in_": torch.tensor(adapter.n_features_in_)}
-    )
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in numbers.items()}
+    return tensors | {"n_features_in_": torch.tensor(adapter.n_features_in_)}
 
 
 def _with(adapter: DomainAdapter | None, learned: dict[str, Tensor]) -> DomainAdapter | None:
-    """A copy that is fitted already."""
+    """A copy of the adapter with the fitted attributes."""
     if adapter is None or not learned:
         return None
     found = copy.deepcopy(adapter)

@@ -29,33 +29,31 @@ class ADDAModule(AlternatingModule):
               \min_d \tfrac12\bigl(\overline{\ell(d(f_s(x^s)), 1)} + \overline{\ell(d(f_t(x^t)), 0)}\bigr), \qquad
               \min_{f_t} \overline{\ell(d(f_t(x^t)), 1)}
 
-    For the first part of a run the source's encoder and the classifier learn from the source, and the target is
-    answered by the same encoder. Then both are frozen, in evaluation mode; the target's encoder :math:`f_t` starts
-    from the source's and learns to be taken for it by a discriminator :math:`d`, under inverted labels
-    (:math:`\ell` is the logistic loss). Each encoder normalises batches of its own domain alone; in the second part
-    neither drops anything, as dropout of one alone would tell the domains apart.
+    In the first part of a run, one encoder and the classifier are trained on the source. In the second part both are
+    frozen in evaluation mode. The target's encoder :math:`f_t` starts from the source's and is trained, with inverted
+    labels, to fool a discriminator :math:`d` (:math:`\ell` is the logistic loss). Each encoder normalises batches of
+    its own domain; dropout is off in the second part, since dropout in one encoder only would reveal the domain.
 
-    The accuracy on the source stays what it was in the second part: a ``source_floor`` does not notice there that the
-    adaptation goes astray.
+    The accuracy on the source does not change in the second part, so a ``source_floor`` cannot detect there that
+    adaptation fails.
 
     Args:
-        backbone: the network; what it is after training is the target's encoder.
+        backbone: the network; after training it is the target's encoder.
         num_classes: number of classes; on the command line taken from the data.
         head: makes the label predictor from ``(in_features, num_classes)``.
         discriminator: makes the discriminator from the size of the features.
-        pretrain_fraction: part of the run's batches that train on the source.
-        adaptation: see :class:`DomainAdaptationModule`; batches of both domains are normalised apart.
-        optimizer: makes the optimiser of the first part.
-        adversarial_optimizer: makes those of the target's encoder and of the discriminator; as ``optimizer`` where left
-            out.
-        lr_scheduler: makes a scheduler of each optimiser, stepped once an epoch.
+        pretrain_fraction: fraction of the run's batches in the first part.
+        adaptation: see :class:`DomainAdaptationModule`; only ``"separate"`` normalisation.
+        optimizer: makes the optimizer of the first part.
+        adversarial_optimizer: makes those of the target's encoder and the discriminator; defaults to ``optimizer``.
+        lr_scheduler: makes a scheduler for each optimizer, stepped once per epoch.
 
     Attributes:
         source_backbone: the source's encoder in the second part.
         adapting: whether the second part has begun.
 
     Raises:
-        UserError: ``pretrain_fraction`` outside [0, 1), or as :class:`DomainAdaptationModule`.
+        UserError: ``pretrain_fraction`` outside [0, 1), or an error of :class:`DomainAdaptationModule`.
     """
 
     normalizations: ClassVar[tuple[Normalization, ...]] = ("separate",)
@@ -73,10 +71,7 @@ class ADDAModule(AlternatingModule):
         adversarial_optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_classes, head, adaptation, optimizer, lr_scheduler)
         check_fraction(pretrain_fraction=pretrain_fraction)
         self.pretrain_fraction = pretrain_fraction
         self.adversarial_optimizer = adversarial_optimizer or optimizer
@@ -87,7 +82,7 @@ class ADDAModule(AlternatingModule):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """As always, but what is frozen stays in evaluation mode, its BatchNorm and dropout with it."""
+        """Keeps what is frozen in evaluation mode, including its BatchNorm and dropout layers."""
         super().train(mode)
         if not hasattr(self, "adapting"):  # under construction
             return self
@@ -109,7 +104,7 @@ class ADDAModule(AlternatingModule):
     # ---- training
 
     def make_optimizers(self) -> list[Optimizer]:
-        """One of the source's encoder and the classifier, one of the target's encoder, one of the discriminator."""
+        """Of the source's encoder and the classifier, of the target's encoder, and of the discriminator."""
         encoder = self.trainable(self.backbone, "backbone")
         return [
             self.optimizer([*encoder, *(p for p in self.head.parameters() if p.requires_grad)]),
@@ -118,34 +113,19 @@ class ADDAModule(AlternatingModule):
         ]
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The loss of the source, which the first part minimises."""
+        """The loss on the source, which the first part minimises."""
         logits = self.head(self.encode(batch.source_x, "source"))
         return self.source_loss(logits, batch), logits
 
     def discriminator_loss(self, source: Tensor, target: Tensor) -> Tensor:
-        """How well the discriminator tells the domains apart; its parameters alone get a gradient.
-
-        Args:
-            source: ``(N, E)``.
-            target: ``(M, E)``.
-
-        Returns:
-            A scalar.
-        """
+        """The discriminator's loss on features ``(N, E)`` and ``(M, E)``; only its parameters get a gradient."""
         mine, other = self._domain_logits(source.detach()), self._domain_logits(target.detach())
         right = ((mine.detach() > 0).float().mean() + (other.detach() <= 0).float().mean()) / 2
         self.log("train/discriminator_accuracy", right, batch_size=len(target))
         return (F.softplus(-mine).mean() + F.softplus(other).mean()) / 2
 
     def encoder_loss(self, target: Tensor) -> Tensor:
-        """How far the target's features are from being taken for the source's; the discriminator gets no gradient.
-
-        Args:
-            target: ``(M, E)``.
-
-        Returns:
-            A scalar.
-        """
+        """The loss of the target's encoder on features ``(M, E)``; the discriminator gets no gradient."""
         with frozen(self.discriminator):
             return F.softplus(-self._domain_logits(target)).mean()
 
@@ -154,7 +134,7 @@ class ADDAModule(AlternatingModule):
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """A step on the source; in the second part one of the discriminator and one of the target's encoder."""
+        """A step on the source; in the second part, one of the discriminator and one of the target's encoder."""
         if not self.adapting and self.progress >= self.pretrain_fraction:
             self.start_adapting()
         if not self.adapting:
@@ -173,13 +153,13 @@ class ADDAModule(AlternatingModule):
         return loss, outputs
 
     def start_adapting(self) -> None:
-        """Freezes the source's encoder, as the network is now, and the classifier: the second part begins."""
+        """Begins the second part: freezes the classifier and a copy of the network as the source's encoder."""
         self.source_backbone.load_state_dict(self.backbone.state_dict())
         self.adapting.fill_(True)
         self.train(self.training)
 
     def on_train_start(self) -> None:
-        """Freezes the same as before in a run that continues in the second part."""
+        """Restarts with the first part, unless a run is resumed."""
         super().on_train_start()
         if not self.trainer.global_step:  # a second fit begins anew
             self.after_restart()
@@ -188,17 +168,17 @@ class ADDAModule(AlternatingModule):
     # ---- twins
 
     def after_restart(self) -> None:
-        """Back to the first part, with one encoder for both domains."""
+        """Returns to the first part, with one encoder for both domains."""
         self.source_backbone.load_state_dict(self.backbone.state_dict())
         self.adapting.fill_(False)
         self.train(self.training)
 
     def take_over(self, other: DomainAdaptationModule) -> None:
-        """As of the base, with both encoders."""
+        """Copies both encoders and the head."""
         super().take_over(other)
         source = other.source_backbone if isinstance(other, ADDAModule) and other.adapting else other.backbone
         self.source_backbone.load_state_dict(source.state_dict())
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the two parts."""
+        """Adds the length of the first part."""
         return super().protocol() | {"train_pretrain_fraction": self.pretrain_fraction}

@@ -1,15 +1,15 @@
-"""What methods share that step parts of their networks in turn."""
+"""Base class of methods that train parts of their networks in turn."""
 
 from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -18,66 +18,41 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.errors import UserError
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
 from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.pairs import Pair
-from metatransfer.nn import Backbone, Head, LinearHead
 
 
 class AlternatingModule(DomainAdaptationModule):
-    """A method that takes several optimiser steps for a batch, each of a part of its networks.
+    """A method that takes several optimizer steps per batch, each for a part of its networks.
 
-    A subclass says which optimisers there are (:meth:`make_optimizers`) and what it does with a batch (:meth:`learn`);
-    each of its losses is stepped by one optimiser, which mixed precision asks for. Schedulers are stepped with the
-    batches and epochs, not with the optimisers.
-
-    Args:
-        backbone: see :class:`DomainAdaptationModule`.
-        num_classes: see :class:`DomainAdaptationModule`.
-        head: see :class:`DomainAdaptationModule`.
-        adaptation: see :class:`DomainAdaptationModule`.
-        optimizer: see :class:`DomainAdaptationModule`.
-        lr_scheduler: see :class:`DomainAdaptationModule`.
+    A subclass defines the optimizers (:meth:`make_optimizers`) and the steps of a batch (:meth:`learn`). Each loss must
+    be stepped by one optimizer, as mixed precision requires. Schedulers are stepped per batch or epoch, not per
+    optimizer step.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int | None = None,
-        head: Callable[[int, int], Head] = LinearHead,
-        adaptation: Adaptation = DEFAULT,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-    ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
-        self.automatic_optimization = False
+    @property  # type: ignore[misc]
+    def automatic_optimization(self) -> bool:
+        """``False``: the method steps its optimisers itself."""
+        return False
 
     # ---- what a method says
 
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
-        """The optimisers, in an order of the method's own."""
+        """The optimizers; :meth:`descend` refers to them by index."""
 
     @abstractmethod
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """Takes all steps of a training batch."""
+        """Takes all steps of a batch; returns the loss and the source's logits ``(N, C)``."""
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
-        """Nothing: what adapts has steps of its own."""
+        """``None``: adaptation has its own steps."""
         return None
 
     # ---- what follows
 
     def descend(self, loss: Tensor, number: int = 0) -> None:
-        """One step down a loss.
-
-        Args:
-            loss: a scalar; parameters that it gives no gradient are not moved.
-            number: which optimiser steps.
-        """
+        """Takes one step of the optimizer with the given index; parameters without a gradient do not move."""
         found: Any = self.optimizers()
         optimizer: LightningOptimizer = found[number] if isinstance(found, list) else found
         optimizer.zero_grad()
@@ -86,13 +61,6 @@ class AlternatingModule(DomainAdaptationModule):
 
     def trainable(self, network: nn.Module, name: str) -> list[nn.Parameter]:
         """Parameters of a network that require a gradient.
-
-        Args:
-            network: a part of the method.
-            name: how to call it.
-
-        Returns:
-            One or more.
 
         Raises:
             UserError: there are none.
@@ -118,10 +86,10 @@ class AlternatingModule(DomainAdaptationModule):
         return loss.detach()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The method's optimisers, each with a scheduler of its own.
+        """The method's optimizers, each with its own scheduler.
 
         Raises:
-            UserError: a scheduler that waits for a metric.
+            UserError: a scheduler that monitors a metric.
         """
         optimizers = self.make_optimizers()
         if self.annealing is not None:
@@ -137,11 +105,11 @@ class AlternatingModule(DomainAdaptationModule):
         return optimizers, schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """None; Lightning asks for them first, so that errors are raised before anything else happens.
+        """Returns none; Lightning calls this first, so that errors are raised before anything else happens.
 
         Raises:
-            UserError: gradients are to be clipped or accumulated by the Trainer, or several processes expect every
-                parameter in every step.
+            UserError: the Trainer clips or accumulates gradients, or the strategy expects a gradient for every
+            parameter.
         """
         for name, unset in (("gradient_clip_val", 0), ("accumulate_grad_batches", 1)):
             value = getattr(self.trainer, name) or unset
@@ -165,7 +133,7 @@ class AlternatingModule(DomainAdaptationModule):
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """What is computed inside gives a network no gradient, though it may pass through it."""
+    """Within the block, computations give the network no gradient but may pass one through it."""
     free = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)

@@ -1,8 +1,9 @@
-"""The base of all methods that adapt a network to a target domain without labels."""
+"""Base class of all domain adaptation methods."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,12 +31,12 @@ from metatransfer.nn.blocks.domain_norm import Side, in_domain, share_source_sta
 
 
 class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
-    r"""A classifier of a target domain, learned from labels of a source and from samples of the target without labels.
+    r"""A classifier of a target domain, trained on labelled samples of a source and unlabelled samples of the target.
 
     .. math:: \min\ \frac1N\sum_i \mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr) + \mathcal T(x^s, y^s, x^t)
 
-    A subclass says what it adds to the loss of the source, :math:`\mathcal T` (:meth:`transfer_loss`). No label of the
-    target reaches training or selection: the data module serves none. What is logged says
+    A subclass defines the added loss :math:`\mathcal T` (:meth:`transfer_loss`). Training and selection use no label of
+    the target; the data module does not serve them. For what is logged see
     :class:`~metatransfer.methods.evaluation.OnTarget`.
 
     Args:
@@ -43,16 +44,17 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         num_classes: number of classes; on the command line taken from the data.
         head: makes the label predictor :math:`h` from ``(in_features, num_classes)``.
         adaptation: BatchNorm across domains, validator and annealing.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes a scheduler, stepped once an epoch.
+        optimizer: makes the optimizer.
+        lr_scheduler: makes a scheduler, stepped once per epoch.
 
     Attributes:
-        uses_target: whether training looks at samples of the target.
-        normalizations: what ``adaptation.normalization`` may be; the first is the default.
-        best_source_accuracy: the highest on the source's validation samples so far.
+        uses_target: whether training uses samples of the target.
+        normalizations: allowed values of ``adaptation.normalization``; the first is the default.
+        best_source_accuracy: the highest accuracy on the source's validation samples so far.
 
     Raises:
-        UserError: a ``normalization`` that the method or the network does not allow, or two schedules of the rate.
+        UserError: a ``normalization`` that the method or the network does not support, or both ``annealing`` and
+            ``lr_scheduler``.
     """
 
     learns_from: ClassVar[type] = DomainBatch
@@ -72,12 +74,8 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            lambda classes: OnTarget(classes, adaptation.validator),
-            num_classes=num_classes,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )
+        evaluation = functools.partial(OnTarget, validator=adaptation.validator)
+        super().__init__(evaluation, num_classes, optimizer, lr_scheduler)
         self.adaptation, self.annealing = adaptation, adaptation.annealing
         self.normalization = adaptation.normalization or self.normalizations[0]
         check_choice("normalization", self.normalization, self.normalizations)
@@ -91,32 +89,17 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
 
     @property
     def validator(self) -> Validator:
-        """What selects the best state."""
+        """Selects the best state."""
         return self.evaluation.validator
 
     # ---- what a method says
 
     @abstractmethod
     def transfer_loss(self, pair: Pair) -> Tensor | None:
-        """What a method adds to the loss of the source.
-
-        Args:
-            pair: features and logits of a training batch.
-
-        Returns:
-            A scalar, or ``None`` for nothing.
-        """
+        """The loss that the method adds to that of the source, a scalar; ``None`` for nothing."""
 
     def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples.
-
-        Args:
-            x: ``(N, *shape)``.
-            domain: where they come from.
-
-        Returns:
-            ``(N, E)``.
-        """
+        """Features ``(N, E)`` of samples ``(N, *shape)`` of a domain."""
         with in_domain(self.backbone, domain):
             features: Tensor = self.backbone(x)
         return features
@@ -129,14 +112,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         return outputs
 
     def encode_pair(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """Features of both sides of a batch.
-
-        Args:
-            batch: ``N`` source and ``M`` target samples.
-
-        Returns:
-            ``(N, E)`` and ``(M, E)``; no target samples where the method uses none.
-        """
+        """Features ``(N, E)`` and ``(M, E)`` of a batch; of no target samples if the method uses none."""
         if not self.uses_target:
             source = self.encode(batch.source_x, "source")
             return source, source[:0]
@@ -147,30 +123,16 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         return source, target
 
     def source_loss(self, logits: Tensor, batch: DomainBatch) -> Tensor:
-        """The loss of the source's labels.
-
-        Args:
-            logits: ``(N, C)`` of the source.
-            batch: with the labels.
-
-        Returns:
-            A scalar.
-        """
+        """The loss of logits ``(N, C)`` of the source, a scalar."""
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.source_y)
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The loss of the source and what the method adds.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The loss, and the source's logits ``(N, C)``.
-        """
+        """The loss of the source plus that of the method, and the source's logits ``(N, C)``."""
         source, target = self.encode_pair(batch)
-        logits = self.head(torch.cat([source, target])) if self.normalization == "joint" else None
-        logits = logits if logits is not None else torch.cat([self.head(source), self.head(target)])
-        source_logits, target_logits = logits.split([len(source), len(target)])
+        if self.normalization == "joint":
+            source_logits, target_logits = self.head(torch.cat([source, target])).split([len(source), len(target)])
+        else:
+            source_logits, target_logits = self.head(source), self.head(target)
         loss = self.source_loss(source_logits, batch)
         added = self.transfer_loss(Pair(source, target, source_logits, target_logits, batch))
         if added is None:
@@ -184,14 +146,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         return loss + added, source_logits
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """Learns from a training batch: by default computes its loss, for the optimiser.
-
-        Args:
-            batch: a training batch.
-
-        Returns:
-            The loss, and the source's logits ``(N, C)``.
-        """
+        """Learns from a batch and returns the loss and the source's logits; by default the Trainer takes the step."""
         return self.training_loss(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
@@ -208,7 +163,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
     # ---- the start of a run
 
     def on_train_start(self) -> None:
-        """Forgets the best accuracy on the source, unless a run continues."""
+        """Resets the best accuracy on the source, unless a run is resumed."""
         super().on_train_start()
         if not self.trainer.global_step:
             self.best_source_accuracy.zero_()
@@ -221,21 +176,17 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         return True
 
     def kept_modules(self) -> list[nn.Module]:
-        """The network if its weights come from a file; copies of it follow in :meth:`after_restart`."""
+        """The network if its weights come from a file; :meth:`after_restart` renews copies of it."""
         return [self.backbone] if self.backbone.weights_report is not None else []
 
     def unadapted(self) -> DomainAdaptationModule:
-        """The twin that never looks at the target, with equal networks, weights, optimiser and schedule."""
+        """The twin that ignores the target, with the same networks, weights, optimizer and schedule."""
         from metatransfer.methods.domain.source_only import SourceOnlyModule  # a subclass
 
         networks = copy.deepcopy((self.backbone, self.head))
+        adaptation = replace(self.adaptation, normalization=None, validator=self.validator)
         return SourceOnlyModule(
-            backbone=networks[0],
-            num_classes=self.num_classes,
-            head=lambda *_: networks[1],
-            adaptation=replace(self.adaptation, normalization=None, validator=self.validator),
-            optimizer=self.optimizer,
-            lr_scheduler=self.lr_scheduler,
+            networks[0], self.num_classes, lambda *_: networks[1], adaptation, self.optimizer, self.lr_scheduler
         )
 
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
@@ -251,11 +202,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         return found
 
     def take_over(self, other: DomainAdaptationModule) -> None:
-        """Answers as another method of the same networks does, from now on.
-
-        Args:
-            other: with backbone and head of the same architecture.
-        """
+        """Copies the weights of another method with backbone and head of the same architecture."""
         self.backbone.load_state_dict(other.backbone.state_dict())
         if other.normalization != "adabn":
             share_source_statistics(self.backbone)
@@ -265,7 +212,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
         self.head.load_state_dict(head.state_dict())
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the normalisation and how states are selected."""
+        """Adds the normalisation and how states are selected."""
         return super().protocol() | {
             "normalization": self.normalization,
             "train_annealing": repr(self.annealing) if self.annealing is not None else None,

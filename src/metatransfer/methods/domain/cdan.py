@@ -18,15 +18,15 @@ from metatransfer.nn.blocks.multilinear_map import MultilinearMap
 
 
 class CDANModule(DANNModule):
-    r"""Conditional adversarial domain adaptation (Long et al. 2018, 1705.10667): DANN that knows the predictions.
+    r"""Conditional adversarial domain adaptation (Long et al. 2018, 1705.10667): DANN conditioned on the predictions.
 
     .. math:: d\bigl(T(f, g)\bigr), \qquad g = \mathrm{softmax}(h(f)), \qquad
               w = \frac{1 + e^{-H(g)}}{\overline{1 + e^{-H(g)}}}
 
-    The discriminator looks at the multilinear map :math:`T` of features and predictions, see
+    The input of the discriminator is the multilinear map :math:`T` of features and predictions, see
     :class:`~metatransfer.nn.blocks.multilinear_map.MultilinearMap`; no gradient flows into the predictions. With
-    ``entropy`` (CDAN+E) samples that the classifier is sure of count for more, by the weights :math:`w`, whose mean is
-    1 in each domain and through which no gradient flows.
+    ``entropy`` (CDAN+E), samples with confident predictions get larger weights :math:`w`, which have mean 1 in each
+    domain and no gradient.
 
     Args:
         backbone: the network.
@@ -35,13 +35,13 @@ class CDANModule(DANNModule):
         discriminator: makes the discriminator from the size of the map.
         ramp: see :class:`DANNModule`.
         entropy: whether samples are weighted by the entropy of their predictions.
-        random_features: size of the random map, which is taken where features times classes are more than 4096.
+        random_features: size of the random map, used if features times classes exceed 4096.
         adaptation: see :class:`DomainAdaptationModule`.
         optimizer: see :class:`DomainAdaptationModule`.
         lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
-        UserError: ``random_features`` below 1, or as :class:`DANNModule`.
+        UserError: ``random_features`` below 1, or an error of :class:`DANNModule`.
     """
 
     def __init__(
@@ -61,10 +61,7 @@ class CDANModule(DANNModule):
             self.multilinear_map = MultilinearMap(features, self.num_classes, random_features)
             return discriminator(self.multilinear_map.out_features)
 
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, discriminator=of_the_map, ramp=ramp,
-            adaptation=adaptation, optimizer=optimizer, lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_classes, head, of_the_map, ramp, adaptation, optimizer, lr_scheduler)
         self.entropy = entropy
 
     def discriminated(self, pair: Pair) -> tuple[Tensor, Tensor]:
@@ -74,17 +71,17 @@ class CDANModule(DANNModule):
         return source, target
 
     def sample_weights(self, pair: Pair) -> tuple[Tensor, Tensor] | None:
-        """The entropy's weights."""
+        """The entropy weights, or ``None``."""
         if not self.entropy:
             return None
         return entropy_weights(pair.source_logits), entropy_weights(pair.target_logits)
 
     def after_restart(self) -> None:
-        """Draws the random map anew."""
+        """Draws the random map again."""
         self.multilinear_map.reset_parameters()
 
     def protocol(self) -> dict[str, Any]:
-        """Also says what conditions the adversary."""
+        """Adds the entropy weights and the map."""
         exact = self.multilinear_map.feature_matrix is None
         return super().protocol() | {
             "train_entropy_weights": self.entropy,

@@ -21,14 +21,13 @@ AdaptedLayer = Literal["features", "logits"]
 
 
 class DANModule(DomainAdaptationModule):
-    r"""Deep adaptation network (Long et al. 2015, 1502.02791): the means of both domains in many kernels made equal.
+    r"""Deep adaptation network (Long et al. 2015, 1502.02791): minimises the MMD of both domains with several kernels.
 
     .. math:: \mathcal T = \lambda \sum_{\ell} \widehat{\mathrm{MMD}}{}^2_k\bigl(z^s_\ell, z^t_\ell\bigr)
 
     :math:`z_\ell` are the features, the logits, or both, as the paper adapts the last layers of AlexNet; see
-    :func:`metatransfer.functional.domain.discrepancy.mmd`. The weight :math:`\lambda` is constant, as in the paper: the
-    discrepancy has no opponent that would first have to learn. The kernels are weighted equally; the paper learns their
-    weights.
+    :func:`metatransfer.functional.domain.discrepancy.mmd`. As in the paper, :math:`\lambda` is constant. The kernels
+    are weighted equally; the paper learns their weights.
 
     Args:
         backbone: the network.
@@ -41,7 +40,7 @@ class DANModule(DomainAdaptationModule):
         lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
-        UserError: ``trade_off`` below 0, no layer, an unknown one or one named twice, or as
+        UserError: ``trade_off`` below 0; no layer, an unknown one or one given twice; or an error of
             :class:`DomainAdaptationModule`.
     """
 
@@ -56,10 +55,7 @@ class DANModule(DomainAdaptationModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_classes, head, adaptation, optimizer, lr_scheduler)
         check_not_negative(trade_off=trade_off)
         for layer in layers:
             check_choice("layers", layer, get_args(AdaptedLayer))
@@ -73,5 +69,5 @@ class DANModule(DomainAdaptationModule):
         return self.trade_off * torch.stack([mmd(*sides[layer]) for layer in self.layers]).sum()
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the weight and the layers."""
+        """Adds the weight and the layers."""
         return super().protocol() | {"train_trade_off": self.trade_off, "train_layers": list(self.layers)}

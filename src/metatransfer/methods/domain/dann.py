@@ -18,16 +18,16 @@ from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, rev
 
 
 class DANNModule(DomainAdaptationModule):
-    r"""Domain-adversarial training (Ganin et al. 2016, 1505.07818): features that do not tell the domains apart.
+    r"""Domain-adversarial training (Ganin et al. 2016, 1505.07818): features from which the domain cannot be predicted.
 
     .. math:: \min_{f,h}\max_{d}\ \frac1N\sum_i \mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr)
               - \lambda_p\,\tfrac12\Bigl(\frac1N\sum_i \ell_d(x^s_i) + \frac1M\sum_j \ell_d(x^t_j)\Bigr),
               \qquad \lambda_p = \lambda\Bigl(\frac{2}{1+e^{-\gamma p}} - 1\Bigr)
 
-    :math:`\ell_d` is the logistic loss of a discriminator :math:`d` of the domains. Gradient reversal does both at
-    once: the discriminator is trained with weight 1 at all times, and :math:`\lambda_p` scales the gradient into the
-    features alone. :math:`p` is the part of the run's steps that are done. The paper's rates are those of
-    ``adaptation.annealing: Annealing`` with stochastic gradient descent, a rate of 0.01 and a momentum of 0.9.
+    :math:`\ell_d` is the logistic loss of a domain discriminator :math:`d`. A gradient reversal layer trains both at
+    once: the discriminator with weight 1 throughout, the features with the gradient scaled by :math:`-\lambda_p`.
+    :math:`p` is the fraction of the run's steps done so far. The paper uses SGD with a learning rate of 0.01, momentum
+    of 0.9 and ``adaptation.annealing: Annealing``.
 
     Args:
         backbone: the network.
@@ -40,7 +40,7 @@ class DANNModule(DomainAdaptationModule):
         lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
-        UserError: as :class:`DomainAdaptationModule`.
+        UserError: an error of :class:`DomainAdaptationModule`.
     """
 
     def __init__(
@@ -54,46 +54,25 @@ class DANNModule(DomainAdaptationModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_classes, head, adaptation, optimizer, lr_scheduler)
         self.ramp = ramp
-        self.discriminator = discriminator(self.discriminated_features())
-
-    def discriminated_features(self) -> int:
-        """Size of what the discriminator looks at."""
-        return self.backbone.out_features
+        self.discriminator = discriminator(backbone.out_features)
 
     @property
     def strength(self) -> float:
-        r"""The adversary's present strength :math:`\lambda_p`."""
+        r"""The current strength of the adversary, :math:`\lambda_p`."""
         return self.ramp.at(self.progress)
 
     def discriminated(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        """What the discriminator looks at.
-
-        Args:
-            pair: features and logits of a training batch.
-
-        Returns:
-            ``(N, E)`` of the source and ``(M, E)`` of the target.
-        """
+        """Inputs of the discriminator, ``(N, E)`` of the source and ``(M, E)`` of the target."""
         return pair.source, pair.target
 
     def sample_weights(self, pair: Pair) -> tuple[Tensor, Tensor] | None:
-        """How much each sample counts for the discriminator.
-
-        Args:
-            pair: features and logits of a training batch.
-
-        Returns:
-            ``(N,)`` and ``(M,)``, each of mean 1, or ``None``: all the same.
-        """
+        """Weights of samples for the discriminator, ``(N,)`` and ``(M,)`` with mean 1; ``None`` for equal ones."""
         return None
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
-        """The discriminator's loss, half of each domain, with the gradient into the features reversed."""
+        """The discriminator's loss, averaged over the domains, with the gradient into the features reversed."""
         strength = self.strength
         shown = self.discriminated(pair)
         sizes = [len(part) for part in shown]
@@ -108,5 +87,5 @@ class DANNModule(DomainAdaptationModule):
         return (losses[0].mean() + losses[1].mean()) / 2
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the adversary's schedule."""
+        """Adds the adversary's schedule."""
         return super().protocol() | {"train_max_lambda": self.ramp.max_lambda, "train_gamma": self.ramp.gamma}

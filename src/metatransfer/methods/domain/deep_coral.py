@@ -19,12 +19,12 @@ from metatransfer.nn import Backbone, Head, LinearHead
 
 
 class DeepCORALModule(DomainAdaptationModule):
-    r"""Deep correlation alignment (Sun and Saenko 2016, 1607.01719): the covariances of both domains made equal.
+    r"""Deep correlation alignment (Sun and Saenko 2016, 1607.01719): aligns the covariances of both domains.
 
     .. math:: \mathcal T = \lambda\,\frac{1}{4d^2}\,\lVert C_s - C_t\rVert_F^2
 
     of the logits, the paper's last layer, or of the features. The paper chooses the constant :math:`\lambda` such that
-    at the end of training the loss of the source and this one are about the same; the logs show both.
+    both losses are about equal at the end of training; both are logged.
 
     Args:
         backbone: the network.
@@ -37,7 +37,7 @@ class DeepCORALModule(DomainAdaptationModule):
         lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
-        UserError: ``trade_off`` below 0, an unknown ``layer``, or as :class:`DomainAdaptationModule`.
+        UserError: ``trade_off`` below 0, an unknown ``layer``, or an error of :class:`DomainAdaptationModule`.
     """
 
     def __init__(
@@ -51,10 +51,7 @@ class DeepCORALModule(DomainAdaptationModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_classes, head, adaptation, optimizer, lr_scheduler)
         check_not_negative(trade_off=trade_off)
         check_choice("layer", layer, get_args(AdaptedLayer))
         self.trade_off, self.layer = trade_off, layer
@@ -66,5 +63,5 @@ class DeepCORALModule(DomainAdaptationModule):
         return self.trade_off * coral(pair.source_logits, pair.target_logits)
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the weight and the layer."""
+        """Adds the weight and the layer."""
         return super().protocol() | {"train_trade_off": self.trade_off, "train_layer": self.layer}

@@ -1,4 +1,4 @@
-"""Training on source samples that count as much as they would in the target."""
+"""Training on weighted source samples."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ class ImportanceWeightedModule(DomainAdaptationModule):
     .. math:: \min_{f, h}\ \frac1N\sum_i w_i\,\mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr), \qquad
               w_i \approx \frac{p_t(x^s_i)}{p_s(x^s_i)}, \qquad \frac1N\sum_i w_i = 1
 
-    It corrects for samples that are rarer or more frequent in the target (covariate shift), not for samples that look
-    different there; and in a network that comes to fit all samples, the longer it trains the less the weights change
-    (Byrd and Lipton 2019, 1812.03372). The weights of all training samples of the source are found once, before the
-    first step, and kept in the checkpoint; ``train/effective_sample_size`` tells how many equally weighted samples are
-    as good.
+    The weights correct for covariate shift, that is, for samples that are rarer or more frequent in the target, not for
+    samples that look different there. The longer a network that can fit all samples trains, the smaller the effect of
+    the weights (Byrd and Lipton 2019, 1812.03372). They are estimated once for all training samples of the source,
+    before the first step, and kept in the checkpoint; ``train/effective_sample_size`` is the equivalent number of
+    equally weighted samples.
 
     Args:
         backbone: the network.
         num_classes: number of classes; on the command line taken from the data.
-        estimator: finds the weights: ``KernelMeanMatching``, ``KLIEP``, ``DiscriminatorWeights``, or a subclass of
-            ``ImportanceWeights``; ``DiscriminatorWeights`` where left out.
-        features: what the weights are found by: ``"raw"`` values of the samples, or what the ``"backbone"`` makes of
-            them before training, which is worth it where it starts from learned weights.
+        estimator: estimates the weights: ``DiscriminatorWeights`` (default), ``KernelMeanMatching``, ``KLIEP``, or a
+            subclass of ``ImportanceWeights``.
+        features: input of the estimator: ``"raw"`` values of the samples, or features of the untrained ``"backbone"``,
+            which is useful if it has pretrained weights.
         head: makes the label predictor from ``(in_features, num_classes)``.
-        adaptation: see :class:`DomainAdaptationModule`; training normalises batches of the source alone.
+        adaptation: see :class:`DomainAdaptationModule`; BatchNorm uses batches of the source only.
         optimizer: see :class:`DomainAdaptationModule`.
         lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Attributes:
-        sample_weights: ``(N,)`` by the number of a source sample, of mean 1; empty before a fit.
+        sample_weights: ``(N,)`` by the index of a source sample, with mean 1; empty before a fit.
 
     Raises:
-        UserError: unknown ``features``, or two schedules of the rate.
+        UserError: unknown ``features``, or an error of :class:`DomainAdaptationModule`.
     """
 
     uses_target = False  # beyond the weights
@@ -77,24 +77,21 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=head, adaptation=adaptation, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_classes, head, adaptation, optimizer, lr_scheduler)
         check_choice("features", features, get_args(Features))
         self.estimator, self.features = estimator, features
         self.register_buffer("sample_weights", torch.zeros(0))
 
     def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples, normalised as the source: training sees no other."""
+        """Features of samples, normalised by the statistics of the source."""
         return super().encode(x, "source")
 
     def transfer_loss(self, pair: Pair) -> Tensor | None:
-        """Nothing: the source's own loss is weighted."""
+        """``None``: the loss of the source is weighted instead."""
         return None
 
     def source_loss(self, logits: Tensor, batch: DomainBatch) -> Tensor:
-        """The weighted loss of the source's labels."""
+        """The weighted loss of the source."""
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(precise, batch.source_y, reduction="none")
         return (self.sample_weights[batch.source_number] * losses).mean()
@@ -103,11 +100,11 @@ class ImportanceWeightedModule(DomainAdaptationModule):
 
     @property
     def needs_data_module(self) -> bool:
-        """For the weights of all samples of the sources."""
+        """``True``: the weights need all samples of the source."""
         return True
 
     def setup(self, stage: str) -> None:
-        """Checks that there is one process, which finds the weights.
+        """Checks that there is one process, which estimates the weights.
 
         Raises:
             UserError: several processes.
@@ -117,7 +114,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
             raise UserError(f"{type(self).__name__} finds its weights in one process: set trainer.devices=1.")
 
     def on_train_start(self) -> None:
-        """Finds the weights, unless a run continues."""
+        """Estimates the weights, unless a run is resumed."""
         super().on_train_start()
         data: ServesDomains = datamodule_of(self)
         if not self.trainer.global_step or len(self.sample_weights) != sum(data.info().class_counts):
@@ -127,16 +124,10 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self.log("train/effective_sample_size", (weights.sum().square() / weights.square().sum()).float())
 
     def find_weights(self, data: ServesDomains) -> NDArray[Any]:
-        """Estimates the importance of all training samples of the source.
-
-        Args:
-            data: source and target domains.
-
-        Returns:
-            ``(N,)`` of mean 1.
+        """Estimates the importance of all training samples of the source, ``(N,)`` with mean 1.
 
         Raises:
-            UserError: more samples than kernel mean matching can take, or an error of the estimator.
+            UserError: too many samples for kernel mean matching, or an error of the estimator.
         """
         from sklearn.base import clone
 
@@ -156,7 +147,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
 
     @torch.no_grad()
     def _rows(self, loader: Any) -> Tensor:  # noqa: ANN401
-        """What the weights are found by, ``(N, d)`` in double precision."""
+        """Inputs of the estimator, ``(N, d)`` in double precision."""
         if self.features == "raw":
             return torch.cat([batch.x.flatten(1).double().cpu() for batch in loader])
         training = self.backbone.training
@@ -166,19 +157,19 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         return found
 
     def after_restart(self) -> None:
-        """As of the base; weights are found anew."""
+        """Discards the weights."""
         super().after_restart()
         self.sample_weights = self.sample_weights[:0]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes as many weights as the checkpoint has."""
+        """Resizes the buffer to the number of weights in the checkpoint."""
         known = checkpoint["state_dict"].get("sample_weights")
         if known is not None:
             self.sample_weights = self.sample_weights.new_zeros(known.shape)
         super().on_load_checkpoint(checkpoint)
 
     def protocol(self) -> dict[str, Any]:
-        """Also says how the weights are found."""
+        """Adds the estimator of the weights."""
         name, arguments = "DiscriminatorWeights", {}
         if self.estimator is not None:
             name, arguments = type(self.estimator).__name__, plain_arguments(self.estimator.get_params(deep=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,10 @@ from metatransfer.nn import Backbone, Head, LinearHead
 
 
 class HeadPair(Head):
-    """Two heads of one kind; the answer is the mean of their outputs.
+    """Two heads of one kind, whose outputs are averaged.
 
     Args:
-        head: makes each from ``(in_features, out_features)``; they start from different weights.
+        head: makes each from ``(in_features, out_features)``, with different initial weights.
         in_features: size of the features.
         out_features: number of classes.
     """
@@ -38,7 +39,7 @@ class HeadPair(Head):
         return (first + second) / 2
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs of each."""
+        """The outputs of both heads."""
         return self.first(features), self.second(features)
 
 
@@ -49,11 +50,12 @@ class MCDModule(AlternatingModule):
               \text{B: } \min_{h_1, h_2} \mathcal L_s - \mathcal D_t, \qquad
               \text{C: } \min_f \mathcal D_t \quad (n \text{ times})
 
-    The classifiers look for target samples far from the source, by disagreeing; the features bring these back.
-    :math:`\mathcal L_s` is the sum of both cross-entropies on the source, :math:`\mathcal D_t` the mean absolute
-    difference of both predictions on the target. The three steps are taken in turn for each batch. Its answers are the
-    means of both classifiers' logits. One optimiser holds all parameters, and moves only those of the step; its state
-    is kept for each parameter, so that this is the same as one for the features and one for the classifiers.
+    The classifiers detect target samples far from the source by disagreeing on them; the features are trained to remove
+    the disagreement. :math:`\mathcal L_s` is the sum of both cross-entropies on the source, :math:`\mathcal D_t` the
+    mean absolute difference of both predictions on the target. The three steps are taken for each batch. The logits are
+    the mean of both classifiers' logits. One optimizer holds all parameters and moves those that the step gives a
+    gradient; since optimizers keep their state per parameter, this equals separate optimizers for features and
+    classifiers.
 
     Args:
         backbone: the network, the paper's generator.
@@ -65,7 +67,7 @@ class MCDModule(AlternatingModule):
         lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
-        UserError: ``num_generator_steps`` below 1, or as :class:`DomainAdaptationModule`.
+        UserError: ``num_generator_steps`` below 1, or an error of :class:`DomainAdaptationModule`.
     """
 
     head: HeadPair
@@ -80,10 +82,8 @@ class MCDModule(AlternatingModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(
-            backbone=backbone, num_classes=num_classes, head=lambda *sizes: HeadPair(head, *sizes),
-            adaptation=adaptation, optimizer=optimizer, lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        pair = functools.partial(HeadPair, head)
+        super().__init__(backbone, num_classes, pair, adaptation, optimizer, lr_scheduler)
         check_positive(num_generator_steps=num_generator_steps)
         self.num_generator_steps = num_generator_steps
         # where nothing mixes the samples of a batch, one side need not be there for the other
@@ -91,31 +91,16 @@ class MCDModule(AlternatingModule):
         self._together = self.normalization == "joint" and has_norm
 
     def make_optimizers(self) -> list[Optimizer]:
-        """One of all parameters."""
+        """One for all parameters."""
         return [self.optimizer([*self.trainable(self.backbone, "backbone"), *self.trainable(self.head, "heads")])]
 
     def source_losses(self, features: Tensor, batch: DomainBatch) -> tuple[Tensor, Tensor]:
-        """The sum of both classifiers' cross-entropies.
-
-        Args:
-            features: ``(N, E)`` of the source.
-            batch: with the labels.
-
-        Returns:
-            The loss, and the mean logits ``(N, C)``.
-        """
+        """The sum of both classifiers' cross-entropies, and the mean logits ``(N, C)``."""
         first, second = self.head.both(features)
         return self.source_loss(first, batch) + self.source_loss(second, batch), (first + second) / 2
 
     def discrepancy(self, features: Tensor) -> Tensor:
-        """How much the classifiers disagree.
-
-        Args:
-            features: ``(M, E)`` of the target.
-
-        Returns:
-            A scalar.
-        """
+        """The disagreement of the classifiers on features ``(M, E)`` of the target, a scalar."""
         wide = torch.promote_types(features.dtype, torch.float32)
         first, second = (logits.softmax(-1, dtype=wide) for logits in self.head.both(features))
         return classifier_discrepancy(first, second)
@@ -143,13 +128,10 @@ class MCDModule(AlternatingModule):
         return loss.detach(), outputs.detach()
 
     def _take_over_head(self, head: nn.Module) -> None:
-        """Both classifiers become the other's, where that has one."""
-        if isinstance(head, HeadPair):
-            super()._take_over_head(head)
-            return
-        for mine in (self.head.first, self.head.second):
+        """Copies a pair of heads, or one head into both."""
+        for mine in (self.head,) if isinstance(head, HeadPair) else (self.head.first, self.head.second):
             mine.load_state_dict(head.state_dict())
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the steps of the generator."""
+        """Adds the number of generator steps."""
         return super().protocol() | {"train_generator_steps": self.num_generator_steps}

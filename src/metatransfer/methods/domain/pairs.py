@@ -1,4 +1,4 @@
-"""Training batches of domain adaptation, and what networks make of them."""
+"""Training batches of domain adaptation and the outputs for them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from metatransfer.methods.evaluation.on_target import REMEDY
 
 
 class Pair(NamedTuple):
-    """What a network makes of a training batch.
+    """Outputs of a network for a training batch.
 
     Attributes:
         source: ``(N, E)`` features.
         target: ``(M, E)`` features.
         source_logits: ``(N, C)``.
         target_logits: ``(M, C)``.
-        batch: what they were made of.
+        batch: the batch.
     """
 
     source: Tensor
@@ -33,11 +33,10 @@ class Pair(NamedTuple):
 
 
 def check_pair(module: SampleClassifier, batch: object) -> None:
-    """Raises an error if a training batch does not fit a method.
+    """Raises an error unless a training batch fits the method.
 
     Raises:
-        UserError: another kind of batch, samples of a shape that the network does not take or that are not finite, or
-            labels out of range.
+        UserError: another type of batch, samples of a wrong shape or not finite, or labels out of range.
     """
     if not isinstance(batch, DomainBatch):
         raise UserError(
@@ -55,7 +54,7 @@ def check_pair(module: SampleClassifier, batch: object) -> None:
 
 
 def gradient_ratio(loss: Tensor, added: Tensor, source: Tensor, target: Tensor) -> Tensor | None:
-    """How strongly an added loss pulls at the features, relative to the loss of the labels."""
+    """The norm of an added loss's gradient at the features, relative to that of the label loss."""
     norms = []
     for value in (loss, added) if source.requires_grad else ():
         if not value.requires_grad:

@@ -14,7 +14,7 @@ from metatransfer.methods.domain.schedules import Annealing
 
 
 class ProgressModule(MethodModule):
-    """A method that knows which part of its run is done.
+    """A method that knows the fraction of its run that is done.
 
     Attributes:
         annealing: learning rate by the progress; ``None`` for none.
@@ -25,7 +25,7 @@ class ProgressModule(MethodModule):
 
     @property
     def progress(self) -> float:
-        """The part of the run's training batches that are done, from 0 to 1; it continues after a resume."""
+        """The fraction of the run's training batches that are done, from 0 to 1; it continues after a resume."""
         if not self._total_batches or self._trainer is None:
             return 1.0
         # not those that were begun: a batch that was interrupted is trained on again
@@ -55,7 +55,7 @@ class ProgressModule(MethodModule):
         return batches
 
     def on_fit_start(self) -> None:
-        """Finds out how long the run will be."""
+        """Determines the length of the run."""
         super().on_fit_start()
         self._total_batches = self.run_length()
 
@@ -67,6 +67,6 @@ class ProgressModule(MethodModule):
         return {"optimizer": found, "lr_scheduler": {"scheduler": self.annealed(found), "interval": "step"}}
 
     def annealed(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """The annealing of an optimiser, to be stepped with it; a constant rate if there is none."""
+        """The annealing scheduler of an optimizer; a constant rate if there is no annealing."""
         annealing, length = self.annealing, max(1.0, float(self.trainer.estimated_stepping_batches))
         return LambdaLR(optimizer, lambda step: annealing.factor(min(1.0, step / length)) if annealing else 1.0)

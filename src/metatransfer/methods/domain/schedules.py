@@ -1,4 +1,4 @@
-"""Rates that follow the progress of a run, from 0 at its first step to 1 at its last."""
+"""Schedules over the progress of a run, from 0 at its first step to 1 at its last."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from metatransfer.checks import check_not_negative
 class Annealing:
     r"""The learning rate of DANN: :math:`\mu_p = \mu_0\,(1 + \alpha p)^{-\beta}` (Ganin et al. 2016, 1505.07818).
 
-    The progress :math:`p` is the part of the run's steps that are done; the rate changes with every step.
+    :math:`p` is the fraction of the run's steps done so far; the rate changes with every step.
 
     Args:
-        alpha: how fast it falls.
-        beta: its power.
+        alpha: speed of the decay.
+        beta: exponent of the decay.
 
     Raises:
         UserError: a negative number.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
+        """Records the arguments for checkpoints."""
         self = super().__new__(cls)
         remember_arguments(self, args, kwargs)
         return self
@@ -34,7 +34,7 @@ class Annealing:
         self.alpha, self.beta = alpha, beta
 
     def factor(self, progress: float) -> float:
-        """The factor of the initial rate when a part of the run, from 0 to 1, is done."""
+        """The factor of the initial rate at a progress from 0 to 1."""
         return float((1 + self.alpha * progress) ** -self.beta)
 
     def __repr__(self) -> str:
@@ -46,8 +46,8 @@ class Ramp:
     r"""The strength of an adversary: :math:`\lambda\,(2/(1+e^{-\gamma p}) - 1)` (Ganin et al. 2016, 1505.07818).
 
     Attributes:
-        max_lambda: :math:`\lambda`, the strength at the end.
-        gamma: how fast it rises.
+        max_lambda: :math:`\lambda`, the limit of the strength.
+        gamma: speed of the rise.
 
     Raises:
         UserError: a negative number.
@@ -60,7 +60,7 @@ class Ramp:
         check_not_negative(max_lambda=self.max_lambda, gamma=self.gamma)
 
     def at(self, progress: float) -> float:
-        """The strength when a part of the run, from 0 to 1, is done: 0 at the start."""
+        """The strength at a progress from 0 to 1; 0 at the start."""
         return self.max_lambda * (2 / (1 + math.exp(-self.gamma * progress)) - 1)
 
 

@@ -19,11 +19,11 @@ class TargetStatisticsModule(SampleClassifier):
 
     @property
     def needs_data_module(self) -> bool:
-        """Whether loaders alone are not enough: statistics of all samples of the target need a data module."""
+        """Whether a data module is required, because statistics of all target samples are estimated."""
         return self.normalization == "adabn"
 
     def on_validation_start(self) -> None:
-        """In a fit, updates the target's statistics."""
+        """Updates the target's statistics during a fit."""
         if self.normalization == "adabn" and self.trainer.state.fn == TrainerFn.FITTING:
             self.estimate_target_statistics()
 
@@ -34,7 +34,7 @@ class TargetStatisticsModule(SampleClassifier):
             self.estimate_target_statistics()
 
     def estimate_target_statistics(self) -> None:
-        """Sets the BatchNorm statistics of the target to those of its training samples."""
+        """Estimates the BatchNorm statistics of the target from its training samples."""
         kind, shown = floating_dtype(self.backbone), datamodule_of(self).target_samples(shuffled=True)
         reestimate_target_statistics(self.backbone, (part.x.to(self.device, kind) for part in shown))
         if self.trainer.world_size > 1:  # each process has seen its share

@@ -1,4 +1,4 @@
-"""What methods are scored by, and how that is reported."""
+"""How methods are scored and their results reported."""
 
 from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.methods.evaluation.on_episodes import OnEpisodes

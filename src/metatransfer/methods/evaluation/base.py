@@ -1,4 +1,4 @@
-"""The base of all evaluations."""
+"""Base class of all evaluations."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ Numbers: TypeAlias = dict[str, dict[str, float | None]]
 
 
 class Evaluation(nn.Module, ABC):
-    """What a method is scored by, and how that is logged, compared, drawn and told.
+    """How a method is scored, and how its results are logged, compared, plotted and reported.
 
-    A method owns one evaluation and passes its validation and test batches to it. Checkpoints, report, table and
-    figures ask the evaluation and know no family of methods. A subclass says what a batch is scored by (:meth:`step`),
-    what collects the scores (:meth:`make_metrics`), and, if the defaults do not fit, everything else. It has no weights
-    and nothing in the ``state_dict``.
+    A method owns one evaluation and passes its validation and test batches to it. Checkpoints, reports, tables and
+    figures use the evaluation, whatever the family of the method. A subclass defines how a batch is scored
+    (:meth:`step`) and what collects the scores (:meth:`make_metrics`). An evaluation has no weights and adds nothing to
+    the ``state_dict``.
 
     Attributes:
-        monitor: metric that selects the best state of a run, unless the user names another.
-        monitor_mode: ``"max"`` or ``"min"`` of it.
+        monitor: metric that selects the best state of a run by default.
+        monitor_mode: ``"max"`` or ``"min"``.
         unit: what is counted: ``"episodes"`` or ``"samples"``.
-        percentages: metrics that are told in percent.
-        withheld: first part of the names of metrics that no run may be selected by; they are in no checkpoint.
-        draws_every_validation: whether pictures are drawn after each validation of a fit, or at its end alone.
+        percentages: metrics that are reported in percent.
+        withheld: first part of the names of metrics that must not select a state; they are in no checkpoint.
+        draws_every_validation: whether to draw figures after each validation of a fit instead of only at its end.
         score_name: metric of the learning curve and of the baselines.
-        metrics: of the stages ``"val"`` and ``"test"``.
+        metrics: metrics of the stages ``"val"`` and ``"test"``.
         test_names: names of the test sets, if there are several.
-        test_metrics: of each of these sets.
+        test_metrics: metrics of each of these test sets.
     """
 
     monitor: ClassVar[str] = "val/accuracy"
@@ -61,7 +61,7 @@ class Evaluation(nn.Module, ABC):
 
     @abstractmethod
     def make_metrics(self) -> nn.Module:
-        """A collector of scores with ``update``, ``compute`` (numbers by name) and ``reset``."""
+        """Makes a collector of scores with ``update``, ``compute`` (numbers by name) and ``reset``."""
 
     @abstractmethod
     def step(self, module: Method, batch: Any, stage: str, place: int = 0) -> None:  # noqa: ANN401
@@ -69,47 +69,37 @@ class Evaluation(nn.Module, ABC):
 
         Args:
             module: the method.
-            batch: what the data module serves.
+            batch: from the data module.
             stage: ``"val"`` or ``"test"``.
-            place: which of several loaders it comes from.
+            place: index of the batch's loader, if there are several.
         """
 
     def baselines(self, module: Method) -> dict[str, Baseline]:
-        """What the method's numbers are compared with, on the same batches."""
+        """Reference methods, evaluated on the same batches."""
         return {}
 
     def baseline_scores(self, module: Method, baseline: Baseline, batch: Any) -> Tensor:  # noqa: ANN401
-        """The scores of a baseline on a batch.
-
-        Args:
-            module: the method.
-            baseline: one of :meth:`baselines`.
-            batch: of the evaluation.
-
-        Returns:
-            One for each episode or sample, ``(N,)``.
-        """
+        """The scores of one of the :meth:`baselines` for each episode or sample of a batch, ``(N,)``."""
         raise NotImplementedError
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """Pictures of the last evaluation; called in all processes, needed in the first.
+        """Figures of the last evaluation, by file name without extension.
+
+        All processes must call it; only the result of the first one is used.
 
         Args:
             module: the method.
             stage: ``"val"`` or ``"test"``.
-            mistakes: how many wrong answers to show.
-
-        Returns:
-            By file name without its ending.
+            mistakes: number of wrong predictions to show.
         """
         return {}
 
     def tables(self, module: Method, stage: str) -> dict[str, str]:
-        """Content of further files by name, after :meth:`figures` and in the first process only."""
+        """Contents of further files by name; called after :meth:`figures`, in the first process only."""
         return {}
 
     def rows(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names and contents of the table's rows before the numbers: what was counted.
+        """Names and contents of the table rows before the numbers: what was counted.
 
         Args:
             results: the content of ``results.json``.
@@ -117,42 +107,34 @@ class Evaluation(nn.Module, ABC):
         return []
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """The table's rows after the numbers, as in :meth:`rows`."""
+        """Names and contents of the table rows after the numbers."""
         return []
 
     # ---- an evaluation
 
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
-        """Prepares for data that may be another module's than before.
+        """Prepares for a stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
 
         Args:
             module: the method.
-            info: of the data, if it is known.
-            stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+            info: description of the data, if known.
+            stage: the stage.
         """
         self.test_names = info.test_names if info is not None and stage == "test" else ()
         self.test_metrics = nn.ModuleList(self.make_metrics() for _ in self.test_names).to(module.device)
 
     def start(self, stage: str) -> None:
-        """Forgets the last evaluation of a stage."""
+        """Resets the metrics of a stage."""
         for _, metrics in self._metrics_of(stage):
             metrics.reset()
 
     def collectors(self, stage: str, place: int) -> list[Any]:
-        """The metrics that a batch counts for: those of the stage, and those of its test set.
-
-        Args:
-            stage: ``"val"`` or ``"test"``.
-            place: which of several loaders the batch comes from.
-
-        Returns:
-            One or two.
-        """
+        """The metrics that a batch is added to: those of the stage and those of its test set."""
         more = [self.test_metrics[place]] if stage == "test" and place < len(self.test_metrics) else []
         return [self.metrics[stage], *more]
 
     def finish(self, module: Method, stage: str) -> None:
-        """Logs ``<stage>/<metric>``, and ``test/<test set>/<metric>`` if there are several."""
+        """Logs ``<stage>/<metric>``, and ``test/<test set>/<metric>`` if there are several test sets."""
         for prefix, metrics in self._metrics_of(stage):
             for name, value in metrics.compute().items():
                 module.log(f"{prefix}/{name}", value, prog_bar=name == self.score_name, sync_dist=True)
@@ -165,45 +147,39 @@ class Evaluation(nn.Module, ABC):
     # ---- selection
 
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:
-        """The metric that selects the best state on some data, and its mode."""
+        """The metric that selects the best state on the given data, and its mode."""
         return self.monitor, self.monitor_mode
 
     def mode_of(self, metric: str) -> str:
-        """Whether a higher (``"max"``) or a lower (``"min"``) value of a metric is better."""
+        """Whether higher (``"max"``) or lower (``"min"``) values of a metric are better."""
         return self.monitor_mode if metric == self.monitor else "max" if "accuracy" in metric else "min"
 
     def selected_by(self, card: Mapping[str, Any]) -> str | None:
-        """What selected the state of a run, in words, from its protocol card."""
+        """The criterion that selected the state of a run, in words, from its protocol card."""
         return card.get("selection")
 
     def obstacle(self, metric: str, info: DataInfo | None) -> str | None:
-        """Why a metric must not be monitored, as the rest of a sentence; ``None`` if it may."""
+        """The reason why a metric must not be monitored, as the end of a sentence; ``None`` if it may be."""
         return None
 
     # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
-        """How much was evaluated.
+        """Number of ``episodes`` and ``samples``, one of which is ``None``, and of anything else that was counted.
 
         Args:
             numbers: what was logged.
             stage: ``"fit"``, ``"validate"`` or ``"test"``.
-
-        Returns:
-            ``episodes`` and ``samples``, of which one is ``None``, and what else was counted.
         """
         found = {name: numbers.get(name, {}).get("value") for name in ("episodes", "samples")}
         return {name: None if value is None else int(value) for name, value in found.items()}
 
     def told(self, name: str, number: Mapping[str, float | None]) -> str:
-        """A number for people: in percent where that is usual, with the half-width of its 95% interval.
+        """Formats a number for a report, with its 95% interval: ``"98.22 ± 0.20 %"``.
 
         Args:
-            name: of the metric, also after the name of a test set.
-            number: ``value``, and ``ci95`` if it has one.
-
-        Returns:
-            For example ``"98.22 ± 0.20 %"``.
+            name: of the metric, possibly after the name of a test set.
+            number: ``value``, and ``ci95`` if it has an interval.
         """
         value, half_width = number["value"], number.get("ci95")
         if value is None:
@@ -215,12 +191,12 @@ class Evaluation(nn.Module, ABC):
 
 
 class BaselineScores:
-    """Scores of baselines over one evaluation, as a whole and for each of several test sets.
+    """Scores of baselines over one evaluation, in total and for each of several test sets.
 
     Args:
-        evaluation: what scores them.
+        evaluation: computes the scores.
         module: the method.
-        baselines: what is scored.
+        baselines: by name.
         test_names: names of the test sets, if there are several.
     """
 
@@ -237,7 +213,7 @@ class BaselineScores:
 
     @classmethod
     def of(cls, module: Method, stage: str) -> Self:
-        """Prepares to score a method's baselines on the batches of its evaluation."""
+        """The scores of a method's baselines on the batches of its evaluation."""
         evaluation: Evaluation = module.evaluation
         return cls(evaluation, module, module.baselines(), evaluation.test_names if stage == "test" else ())
 
@@ -250,7 +226,7 @@ class BaselineScores:
                     mean.update(scores)
 
     def compute(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Mean and half-width of the 95% interval by baseline and metric; all processes take part."""
+        """Mean and half-width of the 95% interval by baseline and metric; all processes must call it."""
         return {
             name: {
                 key + self.evaluation.score_name: (float(value), float(half_width))

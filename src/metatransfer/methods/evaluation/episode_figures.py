@@ -1,4 +1,4 @@
-"""Pictures of a task and of what a method makes of it."""
+"""Figures of a task and of a method's predictions for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class AdaptsInSteps(Protocol):
-    """A method that learns a task step by step."""
+    """A method that learns a task in steps."""
 
     def adaptation_curve(self, episode: Episode) -> Tensor:
         """The query score before adaptation and after each step ``(steps + 1, T)``."""
@@ -29,7 +29,7 @@ class AdaptsInSteps(Protocol):
 
 @torch.no_grad()
 def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) -> dict[str, Figure]:  # noqa: ANN401
-    """Pictures of the first task, or of the first tasks of one variable."""
+    """Figures of the first task, or of the first regression tasks with one input and one target variable."""
     figures: dict[str, Figure] = {}
     x, regression = episode.support_x, is_regression(episode.query_y)
     if not isinstance(x, Tensor):
@@ -49,7 +49,7 @@ def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) 
 
 
 def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> Figure:  # noqa: ANN401
-    """The first tasks of one variable: true curve, support points, and the method's answers on a grid."""
+    """Regression tasks with one variable: true curve, support points, and the predictions on a grid."""
     few = episode.map(lambda tensor: tensor[:tasks])
     assert isinstance(few.query_x, Tensor)
     low, high = few.query_x.amin(1, keepdim=True), few.query_x.amax(1, keepdim=True)

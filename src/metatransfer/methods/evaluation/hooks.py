@@ -13,39 +13,39 @@ from metatransfer.methods.evaluation.base import Evaluation
 
 
 class EvaluatedModule(LightningModule):
-    """A module whose validation and test are those of its ``evaluation``."""
+    """A module whose validation and test are done by its ``evaluation``."""
 
     evaluation: Evaluation
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
-        """Scores a batch of the validation split."""
+        """Scores a validation batch."""
         self.evaluation.step(self, batch, "val", dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
-        """Scores a batch of the test split."""
+        """Scores a test batch."""
         self.evaluation.step(self, batch, "test", dataloader_idx)
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last validation."""
+        """Resets the validation metrics."""
         self.evaluation.start("val")
 
     def on_test_epoch_start(self) -> None:
-        """Forgets the last test."""
+        """Resets the test metrics."""
         self.evaluation.start("test")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the numbers of the validation."""
+        """Logs the validation metrics."""
         self.evaluation.finish(self, "val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the numbers of the test."""
+        """Logs the test metrics."""
         self.evaluation.finish(self, "test")
 
     def on_fit_start(self) -> None:
-        """Checks what the run is selected by.
+        """Checks the monitored metrics.
 
         Raises:
-            UserError: something monitors a metric that must select nothing.
+            UserError: a callback or scheduler monitors a metric that must not select a state.
         """
         info = info_of(self)
         watching = [
@@ -64,5 +64,5 @@ class EvaluatedModule(LightningModule):
                 raise UserError(f"{name} monitors {metric}, {obstacle}")
 
     def on_train_start(self) -> None:
-        """Forgets what the sanity check measured: it is no result."""
+        """Discards the numbers of the sanity check."""
         self.evaluation.start("val")

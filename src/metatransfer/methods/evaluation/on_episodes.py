@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class OnEpisodes(Evaluation):
     """Scores the queries of tasks; numbers are means over tasks with their 95% intervals.
 
-    It asks an :class:`~metatransfer.EpisodicModule` for its outputs and scores them by the method's own ``score`` and
-    ``task_losses``. Logs accuracy (or mean squared error), loss and calibration error.
+    It scores the outputs of an :class:`~metatransfer.EpisodicModule` by the method's own ``score`` and ``task_losses``,
+    and logs accuracy (or mean squared error), loss and calibration error.
     """
 
     unit: ClassVar[str] = "episodes"
@@ -38,16 +38,16 @@ class OnEpisodes(Evaluation):
         self._shown: Episode | None = None
 
     def make_metrics(self) -> EpisodeMetrics:
-        """The means over tasks."""
+        """Means over tasks."""
         return EpisodeMetrics()
 
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
-        """Checks the episodes again: they may be another data module's."""
+        """Has the episodes checked again, since the data may have changed."""
         super().setup(module, info, stage)
         self._checked.clear()
 
     def start(self, stage: str) -> None:
-        """Forgets the last evaluation, and the task that is drawn of it."""
+        """Resets the metrics and discards the task to draw."""
         super().start(stage)
         self._shown = None
 
@@ -70,7 +70,7 @@ class OnEpisodes(Evaluation):
     # ---- baselines
 
     def baselines(self, module: Method) -> dict[str, Baseline]:
-        """1-nearest-neighbour on the raw inputs (not for texts), and this method with untrained weights."""
+        """1-nearest-neighbour on the raw inputs (not for texts), and the method with untrained weights."""
         info = info_of(module)
         shape = info.sample_shape if info is not None else getattr(getattr(module, "backbone", None), "in_shape", None)
         found: dict[str, Baseline] = {}
@@ -80,7 +80,7 @@ class OnEpisodes(Evaluation):
         return found if twin is None else {**found, "untrained": twin}
 
     def baseline_scores(self, module: Method, baseline: Baseline, batch: MetaBatch) -> Tensor:
-        """One score for each task; another method scores itself."""
+        """The score of each task; a baseline that is a method uses its own ``score``."""
         score = getattr(baseline, "score", default_score)
         parts = [score(widened(baseline(episode)), episode.query_y) for episode in episodes_of(batch)]
         return torch.cat(parts)
@@ -88,7 +88,7 @@ class OnEpisodes(Evaluation):
     # ---- selection
 
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:
-        """Accuracy, or for regression the squared error."""
+        """The accuracy, or the squared error for regression."""
         if info is not None and info.num_targets is not None:
             return "val/mse", "min"
         return super().monitored(info)
@@ -96,7 +96,7 @@ class OnEpisodes(Evaluation):
     # ---- what is told
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """A task with predictions and mistakes, or true and learned curves; the score after each inner step."""
+        """A task with its predictions, or true and learned curves; and the score after each inner step."""
         episode, self._shown = self._shown, None
         if episode is None or not module.trainer.is_global_zero:
             return {}

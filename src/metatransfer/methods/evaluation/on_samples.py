@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class OnSamples(Evaluation):
-    """Scores the answers to single samples; numbers are means over samples with their 95% intervals.
+    """Scores predictions for single samples; numbers are means over samples with their 95% intervals.
 
-    It asks a :class:`~metatransfer.ClassifierModule` for the ``outputs`` of a batch. Logs accuracy, loss, macro-F1 and
-    calibration error, and keeps the answers of the last evaluation for pictures.
+    It scores the ``outputs`` of a :class:`~metatransfer.ClassifierModule`, logs accuracy, loss, macro-F1 and
+    calibration error, and keeps the predictions of the last evaluation for figures.
 
     Args:
         num_classes: number of classes.
@@ -35,11 +35,11 @@ class OnSamples(Evaluation):
         self._checked: set[str] = set()
 
     def make_metrics(self) -> ClassifierMetrics:
-        """All answers."""
+        """Metrics of a classifier."""
         return ClassifierMetrics(self.num_classes)
 
     def setup(self, module: Method, info: Any, stage: str) -> None:  # noqa: ANN401
-        """Checks the samples again: they may be another data module's."""
+        """Has the samples checked again, since the data may have changed."""
         super().setup(module, info, stage)
         self._checked.clear()
 
@@ -52,25 +52,25 @@ class OnSamples(Evaluation):
         self.collect(module.outputs(given, stage), given, stage, place)
 
     def collect(self, outputs: Tensor, batch: Any, stage: str, place: int) -> None:  # noqa: ANN401
-        """Adds the answers to a batch with ``y`` and ``number``."""
+        """Adds the logits of a batch to the metrics."""
         for metrics in self.collectors(stage, place):
             metrics.update(outputs, batch.y, batch.number)
 
     # ---- baselines
 
     def baselines(self, module: Method) -> dict[str, Baseline]:
-        """The most frequent class, and the class of the nearest training sample if these are small enough."""
+        """The most frequent class, and the class of the nearest training sample unless there is too much data."""
         data = datamodule_of(module)
         return sample_baselines(data.info(), data.train_samples) if isinstance(data, ServesSamples) else {}
 
     def baseline_scores(self, module: Method, baseline: Baseline, batch: Any) -> Tensor:  # noqa: ANN401
-        """1 for each right answer, 0 for each wrong one."""
+        """1 for each correct prediction, 0 for each wrong one."""
         return episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1))
 
     # ---- what is told
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """Confusion, calibration, and the most confident wrong answers as pictures or sentences."""
+        """Confusion matrix, calibration, and the most confident wrong predictions."""
         metrics: Any = self.metrics[stage]
         if not metrics.collected.update_called:
             return {}
@@ -88,7 +88,7 @@ class OnSamples(Evaluation):
         return {f"{stage}_{name}": figure for name, figure in found.items()}
 
     def tables(self, module: Method, stage: str) -> dict[str, str]:
-        """``<stage>_classes.csv``: precision, recall, F1 and samples of each class."""
+        """``<stage>_classes.csv``: precision, recall, F1 and number of samples of each class."""
         metrics: Any = self.metrics[stage]
         if not metrics.collected.update_called:
             return {}
@@ -97,7 +97,7 @@ class OnSamples(Evaluation):
         return {f"{stage}_classes.csv": class_table(metrics.confusion().cpu().tolist(), module.class_names)}
 
     def rows(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Number of samples and classes, and what was trained on."""
+        """Number of samples and classes, and the training data."""
         if results.get("samples") is None:
             return []
         data = results["protocol"].get("data", {})
@@ -106,16 +106,7 @@ class OnSamples(Evaluation):
         return [("samples", f"{counted}, {data.get('classes', 'its')} classes, trained on {learned}")]
 
     def counted_line(self, results: Mapping[str, Any], split: str, seen: Mapping[str, Any]) -> tuple[str, str]:
-        """What was counted and what was trained on, in words.
-
-        Args:
-            results: the content of ``results.json``.
-            split: ``"val"`` or ``"test"``.
-            seen: the card of the training batches.
-
-        Returns:
-            Two parts of a sentence.
-        """
+        """What was counted in a split and, from the card of the training batches, what was trained on, in words."""
         labels = seen.get("labels_per_class")
         learned = f"{labels} labels per class" if labels else f"{seen.get('samples', 'its')} samples"
         return f"{results['samples']} {split}", learned

@@ -1,4 +1,4 @@
-"""Evaluation on a target domain without its labels."""
+"""Evaluation of domain adaptation, without labels of the target except in a test."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
 from metatransfer.methods.evaluation.on_samples import OnSamples
 from metatransfer.methods.evaluation.sample_baselines import sample_baselines
+from metatransfer.metrics.collector import mean_with_interval
 from metatransfer.metrics.domain_evidence import Evidence, SideCollector
 from metatransfer.metrics.validators import (
     PANEL,
@@ -38,16 +39,16 @@ _CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
 
 
 class OnTarget(OnSamples):
-    """Judges a classifier by samples of the sources with labels and of the target without; tests it with labels.
+    """Validates a classifier on labelled source and unlabelled target samples, and tests it on labelled target samples.
 
-    A validation logs ``val/source_accuracy``, validators as ``val/<name>``, and ``val/selection``, the score of the
-    chosen one (higher is better). ``oracle/accuracy``, if the data module knows the target's labels, is for reports; a
-    run cannot be selected by it. The method has ``encode(x, domain)``, ``head(features)``, and a buffer
-    ``best_source_accuracy``, which its checkpoints keep.
+    A validation logs ``val/source_accuracy``, the validators as ``val/<name>``, and ``val/selection``, the score of the
+    chosen validator (higher is better). If the data module has labels of the target, ``oracle/accuracy`` is logged for
+    reports; it cannot select a state. The method needs ``encode(x, domain)``, ``head(features)`` and a buffer
+    ``best_source_accuracy``.
 
     Args:
         num_classes: number of classes.
-        validator: what selects the best state; ``InformationMaximization`` if left out.
+        validator: selects the best state; defaults to ``InformationMaximization``.
     """
 
     monitor: ClassVar[str] = "val/selection"
@@ -67,10 +68,10 @@ class OnTarget(OnSamples):
     # ---- the start of a run
 
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
-        """Checks the kind of the data.
+        """Checks the type of the data.
 
         Raises:
-            UserError: data without domains, or loaders for a method that looks at all samples of a domain.
+            UserError: data without domains, or only loaders for a method that needs all samples of a domain.
         """
         super().setup(module, info, stage)
         self._sizes = {}
@@ -82,7 +83,7 @@ class OnTarget(OnSamples):
             raise UserError(f"{type(module).__name__} adapts to a target domain: {REMEDY}.")
 
     def obstacle(self, metric: str, info: DataInfo | None) -> str | None:
-        """Labels of the target must select nothing, unless the data allow it by name."""
+        """Labels of the target must not select a state, unless the data module allows it."""
         if not metric.startswith(f"{self.withheld}/") or (info is not None and info.oracle == "select"):
             return None
         return (
@@ -93,17 +94,17 @@ class OnTarget(OnSamples):
     # ---- an evaluation
 
     def start(self, stage: str) -> None:
-        """Forgets the last evaluation of a stage."""
+        """Resets the metrics of a stage."""
         super().start(stage)
         for side in SIDES if stage == "val" else ():
             self.collector(side).reset()
 
     def collector(self, side: Side) -> SideCollector:
-        """What keeps the outputs of the last validation for one side."""
+        """Collects the outputs of a validation for one domain."""
         return self.sides[side]  # type: ignore[return-value]
 
     def step(self, module: Method, batch: DomainSamples, stage: str, place: int = 0) -> None:
-        """Collects outputs for the sources (first loader) or the target in a validation; scores a test."""
+        """Collects outputs for the sources (first loader) and the target in a validation; scores a test batch."""
         if stage == "test":
             self.collect(module(batch.x), batch, stage, place)
             return
@@ -111,12 +112,12 @@ class OnTarget(OnSamples):
         self.collector(SIDES[place]).update(module.head(features), features, batch.y, batch.number)
 
     def last_evidence(self) -> Evidence:
-        """What the last validation tells without a label of the target; all processes take part."""
+        """Outputs and features of the last validation, without labels of the target; all processes must call it."""
         source, target = (self.collector(side).compute() for side in SIDES)
         return Evidence(source.logits, source.labels, source.features, target.logits, target.features, None)
 
     def finish(self, module: Method, stage: str) -> None:
-        """Logs the validators, the selection, and what labels of the target tell; in a test the usual numbers."""
+        """Logs validators, selection and, if the target's labels are known, accuracy; in a test, the metrics."""
         if stage == "test":
             super().finish(module, stage)
             return
@@ -136,7 +137,7 @@ class OnTarget(OnSamples):
 
     @staticmethod
     def _judged(evidence: Evidence, panel: tuple[Validator, ...]) -> dict[str, Tensor]:
-        """The validators' values: the quick ones in a fit, all of them in an evaluation of its own."""
+        """The values of the validators, by name."""
         exact = evidence.on_cpu()
         return {
             f"val/{_key(one)}": torch.tensor(one.value(exact) if exact.finite() else torch.nan)
@@ -156,38 +157,38 @@ class OnTarget(OnSamples):
     # ---- baselines and selection
 
     def baselines(self, module: Method) -> dict[str, Baseline]:
-        """In a test: the source's most frequent class, and the class of the nearest source sample."""
+        """In a test, the most frequent class of the source, and the class of the nearest source sample."""
         data = datamodule_of(module)
         if not isinstance(data, ServesDomains) or module.trainer.state.fn != TrainerFn.TESTING:
             return {}
         return sample_baselines(data.info(), data.source_samples, "source ")
 
     def mode_of(self, metric: str) -> str:
-        """Validators know their own direction."""
+        """The direction of a validator, or as in the base class."""
         known = {f"val/{_key(one)}": one.higher_is_better for one in PANEL}
         return super().mode_of(metric) if metric not in known else "max" if known[metric] else "min"
 
     def selected_by(self, card: Mapping[str, Any]) -> str | None:
-        """The validator, if its score selected."""
+        """The validator, if its score selected the state."""
         selection = card.get("selection")
         return card["method"].get("train_selection") if selection == f"max {self.monitor}" else selection
 
     # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
-        """Samples of the target and, in a validation, of the sources."""
+        """Number of target samples and, in a validation, of source samples."""
         return super().counts(numbers, stage) | (self._sizes if stage != "test" else {})
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """Those of a classifier in a test; none in a validation, where no answer is known to be right or wrong."""
+        """Figures of a classifier, in a test only: a validation does not know which predictions are correct."""
         return super().figures(module, stage, mistakes) if stage in self.metrics else {}
 
     def tables(self, module: Method, stage: str) -> dict[str, str]:
-        """Those of a classifier in a test."""
+        """Tables of a classifier, in a test only."""
         return super().tables(module, stage) if stage in self.metrics else {}
 
     def counted_line(self, results: Mapping[str, Any], split: str, seen: Mapping[str, Any]) -> tuple[str, str]:
-        """Samples of the target and the sources, and the domains that were trained on."""
+        """Number of target and source samples, and the domains that were trained on."""
         if "targets" not in seen:
             return super().counted_line(results, split, seen)
         trained = [" and ".join(f"{name} ({one['samples']})" for name, one in seen[side].items()) for side in _CARD]
@@ -196,7 +197,7 @@ class OnTarget(OnSamples):
         return f"{results['samples']} {split} of the target{source}", learned
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """What labels of the target tell."""
+        """Accuracy and selection gap, from labels of the target."""
         oracle, rows = results.get("oracle", {}), []
         only = "labels of the target, for the report only"
         if oracle.get("accuracy") is not None:
@@ -213,5 +214,4 @@ def _key(validator: Validator) -> str:
 
 
 def _with_interval(name: str, right: Tensor) -> dict[str, Tensor]:
-    spread = right.std() / len(right) ** 0.5 if len(right) > 1 else torch.tensor(torch.nan)
-    return {name: right.mean(), f"{name}_ci95": 1.96 * spread}
+    return dict(zip((name, f"{name}_ci95"), mean_with_interval(right), strict=True))

@@ -1,4 +1,4 @@
-"""What classifiers of samples are compared with."""
+"""Reference classifiers of samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEIGHBOUR_LIMIT = 2**26  # numbers in all training samples: beyond, searching n
 
 
 def sample_baselines(info: DataInfo, samples: Callable[[], Iterable[Any]], prefix: str = "") -> dict[str, Baseline]:
-    """The most frequent class, and the class of the nearest training sample if these are small enough."""
+    """The most frequent class, and the class of the nearest training sample unless there is too much data."""
     found: dict[str, Baseline] = {MOST_FREQUENT: MostFrequentClass(info.class_counts)}
     shape, count = info.sample_shape, sum(info.class_counts)
     # texts have no shape, and no distance
@@ -27,26 +27,26 @@ def sample_baselines(info: DataInfo, samples: Callable[[], Iterable[Any]], prefi
 
 
 class MostFrequentClass:
-    """Answers with the class that has the most training samples.
+    """Predicts the class with the most training samples.
 
     Args:
-        counts: of the training samples by class.
+        counts: number of training samples by class.
     """
 
     def __init__(self, counts: Iterable[int]) -> None:
         self.counts = torch.tensor(list(counts))
 
     def __call__(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """The answers ``(N, C)`` to a batch, as one-hot rows."""
+        """One-hot predictions ``(N, C)`` for a batch."""
         row = F.one_hot(self.counts.argmax(), len(self.counts)).float().to(batch.y.device)
         return row.expand(len(batch.y), -1)
 
 
 class NearestSample:
-    """Answers with the class of the nearest training sample by Euclidean distance.
+    """Predicts the class of the nearest training sample by Euclidean distance.
 
     Args:
-        samples: gives the training samples in batches with ``x`` and ``y``.
+        samples: returns the training samples in batches with ``x`` and ``y``.
         num_classes: number of classes.
     """
 
@@ -55,7 +55,7 @@ class NearestSample:
         self.known: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """The answers ``(N, C)`` to a batch, as one-hot rows."""
+        """One-hot predictions ``(N, C)`` for a batch."""
         if self.known is None:
             parts = [(part.x.flatten(1), part.y) for part in self.samples()]
             self.known = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])

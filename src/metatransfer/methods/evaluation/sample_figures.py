@@ -1,4 +1,4 @@
-"""What a classifier gets right and wrong, as pictures and as a table by class."""
+"""Correct and wrong predictions of a classifier, as figures and as a table by class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sample_figures(
     show: Callable[[int], Any],
     mistakes: int,
 ) -> dict[str, Figure]:
-    """Pictures of an evaluation of a classifier."""
+    """Figures of the evaluation of a classifier."""
     figures = {
         "confusion": drawing.confusion_figure(confusion, names),
         "calibration": drawing.calibration_figure(*reliability(answers), error),
@@ -38,7 +38,7 @@ def sample_figures(
 
 
 def most_confident_mistakes(answers: Answers, count: int) -> list[tuple[int, int, int, float]]:
-    """Number, class, answer and confidence of wrong answers, the most confident first."""
+    """Number, class, prediction and confidence of wrong predictions, the most confident first."""
     wrong = (answers.prediction != answers.target) & ~answers.confidence.isnan()
     order = answers.confidence[wrong].argsort(descending=True)[:count]
     chosen = [part[wrong][order].tolist() for part in answers]

@@ -1,8 +1,6 @@
-"""A classifier of the features of a network that stays as it is."""
+"""A classifier on the features of a frozen network."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,33 +9,33 @@ from torch import Tensor
 from metatransfer.adapters import FeatureClassifier, Labelled, NearestClassMean
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.data_info import ServesSamples
-from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.feature_cache import cached_features, features_of
-from metatransfer.methods.fitted import FittedModule
+from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.nn import Backbone
 
 
-class FrozenFeaturesModule(FittedModule, ClassifierModule):
-    r"""Fits a classifier to features :math:`f(x)` that a network gives without being trained.
+class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
+    """Fits a classifier to features :math:`f(x)` of a network that is not trained.
 
-    Donahue et al. 2014 (1310.1531); Kornblith, Shlens, Le 2019 (1805.08974) compare it with fine-tuning.
+    Donahue et al. 2014 (1310.1531); compared with fine-tuning by Kornblith, Shlens, Le 2019 (1805.08974).
 
-    The features of the training and validation samples are computed once, without augmentation, and kept on disk under
-    a key made of weights, arguments, samples, transform and precision: whatever needs the same ones again, another
-    classifier or another run, only reads them. A fit is one epoch of one batch in the Trainer's count; the classifier
-    is fitted before it, in one process.
+    The features of the training and validation samples are computed once, without augmentation, and cached on disk.
+    They are computed again only if weights, arguments, samples, transform or precision change. For the Trainer, a fit
+    is one epoch of one batch in one process.
 
     Args:
-        backbone: the network :math:`f`; its own argument ``weights`` says what it knows.
+        backbone: the network :math:`f`, usually with pretrained ``weights``.
         num_classes: number of classes; on the command line taken from the data.
-        classifier: what is fitted: :class:`~metatransfer.adapters.NearestClassMean`, ``NearestNeighbors``,
+        classifier: what is fitted: :class:`~metatransfer.adapters.NearestClassMean` (default), ``NearestNeighbors``,
             ``LinearSVM``, ``LinearProbe``, or a subclass of ``FeatureClassifier``.
-        cache_dir: folder of the features; ``~/.cache/metatransfer/features`` or ``METATRANSFER_CACHE`` without it.
+        cache_dir: folder of the features; defaults to ``METATRANSFER_CACHE`` or ``~/.cache/metatransfer/features``.
 
     Raises:
         UserError: ``num_classes`` missing.
     """
+
+    classifier: FeatureClassifier
 
     def __init__(
         self,
@@ -52,12 +50,6 @@ class FrozenFeaturesModule(FittedModule, ClassifierModule):
         self.cache_dir = cache_dir
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> FrozenFeaturesModule:
-        """Keeps the network in evaluation mode."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
     def forward(self, x: Inputs) -> Tensor:
         """Logits ``(N, C)`` of samples."""
         outputs: Tensor = self.classifier(self.backbone(x))
@@ -66,7 +58,7 @@ class FrozenFeaturesModule(FittedModule, ClassifierModule):
     # ---- the fit
 
     def fit_data(self, data: ServesSamples) -> None:
-        """Computes or finds the features, and fits the classifier."""
+        """Computes or loads the features, and fits the classifier."""
         train, val = (self._labelled(data, split) for split in ("train", "val"))
         self.classifier.fit(train, self.num_classes, val)
 
@@ -82,33 +74,6 @@ class FrozenFeaturesModule(FittedModule, ClassifierModule):
         return Labelled(torch.from_numpy(found).to(self.device), labels.to(self.device))
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of what was fitted already, and the logits, for the log."""
+        """The cross-entropy of the fitted classifier and the logits, for logging."""
         outputs = self(batch.x)
         return F.cross_entropy(outputs.float(), batch.y), outputs
-
-    # ---- what is kept
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the classifier learned."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["classifier"] = {name: value.cpu() for name, value in self.classifier.learned.items()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads what the classifier learned.
-
-        Raises:
-            UserError: a checkpoint of another classifier.
-        """
-        super().on_load_checkpoint(checkpoint)
-        learned = checkpoint.get("classifier", {})
-        trained = checkpoint.get("protocol", {}).get("method", {}).get("classifier", "").partition("(")[0]
-        if trained and trained != type(self.classifier).__name__:
-            raise UserError(
-                f"the checkpoint was fitted with {trained}, but this module has a {type(self.classifier).__name__}: "
-                "give the classifier that it was fitted with."
-            )
-        self.classifier.learned = dict(learned)
-
-    def protocol(self) -> dict[str, Any]:
-        """Also says the classifier and the network."""
-        return super().protocol() | {"classifier": self.classifier.protocol(), "backbone": type(self.backbone).__name__}

@@ -90,7 +90,7 @@ class PretrainModule(EpisodicModule[Tensor]):
         return episode_loss(outputs, batch.y), outputs
 
     def embed(self, x: Inputs) -> Tensor:
-        """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, through the backbone in one batch."""
+        """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, computed in one batch."""
         shape = (x if isinstance(x, Tensor) else x.ids).shape[:2]
         features: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
         return features.reshape(*shape, *features.shape[1:])
@@ -104,7 +104,7 @@ class PretrainModule(EpisodicModule[Tensor]):
         return prototype_scores(self.embed(query_x), state, self.distance, self.scale)
 
     def protocol(self) -> dict[str, Any]:
-        """Also says the distance, and how many classes were trained on."""
+        """Adds the distance and the number of training classes."""
         return super().protocol() | {
             "distance": self.distance,
             "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",
