@@ -69,9 +69,8 @@ class FeatureClassifier(torch.nn.Module, ABC):
             UserError: the classifier is not fitted, or the features have another size.
         """
         if not self.learned:
-            raise UserError(
-                f"{type(self).__name__} has learned nothing yet: fit it first, or give --ckpt_path of a fit."
-            )
+            name = type(self).__name__
+            raise UserError(f"{name} has learned nothing yet: fit it first, or give --ckpt_path of a fit.")
         if x.dim() != 2 or not x.is_floating_point():
             raise UserError(f"features must be floats of shape (N, E), but are {x.dtype} of shape {tuple(x.shape)}.")
         self.learned = {name: value.to(x.device) for name, value in self.learned.items()}
@@ -104,8 +103,8 @@ class FeatureClassifier(torch.nn.Module, ABC):
             return checked, None
         if val.x.dim() == 2 and val.x.numel() and val.x.shape[1] != train.x.shape[1]:
             raise UserError(
-                f"{name} got {train.x.shape[1]} training features of a sample, but {val.x.shape[1]} of validation: compute both "
-                "with the same network."
+                f"{name} got {train.x.shape[1]} training features of a sample, but {val.x.shape[1]} of validation: "
+                "compute both with the same network."
             )
         return checked, _checked(val, num_classes, f"{name} needs validation features", f"{name} got validation")
 

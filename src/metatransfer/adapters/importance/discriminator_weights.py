@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from metatransfer.adapters.importance.importance_weights import Array, ImportanceWeights
+from metatransfer.adapters.domain.domain_adapter import Array
+from metatransfer.adapters.importance.importance_weights import ImportanceWeights
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import importance
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from metatransfer.adapters.importance.importance_weights import Array, ImportanceWeights
+from metatransfer.adapters.domain.domain_adapter import Array
+from metatransfer.adapters.importance.importance_weights import ImportanceWeights
 from metatransfer.functional.domain import importance
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils import check_random_state
 
-from metatransfer.adapters.importance.importance_weights import Array, ImportanceWeights
+from metatransfer.adapters.domain.domain_adapter import Array
+from metatransfer.adapters.importance.importance_weights import ImportanceWeights
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import importance
 
