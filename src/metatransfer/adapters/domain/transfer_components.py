@@ -96,5 +96,6 @@ def _nearest_labels(labels: NDArray[np.int64], source: Array, target: Array) -> 
     known = Labelled(torch.from_numpy(source), torch.from_numpy(labels))
     classifier = NearestNeighbors(1, distance="euclidean").fit(known, int(labels.max()) + 1)
     # in parts, because all distances at once may not fit into memory
-    found: NDArray[np.int64] = torch.cat([classifier.predict(x) for x in torch.from_numpy(target).split(1024)]).numpy()
+    parts = torch.split(torch.from_numpy(target), 1024)  # type: ignore[no-untyped-call]
+    found: NDArray[np.int64] = torch.cat([classifier.predict(x) for x in parts]).numpy()
     return found
