@@ -23,9 +23,7 @@ from scipy import linalg
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
-from metatransfer.adapters.domain.correlation_alignment import CorrelationAlignment
-from metatransfer.adapters.domain.domain_adapter import DomainAdapter
-from metatransfer.adapters.domain.subspace_alignment import SubspaceAlignment
+from metatransfer.adapters.domain import CorrelationAlignment, DomainAdapter, SubspaceAlignment
 from metatransfer.callbacks.run.report import machine
 
 Array = NDArray[np.float64]

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("metatransfer")
-except PackageNotFoundError:  # a source tree that was never installed
+except PackageNotFoundError:  # a source tree without installation
     __version__ = "0+unknown"
 
 from metatransfer import adapters, batches, callbacks, data, methods, metrics, nn
@@ -24,4 +24,7 @@ __all__ += callbacks.__all__
 __all__ += data.__all__
 __all__ += methods.__all__
 __all__ += metrics.__all__
-__all__ += nn.__all__
+# blocks, layers and reports are for authors of methods, who import them from metatransfer.nn
+__all__ += nn.backbones.__all__
+__all__ += nn.heads.__all__
+__all__ += ["load_weights"]

@@ -1,4 +1,4 @@
-"""What travels between data and methods: NamedTuples of tensors, documented once, here.
+"""The batches that data modules pass to methods: NamedTuples of tensors.
 
 All tensors of an :class:`Episode` carry a leading **task axis** ``T``: a meta-batch is one ``Episode``, a single task
 is an ``Episode`` with ``T = 1``.
@@ -37,11 +37,11 @@ class Tokens(NamedTuple):
 
 
 Inputs: TypeAlias = Tensor | Tokens
-"""Samples as a network takes them: ``(..., *shape)`` float, or texts."""
+"""Input samples of a network: ``(..., *shape)`` float, or texts."""
 
 
 def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
-    """Applies a function that works on leading axes to samples of either kind."""
+    """Applies a function of leading axes to samples or texts."""
     return function(x) if isinstance(x, Tensor) else Tokens(*map(function, x))
 
 
@@ -49,15 +49,15 @@ class Episode(NamedTuple):
     """A meta-batch of ``T`` few-shot tasks.
 
     Attributes:
-        support_x: ``(T, S, *shape)`` float or :class:`Tokens`, the labelled samples a task is learned from; ``S = way *
-            shot`` where all classes have the same number of shots.
-        support_y: ``(T, S)`` int64 labels in ``0 .. way - 1``, drawn anew in every episode (classification), or
+        support_x: ``(T, S, *shape)`` float or :class:`Tokens`, the labelled samples; ``S = way * shot`` if all classes
+            have the same number of shots.
+        support_y: ``(T, S)`` int64 labels in ``0 .. way - 1``, assigned at random in every episode (classification), or
             ``(T, S, D)`` float targets (regression).
-        query_x: ``(T, Q, *shape)``, the samples that the method is asked about.
-        query_y: ``(T, Q)`` or ``(T, Q, D)``, as ``support_y``. Only training losses and metrics may look at it.
-        classes: ``(T, way)`` int64, which class of the data each label stands for; ``None`` where tasks have none.
-        unlabelled_x: ``(T, U, *shape)``, further samples without labels (Ren et al. 2018, 1803.00676), of the task's
-            classes and of distractor classes in random order; ``None`` where the task has none.
+        query_x: ``(T, Q, *shape)``, the samples to predict.
+        query_y: ``(T, Q)`` or ``(T, Q, D)``, as ``support_y``. Only training losses and metrics may use it.
+        classes: ``(T, way)`` int64, the class of the data for each label; ``None`` if tasks have no classes.
+        unlabelled_x: ``(T, U, *shape)``, additional unlabelled samples (Ren et al. 2018, 1803.00676) of the task's
+            classes and of distractor classes in random order; ``None`` if there are none.
     """
 
     support_x: Inputs
@@ -68,19 +68,12 @@ class Episode(NamedTuple):
     unlabelled_x: Inputs | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
-        """The episode with a function applied to each of its tensors.
-
-        Args:
-            function: of one tensor, e.g. ``lambda x: x[:1]`` for the first task.
-
-        Returns:
-            A new episode.
-        """
+        """A new episode with a function applied to each tensor, e.g. ``lambda x: x[:1]`` for the first task."""
         return Episode(*(None if part is None else map_inputs(function, part) for part in self))  # type: ignore[arg-type]
 
 
 MetaBatch: TypeAlias = Episode | list[Episode]
-"""What a loader serves: one episode where all tasks have as many samples, else a list of one for each task."""
+"""One episode, or a list with an episode for each task if their numbers of samples differ."""
 
 
 def episodes_of(batch: MetaBatch) -> list[Episode]:
@@ -89,13 +82,13 @@ def episodes_of(batch: MetaBatch) -> list[Episode]:
 
 
 class LabelledBatch(NamedTuple):
-    """Samples with the labels of all classes of a split, for methods that learn from samples rather than from tasks.
+    """Labelled samples, for methods that learn from samples rather than from tasks.
 
     Attributes:
-        x: ``(N, *shape)`` float; texts as :class:`Tokens`.
-        y: ``(N,)`` int64 labels in ``0 .. C - 1``, each class having the same label all the time; in training also
-            ``(N, C)`` float, mixtures of labels (mixup, cutmix).
-        number: ``(N,)`` int64 number of each sample in its split, for reports; where the data module says so.
+        x: ``(N, *shape)`` float, or :class:`Tokens`.
+        y: ``(N,)`` int64 labels in ``0 .. C - 1``, fixed for each class; in training also ``(N, C)`` float mixtures of
+            labels (mixup, cutmix).
+        number: ``(N,)`` int64 index of each sample in its split, for reports; optional.
     """
 
     x: Inputs
@@ -104,19 +97,16 @@ class LabelledBatch(NamedTuple):
 
 
 class DomainBatch(NamedTuple):
-    """A training batch of domain adaptation: samples of the sources with labels, samples of the targets without.
-
-    Both parts may differ in size. A number tells a sample apart from all others of its side: sources one after the
-    other in the order of the data module, targets likewise.
+    """A training batch of domain adaptation: labelled source samples and unlabelled target samples.
 
     Attributes:
         source_x: ``(N, *shape)`` float.
         source_y: ``(N,)`` int64 labels in ``0 .. C - 1``.
         target_x: ``(M, *shape)`` float.
-        source_number: ``(N,)`` int64 number among the training samples of all sources.
-        target_number: ``(M,)`` int64 number among the training samples of all targets.
-        source_domain: ``(N,)`` int64 which of the sources.
-        target_domain: ``(M,)`` int64 which of the targets.
+        source_number: ``(N,)`` int64 index among the training samples of all sources, in the order of the data module.
+        target_number: ``(M,)`` int64 index among the training samples of all targets, in the order of the data module.
+        source_domain: ``(N,)`` int64 index of the source.
+        target_domain: ``(M,)`` int64 index of the target.
     """
 
     source_x: Tensor
@@ -129,13 +119,13 @@ class DomainBatch(NamedTuple):
 
 
 class DomainSamples(NamedTuple):
-    """Samples of the sources or of the targets, in their order, for evaluation and for methods that see all at once.
+    """Source or target samples in order, for evaluation and for methods that use all samples at once.
 
     Attributes:
         x: ``(N, *shape)`` float.
-        y: ``(N,)`` int64 labels; -1 for a label that is not known, or withheld: those of targets outside of a test.
-        number: ``(N,)`` int64 number among the samples of this side and split.
-        domain: ``(N,)`` int64 which of the sources, or of the targets.
+        y: ``(N,)`` int64 labels; -1 for unknown labels, and for labels of targets before the test.
+        number: ``(N,)`` int64 index among the source or target samples of the split.
+        domain: ``(N,)`` int64 index of the source or target.
     """
 
     x: Tensor
@@ -145,11 +135,11 @@ class DomainSamples(NamedTuple):
 
 
 class UnlabelledBatch(NamedTuple):
-    """Samples to be labelled, as ``lightning predict`` serves them to a classifier.
+    """Samples without labels, for the predictions of a classifier.
 
     Attributes:
         x: as in :class:`LabelledBatch`.
-        files: the ``N`` names under which the answers are written.
+        files: the names of the ``N`` samples in the predictions.
     """
 
     x: Inputs
@@ -157,13 +147,13 @@ class UnlabelledBatch(NamedTuple):
 
 
 class PredictionTask(NamedTuple):
-    """One task without query labels, as ``lightning predict`` serves it.
+    """A task without query labels, for the predictions of a few-shot method.
 
     Attributes:
         support_x: ``(S, *shape)`` float.
-        support_labels: the ``S`` labels in the user's own words.
+        support_labels: the ``S`` labels as words.
         query_x: ``(Q, *shape)`` float.
-        files: the ``Q`` names under which the answers are written.
+        files: the names of the ``Q`` query samples in the predictions.
     """
 
     support_x: Tensor
@@ -173,12 +163,12 @@ class PredictionTask(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Answers to a :class:`PredictionTask`.
+    """Predictions for a :class:`PredictionTask` or an :class:`UnlabelledBatch`.
 
     Attributes:
-        files: ``Q`` names.
+        files: the names of the ``Q`` samples.
         classes: the ``C`` labels, in the order of the columns of ``probabilities``.
-        probabilities: ``(Q, C)``, rows sum to 1.
+        probabilities: ``(Q, C)``; rows sum to 1.
     """
 
     files: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a model or a callback may ask of its data: one typed description, and protocols for the samples themselves."""
+"""What models and callbacks can ask data modules for: a description of the data, and its samples."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class DataInfo:
     Attributes:
         batch: type of the training batches: ``Episode``, ``LabelledBatch`` or ``DomainBatch``.
         sample_shape: shape of one sample after all transforms; ``()`` for texts.
-        num_ways: number of classes of a training episode, ``None`` where training does not use episodes.
+        num_ways: number of classes of a training episode, ``None`` if training does not use episodes.
         num_targets: size of a regression target, ``None`` for classification.
-        class_names: names of the classes that training batches have, in the order of their labels; empty for episodes.
+        class_names: names of the classes of training batches, in the order of their labels; empty for episodes.
         class_counts: number of training samples of each class, in the same order.
-        vocabulary_size: number of different tokens, ``None`` where samples are not texts.
-        test_names: names of the test sets where there are several, in the order of the test loaders.
-        target_names: names of the target domains, in order; empty without domains.
-        oracle: what target labels may be used for: ``"none"``, ``"report"`` or ``"select"``.
-        skipped: number of samples left out, by part of the data.
-        shared_vocabulary: whether token numbers keep their meaning under another seed (``False`` for vocabularies that
-            are built from the training texts).
+        vocabulary_size: number of different tokens, ``None`` if samples are not texts.
+        test_names: names of the test sets in the order of the test loaders, if there are several.
+        target_names: names of the target domains in order; empty without domains.
+        oracle: permitted use of target labels: ``"none"``, ``"report"`` or ``"select"``.
+        skipped: number of skipped samples by part of the data.
+        shared_vocabulary: whether token numbers have the same meaning under another seed (``False`` for vocabularies
+            that are built from the training texts).
     """
 
     batch: type
@@ -44,7 +44,7 @@ class DataInfo:
 
     @property
     def num_outputs(self) -> int | None:
-        """Size of the output layer that training episodes ask for: the size of a target, or the number of ways."""
+        """Size of the output layer for training episodes: the size of a target, or the number of ways."""
         return self.num_targets or self.num_ways
 
     @property
@@ -61,7 +61,7 @@ class ServesData(Protocol):
         """The description of the data."""
 
     def protocol(self) -> dict[str, Any]:
-        """What must stand beside every number that is measured on this data."""
+        """The evaluation protocol, which is reported with every result on this data."""
 
 
 @runtime_checkable
@@ -78,18 +78,18 @@ class ServesSamples(ServesData, Protocol):
         """The labels of a split ``(N,)`` int64, in the order of the samples' numbers."""
 
     def content_key(self, split: str) -> str:
-        """A hash of the samples of a split, as a network sees them."""
+        """A hash of the samples of a split after all transforms."""
 
     def show(self, split: str, number: int) -> str | Tensor:
-        """A sample for people to look at: a sentence, or an image ``(C, H, W)`` in [0, 1]."""
+        """A sample to display: a sentence, or an image ``(C, H, W)`` in [0, 1]."""
 
     def reseeded(self, seed: int) -> Self:
-        """The same data with another seed for divisions, labels and order."""
+        """The same data with another seed of divisions, labels and order."""
 
 
 @runtime_checkable
 class ServesDomains(ServesData, Protocol):
-    """A data module that serves source domains with labels and target domains without."""
+    """A data module that serves labelled source domains and unlabelled target domains."""
 
     def source_samples(self) -> Iterable[Any]:
         """The training samples of the sources once, in order and without augmentation."""
@@ -98,13 +98,13 @@ class ServesDomains(ServesData, Protocol):
         """The training samples of the targets once, without labels."""
 
     def oracle_labels(self, split: str) -> Tensor | None:
-        """Labels of the targets for metrics named ``oracle/...``; ``None`` where they may not be used."""
+        """Labels of the targets for metrics named ``oracle/...``; ``None`` if they may not be used."""
 
     def oracle_twin(self) -> ServesDomains:
-        """The same targets, with their training labels as sources."""
+        """The same targets, and as sources their labelled training samples."""
 
     def show(self, split: str, number: int) -> str | Tensor:
-        """A target sample for people to look at."""
+        """A target sample to display."""
 
     def reseeded(self, seed: int) -> Self:
-        """The same domains with another seed for divisions, labels and order."""
+        """The same domains with another seed of divisions, labels and order."""

@@ -1,9 +1,9 @@
-"""The one exception that a user's mistake raises."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend, told in one sentence.
+    """A mistake that the user can fix, described in one sentence.
 
-    The message says what was expected, what came and what to do. The command line prints it without a traceback and
-    ends with status 2; in Python it is an ordinary ``ValueError``.
+    The message states what was expected, what was received and what to do. The command line prints it without a
+    traceback and exits with status 2; in Python it is an ordinary ``ValueError``.
     """

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and arrays that are kept on disk between runs."""
+"""Atomic writing of files, and a cache of arrays on disk."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_TAIL = 16  # digits that give the length of the note
+_TAIL = 16  # digits of the length of the note
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Lets a file be written beside its final place, and moves it there when the block ends without an error.
+    """Writes a temporary file, which replaces the file at ``path`` if the block raises no error.
 
-    Readers see the old file or the new one, never a part of it, even after a crash of the machine. Several processes
-    may write the same file; the last one wins.
+    Readers see the old file or the new one, never a part, even after a crash of the machine. If several processes write
+    the same file, the last one wins.
 
     Yields:
-        An empty file in the same folder, to be overwritten. It is removed if the block raises an error.
+        An empty file in the same folder; it is removed if the block raises an error.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name[:100]}-{uuid.uuid4().hex}.part")
     try:
-        draft.touch()  # an error now rather than after the work; unlike tempfile's, the file follows the umask
+        draft.touch()  # fails before the work is done; unlike files of tempfile, it follows the umask
         yield draft
         with draft.open("rb+") as file:
-            os.fsync(file.fileno())  # otherwise a crash could leave the final name without the content
+            os.fsync(file.fileno())  # otherwise the file could be empty after a crash
         draft.replace(target)
     finally:
         with contextlib.suppress(OSError):
@@ -43,20 +43,20 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all, see :func:`atomic_file`."""
+    """Writes a file completely or not at all, see :func:`atomic_file`."""
     with atomic_file(path) as draft:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def cache_folder(name: str = "", given: str | Path | None = None) -> Path:
-    """The folder for files that can be computed again."""
+    """The folder for cached files."""
     if given:
         return Path(given).expanduser()
     return Path(os.environ.get("METATRANSFER_CACHE") or "~/.cache/metatransfer").expanduser() / name
 
 
 def short_path(path: str | Path) -> str:
-    """The path as one would type it here."""
+    """The path relative to the current folder, if it is inside."""
     try:
         return str(Path(path).absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -67,8 +67,8 @@ class KeptArray(NamedTuple):
     """An array from the cache.
 
     Attributes:
-        array: the array, mapped from the file if asked for.
-        note: the JSON content that was stored beside it.
+        array: the array, memory-mapped on request.
+        note: the JSON content that was stored with it.
     """
 
     array: NDArray[Any]
@@ -93,9 +93,9 @@ def keep_array(path: Path, array: NDArray[Any], note: object = None) -> None:
 
 
 def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool = False) -> KeptArray | None:
-    """Reads what :func:`keep_array` stored, and marks it as used."""
+    """Reads a file of :func:`keep_array` and marks it as used; ``None`` if it is missing or does not fit."""
     try:
-        # a mapping of no bytes is an error, so empty arrays are read
+        # empty files cannot be memory-mapped
         mode: Any = "r" if mapped and np.prod(shape) else None
         array = np.load(path, mmap_mode=mode, allow_pickle=False)
         with path.open("rb") as file:
@@ -112,7 +112,7 @@ def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapp
 
 
 def forget_old(folder: Path, kind: str, days: int = 60) -> None:
-    """Removes cached arrays that nobody used for a long time, and drafts of killed runs."""
+    """Removes cached arrays that have not been used for some days, and temporary files of killed runs."""
     for pattern in (f"{kind}-*.npy", f".{kind}-*.part"):
         for entry in folder.glob(pattern):
             with contextlib.suppress(OSError):

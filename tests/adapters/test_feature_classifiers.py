@@ -166,7 +166,7 @@ def test_a_rate_that_diverges_is_never_chosen():
     assert list(probe.found) == [probe.rates[0]] or all(rate < 1e300 for rate in probe.found)
     assert probe(QUERY).isfinite().all()
     for val in (None, zeros):
-        with pytest.raises(UserError, match="diverges at all of its learning rates, the least 1e"):
+        with pytest.raises(UserError, match="diverges at all learning rates from 1e"):
             LinearProbe(1, 1e308, 1e308, epochs=20, batch_size=16).fit(TRAIN, CLASSES, val)
 
 
@@ -256,7 +256,7 @@ def test_wrong_input_is_one_sentence(make):
 
 def test_what_to_choose_by_is_looked_at():
     probe = LinearProbe(**PROBE)
-    with pytest.raises(UserError, match="chooses its learning rate on validation features: give some, or one rate"):
+    with pytest.raises(UserError, match="selects its learning rate on validation features: give some, or one rate"):
         probe.fit(TRAIN, CLASSES)
     with pytest.raises(UserError, match="got 6 training features of a sample, but 5 of validation"):
         probe.fit(TRAIN, CLASSES, Labelled(VAL.x[:, :5], VAL.y))
@@ -276,7 +276,7 @@ def test_what_to_choose_by_is_looked_at():
         (lambda: LinearSVM(0), "C must be a number above 0"),
         (lambda: LinearProbe(0), "learning_rates must be a number above 0"),
         (lambda: LinearProbe(lowest=2.0, highest=1.0), "lowest must not be above highest, but they are 2.0 and 1.0"),
-        (lambda: LinearProbe(1), "learning_rates=1 leaves open which rate"),
+        (lambda: LinearProbe(1), "learning_rates=1 needs lowest and highest to be equal"),
         (lambda: LinearProbe(batch_size=0), "batch_size must be a number above 0"),
         (lambda: LinearProbe(weight_decay=-1), "weight_decay must be 0 or more"),
     ],

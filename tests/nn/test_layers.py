@@ -74,8 +74,7 @@ def test_torchvision(name):
 )
 def test_timm(name, count):
     timm = pytest.importorskip("timm")
-    with torch.device("meta"):
-        layers = accounted(timm.create_model(name, num_classes=0))
+    layers = accounted(timm.create_model(name, num_classes=0))  # not on "meta", which timm before 1.0.16 cannot do
     assert len(layers) == count
     if name.startswith("vit"):
         assert {"cls_token", "pos_embed"} < layers[0].parameters.keys()

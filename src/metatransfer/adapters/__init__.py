@@ -1,8 +1,7 @@
-"""Methods without a gradient through the network: they are fitted to features."""
+"""Methods that are fitted to features at once, without a gradient through the network."""
 
-from metatransfer.adapters.classifiers.feature_classifier import FeatureClassifier, Labelled
-from metatransfer.adapters.classifiers.linear_probe import LinearProbe
-from metatransfer.adapters.classifiers.linear_svm import LinearSVM
-from metatransfer.adapters.classifiers.nearest import NearestClassMean, NearestNeighbors
+from metatransfer.adapters import classifiers
+from metatransfer.adapters.classifiers import *
 
-__all__ = ["FeatureClassifier", "Labelled", "LinearProbe", "LinearSVM", "NearestClassMean", "NearestNeighbors"]
+__all__ = []
+__all__ += classifiers.__all__

@@ -13,9 +13,18 @@ from metatransfer.batches import Episode, Inputs, LabelledBatch
 from metatransfer.checks.values import check_positive
 from metatransfer.errors import UserError
 
+__all__ = [
+    "check_batch_kind",
+    "check_episode",
+    "check_episode_shape",
+    "check_finite",
+    "check_float_samples",
+    "check_labelled_batch",
+    "check_support",
+]
+
 
 def _ids(x: Inputs) -> Tensor:
-    """The tensor that tells how many samples there are."""
     return x if isinstance(x, Tensor) else x.ids
 
 
@@ -23,14 +32,14 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
     """Raises an error if the tensors of an episode do not fit each other or the output layer.
 
     Args:
-        episode: what a data module served or a user built.
+        episode: the episode.
         num_outputs: size of the method's output layer, if it is fixed.
-        where: how the message calls the episode.
+        where: name of the episode in the message.
 
     Raises:
-        UserError: with the offending shapes or labels.
+        UserError: states the wrong shapes or labels.
     """
-    shapes = {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
+    shapes = _shapes(episode)
     if min(len(shape) for shape in shapes.values()) < 2:
         raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
     if len({shape[0] for shape in shapes.values()}) != 1:
@@ -55,13 +64,16 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
         )
 
 
+def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
+
+
 def _check_one_shape(episode: Episode, where: str) -> None:
     given = [part for name, part in episode._asdict().items() if name.endswith("_x") and part is not None]
-    # texts are padded to the longest of each part, so their lengths may differ
+    # the lengths of texts may differ, because each part is padded to its longest text
     found = {tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in given}
     if len(found) != 1:
-        shapes = {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
-        raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
+        raise UserError(f"{where} must have support and query samples of one shape; got {_shapes(episode)}.")
 
 
 def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
@@ -117,11 +129,11 @@ def check_episode_shape(
 
     Args:
         samples_per_class: number of samples of each class.
-        class_names: their names.
-        num_ways: classes of an episode.
-        num_shots: support samples of each class.
-        num_queries: query samples of each class.
-        where: the data set and split, for the message.
+        class_names: names of the classes.
+        num_ways: classes per episode.
+        num_shots: support samples per class.
+        num_queries: query samples per class.
+        where: data set and split, for the message.
         prefix: prefix of the argument names of this split (``"eval_"``).
 
     Raises:
@@ -153,16 +165,16 @@ def check_batch_kind(
     method: str,
     remedy: str = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}",
 ) -> None:
-    """Raises an error if a method that takes episodes gets labelled batches, or the other way round.
+    """Raises an error if a method for episodes gets labelled batches, or the other way round.
 
     Args:
-        batch: what a loader served; a pair of tensors ``(x, y)`` is a labelled batch too.
+        batch: a batch of a loader; a pair of tensors ``(x, y)`` is a labelled batch, too.
         kind: ``Episode`` or ``LabelledBatch``.
-        method: beginning of the sentence, e.g. ``"MAMLModule learns from"``.
+        method: beginning of the message, e.g. ``"MAMLModule learns from"``.
         remedy: what to do if labelled batches were expected.
 
     Raises:
-        UserError: says what to change in the data.
+        UserError: states how to change the data.
     """
     parts = batch if isinstance(batch, list | tuple) else ()
     pair = isinstance(batch, LabelledBatch) or (
@@ -176,8 +188,8 @@ def check_batch_kind(
     if kind is not LabelledBatch and not (tasks and all(isinstance(task, Episode) for task in tasks)):
         served = "labelled batches" if pair else _served(batch)
         raise UserError(
-            f"{method} episodes, but the data module serves {served}: give it an episodic data module, such "
-            "as the one inside ClassBatches."
+            f"{method} episodes, but the data module serves {served}: use an episodic data module, such as "
+            "the one inside ClassBatches."
         )
 
 
@@ -187,14 +199,10 @@ def _served(batch: object) -> str:
 
 
 def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
-    """Raises an error if samples and labels of a batch do not fit each other or the output layer.
-
-    Args:
-        batch: what a data module served.
-        num_classes: size of the output layer.
+    """Raises an error if the samples and labels of a batch do not fit each other or the output layer.
 
     Raises:
-        UserError: with the offending shapes or labels.
+        UserError: states the wrong shapes or labels.
     """
     shapes = tuple(_ids(batch.x).shape), tuple(batch.y.shape)
     if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
@@ -205,7 +213,7 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
     if isinstance(batch.x, Tensor):
         check_float_samples(batch.x, "the training batch's x")
     if batch.y.dtype != torch.int64:
-        raise UserError(f"the training batch must have int64 labels, but has {batch.y.dtype}: it needs classes.")
+        raise UserError(f"the training batch must have int64 labels, but has {batch.y.dtype}: use data with classes.")
     low, high = int(batch.y.min()), int(batch.y.max())
     if low < 0 or high >= num_classes:
         raise UserError(
@@ -215,43 +223,30 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
 
 
 def check_float_samples(x: Tensor, name: str) -> None:
-    """Raises an error unless samples are floating point: networks are not trained on numbers from 0 to 255.
-
-    Args:
-        x: samples.
-        name: of the argument.
+    """Raises an error unless samples are floating point.
 
     Raises:
-        UserError: another type, e.g. uint8.
+        UserError: the type is another, e.g. uint8.
     """
     if not x.is_floating_point():
         raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: convert it (x / 255).")
 
 
 def check_finite(x: Inputs, name: str, remedy: str) -> None:
-    """Raises an error if a sample holds NaN or infinity; texts cannot.
-
-    Args:
-        x: samples.
-        name: beginning of the sentence.
-        remedy: its end.
+    """Raises an error if samples hold NaN or infinity.
 
     Raises:
-        UserError: a number is not finite.
+        UserError: begins with ``name`` and ends with ``remedy``.
     """
     if isinstance(x, Tensor) and not torch.isfinite(x).all():
         raise UserError(f"{name} contains NaN or infinity: {remedy}.")
 
 
 def check_support(support_x: Inputs, labels: Sized) -> None:
-    """Raises an error if a method cannot be adapted to a support set.
-
-    Args:
-        support_x: ``(S, *shape)`` float, or texts.
-        labels: ``S`` labels.
+    """Raises an error if a method cannot adapt to support samples ``(S, *shape)`` with ``S`` labels.
 
     Raises:
-        UserError: empty, unequal lengths, no sample axis, not floating point, not finite, or several labels per sample.
+        UserError: no or unequal numbers of samples, values that are not finite floats, or several labels per sample.
     """
     _check_one_label_each(labels)
     x = _ids(support_x)
@@ -279,17 +274,14 @@ def _check_one_label_each(labels: Any) -> None:  # noqa: ANN401
         return
     shape = tuple(labels.shape)
     floating = labels.dtype.is_floating_point if isinstance(labels, Tensor) else labels.dtype.kind == "f"
-    if (
-        len(shape) == 2
-        and min(shape) > 1
-        and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
-    ):
+    binary = len(shape) == 2 and min(shape) > 1 and bool(((labels == 0) | (labels == 1)).all())
+    if binary and bool((labels.sum(1) == 1).all()):
         raise UserError(
-            f"support_y of shape {shape} is one-hot, but must hold one class index for each sample: give "
+            f"support_y of shape {shape} is one-hot, but must hold one class index for each sample: use "
             "support_y.argmax(-1)."
         )
     if len(shape) > 1 and not floating:
-        advice = "take its only column, support_y[:, 0]" if shape[1:] == (1,) else "give one label for each sample"
+        advice = "use its only column, support_y[:, 0]" if shape[1:] == (1,) else "give one label for each sample"
         raise UserError(f"support_y must have shape (S,), but has {shape}: {advice}.")
 
 

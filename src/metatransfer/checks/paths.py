@@ -1,4 +1,4 @@
-"""Validators of files and folders."""
+"""Validators of files and folders; ``what`` names them in the error message."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from pathlib import Path
 from metatransfer.checks.values import did_you_mean
 from metatransfer.errors import UserError
 
+__all__ = ["check_file", "check_folder", "check_writable"]
+
 
 def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
     """The path of a file that must exist and be readable.
 
     Args:
         path: the file.
-        what: what it is, for the message.
-        remedy: what to do if it is missing and no file has a similar name.
+        what: name of the file in the error message.
+        remedy: what to do if the file is missing and none has a similar name.
 
     Returns:
         The path.
 
     Raises:
-        UserError: it does not exist (names the nearest file), is a folder, or cannot be read.
+        UserError: the file does not exist (suggests the most similar name), is a folder, or cannot be read.
     """
     path = Path(path)
     if not path.exists():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        advice = did_you_mean(path.name, siblings)
+        advice = _similar(path)
         raise UserError(f"{what} '{path}' does not exist{f': {remedy}.' if remedy and advice == '.' else advice}")
     if not path.is_file():
         raise UserError(f"{what} '{path}' is a folder, but must be a file.")
@@ -39,36 +40,28 @@ def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
 def check_folder(path: str | Path, what: str) -> Path:
     """The path of a folder that must exist.
 
-    Args:
-        path: the folder.
-        what: what it is, for the message.
-
-    Returns:
-        The path.
-
     Raises:
-        UserError: it does not exist (names the nearest folder) or is a file.
+        UserError: the folder does not exist (suggests the most similar name), or is a file.
     """
     path = Path(path)
+    if path.is_file():
+        raise UserError(f"{what} '{path}' is a file, but must be a folder.")
     if not path.is_dir():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        problem = "is a file, but must be a folder." if path.exists() else "does not exist"
-        raise UserError(f"{what} '{path}' {problem}{'' if path.exists() else did_you_mean(path.name, siblings)}")
+        raise UserError(f"{what} '{path}' does not exist{_similar(path)}")
     return path
 
 
+def _similar(path: Path) -> str:
+    return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
+
+
 def check_writable(path: str | Path, what: str) -> Path:
-    """The path of a folder that can be written to, or created; tried out, since permissions alone do not tell.
+    """The path of a folder that can be written to, or created.
 
-    Args:
-        path: the folder; it need not exist, and is not created.
-        what: what it is for, for the message.
-
-    Returns:
-        The path.
+    The folder is not created. Permissions alone are not reliable, so a file is written for a moment.
 
     Raises:
-        UserError: it, or the first of its parents that exists, is not a folder or not writable.
+        UserError: the folder, or the first of its parents that exists, is a file or not writable.
     """
     path = Path(path)
     try:
@@ -76,8 +69,8 @@ def check_writable(path: str | Path, what: str) -> Path:
         while not existing.exists():
             existing = existing.parent
         if not existing.is_dir():
-            raise UserError(f"{what} '{path}' cannot be made: '{existing}' is a file, not a folder.")
-        # under a name of its own: several runs may try the same folder at once
+            raise UserError(f"{what} '{path}' cannot be created: '{existing}' is a file, not a folder.")
+        # in a temporary folder, because several runs may check the same folder at once
         with tempfile.TemporaryDirectory(prefix=".writable-", dir=existing) as trial:
             folder = Path(trial, path.absolute().relative_to(existing))
             folder.mkdir(parents=True, exist_ok=True)

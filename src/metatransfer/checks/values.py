@@ -9,15 +9,23 @@ from torch import Tensor
 
 from metatransfer.errors import UserError
 
+__all__ = [
+    "check_choice",
+    "check_fraction",
+    "check_monitor",
+    "check_not_negative",
+    "check_positive",
+    "check_seed",
+    "check_state_dict",
+    "did_you_mean",
+]
+
 
 def check_positive(**values: float | None) -> None:
-    """Raises an error unless every number is positive and finite; ``None`` passes.
-
-    Args:
-        values: the numbers by argument name.
+    """Raises an error unless every number, given by argument name, is positive and finite; ``None`` passes.
 
     Raises:
-        UserError: the first that is 0, negative or not finite.
+        UserError: names the first number that is not.
     """
     for name, value in values.items():
         if value is not None and not 0 < value < float("inf"):
@@ -25,13 +33,10 @@ def check_positive(**values: float | None) -> None:
 
 
 def check_not_negative(**values: float | None) -> None:
-    """Raises an error if a number is negative or not finite; ``None`` passes.
-
-    Args:
-        values: the numbers by argument name.
+    """Raises an error if a number, given by argument name, is negative or not finite; ``None`` passes.
 
     Raises:
-        UserError: the first such number.
+        UserError: names the first such number.
     """
     for name, value in values.items():
         if value is not None and not 0 <= value < float("inf"):
@@ -39,13 +44,10 @@ def check_not_negative(**values: float | None) -> None:
 
 
 def check_seed(**values: float) -> None:
-    """Raises an error unless every number can seed a random generator.
-
-    Args:
-        values: the seeds by argument name.
+    """Raises an error unless every number, given by argument name, is an integer from 0 to 2**32 - 1.
 
     Raises:
-        UserError: the first that is not a whole number from 0 to 2**32 - 1.
+        UserError: names the first number that is not.
     """
     for name, value in values.items():
         if not isinstance(value, int) or not 0 <= value < 2**32:
@@ -53,13 +55,10 @@ def check_seed(**values: float) -> None:
 
 
 def check_fraction(**values: float) -> None:
-    """Raises an error unless every number lies in [0, 1).
-
-    Args:
-        values: the numbers by argument name.
+    """Raises an error unless every number, given by argument name, is in [0, 1).
 
     Raises:
-        UserError: the first that does not.
+        UserError: names the first number that is not.
     """
     for name, value in values.items():
         if not 0 <= value < 1:
@@ -67,15 +66,10 @@ def check_fraction(**values: float) -> None:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises an error unless a word is one of the allowed ones.
-
-    Args:
-        name: the argument.
-        value: the word.
-        choices: the allowed words.
+    """Raises an error unless an argument is one of the allowed words.
 
     Raises:
-        UserError: names the nearest allowed word.
+        UserError: lists the allowed words and suggests the most similar one.
     """
     if not isinstance(value, str) or value not in choices:
         raise UserError(
@@ -84,27 +78,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that suggests the known word nearest to ``word``.
-
-    Args:
-        word: what was typed.
-        known: the words that exist.
-
-    Returns:
-        ``". Did you mean X?"``, or ``"."`` if no word is near.
-    """
+    """``". Did you mean X?"`` with the known word most similar to ``word``, or ``"."`` if none is similar."""
     lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
     return f". Did you mean {lower[near[0]]}?" if near else "."
 
 
 def check_monitor(name: str, monitor: str, logged: Iterable[str]) -> None:
-    """Raises an error if a monitored metric is not logged.
-
-    Args:
-        name: what monitors it.
-        monitor: the metric.
-        logged: all logged metrics.
+    """Raises an error if the argument ``name`` monitors a metric that is not logged.
 
     Raises:
         UserError: lists the logged metrics.
@@ -118,30 +99,33 @@ def check_monitor(name: str, monitor: str, logged: Iterable[str]) -> None:
 
 
 def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
-    """Raises an error if weights belong to another network, before any of them is copied.
+    """Raises an error if loaded weights do not fit a class, before any of them is copied.
 
     Args:
         own: the expected weights.
-        loaded: the weights to be loaded.
-        what: the class that is to take them.
+        loaded: the loaded weights.
+        what: name of the class.
 
     Raises:
         UserError: names the first keys that are missing, unknown or of another shape.
     """
-    missing = [key for key in own if key not in loaded]
-    unknown = [key for key in loaded if key not in own]
     shapes = [
         f"{key} {tuple(loaded[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
         if key in loaded and loaded[key].shape != own[key].shape
     ]
+    found = {
+        "missing": [key for key in own if key not in loaded],
+        "unknown": [key for key in loaded if key not in own],
+        "of another shape": shapes,
+    }
     problems = [
-        f"{len(found)} {title} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for title, found in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-        if found
+        f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for title, keys in found.items()
+        if keys
     ]
     if problems:
         raise UserError(
-            f"the checkpoint's weights do not fit this {what}: {'; '.join(problems)}. Give the model the arguments "
-            "that it was trained with (they stand in the config.yaml of its run)."
+            f"the checkpoint's weights do not fit this {what}: {'; '.join(problems)}. Build the model with the "
+            "arguments that it was trained with (see the config.yaml of its run)."
         )

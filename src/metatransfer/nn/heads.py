@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from metatransfer.checks import check_fraction, check_positive
 
+__all__ = ["CosineHead", "Head", "LinearHead", "PerceptronHead"]
+
 
 class Head(nn.Module, ABC):
     """Maps features ``(N, in_features)`` to outputs ``(N, out_features)``.
@@ -32,7 +34,7 @@ class Head(nn.Module, ABC):
 
 
 class LinearHead(Head):
-    """An affine map, initialised as ``torch.nn.Linear`` is.
+    """A linear layer with the initialisation of ``torch.nn.Linear``.
 
     Args:
         in_features: size of the features.
@@ -66,7 +68,7 @@ class CosineHead(Head):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new class weights and sets the scale back."""
+        """Draws new class weights and resets the scale."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         nn.init.constant_(self.scale, self.initial_scale)
 
@@ -76,31 +78,36 @@ class CosineHead(Head):
 
 
 class PerceptronHead(Head):
-    """Fully connected ReLU layers before the affine map, such as the label predictor of DANN (1505.07818).
+    """A multilayer perceptron, such as the label predictor of DANN (Ganin et al. 2016, 1505.07818).
 
     Args:
         in_features: size of the features.
         out_features: number of classes, or size of a regression target.
-        hidden_sizes: sizes of the hidden layers.
-        dropout: probability of dropping a hidden value.
+        hidden_sizes: sizes of the hidden layers, each followed by ReLU and dropout.
+        dropout: dropout probability of hidden units.
 
     Raises:
-        UserError: a size below 1, or a probability outside of [0, 1).
+        UserError: a size is below 1, or the probability is outside [0, 1).
     """
 
     def __init__(
         self, in_features: int, out_features: int, hidden_sizes: Sequence[int] = (100, 100), dropout: float = 0.0
     ) -> None:
         super().__init__(in_features, out_features)
-        check_positive(**{f"hidden_sizes[{place}]": size for place, size in enumerate(hidden_sizes)})
-        check_fraction(dropout=dropout)
-        layers: list[nn.Module] = []
-        for size in hidden_sizes:
-            layers += [nn.Linear(in_features, size), nn.ReLU(), nn.Dropout(dropout)]
-            in_features = size
-        self.layers = nn.Sequential(*layers, nn.Linear(in_features, out_features))
+        self.layers = perceptron(in_features, hidden_sizes, out_features, dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``."""
         outputs: Tensor = self.layers(features)
         return outputs
+
+
+def perceptron(in_features: int, hidden_sizes: Sequence[int], out_features: int, dropout: float) -> nn.Sequential:
+    """Hidden layers with ReLU and dropout, and a linear output layer."""
+    check_positive(**{f"hidden_sizes[{place}]": size for place, size in enumerate(hidden_sizes)})
+    check_fraction(dropout=dropout)
+    layers: list[nn.Module] = []
+    for size in hidden_sizes:
+        layers += [nn.Linear(in_features, size), nn.ReLU(), nn.Dropout(dropout)]
+        in_features = size
+    return nn.Sequential(*layers, nn.Linear(in_features, out_features))

@@ -1,4 +1,4 @@
-"""The layers of any network from input to output, as policies of fine-tuning count them."""
+"""The layers of any network from input to output, as fine-tuning policies count them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 from torch import nn
 
+__all__ = ["Layer", "layers_of"]
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 class Layer(NamedTuple):
-    """A part of a network that is frozen, or given a learning rate, as one.
+    """A part of a network that is frozen, or assigned a learning rate, as a unit.
 
     Attributes:
-        name: of its first module with parameters, in the network.
-        modules: what it is made of, in order; also dropout and the like, which a frozen layer must switch off.
+        name: name of its first module with parameters.
+        modules: its modules in order, including those without parameters, such as dropout.
         parameters: its parameters by their names in the network.
     """
 
@@ -25,14 +27,14 @@ class Layer(NamedTuple):
 
 
 class LayerParameter(NamedTuple):
-    """A parameter and its place among the layers.
+    """A parameter and the position of its layer.
 
     Attributes:
-        name: in the network, ``head.`` in front of those of the head.
+        name: its name in the network, with the prefix ``head.`` in the head.
         value: the parameter.
-        layer: the layer that it belongs to.
-        place: number of this layer, counted from the input.
-        below_head: number of layers between its layer and the output: 0 for the head, 1 for the last of the backbone.
+        layer: its layer.
+        place: index of the layer, counted from the input.
+        below_head: index of the layer, counted from the output: 0 for the head, 1 for the last layer of the backbone.
     """
 
     name: str
@@ -43,29 +45,29 @@ class LayerParameter(NamedTuple):
 
 
 def layers_of(network: nn.Module) -> list[Layer]:
-    """The layers of a network from input to output: its blocks where it is made of blocks, else its single layers.
+    """The layers of a network from input to output: its blocks if it has blocks, otherwise its single layers.
 
-    Containers (``nn.Sequential``, ``nn.ModuleList``) are counted by what is in them, and so is an encoder around one.
-    A normalisation belongs to the layer before it, as does everything without parameters; parameters beside the
-    encoder (class token, position embedding) belong to the first layer, shared ones to the first that has them. Order
-    is that of registration, which every common network registers in the order of its forward pass.
+    The members of containers (``nn.Sequential``, ``nn.ModuleList``), and of an encoder around one, count as layers.
+    Normalisation and modules without parameters belong to the layer before them. Parameters next to the encoder (class
+    token, position embedding) belong to the first layer, shared parameters to the first layer that has them. The order
+    is that of registration, which is the order of the forward pass in all common networks.
 
     Args:
         network: a backbone or any other module.
 
     Returns:
-        Layers that together hold every parameter once; none for a network without parameters.
+        Layers that together hold every parameter once; an empty list for a network without parameters.
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     layers: list[Layer] = []
-    early: list[nn.Module] = []  # what stands before the first layer
-    loose: dict[str, nn.Parameter] = {}  # held by no layer but by what is around the layers
+    early: list[nn.Module] = []  # modules before the first layer
+    loose: dict[str, nn.Parameter] = {}  # parameters of modules around the layers
     seen: set[int] = set()
     taken: set[str] = set()
     embedded = False
     for name, module, whole in _units(network, ""):
         if id(module) in seen:
-            continue  # the same module in a second place
+            continue  # the same module, used twice
         seen.add(id(module))
         parameters = {names[id(value)]: value for value in module.parameters(recurse=whole)}
         parameters = {key: value for key, value in parameters.items() if key not in taken}
@@ -74,7 +76,7 @@ def layers_of(network: nn.Module) -> list[Layer]:
             loose |= parameters
             continue
         embedding = isinstance(module, nn.Embedding)
-        # words and positions are looked up side by side, not one after the other
+        # embeddings of words and of positions are added, so that they form one layer
         continues = not parameters or _is_norm(module) or (embedding and embedded)
         if layers and continues:
             last = layers[-1]
@@ -86,7 +88,7 @@ def layers_of(network: nn.Module) -> list[Layer]:
             layers.append(Layer(name, (*early, module), parameters))
             early = []
         embedded = embedding or (embedded and not parameters)
-    if loose and not layers:  # nothing but normalisation, or parameters of its own
+    if loose and not layers:  # only normalisation, or parameters outside of modules
         return [Layer("", (*early,) or (network,), loose)]
     if loose:
         first = layers[0]
@@ -99,7 +101,7 @@ def parameters_of(layers: Sequence[Layer]) -> Iterator[LayerParameter]:
     """The parameters of layers, from input to output.
 
     Yields:
-        Each with its layer.
+        Each parameter with the position of its layer.
     """
     for place, layer in enumerate(layers):
         for name, value in layer.parameters.items():
@@ -107,11 +109,7 @@ def parameters_of(layers: Sequence[Layer]) -> Iterator[LayerParameter]:
 
 
 def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, bool]]:
-    """What the layers are made of, in order.
-
-    Yields:
-        The name in the network, the module, and ``False`` where only parameters that it holds directly are meant.
-    """
+    # names, modules, and whether all parameters of the module are meant or only those that it holds directly
     filled = [name for name, child in module.named_children() if _size(child)]
     if not filled:
         yield prefix.rstrip("."), module, True
@@ -126,7 +124,7 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, boo
         elif type(child) in _CONTAINERS:
             yield from _expanded(child, path)
         elif type(module) not in _CONTAINERS and kinds.count(type(child)) == 1 and _surrounds(child):
-            # what stands in a container, or beside another of its kind, is a block, whatever it is made of
+            # a member of a container, or one of several modules of a type, is a block whatever it contains
             yield path, child, False
             for inner, grandchild in child.named_children():
                 yield from _expanded(grandchild, f"{path}.{inner}")
@@ -135,11 +133,7 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, boo
 
 
 def _expanded(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, bool]]:
-    """The members of a container and of the containers in it; anything else as it is.
-
-    Yields:
-        As :func:`_units`.
-    """
+    # the members of a container and of the containers in it
     if type(module) not in _CONTAINERS or not list(module.children()):
         yield path, module, True
         return
@@ -149,7 +143,7 @@ def _expanded(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, bo
 
 
 def _surrounds(module: nn.Module) -> bool:
-    """Whether most of a module is in a container, as in the encoder of a transformer."""
+    """Whether a container holds most of a module, as in the encoder of a transformer."""
     return any(type(child) in _CONTAINERS and 2 * _size(child) > _size(module) for child in module.children())
 
 
@@ -158,7 +152,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises and does nothing else; libraries have their own, named so."""
+    """Whether a module only normalises; other libraries' layers are recognised by their name."""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     return all(
         isinstance(part, kinds) or ("Norm" in type(part).__name__ and all(x.dim() < 2 for x in part.parameters(False)))

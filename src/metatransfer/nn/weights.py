@@ -1,4 +1,4 @@
-"""Weights of one network put into another, with every name accounted for."""
+"""Loading the weights of one network into another, with a report on every tensor."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from torch import Tensor, nn
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
 
-_PREFIX = "backbone."  # what a method's checkpoint calls its network
+__all__ = ["WeightsReport", "load_weights"]
+
+_PREFIX = "backbone."  # of the network's names in a checkpoint of a method
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
 
 
 class WeightsReport(NamedTuple):
-    """What became of the weights in a file.
+    """Which tensors of a file were loaded into a network.
 
     Attributes:
-        file: its name, without the folder.
-        sha256: of its content.
-        kept: tensors that are in the network now.
-        dropped: tensors of the file that are not, each with the reason.
-        new: tensors of the network that the file has not, or not in their shape; they stay as they were.
+        file: name of the file, without the folder.
+        sha256: checksum of the file.
+        kept: tensors that were loaded.
+        dropped: tensors of the file that were not loaded, each with the reason.
+        new: tensors of the network that the file does not hold, or in another shape; they are unchanged.
     """
 
     file: str
@@ -37,7 +39,7 @@ class WeightsReport(NamedTuple):
     new: tuple[str, ...]
 
     def card(self) -> dict[str, Any]:
-        """What of it a protocol card holds: file, checksum and counts."""
+        """File, checksum and counts, for the protocol card."""
         counts = {"kept": len(self.kept), "dropped": len(self.dropped), "new": len(self.new)}
         return {"file": self.file, "sha256": self.sha256, **counts}
 
@@ -54,7 +56,7 @@ class WeightsReport(NamedTuple):
 
 @contextmanager
 def no_weight_files() -> Iterator[None]:
-    """For a while networks are built without reading files of weights, since a checkpoint is about to fill them."""
+    """Within the block, networks are built without weight files, because a checkpoint will fill them."""
     token = _unread.set(True)
     try:
         yield
@@ -63,35 +65,35 @@ def no_weight_files() -> Iterator[None]:
 
 
 SHIPPED = {"glyphs": Path(__file__).parent / "pretrained" / "conv4_glyphs.safetensors"}
-"""Weights that come with the package, by the word for them: see ``configs/glyphs/pretrain.yaml``."""
+"""Weights that come with the package; ``configs/glyphs/pretrain.yaml`` trains them."""
 
 
 def weight_files_are_read() -> bool:
-    """Whether networks that are built now take their weights from files."""
+    """Whether networks currently read their weight files, see :func:`no_weight_files`."""
     return not _unread.get()
 
 
 def weights_reports(module: nn.Module) -> dict[str, WeightsReport]:
-    """The reports of all networks inside a module that took weights from a file."""
+    """The reports of all networks in a module that loaded weights from a file."""
     found = {name: getattr(part, "weights_report", None) for name, part in module.named_modules()}
     return {name: report for name, report in found.items() if isinstance(report, WeightsReport)}
 
 
 def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
-    """Copies the weights of a file that fit a network into it, by name and shape.
+    """Loads those weights of a file that match a network by name and shape.
 
     Args:
         network: changed in place.
-        path: a Lightning checkpoint, whose names start with ``backbone.`` (all others are of heads, metrics and the
-            like, and are passed over), a file of a ``state_dict``, or ``.safetensors``, with or without that prefix; or
-            ``"glyphs"``, weights that the package ships, of ``Conv4`` with its own arguments.
+        path: a Lightning checkpoint (names that do not start with ``backbone.`` are skipped); a ``state_dict`` or
+            ``.safetensors`` file with or without this prefix; or ``"glyphs"``, weights of the default ``Conv4`` that
+            come with the package.
 
     Returns:
-        What was kept, dropped and is new.
+        The report on all tensors.
 
     Raises:
-        UserError: no such file, nothing that can be read safely, values that are not finite, or weights of another
-            architecture: less than half of the network's parameters are among them.
+        UserError: the file does not exist, cannot be read safely, holds NaN or infinity, or is of another architecture
+            (it has less than half of the network's parameters).
     """
     file = SHIPPED.get(str(path)) or check_file(path, "weights file")
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
@@ -101,8 +103,10 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
     _check_architecture(network, given, dropped, str(path))
     for name, value in kept.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(f"weights file '{path}': '{name}' holds NaN or infinity: take one of a run that converged.")
-    whole = network.state_dict()  # some networks ask for the version that torch notes in it
+            raise UserError(
+                f"weights file '{path}': '{name}' holds NaN or infinity: use weights of a run that converged."
+            )
+    whole = network.state_dict()  # some networks need the version that torch stores in it
     whole.update(kept)
     network.load_state_dict(whole)
     with file.open("rb") as content:
@@ -147,14 +151,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _torch(file: Path) -> Any:  # noqa: ANN401
-    """The content of a torch file.
-
-    Raises:
-        UserError: it is none, or holds more than plain values.
-    """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises whatever its reader does
+    except Exception as error:  # damaged files raise many types of errors
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise UserError(
                 f"weights file '{file}' holds Python objects, which could run code: save network.state_dict() alone."
@@ -166,12 +165,7 @@ def _torch(file: Path) -> Any:  # noqa: ANN401
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
-    """The content of a safetensors file.
-
-    Raises:
-        UserError: it is none.
-    """
-    from safetensors.torch import load_file  # needed by few
+    from safetensors.torch import load_file
 
     try:
         return load_file(file)
@@ -181,13 +175,13 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _of_the_network(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What lies under ``backbone.``, unless the names fit the network better as they are."""
+    """The tensors with the prefix ``backbone.``, unless the full names match the network better."""
     inner = {name.removeprefix(_PREFIX): value for name, value in given.items() if name.startswith(_PREFIX)}
     return inner if inner and len(inner.keys() & own.keys()) >= len(given.keys() & own.keys()) else given
 
 
 def _reason(value: Tensor, own: Tensor | None) -> str | None:
-    """Why a tensor cannot be taken over, ``None`` where it can."""
+    """Why a tensor cannot be loaded; ``None`` if it can."""
     if own is None:
         return "not in the network"
     if value.shape != own.shape:

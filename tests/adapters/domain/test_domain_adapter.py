@@ -9,11 +9,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from metatransfer import UserError
-from metatransfer.adapters.domain.correlation_alignment import CorrelationAlignment
-from metatransfer.adapters.domain.geodesic_flow_kernel import GeodesicFlowKernel
-from metatransfer.adapters.domain.joint_distribution_adaptation import JointDistributionAdaptation
-from metatransfer.adapters.domain.subspace_alignment import SubspaceAlignment
-from metatransfer.adapters.domain.transfer_component_analysis import TransferComponentAnalysis
+from metatransfer.adapters.domain import (
+    CorrelationAlignment,
+    GeodesicFlowKernel,
+    JointDistributionAdaptation,
+    SubspaceAlignment,
+    TransferComponentAnalysis,
+)
 
 ALL = [
     SubspaceAlignment(2),

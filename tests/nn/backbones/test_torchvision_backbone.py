@@ -156,7 +156,7 @@ def test_fetching_only_where_it_is_asked_for(hub, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    refused(lambda: TorchvisionBackbone(SMALL, weights="default", download=True), "could not be fetched", "no route")
+    refused(lambda: TorchvisionBackbone(SMALL, weights="default", download=True), "could not be downloaded", "no route")
 
 
 def test_damaged_weights(hub, monkeypatch):

@@ -1,4 +1,4 @@
-"""What classifiers of features share: fitted at once, as scikit-learn's are, their state nothing but tensors."""
+"""The base class of classifiers that are fitted to features; their state consists of tensors only."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Labelled(NamedTuple):
 
 
 class FeatureClassifier(torch.nn.Module, ABC):
-    """Tells classes by features.
+    """A classifier of features with the interface of scikit-learn.
 
-    What :meth:`fit` learns are tensors in ``self.learned``, so that a checkpoint holds them.
+    :meth:`fit` stores what it learns as tensors in ``self.learned``, which checkpoints save.
 
     Attributes:
-        learned: by name; empty before the fit.
+        learned: tensors by name; empty before the fit.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
+        """Records the arguments for checkpoints."""
         self = super().__new__(cls)
         remember_arguments(self, args, kwargs)
         return self
@@ -47,90 +47,66 @@ class FeatureClassifier(torch.nn.Module, ABC):
 
     @abstractmethod
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
-        """Learns.
+        """Fits the classifier.
 
         Args:
-            train: what to learn from; every class has a sample.
+            train: training samples; every class needs at least one.
             num_classes: number of classes.
-            val: what to choose by, for those that choose.
+            val: validation samples, for classifiers that select a hyperparameter.
 
         Returns:
-            Itself.
+            The fitted classifier.
         """
 
     @abstractmethod
     def scores(self, x: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            x: ``(N, E)`` features.
-
-        Returns:
-            ``(N, C)``.
-        """
+        """Logits ``(N, C)`` of features ``(N, E)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of features.
+        """Logits ``(N, C)`` of features ``(N, E)``.
 
         Raises:
-            UserError: before the fit, or features of another size.
+            UserError: the classifier is not fitted, or the features have another size.
         """
         if not self.learned:
-            raise UserError(
-                f"{type(self).__name__} has learned nothing yet: fit it first, or give --ckpt_path of a fit."
-            )
+            name = type(self).__name__
+            raise UserError(f"{name} has learned nothing yet: fit it first, or give --ckpt_path of a fit.")
         if x.dim() != 2 or not x.is_floating_point():
             raise UserError(f"features must be floats of shape (N, E), but are {x.dtype} of shape {tuple(x.shape)}.")
         self.learned = {name: value.to(x.device) for name, value in self.learned.items()}
-        with torch.autocast(x.device.type, enabled=False):  # what was learned was learned in float32
+        with torch.autocast(x.device.type, enabled=False):  # it was fitted in float32
             return self.scores(x.to(torch.promote_types(x.dtype, torch.float32)))
 
     def check_labelled(
         self, train: Labelled, num_classes: int, val: Labelled | None = None
     ) -> tuple[Labelled, Labelled | None]:
-        """Refuses what cannot be learned from; :meth:`fit` begins with it.
+        """Checks the samples at the beginning of :meth:`fit`.
 
         Args:
-            train: what to learn from.
+            train: training samples.
             num_classes: number of classes.
-            val: what to choose by.
+            val: validation samples.
 
         Returns:
-            Both, their features in float32 or wider.
+            Both, with features in float32 or float64.
 
         Raises:
-            UserError: no samples, shapes or labels that do not fit, features that are not finite, or a class without
-                training samples.
+            UserError: there are no samples, shapes or labels do not fit, features are not finite, or a class has no
+                training sample.
         """
-        name, checked = type(self).__name__, []
-        for where, part in (("training", train), ("validation", val)):
-            if part is None:
-                continue
-            x, y = part
-            if x.dim() != 2 or not x.is_floating_point() or y.dtype != torch.int64 or y.shape != x.shape[:1]:
-                raise UserError(
-                    f"{name} needs {where} features (N, E) of floats and labels (N,) of int64, but got {x.dtype} of "
-                    f"shape {tuple(x.shape)} and {y.dtype} of shape {tuple(y.shape)}."
-                )
-            if not x.numel():
-                raise UserError(f"{name} needs {where} features, but got none: shape {tuple(x.shape)}.")
-            if x.shape[1] != train.x.shape[1]:
-                raise UserError(
-                    f"{name} got {train.x.shape[1]} training features of a sample, but {x.shape[1]} of validation: "
-                    "take both from the same network."
-                )
-            if int(y.min()) < 0 or int(y.max()) >= num_classes:
-                raise UserError(
-                    f"{name} got {where} labels from {int(y.min())} to {int(y.max())}, but num_classes={num_classes} "
-                    f"takes 0 to {num_classes - 1}."
-                )
-            if not torch.isfinite(x).all():
-                raise UserError(f"{name} got {where} features that are NaN or infinite: look at samples and weights.")
-            checked.append(Labelled(x.to(torch.promote_types(x.dtype, torch.float32)), y))
+        name = type(self).__name__
+        checked = _checked(train, num_classes, f"{name} needs training features", f"{name} got training")
         missing = (torch.bincount(train.y, minlength=num_classes) == 0).nonzero().flatten().tolist()
         if missing:
             raise UserError(f"{name} got no training sample of class {missing[0]}: every class needs one.")
-        return checked[0], checked[1] if val is not None else None
+        if val is None:
+            return checked, None
+        if val.x.dim() == 2 and val.x.numel() and val.x.shape[1] != train.x.shape[1]:
+            raise UserError(
+                f"{name} got {train.x.shape[1]} training features of a sample, but {val.x.shape[1]} of validation: "
+                "compute both with the same network."
+            )
+        return checked, _checked(val, num_classes, f"{name} needs validation features", f"{name} got validation")
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class ``(N,)`` of features ``(N, E)``."""
@@ -142,29 +118,49 @@ class FeatureClassifier(torch.nn.Module, ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
 
 
+def _checked(samples: Labelled, num_classes: int, needs: str, got: str) -> Labelled:
+    x, y = samples
+    if x.dim() != 2 or not x.is_floating_point() or y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise UserError(
+            f"{needs} (N, E) of floats and labels (N,) of int64, but got {x.dtype} of shape {tuple(x.shape)} and "
+            f"{y.dtype} of shape {tuple(y.shape)}."
+        )
+    if not x.numel():
+        raise UserError(f"{needs}, but got none: shape {tuple(x.shape)}.")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"{got} labels from {low} to {high}, but num_classes={num_classes} takes 0 to {num_classes - 1}."
+        )
+    if not torch.isfinite(x).all():
+        raise UserError(f"{got} features that are NaN or infinite: check the samples and the network's weights.")
+    return Labelled(x.to(torch.promote_types(x.dtype, torch.float32)), y)
+
+
 def fitting(known: Tensor, x: Tensor) -> Tensor:
-    """What was learned, as wide as the features.
+    """A learned tensor in the precision of the features.
 
     Raises:
-        UserError: features of another size.
+        UserError: the features have another size.
     """
     if x.shape[1] != known.shape[1]:
         raise UserError(
-            f"the classifier was fitted to features of size {known.shape[1]}, but gets {x.shape[1]}: give it those of "
-            "the same network, or fit it anew."
+            f"the classifier was fitted to features of size {known.shape[1]}, but gets {x.shape[1]}: use features of "
+            "the same network, or fit it again."
         )
     return known.to(x.dtype)
 
 
 def linear_scores(head: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Outputs of a linear layer on standardised features: folded into the layer, a large mean would cost digits."""
+    """Outputs of a linear layer on standardised features."""
     weight = fitting(head["weight"], x)
     mean, deviation, bias = (head[name].to(x.dtype) for name in ("mean", "deviation", "bias"))
+    # mean and deviation are not folded into the layer, because a large mean would cost precision
     return F.linear((x - mean) / deviation, weight, bias)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature; a constant feature is left as it is."""
+    """Mean and standard deviation of each feature; 1 as the deviation of a constant feature."""
     mean = x.mean(0)
     deviation = x.std(0, correction=0)
     return mean, torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, 1.0)

@@ -1,4 +1,4 @@
-"""Logistic regression on features, for many learning rates at once."""
+"""Logistic regression on features, with a search over learning rates."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from metatransfer.errors import UserError
 
 
 class LinearProbe(FeatureClassifier):
-    r"""Logistic regression on features, for many learning rates at once, of which validation chooses one.
+    r"""Logistic regression on features, with the learning rate selected by validation accuracy.
 
-    All heads are trained side by side, one batched product for all of them, by SGD with momentum 0.9 and a cosine
-    schedule, as linear probes of self-supervised networks are (e.g. He et al. 2022, 2111.06377). Features are brought
-    to zero mean and unit variance by those of the training.
+    One head per learning rate is trained, all heads in parallel, by SGD with momentum 0.9 and a cosine schedule, as in
+    linear probing of self-supervised networks (e.g. He et al. 2022, 2111.06377). Features are standardised with the
+    statistics of the training samples.
 
     Args:
-        learning_rates: how many, spread evenly over the logarithm from ``lowest`` to ``highest``.
+        learning_rates: number of rates, logarithmically spaced from ``lowest`` to ``highest``.
         lowest: smallest rate.
         highest: largest rate.
-        epochs: passes over the training features.
-        batch_size: features of a step.
-        weight_decay: of all heads, their biases left out.
-        seed: of the order.
+        epochs: passes over the training samples.
+        batch_size: samples per step.
+        weight_decay: applied to the weights, but not to the biases.
+        seed: seed of the order of the samples.
 
     Attributes:
         rates: the learning rates.
-        found: accuracy on the validation features by learning rate, after a fit.
+        found: validation accuracy by learning rate, after a fit.
 
     Raises:
-        UserError: a number that is not above 0, or ``lowest`` and ``highest`` that do not fit ``learning_rates``.
+        UserError: a number is not positive, or ``lowest`` and ``highest`` do not fit ``learning_rates``.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class LinearProbe(FeatureClassifier):
             raise UserError(f"lowest must not be above highest, but they are {lowest} and {highest}.")
         if learning_rates == 1 and lowest != highest:
             raise UserError(
-                f"learning_rates=1 leaves open which rate from lowest={lowest} to highest={highest} is meant: set both "
-                "to it."
+                f"learning_rates=1 needs lowest and highest to be equal, but they are {lowest} and {highest}: set both "
+                "to the rate."
             )
         steps = [place / max(1, learning_rates - 1) for place in range(learning_rates)]
         self.rates = [lowest ** (1 - step) * highest**step for step in steps]
@@ -65,13 +65,13 @@ class LinearProbe(FeatureClassifier):
         self.found: dict[float, float] = {}
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
-        """Trains all heads and keeps the one that is best on ``val``.
+        """Trains all heads and keeps the best one on ``val``.
 
         Raises:
-            UserError: nothing to choose by, or no rate that does not diverge.
+            UserError: several rates without ``val``, or all rates diverge.
         """
         if val is None and len(self.rates) > 1:
-            raise UserError("LinearProbe chooses its learning rate on validation features: give some, or one rate.")
+            raise UserError("LinearProbe selects its learning rate on validation features: give some, or one rate.")
         train, val = self.check_labelled(train, num_classes, val)
         mean, deviation = moments(train.x)
         weight, bias = self._trained((train.x - mean) / deviation, train.y, num_classes)
@@ -86,14 +86,12 @@ class LinearProbe(FeatureClassifier):
                 break
             right = float((outputs.argmax(-1) == val.y).double().mean())
             self.found[rate] = right
-            # of equal accuracies the one with the least loss
+            # ties are decided by the loss
             score = right, -float(F.cross_entropy(outputs, val.y))
             if best is None or score > highest:
                 best, highest = place, score
         if best is None:
-            raise UserError(
-                f"LinearProbe diverges at all of its learning rates, the least {self.rates[0]:g}: lower it."
-            )
+            raise UserError(f"LinearProbe diverges at all learning rates from {self.rates[0]:g}: decrease lowest.")
         self.learned = {
             "weight": weight[best].clone(),
             "bias": bias[best].clone(),
@@ -108,7 +106,7 @@ class LinearProbe(FeatureClassifier):
         """Weights ``(R, C, E)`` and biases ``(R, C)`` of all heads."""
         heads, samples = len(self.rates), len(x)
         rates = x.new_tensor(self.rates).view(-1, 1, 1)
-        ones = torch.cat([x, x.new_ones(samples, 1)], dim=1)  # the bias is one weight more
+        ones = torch.cat([x, x.new_ones(samples, 1)], dim=1)  # the last weight is the bias
         joint = x.new_zeros(heads, num_classes, ones.shape[1])
         velocity = torch.zeros_like(joint)
         target = F.one_hot(y, num_classes).to(x.dtype)

@@ -14,14 +14,14 @@ from metatransfer.checks import check_positive
 class LinearSVM(FeatureClassifier):
     """Linear support vector machines, one class against the rest, by scikit-learn's ``LinearSVC`` (LIBLINEAR).
 
-    Features are brought to zero mean and unit variance by those of the training. The outputs are margins: their softmax
-    orders the classes, but is no probability.
+    Features are standardised with the statistics of the training samples. The outputs are margins; their softmax ranks
+    the classes, but is not a calibrated probability.
 
     Args:
         C: inverse strength of the regularisation.
 
     Raises:
-        UserError: ``C`` is not above 0.
+        UserError: ``C`` is not positive.
     """
 
     def __init__(self, C: float = 0.01) -> None:
@@ -30,8 +30,8 @@ class LinearSVM(FeatureClassifier):
         self.C = C
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
-        """Trains the machines."""
-        from sklearn.svm import LinearSVC  # a second that other runs need not pay
+        """Fits one machine per class."""
+        from sklearn.svm import LinearSVC  # takes a second to import
 
         train, _ = self.check_labelled(train, num_classes)
         mean, deviation = moments(train.x)

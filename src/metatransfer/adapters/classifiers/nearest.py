@@ -1,4 +1,4 @@
-"""Classifiers by nearness: to the means of the classes, or to single samples."""
+"""Classifiers by the nearest class mean and by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from metatransfer.functional.meta.prototypes import Distance, class_prototypes, 
 
 
 class NearestClassMean(FeatureClassifier):
-    r"""The class whose mean is nearest: :math:`z_k = s\cos(f, c_k)` or :math:`-\lVert f-c_k\rVert^2`.
+    r"""Predicts the class with the nearest mean: :math:`z_k = s\cos(f, c_k)` or :math:`-\lVert f-c_k\rVert^2`.
 
-    Mensink et al. 2013 (PAMI 35(11)); with few labels hard to beat (SimpleShot, Wang et al. 2019, 1911.04623).
+    Mensink et al. 2013 (PAMI 35(11)); a strong baseline for few labels (SimpleShot, Wang et al. 2019, 1911.04623).
 
     Args:
         distance: ``"cosine"`` or ``"euclidean"`` (squared).
-        scale: factor :math:`s` of the cosine: it changes the probabilities, not the answers.
+        scale: factor :math:`s` of the cosine; changes the probabilities, but not the predictions.
 
     Raises:
-        UserError: an unknown distance, or a scale that is not above 0.
+        UserError: an unknown distance, or a scale that is not positive.
     """
 
     def __init__(self, distance: Distance = "cosine", scale: float = 10.0) -> None:
@@ -33,7 +33,7 @@ class NearestClassMean(FeatureClassifier):
         self.distance, self.scale = distance, scale
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
-        """The class means."""
+        """Computes the class means."""
         train, _ = self.check_labelled(train, num_classes)
         means = class_prototypes(train.x.unsqueeze(0), train.y.unsqueeze(0), num_classes)
         self.learned = {"means": means.squeeze(0)}
@@ -46,17 +46,17 @@ class NearestClassMean(FeatureClassifier):
 
 
 class NearestNeighbors(FeatureClassifier):
-    r"""The classes of the ``k`` nearest training samples, each weighing :math:`e^{\cos/\tau}`.
+    r"""A vote of the ``k`` nearest training samples with weights :math:`e^{\cos/\tau}` (Wu et al. 2018, 1805.01978).
 
-    Wu et al. 2018 (1805.01978). With the Euclidean distance each weighs :math:`e^{-\lVert f-x\rVert^2/\tau}`.
+    With the Euclidean distance the weights are :math:`e^{-\lVert f-x\rVert^2/\tau}`.
 
     Args:
-        k: how many neighbours; all training samples where there are fewer.
-        temperature: :math:`\tau`; the smaller, the more the nearest alone counts.
+        k: number of neighbours, at most the number of training samples.
+        temperature: :math:`\tau`; the smaller, the more the nearest sample dominates.
         distance: ``"cosine"`` or ``"euclidean"``.
 
     Raises:
-        UserError: a number that is not above 0, or an unknown distance.
+        UserError: a number is not positive, or the distance is unknown.
     """
 
     def __init__(self, k: int = 5, temperature: float = 0.07, distance: Distance = "cosine") -> None:
@@ -66,20 +66,20 @@ class NearestNeighbors(FeatureClassifier):
         self.k, self.temperature, self.distance = k, temperature, distance
 
     def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
-        """Keeps the training samples; for the cosine at unit length."""
+        """Stores the training samples, scaled to unit length for the cosine."""
         train, _ = self.check_labelled(train, num_classes)
         x = F.normalize(train.x, dim=-1) if self.distance == "cosine" else train.x
         self.learned = {"x": x, "y": train.y, "classes": torch.tensor(num_classes)}
         return self
 
     def scores(self, x: Tensor) -> Tensor:
-        """Logarithms of the parts of the votes."""
+        """Logarithms of the shares of the vote."""
         known, y = fitting(self.learned["x"], x), self.learned["y"]
         if self.distance == "cosine":
-            likeness = F.normalize(x, dim=-1) @ known.T
-        else:  # not by a product of matrices, which loses the digits that tell near samples apart
-            likeness = -torch.cdist(x, known, compute_mode="donot_use_mm_for_euclid_dist").square()
-        nearness, nearest = likeness.topk(min(self.k, len(known)))
+            similarity = F.normalize(x, dim=-1) @ known.T
+        else:  # a matrix product would not be precise enough for samples that are close together
+            similarity = -torch.cdist(x, known, compute_mode="donot_use_mm_for_euclid_dist").square()
+        nearness, nearest = similarity.topk(min(self.k, len(known)))
         weight = (nearness / self.temperature).softmax(-1)
         votes = F.one_hot(y[nearest], int(self.learned["classes"]))
         shares = (weight.unsqueeze(-1) * votes).sum(1)

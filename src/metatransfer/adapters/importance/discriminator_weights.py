@@ -1,4 +1,4 @@
-"""Importance weights from a classifier that tells the domains apart."""
+"""Importance weights from a classifier that distinguishes the domains."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from metatransfer.adapters.importance.importance_weights import Array, ImportanceWeights
+from metatransfer.adapters.domain.domain_adapter import Array
+from metatransfer.adapters.importance.importance_weights import ImportanceWeights
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import importance
 
 
 class DiscriminatorWeights(ImportanceWeights):
-    r"""Weights :math:`\frac nm\frac{p}{1-p}` of a classifier's probability ``p`` of the target (Bickel et al. 2009).
+    r"""Weights :math:`\frac nm\frac{p}{1-p}`, where ``p`` is the predicted probability of the target (Bickel 2009).
 
-    Logistic regression on features of unit variance: quick, and exact where the logarithm of the ratio is linear in
-    the features, as with two normal distributions of the same covariance.
+    The classifier is logistic regression on standardised features by default. It is fast, and exact if the logarithm of
+    the density ratio is linear in the features, as for two normal distributions with the same covariance.
 
     Args:
-        estimator: another classifier with ``predict_proba``; its answers to the samples it learned from must be
-            probabilities, which those of a nearest neighbour or an unpruned tree are not.
+        estimator: another classifier with ``predict_proba``. It must be calibrated on its own training samples, unlike
+            nearest neighbours or an unpruned tree.
         regularization: inverse strength ``C`` of the logistic regression.
-        limit: no ratio is above it, before they are brought to mean 1.
+        limit: upper bound of the ratios, before they are scaled to mean 1.
 
     Attributes:
-        estimator_: the fitted classifier; 1 is the target.
+        estimator_: the fitted classifier; class 1 is the target.
     """
 
     def __init__(
@@ -35,10 +36,10 @@ class DiscriminatorWeights(ImportanceWeights):
         self.estimator, self.regularization, self.limit = estimator, regularization, limit
 
     def find_weights(self, source: Array, target: Array) -> Array:
-        """The weights.
+        """The ratios of the source samples.
 
         Raises:
-            UserError: a number that is not above 0, or a classifier without probabilities.
+            UserError: an argument is not positive, or the classifier has no probabilities.
         """
         if not (self.regularization > 0 and self.limit > 0):
             raise UserError(
@@ -46,14 +47,13 @@ class DiscriminatorWeights(ImportanceWeights):
                 f"{self.limit}."
             )
         if self.estimator is None:
-            logistic = LogisticRegression(C=self.regularization, max_iter=1000)
-            self.estimator_ = make_pipeline(StandardScaler(), logistic)
+            self.estimator_ = make_pipeline(StandardScaler(), LogisticRegression(C=self.regularization, max_iter=1000))
         elif hasattr(self.estimator, "predict_proba"):
             self.estimator_ = clone(self.estimator)
         else:
             raise UserError(
                 f"DiscriminatorWeights needs a classifier with predict_proba, but {type(self.estimator).__name__} has "
-                "none: take LogisticRegression, or wrap it in CalibratedClassifierCV."
+                "none: use LogisticRegression, or wrap it in CalibratedClassifierCV."
             )
         domain = np.repeat([0, 1], [len(source), len(target)])
         self.estimator_.fit(np.concatenate([source, target]), domain)

@@ -1,4 +1,4 @@
-"""The base of importance weights: source samples count as much as they would in the target."""
+"""The base class of importance weights for source samples."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ from abc import abstractmethod
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
-from metatransfer.adapters.domain.checks import check_domains
+from metatransfer.adapters.domain.domain_adapter import Array, check_domains
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import importance
 
-Array = NDArray[np.float64]
 _FEW = 0.1  # of the samples
 
 
 class ImportanceWeights(BaseEstimator):  # type: ignore[misc]
-    """Weights of source samples, :math:`p_t(x)/p_s(x)`, from samples of both domains.
+    """Estimates the density ratio :math:`p_t(x)/p_s(x)` of source samples.
 
-    They help where the domains differ in how often samples occur, not in how samples are labelled (covariate shift,
-    Shimodaira 2000), and where the source holds samples wherever the target does. A subclass says how they are found
-    (:meth:`find_weights`). Without a target the source stands for it.
+    Importance weights correct covariate shift (Shimodaira 2000): the domains differ in how often samples occur, but not
+    in how they are labelled, and the source covers the target. If no target is given, the source is used as the target.
+    A subclass implements :meth:`find_weights`.
 
     Attributes:
-        weights_: ``(n,)`` of mean 1, in the order of the samples that it was fitted to.
-        effective_sample_size_: how many equally weighted samples are as good, from 1 to ``n``.
+        weights_: ``(n,)`` weights of mean 1, in the order of the source samples.
+        effective_sample_size_: number of equally weighted samples that are worth as much, from 1 to ``n``.
     """
 
     @abstractmethod
     def find_weights(self, source: Array, target: Array) -> Array:
-        """Finds the weights, up to a factor.
+        """Computes the weights up to a factor.
 
         Args:
             source: ``(n, d)``.
@@ -43,44 +42,39 @@ class ImportanceWeights(BaseEstimator):  # type: ignore[misc]
         """
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None, *, target: ArrayLike | None = None) -> Self:
-        """Finds the weights; warns where fewer than a tenth of the samples are left in effect.
+        """Computes the weights; warns if the effective sample size is below a tenth of the samples.
 
         Args:
-            X: ``(n, d)`` samples of the source.
-            y: not looked at.
-            target: ``(m, d)`` samples of the target.
+            X: ``(n, d)`` source samples.
+            y: ignored.
+            target: ``(m, d)`` target samples.
 
         Returns:
-            Itself.
+            The fitted weights.
 
         Raises:
-            UserError: an empty domain or a single sample, NaN, domains with different numbers of features, or weights
-                that are all 0.
+            UserError: a domain has fewer than two samples, holds NaN or infinity, or has other features than the other,
+                or all weights are 0.
         """
         source, other = check_domains(self, X, target)
         found = self.find_weights(source, other)
         mean = found.mean()
         if not (np.isfinite(mean) and mean > 0):
             raise UserError(
-                f"{type(self).__name__} finds no source sample near the target: scale the features alike in both "
-                "domains, or raise the bandwidth."
+                f"{type(self).__name__} finds no source sample near the target: use the same feature scale in both "
+                "domains, or increase the bandwidth."
             )
         self.weights_: Array = found / mean
         self.effective_sample_size_ = importance.effective_sample_size(self.weights_)
         if self.effective_sample_size_ < _FEW * len(source):
             warnings.warn(
                 f"{type(self).__name__} leaves {self.effective_sample_size_:.1f} of {len(source)} source samples in "
-                "effect: the domains hardly overlap, and what is learned with these weights will vary a lot.",
+                "effect: the domains hardly overlap, and results with these weights will vary a lot.",
                 stacklevel=2,
             )
         return self
 
     def _bandwidth(self, wanted: float | None, source: Array, target: Array) -> float:
-        """What is wanted, or the median distance of the samples of both domains.
-
-        Raises:
-            UserError: a bandwidth that is not above 0.
-        """
         if wanted is None:
             return importance.median_bandwidth(np.concatenate([source, target]))
         if not 0 < wanted < np.inf:

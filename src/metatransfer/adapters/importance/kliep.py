@@ -1,11 +1,12 @@
-"""KLIEP: a density ratio under which the target is most likely."""
+"""The Kullback-Leibler importance estimation procedure."""
 
 from __future__ import annotations
 
 import numpy as np
 from sklearn.utils import check_random_state
 
-from metatransfer.adapters.importance.importance_weights import Array, ImportanceWeights
+from metatransfer.adapters.domain.domain_adapter import Array
+from metatransfer.adapters.importance.importance_weights import ImportanceWeights
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import importance
 
@@ -15,20 +16,19 @@ MULTIPLES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 1.5, 2.0)
 class KLIEP(ImportanceWeights):
     r"""Kullback-Leibler Importance Estimation Procedure (Sugiyama et al. 2008, NIPS 20).
 
-    The ratio is a sum of Gaussian kernels at samples of the target. Their bandwidth is the one under which target
-    samples that are held out are most likely.
+    The density ratio is a sum of Gaussian kernels at target samples. Their bandwidth is chosen by cross-validation of
+    the target's likelihood.
 
     Args:
-        bandwidth: :math:`\sigma`; where ``None``, the best of 0.1 to 2 times the median distance of the samples of
-            both domains.
-        centers: kernels, at target samples drawn at random; all of them where there are fewer.
-        folds: parts in which target samples are held out, where the bandwidth is to be found.
-        random_state: of the centers and parts.
+        bandwidth: :math:`\sigma`; if omitted, chosen from 0.1 to 2 times the median distance between samples.
+        centers: number of kernels, at randomly drawn target samples.
+        folds: number of folds of the cross-validation.
+        random_state: seed of centers and folds.
 
     Attributes:
         bandwidth_: the bandwidth.
-        centers_: ``(L, d)`` where the kernels stand.
-        alpha_: ``(L,)`` their weights.
+        centers_: ``(L, d)`` centers of the kernels.
+        alpha_: ``(L,)`` weights of the kernels.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class KLIEP(ImportanceWeights):
         self.bandwidth, self.centers, self.folds, self.random_state = bandwidth, centers, folds, random_state
 
     def find_weights(self, source: Array, target: Array) -> Array:
-        """The density ratio of the source's samples.
+        """The density ratio of the source samples.
 
         Raises:
             UserError: fewer than two centers or folds.
@@ -53,7 +53,7 @@ class KLIEP(ImportanceWeights):
         self.centers_ = target[centers]
         if self.bandwidth is None:
             fold = np.empty(len(target), np.int64)
-            fold[order] = np.arange(len(target)) % self.folds  # neighbours in the order, so that centers fall in all
+            fold[order] = np.arange(len(target)) % self.folds  # every fold has some of the centers
             candidates = [multiple * self.bandwidth_ for multiple in MULTIPLES]
             self.bandwidth_ = importance.kliep_bandwidth(source, target, centers, candidates, fold)
         mine, other = (importance.gaussian_kernel(x, self.centers_, self.bandwidth_) for x in (source, target))

@@ -1,4 +1,4 @@
-"""A classifier that learns from a source as if it were the target, by weighting its samples."""
+"""A classifier that is fitted to importance-weighted source samples."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def _offers(name: str) -> Callable[[Any], bool]:
 
 
 class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Fits a classifier to the source, each sample weighted by its importance for the target (Shimodaira 2000).
+    """Fits a classifier to source samples that are weighted by their importance for the target (Shimodaira 2000).
 
     Args:
-        estimator: a classifier whose ``fit`` takes ``sample_weight``, or a pipeline that ends with one.
-        weights: how the weights are found.
+        estimator: a classifier whose ``fit`` accepts ``sample_weight``, or a pipeline that ends with one.
+        weights: the estimator of the weights.
 
     Attributes:
         estimator_: the fitted classifier.
         weighting_: the fitted weights.
-        weights_: ``(n,)`` of the samples that it was fitted to, of mean 1.
+        weights_: ``(n,)`` weights of mean 1 of the source samples.
         classes_: the labels.
     """
 
@@ -39,20 +39,20 @@ class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEsti
         self.estimator, self.weights = estimator, weights
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, target: ArrayLike | None = None) -> Self:
-        """Finds the weights, and fits the classifier with them.
+        """Computes the weights and fits the classifier with them.
 
         Args:
-            X: ``(n, d)`` samples of the source.
+            X: ``(n, d)`` source samples.
             y: ``(n,)`` their labels.
-            target: ``(m, d)`` samples of the target; without them the source stands for it.
+            target: ``(m, d)`` target samples; defaults to the source samples.
 
         Returns:
-            Itself.
+            The fitted classifier.
 
         Raises:
-            UserError: a classifier that takes no weights, and what the weights refuse.
+            UserError: the classifier accepts no weights, or the weights cannot be computed.
         """
-        # numbers that are not finite are left to the weights, which say in which domain they are
+        # NaN and infinity are left to the weights, whose message names the domain
         samples, labels = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=0)
         check_classification_targets(labels)
         argument = self._argument()
@@ -63,41 +63,31 @@ class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEsti
         return self
 
     def _argument(self) -> str:
-        """The argument of ``fit`` that takes the weights.
-
-        Raises:
-            UserError: there is none.
-        """
         pipeline = isinstance(self.estimator, Pipeline)
         name, last = self.estimator.steps[-1] if pipeline else ("", self.estimator)
         if not has_fit_parameter(last, "sample_weight"):
             raise UserError(
-                f"ImportanceWeightedClassifier needs a classifier that can weight samples, but {type(last).__name__}'s "
-                "fit takes no sample_weight: choose one that does, such as LogisticRegression or SVC."
+                f"ImportanceWeightedClassifier needs a classifier with sample weights, but {type(last).__name__}'s fit "
+                "takes no sample_weight: choose one that does, such as LogisticRegression or SVC."
             )
         return f"{name}__sample_weight" if pipeline else "sample_weight"
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Labels of samples ``(n, d)``."""
-        samples = self._samples(X)
-        found: NDArray[Any] = self.estimator_.predict(samples)
-        return found
+        return self._answer("predict", X)
 
     @available_if(_offers("predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probabilities ``(n, C)`` of samples ``(n, d)``, in the order of ``classes_``."""
-        samples = self._samples(X)
-        found: NDArray[np.float64] = self.estimator_.predict_proba(samples)
-        return found
+        return self._answer("predict_proba", X)
 
     @available_if(_offers("decision_function"))  # type: ignore[untyped-decorator]
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Scores ``(n,)`` or ``(n, C)`` of samples ``(n, d)``."""
-        samples = self._samples(X)
-        found: NDArray[np.float64] = self.estimator_.decision_function(samples)
-        return found
+        return self._answer("decision_function", X)
 
-    def _samples(self, x: ArrayLike) -> NDArray[np.float64]:
+    def _answer(self, method: str, x: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)
-        found: NDArray[np.float64] = validate_data(self, x, dtype=np.float64, reset=False)
+        samples = validate_data(self, x, dtype=np.float64, reset=False)
+        found: NDArray[Any] = getattr(self.estimator_, method)(samples)
         return found

@@ -1,4 +1,4 @@
-"""The one thing that methods ask of a network: features of a known size."""
+"""The base class of networks that compute features."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from metatransfer.nn.weights import WeightsReport, load_weights, weight_files_ar
 class Backbone(nn.Module, ABC):
     """A network that maps samples ``(N, *shape)`` to features ``(N, out_features)``.
 
-    Subclass it, set ``out_features`` in the constructor, and write ``forward``. Every subclass that is imported can be
-    named in a YAML file (``backbone: MyBackbone``). One that can start from weights of another run has an argument
-    ``weights: str | None = None`` and ends its constructor by ``self.load_weights(weights)``.
+    A subclass sets ``out_features`` in its constructor and implements ``forward``. Every imported subclass can be named
+    in a YAML file (``backbone: MyBackbone``). To support initial weights, add an argument ``weights: str | None =
+    None`` and call ``self.load_weights(weights)`` at the end of the constructor.
 
     Attributes:
         out_features: size of the feature vector.
-        in_shape: shape of one sample without the batch axis, ``None`` where any goes; checked before training starts.
-        weights_report: what became of the weights of the file that the network started from, ``None`` without one.
+        in_shape: shape of one sample without the batch axis, checked before training; ``None`` allows any shape.
+        weights_report: report on the file of initial weights, ``None`` without one.
     """
 
     out_features: int
@@ -33,30 +33,17 @@ class Backbone(nn.Module, ABC):
     weights_report: WeightsReport | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
+        """Records the arguments for checkpoints."""
         self = super().__new__(cls)
         remember_arguments(self, args, kwargs)
         return self
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Features of a batch.
-
-        Args:
-            x: ``(N, *shape)`` float.
-
-        Returns:
-            ``(N, out_features)``.
-        """
+        """Features ``(N, out_features)`` of samples ``(N, *shape)``."""
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """Feature maps of images, before they are pooled or flattened, for methods that compare places.
-
-        Args:
-            x: ``(N, C, H, W)``.
-
-        Returns:
-            ``(N, channels, height, width)``.
+        """Feature maps ``(N, channels, height, width)`` of images, before they are pooled or flattened.
 
         Raises:
             UserError: the network has no feature maps.
@@ -67,16 +54,15 @@ class Backbone(nn.Module, ABC):
         )
 
     def load_weights(self, path: str | Path | None) -> WeightsReport | None:
-        """Takes over the weights of a file that fit this network, see :func:`metatransfer.nn.load_weights`.
+        """Loads those weights of a file that match this network, see :func:`metatransfer.nn.load_weights`.
 
-        Where a method is built again from its checkpoint, nothing is read: the checkpoint has all weights, and the file
-        may be gone.
+        When a method is rebuilt from its checkpoint, the file is not read: the checkpoint has all weights.
 
         Args:
-            path: the file; without one nothing happens.
+            path: the file; ``None`` does nothing.
 
         Returns:
-            What was kept, dropped and is new; also kept as ``weights_report``.
+            The report on all tensors, also available as ``weights_report``.
         """
         if path is None or not weight_files_are_read():
             return None
@@ -84,13 +70,10 @@ class Backbone(nn.Module, ABC):
         return self.weights_report
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Raises an error for samples that the network was not built for.
-
-        Args:
-            shape: shape of one sample.
+        """Raises an error if samples have a shape that the network was not built for.
 
         Raises:
-            UserError: the shape differs from ``in_shape``.
+            UserError: the shape of a sample differs from ``in_shape``.
         """
         if self.in_shape is not None and tuple(shape) != tuple(self.in_shape):
             raise UserError(
@@ -100,10 +83,10 @@ class Backbone(nn.Module, ABC):
 
 
 def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str) -> int:
-    """Size of the features that ``network`` makes of one sample, found by running it once on zeros.
+    """Size of the features of one sample, found by running the network on zeros.
 
     Raises:
-        UserError: the sample is too small to pass through the network.
+        UserError: the sample is too small for the network.
     """
     training = network.training
     network.eval()
@@ -112,7 +95,7 @@ def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str)
             return int(network(torch.zeros(1, *in_shape)).numel())
     except RuntimeError as error:
         raise UserError(
-            f"{name} cannot process samples of shape {in_shape}: they shrink to nothing on the way; use larger images "
+            f"{name} cannot process samples of shape {in_shape}: the feature maps shrink to size 0; use larger images "
             "or a shallower network."
         ) from error
     finally:

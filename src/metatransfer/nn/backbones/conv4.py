@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from metatransfer.checks import check_fraction, check_positive
-from metatransfer.errors import UserError
+from metatransfer.checks import check_choice, check_fraction, check_positive
 from metatransfer.nn.backbones.backbone import Backbone, probe_out_features
 
 Norm = Literal["batch", "group", "none"]
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """The normalisation layer of a convolutional block.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
+    """The normalisation layer of a convolutional block."""
+    check_choice("norm", norm, get_args(Norm))
     if norm == "group":
         return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
-    if norm == "none":
-        return nn.Identity()
-    raise UserError(f"norm must be 'batch', 'group' or 'none', but is {norm!r}.")
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images in the memory format that convolutions, pooling and BatchNorm are fastest in on a CPU; they pass it on."""
+    """Images in the memory format that is fastest on a CPU; the layers of a network preserve it."""
     rows = x.movedim(1, -1)
     return rows.flatten(1).view(rows.shape).movedim(-1, 1)
 
@@ -41,17 +33,16 @@ class Conv4(Backbone):
     size is ``hidden_channels``; on 84x84 it is ``25 * hidden_channels``.
 
     Args:
-        in_channels: channels of the images; where left out those of the data, on the command line, else 1.
-        image_size: height and width of the images, in pixels; where left out that of the data, else 28.
+        in_channels: channels of the images; defaults to those of the data on the command line, else to 1.
+        image_size: height and width in pixels; defaults to that of the data on the command line, else to 28.
         hidden_channels: filters of every block (64 in the papers on Omniglot, 32 in MAML on mini-ImageNet).
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
-        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
-            ``.safetensors``, or ``"glyphs"``: pretrained on Glyphs' training scripts, with the default arguments; see
-            :func:`metatransfer.nn.load_weights`.
+        weights: file of initial weights, or ``"glyphs"`` for weights pretrained on the training scripts of Glyphs with
+            the default arguments; see :func:`metatransfer.nn.load_weights`.
 
     Raises:
-        UserError: images too small for four poolings, or an unknown ``norm``.
+        UserError: the images are too small for four poolings, or ``norm`` is unknown.
     """
 
     def __init__(
@@ -73,7 +64,7 @@ class Conv4(Backbone):
             blocks += [
                 nn.Conv2d(in_channels if block == 0 else hidden_channels, hidden_channels, 3, padding=1),
                 norm_layer(norm, hidden_channels),
-                # the maximum of what ReLU leaves is what ReLU leaves of the maximum: a quarter of the work
+                # pooling before ReLU gives the same values at a quarter of the cost
                 nn.MaxPool2d(2),
                 nn.ReLU(),
             ]

@@ -1,4 +1,4 @@
-"""What networks of other libraries need to be backbones: images of the right size, range and channels, and weights."""
+"""The base class of image networks from other libraries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageBackbone(Backbone):
-    """A network of another library without its classifier, on images in [0, 1].
+    """A network of another library without its classifier, for images in [0, 1].
 
-    Mean and deviation lie inside, so that checkpoints hold them and data stay as they are; grey images are repeated
-    over the channels of a network of colours.
+    It normalises the images itself, so that checkpoints hold mean and standard deviation, and repeats grey images over
+    three channels.
 
     Attributes:
-        network: the library's network, whose output are the features.
-        fixed_size: height and width of the only images that the network takes, ``None`` where any go.
+        network: the network of the library; its outputs are the features.
+        fixed_size: the only height and width that the network accepts; ``None`` allows any size.
     """
 
     name: str
@@ -41,12 +41,12 @@ class ImageBackbone(Backbone):
         """The network without its classifier, with random weights."""
 
     def reset_parameters(self) -> None:
-        """Draws all weights anew, as the library does; several of its modules cannot do so themselves."""
+        """Draws new weights as the library does, because some of its modules have no ``reset_parameters``."""
         self.network.load_state_dict(self.fresh_network().state_dict())
 
     @abstractmethod
     def network_maps(self, x: Tensor) -> Tensor | None:
-        """What the network pools, ``(N, C, H, W)``; ``None`` if it does not pool feature maps."""
+        """Feature maps ``(N, C, H, W)`` before pooling; ``None`` if the network has none."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` in [0, 1] to ``(N, out_features)``."""
@@ -54,10 +54,10 @@ class ImageBackbone(Backbone):
         return features.flatten(1)
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """Feature maps of images in [0, 1], as the network pools them.
+        """Feature maps of images in [0, 1] before pooling.
 
         Raises:
-            UserError: the network has no feature maps, such as a vision transformer.
+            UserError: the network has no feature maps, e.g. a vision transformer.
         """
         maps = self.network_maps(self._normalised(x))
         if maps is None:
@@ -69,10 +69,10 @@ class ImageBackbone(Backbone):
     def _normalised(self, x: Tensor) -> Tensor:
         if self.resize is not None and tuple(x.shape[-2:]) != (self.resize, self.resize):
             x = F.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True, align_corners=False)
-        return (x - self.mean) / self.std  # grey images become three channels here
+        return (x - self.mean) / self.std  # repeats grey images over three channels
 
     def set_input(self, in_channels: int | None, image_size: int | None, resize: int | None) -> None:
-        """Notes what images come."""
+        """Stores the shape of the images."""
         check_positive(in_channels=in_channels, image_size=image_size, resize=resize)
         self.in_channels = 3 if in_channels is None else in_channels
         self.channels = 3 if self.in_channels == 1 else self.in_channels  # of the network
@@ -81,16 +81,16 @@ class ImageBackbone(Backbone):
     def set_statistics(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, known: tuple[Sequence[float], Sequence[float]]
     ) -> None:
-        """Notes what is subtracted from the images and what they are divided by.
+        """Stores mean and standard deviation; ``known`` are the defaults.
 
         Raises:
-            UserError: another number of channels, or a deviation that is not above 0.
+            UserError: another number of channels, or a standard deviation that is not positive.
         """
         self._given = {"mean": mean, "std": std}
         for name, given, fallback in (("mean", mean, known[0]), ("std", std, known[1])):
             values = list(fallback if given is None else given)
             if given is None and len(values) not in (1, self.channels):
-                values = [0.0] if name == "mean" else [1.0]  # colours' statistics say nothing of other channels
+                values = [0.0] if name == "mean" else [1.0]  # statistics of RGB images do not apply
             values = values * self.channels if len(values) == 1 else values
             right = len(values) == self.channels and all(math.isfinite(value) for value in values)
             if not right or (name == "std" and min(values) <= 0):
@@ -102,10 +102,10 @@ class ImageBackbone(Backbone):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
 
     def load_weights(self, path: str | Path | None) -> WeightsReport | None:
-        """As :meth:`Backbone.load_weights`; the file may also be of the library's network alone.
+        """Accepts weights of the library's network as well as of this backbone.
 
         Raises:
-            UserError: a file that cannot be read, of another network, or of one for another size of images.
+            UserError: the file cannot be read, or is of a network for another image size.
         """
         if path is None or not weight_files_are_read():
             return None
@@ -117,28 +117,24 @@ class ImageBackbone(Backbone):
             if self.fixed_size is not None and "pos" in name.rpartition(".")[2] and reason.startswith("shape"):
                 raise UserError(
                     f"weights file '{path}' is of a network for images of another size than {self.fixed_size} "
-                    f"({name}: {reason}): set resize to the size that it was trained on."
+                    f"({name}: {reason}): set resize to the size of its training images."
                 )
-        # what is given holds, whatever the file says
+        # arguments have priority over the file
         self.mean.copy_(mean if self._given["mean"] is not None else self.mean)
         self.std.copy_(std if self._given["std"] is not None else self.std)
         return report
 
     def check_size(self) -> None:
-        """Tries an image of the size that was announced.
-
-        Raises:
-            UserError: the network cannot process it.
-        """
+        """Raises an error if the network cannot process images of ``image_size`` or ``resize``."""
         if self.image_size is not None or self.resize is not None:
             size = self.image_size or self.resize or 0
             self._try((self.in_channels, size, size))
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Refuses samples that the network was not built for, or that are too small for it.
+        """Raises an error if samples have a shape that the network was not built for.
 
         Raises:
-            UserError: not images, of other channels, or of another size.
+            UserError: samples are not images, have other channels or another size, or are too small.
         """
         shape = tuple(shape)
         fits = len(shape) == 3 and (shape[0] == self.in_channels or (shape[0] == 1 and self.channels == 3))
@@ -153,24 +149,19 @@ class ImageBackbone(Backbone):
 
     @torch.no_grad()
     def _try(self, shape: tuple[int, ...]) -> None:
-        """Runs one image of zeros.
-
-        Raises:
-            UserError: it does not pass.
-        """
         size = shape[1:] if self.resize is None else (self.resize, self.resize)
         if self.fixed_size is not None and size != (self.fixed_size, self.fixed_size):
             raise UserError(
                 f"{self._title()} takes images of {self.fixed_size}x{self.fixed_size} only, but gets {size[0]}x"
                 f"{size[1]}: set resize: {self.fixed_size}."
             )
-        training = [module for module in self.modules() if module.training]  # a frozen layer's mode must stay
+        training = [module for module in self.modules() if module.training]  # frozen layers stay in evaluation mode
         try:
             self.eval()(torch.zeros(1, *shape, device=self.mean.device))
         except (RuntimeError, ValueError, AssertionError) as error:
             raise UserError(
                 f"{self._title()} cannot process images of {size[0]}x{size[1]}: set resize to a larger size, e.g. 224, "
-                "or take a shallower network."
+                "or use a shallower network."
             ) from error
         finally:
             for module in training:
@@ -180,10 +171,10 @@ class ImageBackbone(Backbone):
         return f"{type(self).__name__} '{self.name}'"
 
     def size_for(self, default: int, trained: bool) -> int:
-        """Size that a network for one size only is built for.
+        """The image size of a network with a fixed size.
 
         Raises:
-            UserError: weights for one size and images of another.
+            UserError: the weights are for another size.
         """
         size = self.resize or self.image_size or default
         if trained and size != default:

@@ -15,20 +15,20 @@ from metatransfer.nn.backbones.conv4 import channels_last
 class LeNet(Backbone):
     """Blocks of 5x5 convolution, ReLU and 2x2 max-pooling, flattened: LeNet (LeCun et al. 1998).
 
-    With the default arguments it is the feature extractor of DANN on MNIST (Ganin et al. 2016, 1505.07818): 768
-    features of a 28x28 image; its label predictor is ``PerceptronHead`` with two layers of 100.
+    The default arguments give the feature extractor of DANN on MNIST (Ganin et al. 2016, 1505.07818), with 768 features
+    of a 28x28 image; its label predictor is the default ``PerceptronHead``.
 
     Args:
-        in_channels: channels of the images; where left out those of the data, on the command line, else 1.
-        image_size: height and width in pixels; where left out that of the data, else 28.
+        in_channels: channels of the images; defaults to those of the data on the command line, else to 1.
+        image_size: height and width in pixels; defaults to that of the data on the command line, else to 28.
         channels: filters of each block.
-        norm: batch normalisation after each convolution.
-        dropout: probability of dropping a channel after the last block, and a value of the fully connected layer.
-        hidden_size: size of a fully connected ReLU layer after the blocks, the features then; none where left out.
-        weights: file of weights to start from, see :func:`metatransfer.nn.load_weights`.
+        norm: whether batch normalisation follows each convolution.
+        dropout: dropout probability of channels after the last block, and of units of the fully connected layer.
+        hidden_size: size of a fully connected ReLU layer after the blocks; ``None`` for no such layer.
+        weights: file of initial weights, see :func:`metatransfer.nn.load_weights`.
 
     Raises:
-        UserError: no block, a size below 1, or images too small for the blocks.
+        UserError: there is no block, a size is below 1, or the images are too small for the blocks.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LeNet(Backbone):
             blocks.append(nn.Conv2d(in_channels, size, 5))
             if norm:
                 blocks.append(nn.BatchNorm2d(size))
-            blocks += [nn.MaxPool2d(2), nn.ReLU()]  # in this order a quarter of the work, and the same values
+            blocks += [nn.MaxPool2d(2), nn.ReLU()]  # the same values as ReLU first, faster
             in_channels = size
         self.blocks = nn.Sequential(*blocks, *([nn.Dropout2d(dropout)] if dropout else []))
         self.out_features = probe_out_features(self.blocks, self.in_shape, "LeNet")
@@ -69,6 +69,6 @@ class LeNet(Backbone):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """The feature maps, flattened, and through the fully connected layer if there is one: ``(N, out_features)``."""
+        """``(N, in_channels, H, W)`` to ``(N, out_features)``."""
         features: Tensor = self.hidden(self.feature_maps(x).flatten(1))
         return features

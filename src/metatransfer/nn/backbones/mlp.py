@@ -20,16 +20,15 @@ class MLP(Backbone):
     ``hidden=(256, 128, 64, 64)`` and ``norm=True`` the paper's Omniglot network without convolution.
 
     Args:
-        in_shape: shape of one sample, e.g. ``(1, 28, 28)``; where left out that of the data, on the command line, else
+        in_shape: shape of one sample, e.g. ``(1, 28, 28)``; defaults to that of the data on the command line, else to
             ``(1,)``.
         hidden: widths of the layers; the last one is ``out_features``.
-        norm: batch normalisation before each ReLU.
-        dropout: probability of dropping a feature after each ReLU.
-        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
-            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
+        norm: whether batch normalisation precedes each ReLU.
+        dropout: dropout probability after each ReLU.
+        weights: file of initial weights, see :func:`metatransfer.nn.load_weights`.
 
     Raises:
-        UserError: no layer, or a width or size below 1.
+        UserError: there is no layer, or a width or size is below 1.
     """
 
     def __init__(
@@ -49,8 +48,7 @@ class MLP(Backbone):
                 f"hidden={list(hidden)}."
             )
         layers: list[nn.Module] = [nn.Flatten()]
-        sizes = [math.prod(in_shape), *hidden]
-        for fan_in, fan_out in pairwise(sizes):
+        for fan_in, fan_out in pairwise([math.prod(in_shape), *hidden]):
             layers += [nn.Linear(fan_in, fan_out), *([nn.BatchNorm1d(fan_out)] if norm else []), nn.ReLU()]
             if dropout:
                 layers.append(nn.Dropout(dropout))

@@ -1,4 +1,4 @@
-"""No network at all: samples as they are."""
+"""Samples themselves as features, without a network."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from metatransfer.nn.backbones.backbone import Backbone
 
 
 class RawFeatures(Backbone):
-    """Gives the values of a sample as its features, for methods that are fitted to features.
+    """Flattens samples, for methods that are fitted to features.
 
     Args:
-        in_shape: shape of one sample; on the command line taken from the data.
+        in_shape: shape of one sample; defaults to that of the data on the command line.
 
     Raises:
-        UserError: no shape, or a size below 1.
+        UserError: the shape is missing, or a size is below 1.
     """
 
     def __init__(self, in_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         if in_shape is None:
-            raise UserError("RawFeatures needs in_shape, the shape of one sample: on the command line it follows data.")
+            raise UserError("RawFeatures needs in_shape, the shape of one sample: give that of the data.")
         for size in in_shape:
             check_positive(in_shape=size)
         self.in_shape = tuple(in_shape)

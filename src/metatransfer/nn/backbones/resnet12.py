@@ -39,18 +39,17 @@ class ResNet12(Backbone):
     """ResNet-12: four residual blocks of three convolutions, global average pooling.
 
     Oreshkin et al. 2018 (TADAM, 1805.10123) and Lee et al. 2019 (MetaOptNet, 1904.03758), whose widths are the default;
-    plain dropout stands in for their DropBlock.
+    plain dropout replaces their DropBlock.
 
     Args:
-        in_channels: channels of the images; where left out those of the data, on the command line, else 3.
+        in_channels: channels of the images; defaults to those of the data on the command line, else to 3.
         widths: channels of the four blocks.
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
-        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
-            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
+        weights: file of initial weights, see :func:`metatransfer.nn.load_weights`.
 
     Raises:
-        UserError: not four widths, or an unknown ``norm``.
+        UserError: there are not four widths, or ``norm`` is unknown.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class ResNet12(Backbone):
         self.load_weights(weights)
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Takes any images of at least 16x16 with the right channels.
+        """Accepts images of at least 16x16 with the right channels.
 
         Raises:
-            UserError: anything else.
+            UserError: other samples.
         """
         if len(shape) != 3 or shape[0] != self.in_channels or min(shape[1:]) < 16:
             raise UserError(
@@ -91,5 +90,5 @@ class ResNet12(Backbone):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """The means of the feature maps, ``(N, widths[-1])``."""
+        """``(N, in_channels, H, W)`` to ``(N, widths[-1])``."""
         return self.feature_maps(x).mean((2, 3))

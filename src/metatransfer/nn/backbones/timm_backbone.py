@@ -1,4 +1,4 @@
-"""Any network of timm as a backbone, with weights of local files."""
+"""Any network of timm as a backbone."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from metatransfer.nn.weights import weight_files_are_read
 
 
 class TimmBackbone(ImageBackbone):
-    """A network of timm without its classifier, pooled as it is for the classifier; needs ``metatransfer[timm]``.
+    """A network of timm without its classifier; needs the extra ``metatransfer[timm]``.
 
-    Nothing is fetched from the network.
+    Nothing is downloaded.
 
     Args:
-        name: of the network, with or without the tag of its weights: ``vit_tiny_patch16_224.augreg_in21k_ft_in1k``.
-        weights: ``None`` for random ones; ``default`` for timm's file in the local cache of Hugging Face; else a file
-            of weights, see :func:`metatransfer.nn.load_weights`.
-        in_channels: channels of the images; where left out those of the data, on the command line, else 3. Grey images
-            are repeated over three channels; other numbers are only for networks without timm's weights.
-        image_size: height and width of the images; where left out that of the data, else any.
-        resize: height and width that images are scaled to in the network, e.g. 224 for small images.
-        mean: subtracted from the images, for each channel; where left out what timm trained the network with, 0 without
-            weights.
-        std: divides the images; where left out likewise, 1 without weights.
+        name: name of the network, with or without the tag of its weights (``resnet18.a1_in1k``).
+        weights: ``None`` for random weights; ``default`` for timm's file in the local cache of Hugging Face; or a file,
+            see :func:`metatransfer.nn.load_weights`.
+        in_channels: channels of the images; defaults to those of the data on the command line, else to 3. Grey images
+            are repeated over three channels. Other numbers exclude timm's weights.
+        image_size: height and width of the images; defaults to that of the data on the command line, else to any.
+        resize: height and width to which the network scales images, e.g. 224 for small images.
+        mean: mean of each channel; defaults to that of the weights' training, or 0 without weights.
+        std: standard deviation of each channel; defaults to that of the weights' training, or 1 without weights.
 
     Raises:
-        UserError: no timm, an unknown name, weights that are not there or do not fit, or images that the network does
-            not take.
+        UserError: timm is not installed, an unknown name, missing or unsuitable weights, or images that the network
+            cannot process.
     """
 
     def __init__(
@@ -54,8 +53,8 @@ class TimmBackbone(ImageBackbone):
         default = weights == "default"
         if default and self.channels != 3:
             raise UserError(
-                f"weights 'default' of {name} take 3 channels (1 is repeated), but in_channels is {in_channels}: leave "
-                "weights out, or give images of 3 channels."
+                f"weights 'default' of {name} take 3 channels (1 is repeated), but in_channels is {in_channels}: omit "
+                "weights, or use images with 3 channels."
             )
         if getattr(config, "fixed_input_size", False):
             self.fixed_size = self.size_for(int(config.input_size[-1]), default)
@@ -63,7 +62,7 @@ class TimmBackbone(ImageBackbone):
         self.out_features = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)  # type: ignore[arg-type]
         known = getattr(config, "mean", IMAGENET_MEAN), getattr(config, "std", IMAGENET_STD)
         self.set_statistics(mean, std, ((0.0,), (1.0,)) if weights is None else known)
-        # a checkpoint that is about to fill the network needs no cache
+        # without the cache if a checkpoint will fill the network
         self.load_weights(_cached(name, config) if default and weight_files_are_read() else weights)
         self.check_size()
 
@@ -71,11 +70,11 @@ class TimmBackbone(ImageBackbone):
         """The network without its classifier, with random weights.
 
         Raises:
-            UserError: it cannot be built for this size or these channels.
+            UserError: the network cannot be built for this image size or these channels.
         """
         size: dict[str, Any] = {} if self.fixed_size is None else {"img_size": self.fixed_size}
         if self.fixed_size == getattr(_config(_timm(), self.name), "input_size", (None,))[-1]:
-            size = {}  # not every network that takes one size only can be built for another
+            size = {}  # some networks do not accept the argument
         try:
             network: nn.Module = _timm().create_model(
                 self.name, pretrained=False, num_classes=0, in_chans=self.channels, **size
@@ -84,13 +83,13 @@ class TimmBackbone(ImageBackbone):
             wanted = f"images of {self.fixed_size}x{self.fixed_size}" if size else f"{self.channels} channels"
             reason = " ".join(str(error).split()).rstrip(".")[:120]
             raise UserError(
-                f"timm cannot build {self.name} for {wanted} ({reason}): take another network"
+                f"timm cannot build {self.name} for {wanted} ({reason}): use another network"
                 f"{', or set resize to its own size' if size else ''}."
             ) from error
         return network
 
     def network_maps(self, x: Tensor) -> Tensor | None:
-        """The output of timm's ``forward_features``, if that is maps."""
+        """The output of timm's ``forward_features``, if it has four dimensions."""
         maps: Tensor = self.network.forward_features(x)  # type: ignore[operator]
         if maps.dim() != 4:
             return None
@@ -98,11 +97,6 @@ class TimmBackbone(ImageBackbone):
 
 
 def _timm() -> ModuleType:
-    """The package timm, imported where it is needed.
-
-    Raises:
-        UserError: it is not installed.
-    """
     try:
         import timm
     except ImportError as error:
@@ -111,11 +105,7 @@ def _timm() -> ModuleType:
 
 
 def _config(timm: ModuleType, name: str) -> Any:  # noqa: ANN401
-    """What timm knows of a network: size, statistics and where its weights are.
-
-    Raises:
-        UserError: it knows no such network or no such weights.
-    """
+    # image size, statistics and origin of the weights
     plain, _, tag = str(name).partition(".")
     if not timm.is_model(plain):
         raise UserError(f"timm has no network '{plain}'{did_you_mean(plain, timm.list_models())}")
@@ -127,21 +117,16 @@ def _config(timm: ModuleType, name: str) -> Any:  # noqa: ANN401
 
 
 def _cached(name: str, config: Any) -> Path:  # noqa: ANN401
-    """The file of timm's weights in the local cache of Hugging Face.
-
-    Raises:
-        UserError: it is not there.
-    """
-    from huggingface_hub import try_to_load_from_cache  # comes with timm
+    from huggingface_hub import try_to_load_from_cache  # a dependency of timm
 
     repository = getattr(config, "hf_hub_id", None)
     if not repository:
-        raise UserError(f"timm has no weights of {name}: leave weights out, or give a file.")
+        raise UserError(f"timm has no weights of {name}: omit weights, or give a file.")
     for file in ("model.safetensors", "pytorch_model.bin"):
         path = try_to_load_from_cache(repository, file)
         if isinstance(path, str):
             return Path(path)
     raise UserError(
         f"weights 'default' of {name} are not in the local cache: run 'hf download {repository} model.safetensors' "
-        "where there is a network, or give a file."
+        "on a machine with internet access, or give a file."
     )

@@ -1,4 +1,4 @@
-"""The mean of word embeddings: the network for texts that needs nothing else."""
+"""The mean of word embeddings, a network for texts without further requirements."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metatransfer.batches import Inputs
+from metatransfer.batches import Inputs, Tokens
 from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.nn.backbones.backbone import Backbone
 
 
 class TokenAverage(Backbone):
-    r"""Embeds each token, averages over the text and passes the mean through fully connected ReLU layers.
+    r"""Averages the embeddings of a text's tokens and passes the mean through fully connected ReLU layers.
 
-    With ``hidden=()`` it is the network of fastText without n-grams (Joulin et al. 2016, 1607.01759). The mean is that
-    of the tokens, :math:`\sum_l m_l e_l / \sum_l m_l`, however much is padded. Embeddings start as small as fastText's,
-    so that words which the training does not have say next to nothing.
+    With ``hidden=()`` it is the network of fastText without n-grams (Joulin et al. 2016, 1607.01759). The mean
+    :math:`\sum_l m_l e_l / \sum_l m_l` ignores padding. Embeddings are initialised as in fastText, close to zero, so
+    that words without training examples hardly matter.
 
     Args:
-        vocabulary_size: how many tokens there are; on the command line that of the data.
-        embedding_size: numbers for each token.
-        hidden: widths of the layers; the last one is ``out_features``. ``embedding_size`` is, where there are none.
-        dropout: probability of dropping a number of the mean, and a feature after each ReLU.
-        weights: file of weights to start from: a checkpoint of any method with this backbone, a ``state_dict`` or
-            ``.safetensors``; see :func:`metatransfer.nn.load_weights`.
+        vocabulary_size: number of tokens; defaults to that of the data on the command line.
+        embedding_size: size of the embedding of a token.
+        hidden: widths of the layers; the last one, or else ``embedding_size``, is ``out_features``.
+        dropout: dropout probability of the mean, and after each ReLU.
+        weights: file of initial weights, see :func:`metatransfer.nn.load_weights`.
 
     Raises:
-        UserError: ``vocabulary_size`` missing, or a size below 1.
+        UserError: ``vocabulary_size`` is missing, or a size is below 1.
     """
 
     def __init__(
@@ -61,26 +60,34 @@ class TokenAverage(Backbone):
         self.load_weights(weights)
 
     def forward(self, x: Inputs) -> Tensor:
-        """Texts ``(N, L)`` to ``(N, out_features)``.
-
-        Raises:
-            UserError: samples that are no texts.
-        """
-        if isinstance(x, Tensor):
-            raise UserError(
-                f"TokenAverage reads texts as Tokens, but the samples are a tensor of shape {tuple(x.shape)}: give it "
-                "a data module of texts, such as TextDataModule."
-            )
-        ids, mask = x
-        embedded: Tensor = self.embedding(ids)
-        weight = mask.to(embedded.dtype)
-        mean = torch.einsum("nle,nl->ne", embedded, weight) / weight.sum(1, keepdim=True).clamp(min=1)
-        features: Tensor = self.layers(mean)
+        """Texts ``(N, L)`` to ``(N, out_features)``."""
+        ids, mask = check_tokens(x, "TokenAverage")
+        features: Tensor = self.layers(mean_of_tokens(self.embedding(ids), mask))
         return features
 
 
+def check_tokens(x: Inputs, network: str) -> Tokens:
+    """Texts, unchanged.
+
+    Raises:
+        UserError: the samples are not texts.
+    """
+    if isinstance(x, Tensor):
+        raise UserError(
+            f"{network} reads texts as Tokens, but the samples are a tensor of shape {tuple(x.shape)}: use data of "
+            "texts, such as the collection Texts."
+        )
+    return x
+
+
+def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """Means ``(N, E)`` over the tokens ``(N, L, E)`` that are not padding."""
+    weight = mask.to(states.dtype)
+    return torch.einsum("nle,nl->ne", states, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
 class _SmallEmbedding(nn.Embedding):
-    """Starts within 1 / size of zero."""
+    """Is initialised uniformly between -1 / size and 1 / size."""
 
     def reset_parameters(self) -> None:
         bound = 1 / self.embedding_dim

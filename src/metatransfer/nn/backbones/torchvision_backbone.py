@@ -1,4 +1,4 @@
-"""Any classification network of torchvision as a backbone, with weights of local files."""
+"""Any classification network of torchvision as a backbone."""
 
 from __future__ import annotations
 
@@ -21,30 +21,28 @@ from metatransfer.nn.backbones.image_backbone import IMAGENET_MEAN, IMAGENET_STD
 from metatransfer.nn.weights import WeightsReport, read_weights, weight_files_are_read
 
 _HALF = ((0.5,), (0.5,))
-_AUXILIARY = ("googlenet", "inception_v3")  # with further classifiers on the way, and a range of their own
+_AUXILIARY = ("googlenet", "inception_v3")  # with auxiliary classifiers, and inputs in [-1, 1]
 
 
 class TorchvisionBackbone(ImageBackbone):
-    """A classification network of torchvision without its last linear layer, whose input are the features.
+    """A classification network of torchvision without its last linear layer.
 
-    Nothing is fetched from the network unless ``download`` says so. A dropout before the removed layer stays.
+    Dropout before the removed layer is kept. Nothing is downloaded unless ``download`` is set.
 
     Args:
-        name: of the network, e.g. ``resnet18``, ``mobilenet_v3_small``, ``vit_b_16``.
-        weights: ``None`` for random ones; ``default`` or one of torchvision's names (``IMAGENET1K_V1``) for the file in
-            torch's hub folder (``$TORCH_HOME/hub/checkpoints``); else a file of weights, see
-            :func:`metatransfer.nn.load_weights`.
-        in_channels: channels of the images; where left out those of the data, on the command line, else 3. Grey images
-            are repeated over three channels; other numbers replace the first convolution, without ImageNet's weights.
-        image_size: height and width of the images; where left out that of the data, else any.
-        resize: height and width that images are scaled to in the network, e.g. 224 for small images.
-        mean: subtracted from the images, for each channel; where left out what the weights were trained with
-            (ImageNet's), 0 without weights.
-        std: divides the images; where left out likewise, 1 without weights.
-        download: whether a missing file of weights may be fetched.
+        name: name of the network, e.g. ``resnet18``, ``mobilenet_v3_small``, ``vit_b_16``.
+        weights: ``None`` for random weights; ``default`` or a name of torchvision (``IMAGENET1K_V1``) for the file in
+            torch's hub folder (``$TORCH_HOME/hub/checkpoints``); or a file, see :func:`metatransfer.nn.load_weights`.
+        in_channels: channels of the images; defaults to those of the data on the command line, else to 3. Grey images
+            are repeated over three channels. Other numbers replace the first convolution and exclude weights.
+        image_size: height and width of the images; defaults to that of the data on the command line, else to any.
+        resize: height and width to which the network scales images, e.g. 224 for small images.
+        mean: mean of each channel; defaults to that of the weights' training (ImageNet), or 0 without weights.
+        std: standard deviation of each channel; defaults to that of the weights' training, or 1 without weights.
+        download: whether to download missing weights.
 
     Raises:
-        UserError: an unknown name, weights that are not there or do not fit, or images that the network does not take.
+        UserError: an unknown name, missing or unsuitable weights, or images that the network cannot process.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class TorchvisionBackbone(ImageBackbone):
         if entry is not None and self.channels != 3:
             raise UserError(
                 f"weights '{weights}' of {name} take 3 channels (1 is repeated), but in_channels is {in_channels}: "
-                "leave weights out, or give images of 3 channels."
+                "omit weights, or use images with 3 channels."
             )
         if name.startswith(("vit_", "maxvit")):
             trained = 224 if entry is None else int(entry.meta["min_size"][0])
@@ -86,7 +84,7 @@ class TorchvisionBackbone(ImageBackbone):
         """The network without its last linear layer, with random weights.
 
         Raises:
-            UserError: it cannot be built for this size.
+            UserError: the network cannot be built for this image size.
         """
         settings: dict[str, Any] = {"aux_logits": False, "init_weights": True} if self.name in _AUXILIARY else {}
         if self.fixed_size is not None:
@@ -108,7 +106,7 @@ class TorchvisionBackbone(ImageBackbone):
         return network
 
     def network_maps(self, x: Tensor) -> Tensor | None:
-        """The input of the last pooling, or the last output that is maps if the network pools by a function."""
+        """The input of the last pooling layer, or the last feature maps if pooling is not a layer."""
         if self.name.startswith("vit_"):
             return None
         pooled: list[Tensor] = []
@@ -126,35 +124,31 @@ class TorchvisionBackbone(ImageBackbone):
         finally:
             for hook in hooks:
                 hook.remove()
-        if self.name.startswith("densenet"):  # its last ReLU is a function
+        if self.name.startswith("densenet"):  # its last ReLU is not a layer
             return F.relu(outputs[0])
         return (pooled or outputs)[0]
 
     def _load_entry(self, entry: WeightsEnum, download: bool) -> WeightsReport:
-        """Takes over a file of torchvision's own, all of it but the classifiers.
-
-        Raises:
-            UserError: it is not there, not the one that its name says, or not of this network.
-        """
+        # every weight but the classifiers' must be in the file
         file = _file(entry, self.name, download)
         digest = _checked(file, entry.url)
         given = {_renamed(name): value for name, value in read_weights(file).items()}
         own = self.network.state_dict()
         for name, value in own.items():
             if name.endswith("num_batches_tracked") and name not in given:
-                continue  # old files have none
+                continue  # missing in old files
             if name not in given or given[name].shape != value.shape:
                 problem = f"has shape {tuple(given[name].shape)}" if name in given else "is missing"
                 raise UserError(
                     f"weights file '{file}' is not of {self.name}: '{name}' of shape {tuple(value.shape)} {problem}; "
-                    f"fetch {entry.url} again."
+                    f"download {entry.url} again."
                 )
             if value.is_floating_point() and not torch.isfinite(given[name]).all():
                 raise UserError(
-                    f"weights '{entry.name}' of {self.name} hold NaN in '{name}', as they are of a part of the network "
-                    "only: take others, e.g. IMAGENET1K_V1."
+                    f"weights '{entry.name}' of {self.name} hold NaN in '{name}', because they are of a part of the "
+                    "network only: use others, e.g. IMAGENET1K_V1."
                 )
-            value.copy_(given[name])  # a view of the network's
+            value.copy_(given[name])  # changes the network, too
         dropped = {
             name: "classifier, removed" if name.startswith(f"{self._head}.") else "not in the network"
             for name in given
@@ -169,19 +163,15 @@ def _mixes(module: nn.Module) -> bool:
 
 
 def _widened(first: nn.Module, channels: int) -> nn.Conv2d:
-    """The first convolution for another number of channels, with random weights."""
-    assert isinstance(first, nn.Conv2d)  # of every network of images
+    """A first convolution for another number of channels, with random weights."""
+    assert isinstance(first, nn.Conv2d)  # true for all networks of torchvision
     size, stride, padding = first.kernel_size, first.stride, first.padding
     bias = first.bias is not None
     return nn.Conv2d(channels, first.out_channels, size, stride, padding, bias=bias)  # type: ignore[arg-type]
 
 
 def _entry(name: str, weights: str | None) -> WeightsEnum | None:
-    """Torchvision's description of weights by their name; ``None`` for a file or none.
-
-    Raises:
-        UserError: neither a name nor a file.
-    """
+    # torchvision's description of named weights; None for a file or random weights
     if weights is None:
         return None
     known = torchvision.models.get_model_weights(name)
@@ -200,54 +190,45 @@ def _statistics(name: str, weights: str | None, entry: WeightsEnum | None) -> tu
     if weights is None:
         return (0.0,), (1.0,)
     if name in _AUXILIARY:
-        return _HALF  # torchvision gets there from ImageNet's statistics inside the network
+        return _HALF  # torchvision converts ImageNet's statistics to these inside the network
     transforms = None if entry is None else entry.transforms()
     return getattr(transforms, "mean", IMAGENET_MEAN), getattr(transforms, "std", IMAGENET_STD)
 
 
 def _file(entry: WeightsEnum, name: str, download: bool) -> Path:
-    """The file of torchvision's weights in the hub folder.
-
-    Raises:
-        UserError: it is not there.
-    """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / Path(urlparse(entry.url).path).name
     if file.is_file():
         return file
     if not download:
         raise UserError(
-            f"weights '{entry.name}' of {name} are not on this machine: fetch {entry.url} and put it into '{folder}' "
-            f"as {file.name}, or set download: true."
+            f"weights '{entry.name}' of {name} are not on this machine: download {entry.url} to '{file}', or set "
+            "download: true."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, str(file), progress=False)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"weights '{entry.name}' of {name} could not be fetched from {entry.url} ({error}): put the file into "
-            f"'{folder}' by other means."
+            f"weights '{entry.name}' of {name} could not be downloaded from {entry.url} ({error}): put the file into "
+            f"'{folder}' yourself."
         ) from error
     return file
 
 
 def _checked(file: Path, url: str) -> str:
-    """The checksum of a file whose name ends by the start of it.
-
-    Raises:
-        UserError: it is another.
-    """
+    # the sha256 of a file, whose name contains the first digits
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     expected = re.search(r"-([0-9a-f]{8,})\.", file.name)
     if expected and not digest.startswith(expected[1]):
         raise UserError(
             f"weights file '{file}' must have a sha256 that starts with {expected[1]}, but it starts with {digest[:8]}:"
-            f" the file is damaged; delete it and fetch {url} again."
+            f" the file is damaged; delete it and download {url} again."
         )
     return digest
 
 
 def _renamed(name: str) -> str:
-    """Names in old files of DenseNet, which had a dot that modules may no longer have."""
+    # old files of DenseNet contain names with a dot that is no longer allowed
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)

@@ -1,4 +1,4 @@
-"""Networks that tell domains apart."""
+"""Networks that distinguish domains."""
 
 from __future__ import annotations
 
@@ -6,42 +6,30 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metatransfer.checks import check_fraction, check_positive
+from metatransfer.checks import check_positive
+from metatransfer.nn.heads import perceptron
 
 
 class DomainDiscriminator(nn.Module):
-    """A perceptron that says by one number whether features come from the source or from the target.
+    """A multilayer perceptron that predicts whether features come from the source or from the target.
 
-    That of DANN on MNIST has one hidden layer of 100 (Ganin et al. 2016, 1505.07818), those of larger images two of
-    1024.
+    DANN uses one hidden layer of 100 units on MNIST, and two of 1024 on larger images (Ganin et al. 2016, 1505.07818).
 
     Args:
         in_features: size of the features.
-        hidden_sizes: sizes of its hidden layers, each followed by ReLU and dropout.
-        dropout: probability of dropping a hidden value.
+        hidden_sizes: sizes of the hidden layers, each followed by ReLU and dropout.
+        dropout: dropout probability of hidden units.
 
     Raises:
-        UserError: a size below 1, or a probability outside of [0, 1).
+        UserError: a size is below 1, or the probability is outside [0, 1).
     """
 
     def __init__(self, in_features: int, hidden_sizes: Sequence[int] = (100,), dropout: float = 0.0) -> None:
         super().__init__()
-        check_positive(in_features=in_features, **{f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)})
-        check_fraction(dropout=dropout)
-        layers: list[nn.Module] = []
-        for size in hidden_sizes:
-            layers += [nn.Linear(in_features, size), nn.ReLU(), nn.Dropout(dropout)]
-            in_features = size
-        self.network = nn.Sequential(*layers, nn.Linear(in_features, 1))
+        check_positive(in_features=in_features)
+        self.network = perceptron(in_features, hidden_sizes, 1, dropout)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of the source.
-
-        Args:
-            features: ``(N, in_features)``.
-
-        Returns:
-            ``(N,)``: above 0 for what it takes for source samples.
-        """
+        """Logits ``(N,)`` of features ``(N, in_features)``; positive values stand for the source."""
         outputs: Tensor = self.network(features)
         return outputs.squeeze(-1)

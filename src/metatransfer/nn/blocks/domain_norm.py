@@ -1,4 +1,4 @@
-"""Batch normalisation of several domains."""
+"""Batch normalisation with separate statistics for each domain."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Side = Literal["source", "target"]
 
 
 class DomainBatchNorm(nn.Module):
-    """A BatchNorm layer with statistics for the source and for the target.
+    """A BatchNorm layer with separate statistics for the source and the target.
 
-    With ``own_affine`` each domain also has a scale and a shift of its own: domain-specific batch normalisation (Chang
-    et al. 2019, 1906.03950). Without, both share them: only the statistics differ, as in AdaBN (Li et al. 2016,
-    1603.04779). Which domain it normalises, :func:`in_domain` says; the target where nothing does.
+    With ``own_affine`` each domain also has its own scale and shift: domain-specific batch normalisation (Chang et al.
+    2019, 1906.03950). Otherwise they are shared, as in AdaBN (Li et al. 2016, 1603.04779). It normalises with the
+    statistics of the target, unless :func:`in_domain` selects the source.
 
     Args:
-        norm: the layer that it takes the place of; it becomes the source's.
-        own_affine: whether scale and shift are the target's own.
+        norm: the layer to replace; it becomes the layer of the source.
+        own_affine: whether the target has its own scale and shift.
     """
 
     def __init__(self, norm: _BatchNorm, own_affine: bool) -> None:
@@ -36,16 +36,16 @@ class DomainBatchNorm(nn.Module):
         self.domain: Side = "target"
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer, with the statistics of the domain."""
+        """Normalises with the statistics of the current domain."""
         found: Tensor = self.source(x) if self.domain == "source" else self.target(x)
         return found
 
 
 def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
-    """Gives every BatchNorm layer of a network statistics for each domain.
+    """Replaces every BatchNorm layer of a network by a :class:`DomainBatchNorm`.
 
     Raises:
-        UserError: it has no BatchNorm layer, or one that keeps no statistics.
+        UserError: the network has no BatchNorm layer, or one without running statistics.
     """
     found = False
     for parent in [part for part in network.modules() if not isinstance(part, DomainBatchNorm)]:
@@ -53,22 +53,22 @@ def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
             if isinstance(child, _BatchNorm):
                 if not child.track_running_stats:
                     raise UserError(
-                        f"{type(network).__name__}'s BatchNorm layer '{name}' keeps no running statistics, so that "
-                        "domains cannot have their own: set track_running_stats=True, or normalization='joint'."
+                        f"{type(network).__name__}'s BatchNorm layer '{name}' keeps no running statistics, which "
+                        "each domain needs: set track_running_stats=True, or normalization='joint'."
                     )
                 setattr(parent, name, DomainBatchNorm(child, own_affine))
                 found = True
     if not found:
         raise UserError(
-            f"{type(network).__name__} has no BatchNorm layer, so that domains cannot have statistics of their own: "
-            "take a network that has, or normalization='joint'."
+            f"{type(network).__name__} has no BatchNorm layer whose statistics could differ by domain: "
+            "use a network that has one, or normalization='joint'."
         )
     return network
 
 
 @contextlib.contextmanager
 def in_domain(network: nn.Module, domain: Side) -> Iterator[None]:
-    """What passes the network inside is normalised as of a domain."""
+    """Within the block, the network normalises with the statistics of a domain."""
     layers = [part for part in network.modules() if isinstance(part, DomainBatchNorm)]
     before = [layer.domain for layer in layers]
     for layer in layers:
@@ -81,7 +81,7 @@ def in_domain(network: nn.Module, domain: Side) -> Iterator[None]:
 
 
 def share_source_statistics(network: nn.Module) -> None:
-    """Normalises the target as the source, from now on."""
+    """Copies the statistics of the source to the target."""
     for part in network.modules():
         if isinstance(part, DomainBatchNorm):
             part.target.load_state_dict(part.source.state_dict())
@@ -89,13 +89,11 @@ def share_source_statistics(network: nn.Module) -> None:
 
 @torch.no_grad()
 def reestimate_target_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    r"""Sets the target's statistics to means over its samples: AdaBN (Li et al. 2016, 1603.04779).
+    r"""Computes the target's statistics from its samples: AdaBN (Li et al. 2016, 1603.04779).
 
     .. math:: \mu = \sum_b \frac{n_b}{n} \mu_b, \qquad \sigma^2 = \sum_b \frac{n_b}{n} \sigma_b^2
 
-    over batches :math:`b` of :math:`n_b` samples in random order; what each layer sees has passed those before it in
-    training mode.
-
+    over batches :math:`b` of :math:`n_b` samples in random order. BatchNorm layers are in training mode meanwhile.
     """
     norms = [part.target for part in network.modules() if isinstance(part, DomainBatchNorm)]
     momenta, modes = [norm.momentum for norm in norms], {part: part.training for part in network.modules()}

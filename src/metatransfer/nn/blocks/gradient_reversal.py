@@ -21,17 +21,17 @@ class _Reversed(Function):
 
 
 def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
-    r"""The identity, whose gradient is reversed: :math:`R(x) = x`, :math:`\partial R/\partial x = -\lambda I`.
+    r"""The identity with a reversed gradient: :math:`R(x) = x`, :math:`\partial R/\partial x = -\lambda I`.
 
-    Ganin et al. 2016 (1505.07818). What comes after it is minimised as always; what comes before it, the features,
-    maximises the same loss with the weight :math:`\lambda`.
+    Ganin et al. 2016 (1505.07818). Layers after it minimise the loss, layers before it maximise :math:`\lambda` times
+    the loss.
 
     Args:
-        x: any shape, floating.
+        x: float tensor of any shape.
         strength: :math:`\lambda`.
 
     Returns:
-        ``x`` itself in value.
+        A tensor with the values of ``x``.
     """
     found: Tensor = _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
     return found

@@ -1,4 +1,4 @@
-"""What is learned about parameters besides their values: rates, how fast a momentum fades, values for each step."""
+"""Learned quantities that belong to parameters, such as learning rates and momenta."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ class LearnedTensors(nn.Module):
     """A learned tensor for each parameter name.
 
     Args:
-        shapes: of the tensors, by the name of the parameter that they belong to.
-        initial: value that all of them start from.
+        shapes: shapes of the tensors by parameter name.
+        initial: initial value of all tensors.
 
     Raises:
-        UserError: there is no name.
+        UserError: ``shapes`` is empty.
     """
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], initial: float) -> None:
         super().__init__()
         if not shapes:
-            raise UserError("learned rates need at least one parameter to belong to: check what is frozen.")
+            raise UserError("learned rates need at least one parameter that is not frozen: unfreeze some.")
         self.initial = initial
-        # names of parameters hold dots, which torch keeps for submodules
+        # parameter names contain dots, which torch reserves for submodules
         self.keys = {name: name.replace(".", "/") for name in shapes}
         for name, key in self.keys.items():
             self.register_parameter(key, nn.Parameter(torch.empty(tuple(shapes[name]))))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets every number back to where it started."""
+        """Resets all tensors to their initial value."""
         for value in self.parameters():
             nn.init.constant_(value, self.initial)
 
     def forward(self) -> dict[str, Tensor]:
         """The tensors by name."""
-        # by attribute: functional_call may have put other tensors in their place
+        # by attribute, because functional_call may have replaced them
         return {name: getattr(self, key) for name, key in self.keys.items()}

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from metatransfer.checks import check_positive
 
 LARGEST_EXACT_MAP = 4096
-"""Size of the outer product beyond which it is replaced by a random map, as in CDAN (1705.10667)."""
+"""Larger outer products are replaced by a random map, as in CDAN (1705.10667)."""
 
 
 class MultilinearMap(nn.Module):
-    r"""What a discriminator conditioned on predictions looks at (Long et al. 2018, 1705.10667).
+    r"""The input of a discriminator that is conditioned on predictions (Long et al. 2018, 1705.10667).
 
     .. math:: T_\otimes(f, g) = f \otimes g, \qquad
               T_\odot(f, g) = \frac{1}{\sqrt d}\,(R_f f) \odot (R_g g)
 
-    The random map :math:`T_\odot` takes the place of the outer product where that has more than 4096 numbers; the
-    expectation of its inner products is that of the outer products. Its matrices have standard normal entries, are
-    never trained, and are saved with the weights.
+    The random map :math:`T_\odot` replaces outer products of more than 4096 numbers and approximates their inner
+    products. Its matrices have standard normal entries, are not trained, and are saved with the weights.
 
     Args:
         in_features: size :math:`E` of the features.
@@ -30,10 +29,10 @@ class MultilinearMap(nn.Module):
         random_features: size :math:`d` of the random map.
 
     Attributes:
-        out_features: :math:`EC`, or :math:`d`.
+        out_features: :math:`EC`, or :math:`d` for the random map.
 
     Raises:
-        UserError: a size below 1.
+        UserError: a size is below 1.
     """
 
     feature_matrix: Tensor | None
@@ -49,13 +48,13 @@ class MultilinearMap(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the random matrices anew."""
+        """Draws new random matrices."""
         for matrix in (self.feature_matrix, self.class_matrix):
             if matrix is not None:
                 nn.init.normal_(matrix)
 
     def forward(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        """The map of each sample."""
+        """Features ``(N, E)`` and probabilities ``(N, C)`` to ``(N, out_features)``."""
         if self.feature_matrix is None or self.class_matrix is None:
             return (features.unsqueeze(2) * probabilities.unsqueeze(1)).flatten(1)
         product = F.linear(features, self.feature_matrix) * F.linear(probabilities, self.class_matrix)
