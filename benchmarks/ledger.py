@@ -22,10 +22,11 @@ FOLDER = Path(__file__).resolve().parent
 RENAMED = {"OmniglotEpisodes": "Omniglot", "SinusoidEpisodes": "Sinusoids", "TextDataModule": "Texts"}
 HEAD = """# Reproduction ledger
 
-This file is made by `python benchmarks/ledger.py` from the files in `results/` (most of them are the `results.json` of a
-run) and from `published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test
+This file is made by `python benchmarks/ledger.py` from the files in `results/` (most of them are the `results.json` of
+a run) and from `published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test
 samples, or Student's 95 % interval over seeds if a row names several seeds. *Train* is the time until the tested
-checkpoint was saved, *test* the time of the test. Both include the baselines and belong to the machine in the last column.
+checkpoint was saved, *test* the time of the test. Both include the baselines and belong to the machine in the last
+column.
 
 """
 COLUMNS = ("row", "method", "data and protocol", "published", "ours", "baselines", "train", "test", "machine")
