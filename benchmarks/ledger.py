@@ -18,13 +18,15 @@ import yaml
 from metatransfer.experiments.intervals import Interval
 
 FOLDER = Path(__file__).resolve().parent
+# names in result files that were written before collections and data modules were separated
+RENAMED = {"OmniglotEpisodes": "Omniglot", "SinusoidEpisodes": "Sinusoids", "TextDataModule": "Texts"}
 HEAD = """# Reproduction ledger
 
-Made by `python benchmarks/ledger.py` from the files in `results/` (each is the `results.json` of a run) and from
-`published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test samples; where a
-row names several seeds, Student's 95 % over seeds. *Train*
-is the time until the tested checkpoint was saved, *test* that of the test, both with baselines, on the machine that the
-row names.
+This file is made by `python benchmarks/ledger.py` from the files in `results/` (most of them are the `results.json` of
+a run) and from `published.yaml`; do not edit it by hand. Intervals are 1.96 standard errors over test episodes or test
+samples, or Student's 95 % interval over seeds if a row names several seeds. *Train* is the time until the tested
+checkpoint was saved, *test* the time of the test. Both include the baselines and belong to the machine in the last
+column.
 
 """
 COLUMNS = ("row", "method", "data and protocol", "published", "ours", "baselines", "train", "test", "machine")
@@ -150,12 +152,12 @@ def protocol(results: dict) -> str:
         learned = data["train_batches"]
         count = f"{learned['labels_per_class']} labels per class" if learned["labels_per_class"] else learned["samples"]
         tested = f"{data['classes']} classes, trained on {count}, {results['samples']} test samples"
-        return f"{data['data']}; {tested}; seed {results['protocol'].get('seed')}"
+        return f"{RENAMED.get(data['data'], data['data'])}; {tested}; seed {results['protocol'].get('seed')}"
     shape = data["eval_episode"]
     shots = f"{shape['num_shots']}-shot"
     ways = f"{shape['num_ways']}-way {shots}" if "num_ways" in shape else shots
     parts = [
-        data["data"],
+        RENAMED.get(data["data"], data["data"]),
         data.get("split", ""),
         f"{ways}, {shape['num_queries']} queries, {results['episodes']} episodes",
         f"rotations {data['rotations']['test']}" if "rotations" in data else "",

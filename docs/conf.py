@@ -1,6 +1,7 @@
 """Sphinx configuration: ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
 
 import importlib
+import inspect
 import pkgutil
 import shutil
 from importlib.metadata import version as installed_version
@@ -25,7 +26,7 @@ extensions = [
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 napoleon_google_docstring = True
@@ -45,27 +46,36 @@ html_show_sourcelink = False
 
 
 def public_names() -> dict[str, list[str]]:
-    """The names of each package's ``__all__``; a name belongs to the innermost package that exports it."""
+    """The names of each package's ``__all__``; a name belongs to the package that is nearest to its definition."""
     packages = [info.name for info in pkgutil.walk_packages(metatransfer.__path__, "metatransfer.") if info.ispkg]
-    exported = {name: list(getattr(importlib.import_module(name), "__all__", ())) for name in packages}
-    for name, names in exported.items():
-        inner = {one for other in packages if other.startswith(f"{name}.") for one in exported[other]}
-        exported[name] = [one for one in names if one not in inner]
-    return {name: names for name, names in exported.items() if names}
+    packages.append("metatransfer")
+    exporters: dict[str, list[str]] = {}
+    for package in packages:
+        for name in getattr(importlib.import_module(package), "__all__", ()):
+            exporters.setdefault(name, []).append(package)
+    names: dict[str, list[str]] = {package: [] for package in packages}
+    for name, exporting in exporters.items():
+        home = getattr(getattr(importlib.import_module(exporting[0]), name), "__module__", None) or ""
+        names[max(exporting, key=lambda one: (f"{home}.".startswith(f"{one}."), len(one)))].append(name)
+    return {package: sorted(found, key=str.lower) for package, found in names.items() if found}
 
 
 def write_api_pages(folder: Path) -> None:
-    """Writes one page for each package, with a page of its own for each of its public names."""
+    """Writes one page for each package; each of its classes and functions has a page of its own."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for package, names in public_names().items():
+        module = importlib.import_module(package)
         title = package.removeprefix("metatransfer.")
-        doc = (importlib.import_module(package).__doc__ or "").strip()
-        listed = "\n".join(f"   {name}" for name in sorted(names, key=str.lower))
-        (folder / f"{title}.rst").write_text(
-            f"{title}\n{'=' * len(title)}\n\n{doc}\n\n.. currentmodule:: {package}\n\n"
-            f".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}\n"
-        )
+        text = f"{title}\n{'=' * len(title)}\n\n{(module.__doc__ or '').strip()}\n\n.. currentmodule:: {package}\n\n"
+        kinds = {name: getattr(module, name) for name in names}
+        documented = [name for name, one in kinds.items() if inspect.isclass(one) or inspect.isfunction(one)]
+        listed = "\n".join(f"   {name}" for name in documented)
+        text += f".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}\n" if documented else ""
+        for name in names:  # autodoc would print the docstring of dict or str for a constant
+            if name not in documented:
+                text += f"\n.. py:data:: {name}\n\n   ``{getattr(module, name)!r}``\n"
+        (folder / f"{title}.rst").write_text(text)
 
 
 write_api_pages(Path(__file__).parent / "api" / "generated")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import io
 import json
 import math
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metatransfer import EpisodicDataModule
 from metatransfer.cli import main
 from metatransfer.data.readers.glyph_file import load_glyphs
 
@@ -123,10 +125,36 @@ def test_python_blocks_run(workplace):
             exec(compile(block, f"{page}, python block {number}", "exec"), namespace)
     # classes that the pages only define
     assert namespace["HalvingMAML"](namespace["Conv4"](hidden_channels=4), 5).num_outputs == 5
-    data = namespace["ShapesEpisodes"]()
+    data = EpisodicDataModule(namespace["Shapes"]())
     data.setup("fit")
     module = namespace["NearestMean"](namespace["Conv4"](hidden_channels=4))
     assert module(data.episode("train", 0)).shape == (1, 75, 5)
+
+
+SMALL = {  # arguments of main() for a run of a few seconds, and the accuracy of a guess
+    "few_shot": ({"steps": 8}, 0.2),
+    "few_shot_text": ({"epochs": 2}, 0.2),
+    "own_collection": ({"epochs": 2}, 1 / 3),
+    "fine_tune": ({"epochs": 6}, 0.1),
+    "adapt_domain": ({"epochs": 1}, 0.1),
+}
+
+
+def test_every_example_is_in_the_gallery_and_is_run():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {*SMALL, "matching"}
+    included = set(re.findall(r"literalinclude\} examples/(\w+)\.py", (ROOT / "docs" / "gallery.md").read_text()))
+    assert included == names
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=() if one == "few_shot" else pytest.mark.slow) for one in SMALL]
+)
+def test_examples_learn_more_than_a_guess(name, workplace):
+    arguments, guess = SMALL[name]
+    scores = importlib.import_module(name).main(**arguments)
+    scores = scores.values() if isinstance(scores, dict) else scores if isinstance(scores, tuple) else [scores]
+    assert all(score > guess for score in scores), scores
 
 
 def test_there_are_commands():

@@ -20,7 +20,12 @@ def main(epochs: int = 20) -> dict[str, float]:
             optimizer=partial(torch.optim.Adam, lr=0.001),
         )
         trainer = Trainer(
-            max_epochs=epochs, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False
+            max_epochs=epochs,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
         trainer.fit(module, datamodule=data)
         accuracy[kind.__name__] = trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"]

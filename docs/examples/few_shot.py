@@ -15,7 +15,14 @@ def main(steps: int = 100) -> float:
         Glyphs(), task=Task(num_ways=5, num_shots=1, num_queries=5), episodes=Episodes(train=8 * steps, per_batch=8)
     )
     module = ProtoNetModule(Conv4(hidden_channels=32), optimizer=partial(torch.optim.Adam, lr=0.003))
-    trainer = Trainer(max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False)
+    trainer = Trainer(
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, datamodule=data)
 
     data.setup("test")

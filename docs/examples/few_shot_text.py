@@ -16,15 +16,15 @@ WORDS = [first + last for first in SYLLABLES for last in ("la", "men", "nor", "p
 
 
 def write_sentences(path: Path, topics: int = 30, sentences: int = 20) -> None:
-    """A table with a text and its topic in each row: each topic prefers four words of a common vocabulary."""
+    """A table with a text and its topic in each row: two thirds of its words come from a list of its topic."""
     draw = np.random.default_rng(0)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["text", "label"])
         for topic in range(topics):
-            preferred = draw.choice(WORDS, 4, replace=False)
+            preferred = draw.choice(WORDS, 6, replace=False)
             for _ in range(sentences):
-                words = np.concatenate([draw.choice(preferred, 4), draw.choice(WORDS, 4)])
+                words = np.concatenate([draw.choice(preferred, 8), draw.choice(WORDS, 4)])
                 table.writerow([" ".join(draw.permutation(words)), f"topic {topic}"])
 
 
@@ -42,7 +42,13 @@ def main(epochs: int = 5) -> float:
         data.setup("fit")
         network = TokenAverage(vocabulary_size=data.info().vocabulary_size)
         module = ProtoNetModule(network, optimizer=partial(torch.optim.Adam, lr=0.01))
-        trainer = Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer = Trainer(
+            max_epochs=epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(module, datamodule=data)
         return trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"]
 

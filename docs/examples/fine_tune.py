@@ -24,7 +24,12 @@ def test_accuracy(weights: str | None, epochs: int) -> float:
         optimizer=partial(torch.optim.AdamW, lr=0.003),
     )
     trainer = Trainer(
-        max_epochs=epochs, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        max_epochs=epochs,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
     return trainer.test(module, datamodule=data, verbose=False)[0]["test/accuracy"]

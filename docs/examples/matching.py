@@ -1,4 +1,4 @@
-"""Matching networks, as a method that is added from outside the package."""
+"""Matching networks: a method that is defined outside of the package."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from metatransfer.functional import cosine_scores
 
 
 class Memory(NamedTuple):
-    """What is kept of ``T`` support sets.
+    """What the method keeps of the support sets of ``T`` tasks.
 
     Attributes:
         embeddings: ``(T, S, E)``.
-        members: ``(T, W, S)`` bool, which samples belong to which class.
+        members: ``(T, W, S)`` bool, whether a support sample belongs to a class.
     """
 
     embeddings: Tensor
@@ -28,18 +28,19 @@ class Memory(NamedTuple):
 class MatchingModule(EpisodicModule[Memory]):
     r"""Matching networks without full context embeddings (Vinyals et al. 2016, 1606.04080).
 
-    A query attends to the support samples by the cosine of their embeddings and takes over their labels:
+    The probability of a class is the attention of the query to the support samples of that class. The attention is a
+    softmax over cosine similarities of embeddings:
 
     .. math:: P(k \mid x) = \sum_{i:\, y_i = k} a_i(x), \qquad a(x) = \mathrm{softmax}_i\; s\cos(f(x), f(x_i)).
 
     Args:
         backbone: the embedding ``f``.
-        scale: the factor ``s``; cosines alone are too flat for a softmax.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes its scheduler.
+        scale: the factor ``s``. With ``s = 1`` the softmax of cosines is almost uniform.
+        optimizer: makes the optimiser from the parameters.
+        lr_scheduler: makes the scheduler from the optimiser; no scheduler by default.
 
     Raises:
-        UserError: a scale that is not above 0.
+        UserError: ``scale`` is not positive.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class MatchingModule(EpisodicModule[Memory]):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         if scale <= 0:
-            raise UserError(f"scale must be above 0, but is {scale}.")
+            raise UserError(f"scale must be positive, but is {scale}.")
         self.backbone = backbone
         self.scale = scale
 
@@ -60,7 +61,7 @@ class MatchingModule(EpisodicModule[Memory]):
         return self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     def fit_tasks(self, support_x: Tensor, support_y: Tensor) -> Memory:
-        """Embeds the support sets and notes which sample is of which class."""
+        """Embeds the support sets and records the class of each sample."""
         members = F.one_hot(support_y, int(support_y.max()) + 1).transpose(1, 2).bool()
         return Memory(self.embed(support_x), members)
 
@@ -71,5 +72,5 @@ class MatchingModule(EpisodicModule[Memory]):
         return of_class.logsumexp(-1)
 
     def protocol(self) -> dict[str, Any]:
-        """As of the base, with the scale; in evaluation BatchNorm uses its running averages."""
+        """Adds the scale and the BatchNorm statistics of evaluation to the protocol card."""
         return super().protocol() | {"scale": self.scale, "batch_norm": "running"}

@@ -25,7 +25,7 @@ class Waves(Collection):
         """All waves; they are not divided into splits."""
         generator = torch.Generator().manual_seed(0)
         frequency = torch.arange(1, 21).repeat_interleave(30)
-        phase = 6.3 * torch.rand(600, 1, generator=generator)
+        phase = torch.rand(600, 1, generator=generator)
         time = torch.linspace(0, 6.3, 64)
         signals = torch.sin(frequency[:, None] * time + phase) + 0.1 * torch.randn(600, 64, generator=generator)
         names = [f"{number} Hz" for number in range(1, 21)]
@@ -36,7 +36,12 @@ def main(epochs: int = 5) -> tuple[float, float]:
     """Returns the test accuracy on episodes of new frequencies, and on new waves of known frequencies."""
     seed_everything(0)
     adam = partial(torch.optim.Adam, lr=0.003)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
 
     episodes = EpisodicDataModule(Waves(), task=Task(num_ways=3, num_shots=5), episodes=Episodes(train=400, val=50))
     few_shot = ProtoNetModule(MLP(in_shape=(64,), hidden=(128, 64)), optimizer=adam)
