@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
+from metatransfer.arguments import INSTANTIATOR, RemembersArguments, plain_arguments
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.errors import UserError
@@ -33,7 +33,7 @@ from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_repo
 from metatransfer.trust import checked_arguments
 
 
-class MethodModule(EvaluatedModule, ABC):
+class MethodModule(RemembersArguments, EvaluatedModule, ABC):
     """A LightningModule with an optimiser and a scheduler from the configuration, an evaluation and a protocol card.
 
     A subclass says what kind of batches it learns from, what a training step minimises (:meth:`training_step`), and by
@@ -55,12 +55,6 @@ class MethodModule(EvaluatedModule, ABC):
     comparison: ClassVar[Comparison | None] = None
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     def __init__(
         self,

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
 
 from torch import Tensor, nn
 
-from metatransfer.arguments import plain_arguments, remember_arguments
+from metatransfer.arguments import RemembersArguments, plain_arguments
 from metatransfer.errors import UserError
 from metatransfer.nn.layers import Layer, LayerParameter
 
 
-class FineTunePolicy(nn.Module):
+class FineTunePolicy(RemembersArguments, nn.Module):
     """Decides for each parameter of a network whether it trains in an epoch and how; the last layer is the head.
 
     Layers are counted from the input, see :func:`metatransfer.nn.layers_of`. If several policies are combined, a
     parameter trains if all of them allow it, at the product of their rates; penalties add up. By default every method
     changes nothing, so a policy overrides only what it is about.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     def prepare(self, network: nn.Module) -> None:
         """Changes the network before its layers are listed, e.g. inserts adapters.

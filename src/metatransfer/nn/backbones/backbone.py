@@ -5,17 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from metatransfer.arguments import remember_arguments
+from metatransfer.arguments import RemembersArguments
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import WeightsReport, load_weights, weight_files_are_read
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(RemembersArguments, nn.Module, ABC):
     """A network that maps samples ``(N, *shape)`` to features ``(N, out_features)``.
 
     Subclass it, set ``out_features`` in the constructor, and write ``forward``. Every subclass that is imported can be
@@ -31,12 +30,6 @@ class Backbone(nn.Module, ABC):
     out_features: int
     in_shape: Sequence[int] | None = None
     weights_report: WeightsReport | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
