@@ -1,4 +1,4 @@
-"""Where inner loops diverge."""
+"""Detection of inner loops that diverge."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from metatransfer.functional.meta.update_rules import Params
 
 
 def all_finite(params: Params) -> Tensor:
-    """Whether no number is NaN or infinite: a boolean on the device, without waiting for it.
+    """Whether no value is NaN or infinite, as a boolean tensor on the device (no synchronisation).
 
     Args:
-        params: tensors of any shapes by name; checking the last parameters is enough, as NaN and infinity persist.
+        params: tensors of any shape, by name. Checking the last step is enough, as NaN and infinity persist.
     """
     if not params:
         return torch.tensor(True)
@@ -21,14 +21,14 @@ def all_finite(params: Params) -> Tensor:
 
 
 def first_divergence(trajectory: list[Params]) -> tuple[int, int, str] | None:
-    """The first step and task with a parameter that is not finite.
+    """Finds the first inner step and task with a parameter that is not finite.
 
     Args:
-        trajectory: of :func:`adapt_tasks`; each parameter ``(T, *shape)``.
+        trajectory: parameters ``(T, *shape)`` before and after each step, see :func:`adapt_tasks`.
 
     Returns:
         Step and task, counted from 0, and the name of the parameter; ``None`` if all are finite. The step is -1 if the
-        parameters were not finite before the first step.
+        initial parameters are not finite.
     """
     for step, params in enumerate(trajectory):
         for name, value in params.items():
