@@ -46,8 +46,8 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
     Args:
         module: any network. Some layers (BatchNorm, for example) are replaced while the function runs.
         running: normalise by the running averages instead of batch statistics.
-        composite: compute BatchNorm, InstanceNorm and LayerNorm from elementary operations; the second derivatives of the
-            native layers are silently wrong under ``torch.func.vmap``.
+        composite: compute BatchNorm, InstanceNorm and LayerNorm from elementary operations, as second derivatives of
+            the native layers are silently wrong under ``torch.func.vmap``.
 
     Returns:
         A function of ``(params, x, statistics_rows=None)``; parameters missing from ``params`` are taken from

@@ -33,7 +33,7 @@ class LastLayers(FineTunePolicy):
         count: number of backbone layers that train.
 
     Raises:
-        UserError: ``count`` is below 1, or larger than the number of layers.
+        UserError: ``count`` is below 1, or above the number of layers.
     """
 
     def __init__(self, count: int) -> None:
@@ -86,8 +86,8 @@ class GradualUnfreezing(FineTunePolicy):
         """
         if len(self.schedule) > len(layers) - 1:
             raise UserError(
-                f"GradualUnfreezing: schedule has {len(self.schedule)} epochs, but the backbone has only {len(layers) - 1} "
-                f"layers ({_names(layers[:-1])}): use at most one epoch per layer."
+                f"GradualUnfreezing: schedule has {len(self.schedule)} epochs, but the backbone has only "
+                f"{len(layers) - 1} layers ({_names(layers[:-1])}): use at most one epoch per layer."
             )
 
     def trains(self, parameter: LayerParameter, epoch: int) -> bool:

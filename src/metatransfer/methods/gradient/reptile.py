@@ -33,8 +33,8 @@ class ReptileModule(MAMLModule):
     support and query samples together. One task per meta-batch is the serial version of the paper, several the
     batched one.
 
-    The outer optimiser gets the gradient :math:`\theta-\frac1T\sum_i\phi_i`. With plain gradient descent its rate is the
-    outer step :math:`\epsilon`, which the paper lowers from 1 to 0 (``SGD`` at ``lr: 1``, ``LinearLR`` from 1 to 0).
+    The outer gradient is :math:`\theta-\frac1T\sum_i\phi_i`. With plain gradient descent the outer rate is
+    :math:`\epsilon`, which the paper lowers from 1 to 0 (``SGD`` at ``lr: 1``, ``LinearLR`` from 1 to 0).
     The logged loss is that of the queries after adaptation.
 
     Adam's second moments are kept between tasks, as in the authors' code: each task starts from those of the previous
