@@ -46,15 +46,7 @@ def episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each task, as :func:`episode_loss` without the mean over tasks.
-
-    Args:
-        outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
-        targets: ``(T, Q)`` or ``(T, Q, D)``.
-
-    Returns:
-        ``(T,)``.
-    """
+    """The loss ``(T,)`` of each task; arguments as in :func:`episode_loss`, ``(T, Q, ...)``."""
     if is_regression(targets):
         _same_shape(outputs, targets)
         return (outputs - targets).square().flatten(1).mean(1)
@@ -62,14 +54,11 @@ def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The score of each task: its accuracy in [0, 1] (labels) or its mean squared error (floats).
+    """The score ``(T,)`` of each task, float32: its accuracy in [0, 1] (labels) or mean squared error (floats).
 
     Args:
         outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
         targets: ``(T, Q)`` or ``(T, Q, D)``.
-
-    Returns:
-        ``(T,)`` float32.
     """
     if is_regression(targets):
         _same_shape(outputs, targets)

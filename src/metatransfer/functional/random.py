@@ -59,16 +59,7 @@ def random_words(keys: Bits, count: int, *, start: int = 0) -> Bits:
 
 
 def random_uniforms(keys: Bits, count: int, *, start: int = 0) -> NDArray[np.float32]:
-    """Uniform numbers in [0, 1), multiples of ``2**-24``.
-
-    Args:
-        keys: ``(...)`` from :func:`stream_keys`.
-        count: draws per stream.
-        start: position of the first draw.
-
-    Returns:
-        ``(..., count)`` float32.
-    """
+    """Uniform numbers ``(..., count)`` in [0, 1), multiples of ``2**-24``; arguments as in :func:`random_words`."""
     words = random_words(keys, count, start=start) >> np.uint64(40)
     return words.astype(np.float32) * np.float32(2.0**-24)
 
@@ -100,14 +91,5 @@ def random_subsets(keys: Bits, population: int | Integers, size: int, *, start: 
 
 
 def random_permutations(keys: Bits, size: int, *, start: int = 0) -> Integers:
-    """A uniform permutation of ``0 .. size - 1`` for each stream.
-
-    Args:
-        keys: ``(N,)`` from :func:`stream_keys`.
-        size: length; uses ``size`` draws of the stream.
-        start: position of the first draw.
-
-    Returns:
-        ``(N, size)``.
-    """
+    """Uniform permutations ``(N, size)`` of ``0 .. size - 1``, one per stream; uses ``size`` draws from ``start``."""
     return random_words(keys, size, start=start).argsort(axis=1, kind="stable").astype(np.int64)

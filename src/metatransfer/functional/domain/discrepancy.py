@@ -59,11 +59,9 @@ def joint_mmd(
     scales: Sequence[float | Tensor | None] | None = None,
     unbiased: bool = True,
 ) -> Tensor:
-    r"""Joint maximum mean discrepancy of several layers: :func:`mmd` with the product of their kernels.
+    r"""Joint maximum mean discrepancy of several layers (Long et al. 2017, 1605.06636).
 
-    .. math:: k(x, y) = \prod_\ell k_\ell(x^{(\ell)}, y^{(\ell)})
-
-    Long et al. 2017, 1605.06636.
+    This is :func:`mmd` with the product of the kernels, :math:`k(x, y) = \prod_\ell k_\ell(x^{(\ell)}, y^{(\ell)})`.
 
     Args:
         source: features ``(n, d_l)`` of each layer.
@@ -154,17 +152,9 @@ def _median_scale(distances: Tensor, center: Tensor) -> Tensor:
 
 
 def linear_mmd(source: Tensor, target: Tensor) -> Tensor:
-    r"""Squared distance of the means :math:`\lVert\bar s-\bar t\rVert^2`: biased :func:`mmd` with a linear kernel.
+    r"""Squared distance of the means :math:`\lVert\bar s-\bar t\rVert^2` of ``(n, d)`` and ``(m, d)``, a scalar.
 
-    Args:
-        source: ``(n, d)``.
-        target: ``(m, d)``.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        UserError: as in :func:`mmd`.
+    This is the biased :func:`mmd` with a linear kernel.
     """
     with torch.autocast(source.device.type, enabled=False):
         source, target = _checked(source, target)
@@ -185,9 +175,6 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         A scalar.
-
-    Raises:
-        UserError: as in :func:`mmd`.
     """
     with torch.autocast(source.device.type, enabled=False):
         source, target = _checked(source, target)
@@ -211,7 +198,7 @@ def classifier_discrepancy(p: Tensor, q: Tensor) -> Tensor:
         q: ``(N, C)`` probabilities of the second for the same samples.
 
     Returns:
-        A scalar, the mean over samples and classes.
+        The mean over samples and classes, a scalar.
 
     Raises:
         UserError: the shapes differ, or there are no samples.

@@ -117,10 +117,7 @@ def class_conditional_a_distance(
 
 
 def effective_rank(features: Tensor) -> float:
-    r"""Effective rank of the features, :math:`e^{H(\sigma/\lVert\sigma\rVert_1)}` (Roy and Vetterli 2007).
-
-    Args:
-        features: ``(N, E)``; their mean is subtracted.
+    r"""Effective rank :math:`e^{H(\sigma/\lVert\sigma\rVert_1)}` of features ``(N, E)`` (Roy and Vetterli 2007).
 
     Returns:
         From 1 to the smaller of ``N - 1`` and ``E``; 0 if all samples are equal.

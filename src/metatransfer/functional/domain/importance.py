@@ -21,16 +21,7 @@ _NEARLY, _STEPS = 0.99, 200  # part of the way to the boundary; most steps
 
 
 def gaussian_kernel(x: Array, y: Array, bandwidth: float) -> Array:
-    r"""Gaussian kernel of all pairs.
-
-    Args:
-        x: ``(n, d)``.
-        y: ``(m, d)``.
-        bandwidth: :math:`\sigma`, in the units of the samples.
-
-    Returns:
-        ``(n, m)``.
-    """
+    """Gaussian kernel ``(n, m)`` of all pairs of ``x`` ``(n, d)`` and ``y`` ``(m, d)``."""
     found: Array = cdist(x, y, "sqeuclidean")
     found *= -0.5 / bandwidth**2
     np.exp(found, out=found)
@@ -38,14 +29,10 @@ def gaussian_kernel(x: Array, y: Array, bandwidth: float) -> Array:
 
 
 def median_bandwidth(x: Array, limit: int = 1000) -> float:
-    """Median distance of different samples.
+    """Median distance of different samples of ``x`` ``(n, d)``.
 
-    Args:
-        x: ``(n, d)``.
-        limit: largest number of samples used, spread evenly; the time is quadratic in it.
-
-    Returns:
-        The median; the mean if most samples coincide, and 1 if all do.
+    At most ``limit`` samples, spread evenly, are used. If most samples coincide the result is the mean distance, and 1
+    if all do.
     """
     some = x[np.linspace(0, len(x) - 1, min(limit, len(x))).astype(np.int64)]
     distances = cdist(some, some)[np.triu_indices(len(some), 1)]
@@ -53,14 +40,7 @@ def median_bandwidth(x: Array, limit: int = 1000) -> float:
 
 
 def effective_sample_size(weights: Array) -> float:
-    r"""Effective sample size :math:`(\sum w)^2 / \sum w^2` (Kish 1965).
-
-    Args:
-        weights: ``(n,)``, not negative.
-
-    Returns:
-        From 1 (one sample has all the weight) to ``n``.
-    """
+    r"""Effective sample size :math:`(\sum w)^2 / \sum w^2` (Kish 1965) of weights ``(n,)``, from 1 to ``n``."""
     scaled = weights / weights.max()
     return float(scaled.sum() ** 2 / (scaled**2).sum())
 
@@ -217,14 +197,11 @@ def kliep(source: Array, target: Array, tolerance: float = 1e-7) -> Array:
 
 
 def kliep_weights(kernels: Array, alpha: Array) -> Array:
-    """The density ratio of :func:`kliep`.
+    """The density ratio ``(n,)`` of :func:`kliep`, of mean 1 over the source.
 
     Args:
         kernels: ``(n, L)`` kernels of samples and centers.
         alpha: ``(L,)``.
-
-    Returns:
-        ``(n,)`` weights, of mean 1 over the source.
     """
     found: Array = np.maximum(kernels, _LEAST_KERNEL) @ alpha
     return found

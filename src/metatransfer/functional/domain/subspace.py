@@ -14,11 +14,7 @@ _SMALL = 1e-8  # radians; smaller angles count as 0
 
 
 def principal_directions(x: Array, count: int) -> Array:
-    """Directions of the largest variance, from scikit-learn's PCA.
-
-    Args:
-        x: ``(n, d)``, centred.
-        count: number of directions.
+    """Directions of the largest variance of centred samples ``x`` ``(n, d)``, from scikit-learn's PCA.
 
     Returns:
         ``(d, count)`` orthonormal columns, each with its largest entry positive.
@@ -31,11 +27,7 @@ def principal_directions(x: Array, count: int) -> Array:
 
 
 def alignment(source: Array, target: Array) -> Array:
-    r"""Subspace alignment :math:`P_s P_s^\top P_t` (Fernando et al. 2013, ICCV).
-
-    Args:
-        source: ``(d, k)`` orthonormal columns.
-        target: ``(d, k)`` orthonormal columns.
+    r"""Subspace alignment :math:`P_s P_s^\top P_t` (Fernando et al. 2013, ICCV) of two orthonormal bases ``(d, k)``.
 
     Returns:
         ``(d, k)`` projection of source samples; target samples are projected on ``target``.

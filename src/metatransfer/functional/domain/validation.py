@@ -29,9 +29,6 @@ def mean_entropy(logits: Tensor) -> Tensor:
 
     Returns:
         A float64 scalar from 0 to :math:`\log C`.
-
-    Raises:
-        UserError: the input is not a matrix, or has no rows.
     """
     _check_rows("mean_entropy", logits, 1)
     return _entropy(logits.to(torch.float64).softmax(-1)).mean()
@@ -48,9 +45,6 @@ def information_maximization(logits: Tensor) -> Tensor:
 
     Returns:
         A float64 scalar from 0 to :math:`\log C`.
-
-    Raises:
-        UserError: the input is not a matrix, or has no rows.
     """
     _check_rows("information_maximization", logits, 1)
     p = logits.to(torch.float64).softmax(-1)
@@ -117,14 +111,7 @@ class DomainClassifier(NamedTuple):
     bias: float
 
     def log_odds(self, features: Tensor) -> Tensor:
-        """Log-odds of the target; positive for samples that resemble it.
-
-        Args:
-            features: ``(N, E)``.
-
-        Returns:
-            ``(N,)`` float64.
-        """
+        """Log-odds ``(N,)`` of the target, float64, for features ``(N, E)``; positive for samples that resemble it."""
         standard = (features.detach().to("cpu", torch.float64) - self.mean) / self.scale
         odds: Tensor = standard @ self.weight + self.bias
         return odds
@@ -203,7 +190,7 @@ def choose_regularization(source: Tensor, target: Tensor) -> float:
         The value among 0.001, 0.01, 0.1 and 1 with the smallest logistic loss; the folds are always the same.
 
     Raises:
-        UserError: a domain has fewer than 2 samples, or as in :func:`fit_domain_classifier`.
+        UserError: a domain has fewer than 2 samples.
     """
     if min(len(source), len(target)) < 2:
         raise UserError(
@@ -262,9 +249,6 @@ def importance_weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         A float64 scalar.
-
-    Raises:
-        UserError: there are no samples, or the shapes differ.
     """
     return _weighted(losses, weights).mean()
 
@@ -275,17 +259,8 @@ def deep_embedded_validation(losses: Tensor, weights: Tensor) -> Tensor:
     .. math:: \overline{w\ell} + \eta\,\bar w - \eta, \qquad
               \eta = -\frac{\mathrm{cov}(w\ell, w)}{\mathrm{var}(w)}
 
-    It may be negative. With equal weights it is :math:`\overline{w\ell}`.
-
-    Args:
-        losses: ``(N,)`` losses, or 0/1 errors, of held-out source samples.
-        weights: ``(N,)`` weights from :func:`density_ratio`.
-
-    Returns:
-        A float64 scalar.
-
-    Raises:
-        UserError: there are no samples, or the shapes differ.
+    It may be negative. With equal weights it is :math:`\overline{w\ell}`. The arguments are those of
+    :func:`importance_weighted_risk`.
     """
     weighted, w = _weighted(losses, weights), weights.to(torch.float64)
     apart = w - w.mean()

@@ -49,14 +49,10 @@ def choose_batching(network: nn.Module, x: Inputs) -> Batching:
 
 
 def check_batching(network: nn.Module, batching: str) -> None:
-    """Raises an error if a network cannot be computed with a given batching.
-
-    Args:
-        network: the network that adapts.
-        batching: ``"auto"`` or one of :data:`Batching`.
+    """Raises an error if ``batching`` (``"auto"`` or one of :data:`Batching`) cannot compute a network.
 
     Raises:
-        UserError: recurrent layers under vmap.
+        UserError: recurrent layers with ``"vmap"``.
     """
     for name, layer in network.named_modules():
         if batching == "vmap" and isinstance(layer, RECURRENT):
@@ -158,15 +154,12 @@ class _Known(torch.autograd.Function):
 
 
 def known_gradients(loss: Tensor, gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> Tensor:
-    """A loss whose gradients are given instead of computed.
+    """A loss that can be differentiated once, with gradients that are given instead of computed.
 
     Args:
-        loss: a scalar, the value.
+        loss: a scalar.
         gradients: gradient of the loss for each leaf; ``None`` if the loss does not depend on it.
         leaves: the tensors to differentiate with respect to.
-
-    Returns:
-        The loss, which can be differentiated once.
     """
     known: Tensor = _Known.apply(loss, list(gradients), *leaves)
     return known

@@ -43,8 +43,7 @@ class CompiledLoss:
             key: everything else that the trace depends on, besides sizes and types.
 
         Returns:
-            The detached results of the function, and a gradient for each parameter, ``None`` if the loss does not
-            depend on it.
+            The detached results, and a gradient for each parameter (``None`` if the loss does not depend on it).
 
         Raises:
             UserError: there is no working compiler.

@@ -9,11 +9,7 @@ from metatransfer.functional.meta.update_rules import Params
 
 
 def all_finite(params: Params) -> Tensor:
-    """Whether no value is NaN or infinite, as a boolean tensor on the device (no synchronisation).
-
-    Args:
-        params: tensors of any shape, by name. Checking the last step is enough, as NaN and infinity persist.
-    """
+    """Whether no parameter is NaN or infinite, as a boolean tensor on the device (no synchronisation)."""
     if not params:
         return torch.tensor(True)
     # the largest magnitude is NaN or infinite as soon as one number is
@@ -27,8 +23,7 @@ def first_divergence(trajectory: list[Params]) -> tuple[int, int, str] | None:
         trajectory: parameters ``(T, *shape)`` before and after each step, see :func:`adapt_tasks`.
 
     Returns:
-        Step and task, counted from 0, and the name of the parameter; ``None`` if all are finite. The step is -1 if the
-        initial parameters are not finite.
+        Step (-1 for the initial parameters), task and name of the parameter; ``None`` if all are finite.
     """
     for step, params in enumerate(trajectory):
         for name, value in params.items():

@@ -60,28 +60,13 @@ def inner_loop(
 
     .. math:: \theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))
 
-    Finn et al. 2017 (1703.03400), Eq. 1. Only the parameters in ``params`` adapt. The result is differentiable with
-    respect to ``params`` and everything that ``update`` depends on. Works inside ``torch.inference_mode`` and
-    ``torch.func.vmap``. Autocast is disabled, so that inner gradients have the precision of the parameters. For many
-    tasks :func:`adapt_tasks` is faster.
-
-    Args:
-        forward: ``forward(params, x)``, a pure function, see :func:`stateless`.
-        params: the parameters that adapt.
-        support_x: ``(S, *shape)``, or tokens.
-        support_y: ``(S,)`` or ``(S, D)``.
-        steps: number of updates; 0 returns the parameters unchanged.
-        update: the update rule, e.g. ``sgd(0.4)``.
-        first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
-        loss: ``loss(outputs, targets)``, a scalar.
-        clip: largest norm of the gradients in a step.
-        fixed_at: further parameters for ``forward`` at each step.
+    Finn et al. 2017 (1703.03400), Eq. 1. The result is differentiable with respect to ``params`` and everything that
+    ``update`` depends on. Works inside ``torch.inference_mode`` and ``torch.func.vmap``. Autocast is disabled, so that
+    inner gradients have the precision of the parameters. The arguments are those of :func:`adapt_tasks`, which is
+    faster for many tasks, without the task axis.
 
     Returns:
         The adapted parameters, under the same names.
-
-    Raises:
-        UserError: there is nothing to adapt.
     """
     _check_params(params)
     if torch.is_inference_mode_enabled():  # torch 2.6 silently returns gradients of 0 there

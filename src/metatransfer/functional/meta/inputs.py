@@ -12,13 +12,7 @@ from metatransfer.functional.meta.update_rules import Params
 
 
 def concatenated(first: Inputs, second: Inputs, dim: int) -> Inputs:
-    """Concatenates two sets of samples of the same kind.
-
-    Args:
-        first: ``(..., *shape)`` or :class:`~metatransfer.Tokens`.
-        second: the same; shorter texts are padded to the longer length.
-        dim: the axis of the samples, from 0.
-    """
+    """Concatenates two sets of samples along axis ``dim``, from 0; shorter texts are padded to the longer length."""
     if isinstance(first, Tensor):
         assert isinstance(second, Tensor)
         return torch.cat([first, second], dim)

@@ -31,17 +31,14 @@ def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tenso
 
 
 def squared_euclidean_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
-    r"""Negative *squared* Euclidean distance :math:`-\lVert q - c_k\rVert^2` of every query to every prototype.
+    r"""Negative squared Euclidean distances :math:`-\lVert q - c_k\rVert^2`, ``(T, Q, W)``.
 
-    Computed as :math:`2q\cdot c - \lVert c\rVert^2 - \lVert q\rVert^2` with one matrix product, after centring
-    on the mean prototype, which keeps the cancellation small when all embeddings are far from 0.
+    Computed as :math:`2q\cdot c - \lVert c\rVert^2 - \lVert q\rVert^2` with one matrix product, after centring on the
+    mean prototype, which keeps the cancellation small when all embeddings are far from 0.
 
     Args:
         queries: ``(T, Q, E)``.
         prototypes: ``(T, W, E)``.
-
-    Returns:
-        ``(T, Q, W)``.
     """
     origin = prototypes.mean(1, keepdim=True)
     queries, prototypes = queries - origin, prototypes - origin
@@ -51,29 +48,23 @@ def squared_euclidean_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def cosine_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
-    r"""Cosine similarity :math:`q\cdot c_k / (\lVert q\rVert\lVert c_k\rVert)`, in [-1, 1].
+    r"""Cosine similarities :math:`q\cdot c_k / (\lVert q\rVert\lVert c_k\rVert)`, ``(T, Q, W)``; 0 for vectors of 0.
 
     Args:
         queries: ``(T, Q, E)``.
         prototypes: ``(T, W, E)``.
-
-    Returns:
-        ``(T, Q, W)``; 0 if a vector is 0.
     """
     return F.normalize(queries, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
 
 
 def prototype_scores(queries: Tensor, prototypes: Tensor, distance: Distance, scale: float | Tensor = 1.0) -> Tensor:
-    r"""Logits from a distance: :math:`-\lVert q-c_k\rVert^2` or :math:`s\cos(q,c_k)`, in float32 under autocast.
+    r"""Logits ``(T, Q, W)`` :math:`-\lVert q-c_k\rVert^2` or :math:`s\cos(q,c_k)`, in float32 under autocast.
 
     Args:
         queries: ``(T, Q, E)``.
         prototypes: ``(T, W, E)``.
         distance: ``"euclidean"`` (squared) or ``"cosine"``.
         scale: factor :math:`s` of the cosine.
-
-    Returns:
-        ``(T, Q, W)``.
     """
     with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
         wide = torch.promote_types(queries.dtype, torch.float32)

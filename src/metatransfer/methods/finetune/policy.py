@@ -33,19 +33,10 @@ class FineTunePolicy(RemembersArguments, nn.Module):
         """
 
     def start(self, layers: Sequence[Layer]) -> None:
-        """Is called once before training.
-
-        Args:
-            layers: the layers of the backbone, and the head.
-        """
+        """Is called once before training, with the layers of the backbone and the head."""
 
     def trains(self, parameter: LayerParameter, epoch: int) -> bool:
-        """Whether a parameter trains in an epoch.
-
-        Args:
-            parameter: the parameter with its name and layer.
-            epoch: from 0; the result must depend on nothing else, so that runs can be resumed.
-        """
+        """Whether a parameter trains in an epoch, from 0; must depend on nothing else, so that runs can be resumed."""
         return True
 
     def lr_scale(self, parameter: LayerParameter) -> float:
@@ -57,11 +48,7 @@ class FineTunePolicy(RemembersArguments, nn.Module):
         return True
 
     def penalty(self, layers: Sequence[Layer]) -> Tensor | None:
-        """A scalar that is added to the training loss, or ``None``.
-
-        Args:
-            layers: the layers of the backbone, and the head.
-        """
+        """A scalar that is added to the training loss, or ``None``."""
         return None
 
     def protocol(self) -> str:

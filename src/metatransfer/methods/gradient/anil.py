@@ -31,15 +31,7 @@ class ANILModule(MAMLModule):
         return {name: value for name, value in super().adapted_parameters().items() if name.startswith("head.")}
 
     def features(self, x: Inputs, statistics_rows: int | None = None) -> Tensor:
-        """Features of samples.
-
-        Args:
-            x: ``(T, N, *shape)``.
-            statistics_rows: number of leading samples of each task for BatchNorm statistics; all if ``None``.
-
-        Returns:
-            ``(T, N, out_features)``.
-        """
+        """Features ``(T, N, E)`` of samples, with BatchNorm statistics of the leading rows of each task."""
         forward = stateless(self.backbone, running=self.batch_norm == "running" and not self.training)
 
         def of_task(x: Inputs) -> Tensor:

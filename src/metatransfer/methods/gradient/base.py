@@ -119,20 +119,11 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         return sgd(self.inner.lr_in(self.training))
 
     def task_parameters(self, support_x: Inputs, support_y: Tensor) -> Params:
-        """Parameters ``(T, *shape)`` that adapt from a different start in every task; by default none.
-
-        Args:
-            support_x: ``(T, S, *shape)``.
-            support_y: ``(T, S)`` or ``(T, S, D)``.
-        """
+        """Parameters ``(T, *shape)`` that adapt from a different start in every task; by default none."""
         return {}
 
     def parameters_at(self, step: int) -> Params:
-        """Parameters that do not adapt but differ between steps; by default none.
-
-        Args:
-            step: the inner step, from 0; queries use the parameters of the last step.
-        """
+        """Parameters that do not adapt but differ between steps, from 0; queries use those of the last step."""
         return {}
 
     def takes_constants(self) -> bool:
@@ -140,14 +131,11 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         return self.inner.first_order
 
     def inner_loss(self, outputs: Any, targets: Tensor) -> Tensor:  # noqa: ANN401
-        """The inner loss: by default cross-entropy for labels, squared error for floats.
+        """The inner loss, a scalar: by default cross-entropy for labels, squared error for floats.
 
         Args:
             outputs: outputs of the network for the support set of one task, in any nesting.
             targets: ``(S,)`` or ``(S, D)``.
-
-        Returns:
-            A scalar.
         """
         return episode_loss(outputs, targets)
 
@@ -189,9 +177,6 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
             support_y: ``(T, S)`` or ``(T, S, D)``.
             trajectory: return the tasks before and after each step instead of only after the last.
             rows: ``(T, steps, B)`` indices of the samples of each step; all if ``None``.
-
-        Returns:
-            The adapted tasks, in the order of the steps.
         """
         steps = self.inner.steps_in(self.training)
         found, memory = adapt_tasks(
