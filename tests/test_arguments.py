@@ -4,6 +4,7 @@ import copy
 import enum
 import functools
 import importlib
+import inspect
 import io
 import json
 import pickle
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from metatransfer.arguments import plain_arguments, remember_arguments
+from metatransfer.arguments import RemembersArguments, plain_arguments
 from metatransfer.methods import MAMLModule, ProtoNetModule
 from metatransfer.methods.options import InnerLoop
 from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, LinearHead
@@ -77,17 +78,17 @@ def test_what_cannot_be_written_down_is_left_out():
 
 
 def test_classes_and_partials():
-    assert plain_arguments({"head": LinearHead}) == {"head": {"class_path": "metatransfer.nn.heads.LinearHead"}}
+    assert plain_arguments({"head": LinearHead}) == {"head": {"class_path": "metatransfer.LinearHead"}}
     partial = functools.partial(CosineHead, scale=3.0)
     assert plain_arguments({"head": partial})["head"] == {
-        "class_path": "metatransfer.nn.heads.CosineHead",
+        "class_path": "metatransfer.CosineHead",
         "init_args": {"scale": 3.0},
     }
 
 
 def test_positional_and_keyword_arguments_are_noted_alike():
     expected = {
-        "class_path": "metatransfer.nn.backbones.conv4.Conv4",
+        "class_path": "metatransfer.Conv4",
         "init_args": {"in_channels": 3, "image_size": 32},
     }
     assert (
@@ -121,14 +122,40 @@ def test_wrong_arguments_raise_pythons_own_error():
         Wrapper()
 
 
-def test_remember_arguments_of_any_object():
-    class Plain:
-        def __init__(self, a, b=2, *, c=3):
-            pass
+class Plain(RemembersArguments):
+    def __init__(self, a, b=2, *, c=3):
+        pass
 
-    obj = Plain(0)
-    remember_arguments(obj, (1,), {"c": 4})
-    assert obj._init_arguments == {"a": 1, "c": 4}
+
+def test_any_class_can_remember_its_arguments():
+    assert Plain(1, c=4)._init_arguments == {"a": 1, "c": 4}
+
+
+@pytest.mark.parametrize("kind", [Plain, Wrapper, Conv4, MAMLModule, ProtoNetModule], ids=lambda kind: kind.__name__)
+def test_classes_show_the_signature_of_their_constructor(kind):
+    shown, real = inspect.signature(kind), inspect.signature(kind.__init__)
+    assert list(shown.parameters.values()) == list(real.parameters.values())[1:]
+
+
+def test_instances_show_the_signature_of_their_call():
+    assert "hidden" not in inspect.signature(MLP((2,), (3,))).parameters
+
+
+class Outer:
+    class Inner(Plain):
+        pass
+
+
+def test_class_paths_are_the_shortest_that_name_the_same_object(monkeypatch):
+    def path(kind):
+        return plain_arguments({"kind": kind})["kind"]["class_path"]
+
+    assert path(Conv4) == "metatransfer.Conv4"
+    assert path(torch.optim.Adam) == "torch.optim.Adam"
+    assert path(InnerLoop) == "metatransfer.InnerLoop"
+    assert path(Outer.Inner) == f"{__name__}.Outer.Inner"
+    monkeypatch.setattr("metatransfer.Conv4", MLP)  # the same name, another class
+    assert path(Conv4) == "metatransfer.nn.Conv4"
 
 
 def test_noted_arguments_register_nothing():
@@ -182,7 +209,7 @@ def test_modules_save_plain_hyperparameters(build):
     plain = dict(module.hparams)
     assert plain.pop("_instantiator")
     json.dumps(plain)
-    assert plain["backbone"]["class_path"] == "metatransfer.nn.backbones.mlp.MLP"
+    assert plain["backbone"]["class_path"] == "metatransfer.MLP"
     copied = copy.deepcopy(module)
     assert copied.hparams == module.hparams
     again = pickle.loads(pickle.dumps(module))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metatransfer import EpisodicDataModule
 from metatransfer.cli import main
@@ -56,6 +57,15 @@ def write_named_blocks(folder):
                     (folder / named[1]).write_text(block)
 
 
+def write_images(folder):
+    """The reader's own images: a folder for each class, and a list of them."""
+    (folder / "photographs").mkdir()
+    for name in ("heron", "wren"):
+        (folder / "photographs" / name).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "photographs" / name / "0.png")
+    (folder / "birds.csv").write_text("filename,species\nheron/0.png,heron\nwren/0.png,wren\n")
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, request):
     """An empty folder with ``configs`` and ``docs`` in it, as a checkout has them, and modules found as documented."""
@@ -65,6 +75,7 @@ def workplace(tmp_path, monkeypatch, request):
     for folder in (EXAMPLES, tmp_path):
         monkeypatch.syspath_prepend(str(folder))
     write_named_blocks(tmp_path)
+    write_images(tmp_path)
     yield tmp_path
     # no other test is to see these classes; a collection of the whole suite's garbage takes half a second
     own = [sys.modules.pop(name) for name in set(sys.modules) if is_under(sys.modules[name], (EXAMPLES, tmp_path))]

@@ -144,7 +144,7 @@ WRONG = [
     (["--model.backbone.hidden_channels=8"], "is of another architecture"),
     (["--model.backbone.weights", "nowhere.ckpt"], "nowhere.ckpt"),
     (["--model.policy", "HeadOnyl"], "HeadOnly"),
-    (["--model.policy", "LastLayers", "--model.policy.count=7"], "count=7 is more than the backbone has, 4 layers"),
+    (["--model.policy", "LastLayers", "--model.policy.count=7"], "count=7, but the backbone has only 4 layers"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),
     (["--data.labels_per_class=1000"], "labels_per_class=1000 is more than class"),
     (["--data.division.val_fraction=0.9"], "val_fraction + test_fraction must be below 1"),

@@ -1,7 +1,7 @@
 """Constructor arguments as plain data, so that a checkpoint holds nothing but tensors and plain values.
 
-Checkpoints are read with ``weights_only=True``, which refuses arbitrary objects. The command line already hands
-Lightning the arguments as plain data; here the same form is made of arguments given in Python, so that
+Checkpoints are read with ``weights_only=True``, which rejects arbitrary objects. The command line passes arguments to
+Lightning as plain data. This module converts arguments given in Python to the same form, so that
 ``Module.load_from_checkpoint(path)`` rebuilds the network either way.
 """
 
@@ -12,8 +12,9 @@ import dataclasses
 import enum
 import functools
 import inspect
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,30 +23,53 @@ _OMIT = object()
 
 
 def plain_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as plain data; objects become ``{"class_path": ..., "init_args": ...}`` as in a YAML file."""
+    """Converts arguments to plain data; objects become ``{"class_path": ..., "init_args": ...}`` as in a YAML file."""
     described = {name: _describe(value) for name, value in arguments.items()}
     return {name: value for name, value in described.items() if value is not _OMIT}
 
 
-def remember_arguments(obj: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Notes what an object is constructed with, for :func:`plain_arguments`; called from ``__new__``."""
-    try:
-        signature = inspect.signature(type(obj).__init__)
-        bound = dict(list(signature.bind(obj, *args, **kwargs).arguments.items())[1:])
-    except TypeError:
-        return  # __init__ raises the same, in better words
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            bound |= bound.pop(name, {})
-    # copies of containers: what is done to them later is not what was given
-    obj.__dict__["_init_arguments"] = {name: _copied(value) for name, value in bound.items()}
+class _Signature:
+    """The signature of a class's ``__init__``, which ``__new__(*args, **kwargs)`` would hide."""
+
+    def __get__(self, instance: object | None, owner: type) -> inspect.Signature:
+        if instance is not None:  # a callable instance has the signature of its __call__
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def _copied(value: Any) -> Any:  # noqa: ANN401
-    return copy.deepcopy(value) if isinstance(value, list | dict | set) else value
+class RemembersArguments:
+    """Base of classes that remember their constructor arguments, so that checkpoints can record them."""
+
+    __signature__ = _Signature()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
+        """Stores the arguments for :func:`plain_arguments`."""
+        self = super().__new__(cls)
+        try:
+            bound = dict(cls.__signature__.bind(*args, **kwargs).arguments)
+        except TypeError:
+            return self  # __init__ raises the same error with a better message
+        for name, parameter in cls.__signature__.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                bound |= bound.pop(name, {})
+        # copies, because the caller may change a container later
+        copied = {name: copy.deepcopy(value) for name, value in bound.items() if isinstance(value, list | dict | set)}
+        self.__dict__["_init_arguments"] = bound | copied
+        return self
 
 
 def _class_path(value: Any) -> str:  # noqa: ANN401
+    """The shortest import path of a class: ``metatransfer.Conv4``, not ``metatransfer.nn.backbones.conv4.Conv4``."""
+    parts = value.__module__.split(".")
+    for end in range(1, len(parts)):
+        package = ".".join(parts[:end])
+        try:
+            found = functools.reduce(getattr, value.__qualname__.split("."), sys.modules.get(package))
+        except AttributeError:
+            continue
+        if found is value:
+            return f"{package}.{value.__qualname__}"
     return f"{value.__module__}.{value.__qualname__}"
 
 
@@ -63,7 +87,7 @@ def _describe(value: Any) -> Any:  # noqa: ANN401
         return _OMIT if any(item is _OMIT for item in items) else items
     if isinstance(value, dict):
         return plain_arguments(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # its type stands in the signature
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # the signature names its type
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return plain_arguments({name: getattr(value, name) for name in fields})
     if isinstance(value, functools.partial) and not value.args and isinstance(value.func, type):

@@ -313,14 +313,14 @@ def test_what_cannot_be_mapped_is_answered_in_a_sentence(steps):
 def test_a_query_that_is_not_a_number_stops_before_the_weights_are_spoiled():
     module, batch = made(Tied(), inner_steps=1).train(), episode((8,))
     batch.query_x[1, 0] = torch.nan
-    with pytest.raises(UserError, match="the outer loss is NaN or infinite though every inner loop stayed finite"):
+    with pytest.raises(UserError, match="the outer loss is NaN or infinite although all inner loops are finite"):
         module.training_loss(batch)
 
 
 def test_running_statistics_of_a_single_sample_are_refused():
     module = made(Normed(), inner_steps=1, batch_norm="running").train()
     batch = episode((8,)).map(lambda tensor: tensor[:1, :1])
-    with pytest.raises(UserError, match="collects statistics of all support samples of a meta-batch, and 1 is too few"):
+    with pytest.raises(UserError, match="needs more support samples per meta-batch than 1"):
         module.training_loss(batch)
 
 

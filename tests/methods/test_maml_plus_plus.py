@@ -179,7 +179,7 @@ def test_networks_without_batch_norm_and_regression():
 
 
 def test_wrong_arguments():
-    with pytest.raises(UserError, match="needs 1 inner step or more in training, but has 0"):
+    with pytest.raises(UserError, match="needs at least 1 inner step in training, but has 0"):
         MAMLPlusPlusModule(MLP((1,), (8,)), 1, inner=InnerLoop(steps=0, lr=0.1))
     with pytest.raises(UserError, match="loss_annealing_epochs"):
         MAMLPlusPlusModule(MLP((1,), (8,)), 1, schedule=OuterSchedule(loss_annealing_epochs=-1))

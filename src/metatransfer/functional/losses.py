@@ -1,4 +1,4 @@
-"""Losses and scores of episodes. The type of the targets says which task it is: integers classify, floats regress."""
+"""Losses and scores of episodes: integer targets are class labels, float targets are regressed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from metatransfer.errors import UserError
 
 
 def is_regression(targets: Tensor) -> bool:
-    """Whether ``targets`` (any shape) are values to regress, that is floats, rather than class labels."""
+    """Whether ``targets`` (any shape) are floats, i.e. values to regress, rather than class labels."""
     return targets.is_floating_point()
 
 
 def _same_shape(outputs: Tensor, targets: Tensor) -> None:
-    if outputs.shape != targets.shape:  # broadcasting would compare every query with every other
+    if outputs.shape != targets.shape:  # broadcasting would compare all pairs
         raise UserError(
-            f"a regression needs outputs and targets of one shape, but got {tuple(outputs.shape)} and "
-            f"{tuple(targets.shape)}: give targets a last axis (T, Q, D), and the method num_outputs=D."
+            f"regression needs outputs and targets of the same shape, but got {tuple(outputs.shape)} and "
+            f"{tuple(targets.shape)}: targets need the shape (T, Q, D), and the method num_outputs=D."
         )
 
 
@@ -28,15 +28,15 @@ def episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Mean loss over all samples and tasks.
 
     Cross-entropy :math:`-\frac1N\sum_i \log\mathrm{softmax}(z_i)_{y_i}` for labels, squared error
-    :math:`\frac1{ND}\sum_{i,d}(z_{id}-y_{id})^2` for float targets. Tasks of equal size are thereby averaged, not
-    summed, so that the outer learning rate does not depend on how many tasks a meta-batch has.
+    :math:`\frac1{ND}\sum_{i,d}(z_{id}-y_{id})^2` for float targets. Tasks are averaged, not summed, so that
+    the outer learning rate does not depend on the number of tasks in a meta-batch.
 
     Args:
         outputs: ``(..., C)`` logits, or ``(..., D)`` predicted values.
         targets: ``(...)`` int64 labels, or ``(..., D)`` floats.
 
     Returns:
-        A scalar, computed in float32 when the outputs are in half precision.
+        A scalar, in float32 if the outputs are in half precision.
     """
     wide = outputs.float() if outputs.dtype.itemsize < 4 else outputs
     if is_regression(targets):
@@ -46,15 +46,7 @@ def episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each task, as :func:`episode_loss` without the mean over tasks.
-
-    Args:
-        outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
-        targets: ``(T, Q)`` or ``(T, Q, D)``.
-
-    Returns:
-        ``(T,)``.
-    """
+    """The loss ``(T,)`` of each task; arguments as in :func:`episode_loss`, ``(T, Q, ...)``."""
     if is_regression(targets):
         _same_shape(outputs, targets)
         return (outputs - targets).square().flatten(1).mean(1)
@@ -62,14 +54,11 @@ def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The score of each task: its accuracy in [0, 1] (labels) or its mean squared error (floats).
+    """The score ``(T,)`` of each task, float32: its accuracy in [0, 1] (labels) or mean squared error (floats).
 
     Args:
         outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
         targets: ``(T, Q)`` or ``(T, Q, D)``.
-
-    Returns:
-        ``(T,)`` float32.
     """
     if is_regression(targets):
         _same_shape(outputs, targets)
@@ -78,14 +67,14 @@ def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_absent_classes(outputs: Any, support_y: Tensor) -> Any:  # noqa: ANN401
-    """Rules out classes that a task's support set does not have, if an output layer is larger than the task.
+    """Masks the logits of classes that are missing from the support set of a task.
 
     Args:
         outputs: ``(T, Q, C)`` logits. Outputs of a regression, and several tensors, are returned unchanged.
         support_y: ``(T, S)`` labels, or float targets.
 
     Returns:
-        ``(T, Q, C)`` with the least finite number for absent classes: their probability is 0, their gradient too.
+        ``(T, Q, C)`` with the lowest finite number for absent classes, so that their probability and gradient are 0.
     """
     if is_regression(support_y) or not isinstance(outputs, Tensor):
         return outputs

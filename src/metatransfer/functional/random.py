@@ -1,8 +1,8 @@
-"""Random numbers that are a pure function of what they are for: no state, no order, no process.
+"""Random numbers as a pure function of their keys, without state.
 
 Each episode owns a SplitMix64 stream (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"),
-keyed by seed, split and index, so that episode 17 is the same for every number of workers and ranks and after a resume.
-Everything is vectorised over streams with 64-bit integers in numpy; no loop depends on the number of classes.
+keyed by seed, split and index, so that an episode is the same for every number of workers and ranks and after a resume.
+All functions are vectorised over streams with 64-bit integers in numpy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def stream_keys(*parts: int | Integers) -> Bits:
     with np.errstate(over="ignore"):
         key: Bits = np.zeros((), dtype=np.uint64)
         for part in parts:
-            # int64 first, so that negative seeds are welcome
+            # int64 first, so that negative seeds are allowed
             word = np.asarray(part, dtype=np.int64).astype(np.uint64)
             key = _mix((key + _GAMMA) ^ _mix(word + _GAMMA))
         return key
@@ -59,16 +59,7 @@ def random_words(keys: Bits, count: int, *, start: int = 0) -> Bits:
 
 
 def random_uniforms(keys: Bits, count: int, *, start: int = 0) -> NDArray[np.float32]:
-    """Uniform numbers in [0, 1), multiples of ``2**-24``.
-
-    Args:
-        keys: ``(...)`` from :func:`stream_keys`.
-        count: draws per stream.
-        start: position of the first draw.
-
-    Returns:
-        ``(..., count)`` float32.
-    """
+    """Uniform numbers ``(..., count)`` in [0, 1), multiples of ``2**-24``; arguments as in :func:`random_words`."""
     words = random_words(keys, count, start=start) >> np.uint64(40)
     return words.astype(np.float32) * np.float32(2.0**-24)
 
@@ -76,7 +67,7 @@ def random_uniforms(keys: Bits, count: int, *, start: int = 0) -> NDArray[np.flo
 def random_subsets(keys: Bits, population: int | Integers, size: int, *, start: int = 0) -> Integers:
     """Uniform ordered subsets without replacement: Floyd's algorithm, then a shuffle, for all streams at once.
 
-    The cost is ``O(size**2)`` per stream whatever the population, so 20,000 classes cost what 20 do.
+    The cost is ``O(size**2)`` per stream and does not depend on the population.
 
     Args:
         keys: ``(N,)`` from :func:`stream_keys`.
@@ -85,14 +76,14 @@ def random_subsets(keys: Bits, population: int | Integers, size: int, *, start: 
         start: position of the first draw.
 
     Returns:
-        ``(N, size)`` distinct integers in ``0 .. population - 1``, every ordered subset equally likely.
+        ``(N, size)`` distinct integers in ``0 .. population - 1``; all ordered subsets are equally likely.
     """
     words = random_words(keys, size, start=start).T >> np.uint64(32)
     first = np.broadcast_to(np.asarray(population, dtype=np.int64), keys.shape) - size
     top = first + np.arange(size, dtype=np.int64)[:, None]
     # the high half times the bound, shifted, maps to 0 .. top with a bias below 2**-32 * population
     chosen = (words * (top + 1).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-    for step in range(1, size):  # streams side by side in a row: each step is three calls over all of them
+    for step in range(1, size):  # all streams at once
         taken = (chosen[:step] == chosen[step]).any(0)
         np.copyto(chosen[step], top[step], where=taken)
     order = random_permutations(keys, size, start=start + size)
@@ -100,14 +91,5 @@ def random_subsets(keys: Bits, population: int | Integers, size: int, *, start: 
 
 
 def random_permutations(keys: Bits, size: int, *, start: int = 0) -> Integers:
-    """A uniform permutation of ``0 .. size - 1`` for each stream.
-
-    Args:
-        keys: ``(N,)`` from :func:`stream_keys`.
-        size: length; as many draws of the stream are used.
-        start: position of the first draw.
-
-    Returns:
-        ``(N, size)``.
-    """
+    """Uniform permutations ``(N, size)`` of ``0 .. size - 1``, one per stream; uses ``size`` draws from ``start``."""
     return random_words(keys, size, start=start).argsort(axis=1, kind="stable").astype(np.int64)

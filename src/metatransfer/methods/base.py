@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from metatransfer.arguments import INSTANTIATOR, plain_arguments, remember_arguments
+from metatransfer.arguments import INSTANTIATOR, RemembersArguments, plain_arguments
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.errors import UserError
@@ -33,7 +33,7 @@ from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_repo
 from metatransfer.trust import checked_arguments
 
 
-class MethodModule(EvaluatedModule, ABC):
+class MethodModule(RemembersArguments, EvaluatedModule, ABC):
     """Base class of all methods: a LightningModule with an evaluation, an optimizer, a scheduler and a protocol card.
 
     A subclass sets the type of its training batches (``learns_from``), defines the loss (:meth:`training_step`) and
@@ -55,12 +55,6 @@ class MethodModule(EvaluatedModule, ABC):
     comparison: ClassVar[Comparison | None] = None
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Records the arguments for checkpoints."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Groups of arguments that several methods share."""
+"""Groups of arguments shared by several methods."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class InnerLoop:
     """Gradient steps on the support set of a task.
 
     Attributes:
-        steps: number of steps, in training and evaluation.
+        steps: number of steps.
         lr: learning rate of a step.
         train_steps: number of steps in training, if it differs from ``steps``.
         train_lr: learning rate in training, if it differs from ``lr``.
-        first_order: treat the inner gradients as constants (FOMAML): cheaper, usually slightly less accurate.
-        max_norm: largest norm of a task's gradients in one step; ``None`` for no limit.
-        checkpoint: recompute the steps in the backward pass instead of storing them: slower, but of each step only the
-            parameters stay in memory.
+        first_order: treat inner gradients as constants (FOMAML): faster, usually slightly less accurate.
+        max_norm: largest norm of the gradients of a task in one step; no limit if ``None``.
+        checkpoint: store only the parameters of each step and recompute the rest in the backward pass: slower, but uses
+            less memory.
 
     Raises:
-        UserError: an argument outside its range.
+        UserError: an argument is out of range.
     """
 
     steps: int
@@ -57,19 +57,17 @@ class InnerLoop:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the tasks of a meta-batch are computed; the results do not depend on it.
+    """How the tasks of a meta-batch are computed. The results do not depend on it.
 
     Attributes:
-        batching: ``"loop"`` over tasks, ``"threads"`` for as many at once as there are threads, ``"vmap"`` for all as
-            one larger operation, or ``"auto"`` for the one that was measured to be faster, see
-            :func:`metatransfer.functional.choose_batching`.
+        batching: ``"loop"`` over tasks, ``"threads"`` for one task per thread, ``"vmap"`` for all tasks as one larger
+            operation, or ``"auto"`` for the fastest, see :func:`~metatransfer.functional.meta.choose_batching`.
         chunk_size: number of tasks at a time with vmap; all if ``None``.
-        compile: compile the training step, inner loop and outer gradient together, for the size of its meta-batches. It
-            takes 8 to 20 seconds at the start and makes small fully connected networks about five times as fast;
-            convolutions on a CPU gain nothing. Hooks do not see the outputs of layers.
+        compile: compile the training step, including the outer gradient. Compilation takes 8 to 20 seconds. Small fully
+            connected networks become about five times as fast; convolutions on a CPU do not. Forward hooks do not run.
 
     Raises:
-        UserError: an argument outside its range.
+        UserError: an argument is out of range.
     """
 
     batching: Literal["auto"] | Batching = "auto"
@@ -81,7 +79,7 @@ class Execution:
         check_choice("execution.batching", self.batching, ("auto", "loop", "threads", "vmap"))
 
     def batching_for(self, network: nn.Module, x: Inputs) -> Batching:
-        """The way through the tasks, which ``"auto"`` chooses by the network and the device of its inputs."""
+        """The batching for a network and its inputs; resolves ``"auto"``."""
         return choose_batching(network, x) if self.batching == "auto" else self.batching
 
 
@@ -89,11 +87,11 @@ EXECUTION = Execution()
 
 
 def check_unused(method: str, reason: str, **given: object) -> None:
-    """Raises an error for options that a method does not have.
+    """Raises an error if an option that a method does not have is set.
 
     Raises:
-        UserError: the first option that is set.
+        UserError: an option is set.
     """
     for name, value in given.items():
         if value:
-            raise UserError(f"{method} has no {name}, but it is {value}: {reason}; leave {name} out.")
+            raise UserError(f"{method} does not support {name}={value}, because {reason}: remove {name}.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metatransfer.arguments import plain_arguments, remember_arguments
+from metatransfer.arguments import RemembersArguments, plain_arguments
 from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.domain.distance import collapse_signs
@@ -24,7 +24,7 @@ from metatransfer.functional.domain.validation import (
 from metatransfer.metrics.domain_evidence import Evidence as Evidence  # also importable from here
 
 
-class Validator(nn.Module, ABC):
+class Validator(RemembersArguments, nn.Module, ABC):
     """Scores a state of an adapted classifier. It has no weights; as a module, it can be described in checkpoints.
 
     Args:
@@ -40,12 +40,6 @@ class Validator(nn.Module, ABC):
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Records the arguments for checkpoints."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     def __init__(self, source_floor: float = 0.0) -> None:
         super().__init__()

@@ -238,8 +238,8 @@ def test_wrong_input():
     for function in (mmd, linear_mmd, coral):
         for pair, sentence in (
             ((source, target[:, :3]), "the same features, but have 4 and 3"),
-            ((source[:1], target), "two samples each or more, but have 1 and 5"),
-            ((source, target[:0]), "two samples each or more, but have 7 and 0"),
+            ((source[:1], target), "two samples each, but have 1 and 5"),
+            ((source, target[:0]), "two samples each, but have 7 and 0"),
             ((source[0], target), r"features \(n, d\) and \(m, d\), but are \(4,\) and \(5, 4\)"),
             ((source.sum(), target), r"but are \(\) and \(5, 4\)"),
             ((source.long(), target), "must be floating point, but are torch.int64"),
@@ -247,9 +247,9 @@ def test_wrong_input():
             with pytest.raises(UserError, match=sentence):
                 function(*pair)
     for multipliers in ((), (1.0, 0.0), (-1.0,), (float("inf"),)):
-        with pytest.raises(UserError, match="multipliers must be one or more numbers above 0"):
+        with pytest.raises(UserError, match="multipliers must be one or more positive numbers"):
             mmd(source, target, multipliers)
-    with pytest.raises(UserError, match="1 of the source, 2 of the target and 1 scales"):
+    with pytest.raises(UserError, match="1 source layers, 2 target layers and 1 scales"):
         joint_mmd([source], [target, target])
     with pytest.raises(UserError, match=r"the same samples, but their numbers are \[\(6, 5\), \(7, 5\)\]"):
         joint_mmd([source, source[1:]], [target, target])

@@ -62,7 +62,9 @@ def test_principal_directions_are_those_of_the_covariance():
 def test_principal_directions_are_as_precise_as_those_of_singular_vectors(smallest, within):
     """Also of directions so weak that the covariance has forgotten them."""
     generator = np.random.default_rng(0)
-    left, right = (np.linalg.qr(generator.normal(size=shape))[0] for shape in ((200, 12), (12, 12)))
+    samples = generator.normal(size=(200, 12))
+    left = np.linalg.qr(samples - samples.mean(0))[0]  # centred
+    right = np.linalg.qr(generator.normal(size=(12, 12)))[0]
     values = np.geomspace(1.0, smallest, 12)
     found = subspace.principal_directions((left * values) @ right.T, 12)
     np.testing.assert_allclose(found.T @ found, np.eye(12), atol=1e-12)

@@ -61,5 +61,5 @@ def test_third_derivatives_are_refused_and_not_wrong():
     x, weight, bias = tensors((5, 3))
     [first] = torch.autograd.grad(batch_norm(x, weight, bias, 1e-2).sin().sum(), [x], create_graph=True)
     [second] = torch.autograd.grad(first.square().sum(), [x], create_graph=True)
-    with pytest.raises(RuntimeError, match="two derivatives and no third"):
+    with pytest.raises(RuntimeError, match="no third derivative"):
         torch.autograd.grad(second.square().sum(), [x])

@@ -523,7 +523,7 @@ def test_nothing_to_adapt_is_answered_in_a_sentence(batching):
     idle = {name: value for name, value in net.named_parameters() if name.startswith("idle")}
     for value in net.used.parameters():
         value.requires_grad_(False)
-    with pytest.raises(UserError, match=r"none of the adapted parameters \(idle.weight, idle.bias\) reaches"):
+    with pytest.raises(UserError, match=r"none of the adapted parameters \(idle.weight, idle.bias\) affects"):
         adapt_tasks(stateless(net), idle, *data[:2], **options)
 
 

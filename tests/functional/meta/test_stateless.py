@@ -203,7 +203,7 @@ def test_batch_norm_of_one_value_a_channel_is_refused(composite, rows):
     """Its output would be its shift, whatever the sample."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
     forward = stateless(network, composite=composite)
-    with pytest.raises(UserError, match="needs 2 values or more for each of its 3 channels, but a task gave it 1"):
+    with pytest.raises(UserError, match="needs at least 2 values for each of its 3 channels, but a task has only 1"):
         forward({}, torch.rand(1 if rows is None else 4, 2, dtype=torch.float64), rows)
     forward({}, torch.rand(2, 2, dtype=torch.float64))
     stateless(network, running=True)({}, torch.rand(1, 2, dtype=torch.float64))

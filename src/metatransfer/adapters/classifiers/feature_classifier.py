@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metatransfer.arguments import plain_arguments, remember_arguments
+from metatransfer.arguments import RemembersArguments, plain_arguments
 from metatransfer.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Labelled(NamedTuple):
     y: Tensor
 
 
-class FeatureClassifier(torch.nn.Module, ABC):
+class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
     """A classifier of features with the interface of scikit-learn.
 
     :meth:`fit` stores what it learns as tensors in ``self.learned``, which checkpoints save.
@@ -34,12 +34,6 @@ class FeatureClassifier(torch.nn.Module, ABC):
     Attributes:
         learned: tensors by name; empty before the fit.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Records the arguments for checkpoints."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,1 +1,83 @@
-"""Functions of domain adaptation: discrepancies, distances, importance weights, subspaces."""
+"""Functions of domain adaptation: discrepancies, distances, importance weights, subspaces, validation scores."""
+
+from metatransfer.functional.domain.discrepancy import (
+    MULTIPLIERS,
+    classifier_discrepancy,
+    coral,
+    joint_mmd,
+    linear_mmd,
+    mmd,
+)
+from metatransfer.functional.domain.distance import (
+    ClassDistances,
+    class_conditional_a_distance,
+    collapse_signs,
+    effective_rank,
+    proxy_a_distance,
+)
+from metatransfer.functional.domain.importance import (
+    discriminator_weights,
+    effective_sample_size,
+    gaussian_kernel,
+    kernel_mean_matching,
+    kliep,
+    kliep_bandwidth,
+    kliep_weights,
+    median_bandwidth,
+)
+from metatransfer.functional.domain.subspace import (
+    alignment,
+    correlation_alignment,
+    discrepancy_matrix,
+    geodesic_flow_factor,
+    principal_directions,
+    transfer_components,
+)
+from metatransfer.functional.domain.validation import (
+    DomainClassifier,
+    choose_regularization,
+    deep_embedded_validation,
+    density_ratio,
+    fit_domain_classifier,
+    importance_weighted_risk,
+    information_maximization,
+    mean_entropy,
+    soft_neighborhood_density,
+)
+
+__all__ = [
+    "MULTIPLIERS",
+    "ClassDistances",
+    "DomainClassifier",
+    "alignment",
+    "choose_regularization",
+    "class_conditional_a_distance",
+    "classifier_discrepancy",
+    "collapse_signs",
+    "coral",
+    "correlation_alignment",
+    "deep_embedded_validation",
+    "density_ratio",
+    "discrepancy_matrix",
+    "discriminator_weights",
+    "effective_rank",
+    "effective_sample_size",
+    "fit_domain_classifier",
+    "gaussian_kernel",
+    "geodesic_flow_factor",
+    "importance_weighted_risk",
+    "information_maximization",
+    "joint_mmd",
+    "kernel_mean_matching",
+    "kliep",
+    "kliep_bandwidth",
+    "kliep_weights",
+    "linear_mmd",
+    "mean_entropy",
+    "median_bandwidth",
+    "mmd",
+    "principal_directions",
+    "proxy_a_distance",
+    "soft_neighborhood_density",
+    "transfer_components",
+]

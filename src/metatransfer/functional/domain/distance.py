@@ -1,4 +1,4 @@
-"""How far apart two domains are in features, and signs that an adaptation has gone wrong."""
+"""Distances of two domains in feature space, and signs of a failed adaptation."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from metatransfer.functional.domain.validation import fit_domain_classifier
 
 _FLAT = 1e-3  # variance over mean squared length; features after a ReLU have 0.1 and more
 _CONCENTRATED = 0.3  # of the largest entropy
-_ENOUGH = 10  # samples for each class, from which on a class that is never answered is no chance
+_ENOUGH = 10  # samples per class for which a class that is never predicted is unlikely to be chance
 _AT_CHANCE, _CERTAIN, _RECORDS = 0.02, 0.99, 5
 
 
 def proxy_a_distance(
     source: Tensor, target: Tensor, folds: int = 5, regularization: float = 1e-2, limit: int = 2000
 ) -> float:
-    r"""How well a plane tells two domains apart, :math:`2(1-2\epsilon)` (Ben-David et al. 2007, NeurIPS).
+    r"""How well a linear classifier separates two domains, :math:`2(1-2\epsilon)` (Ben-David et al. 2007, NeurIPS).
 
-    :math:`\epsilon` is the error of :func:`~metatransfer.functional.domain.validation.fit_domain_classifier` on folds
-    that it has not seen, both domains counting one half whatever their sizes; above chance it counts as one half.
+    :math:`\epsilon` is the cross-validated error of :func:`fit_domain_classifier`, averaged over the two domains and at
+    most 1/2.
 
     Args:
         source: ``(n_s, E)`` features.
         target: ``(n_t, E)`` features.
-        folds: how many; the same samples fall into the same fold every time.
+        folds: number of folds, which are the same in every call.
         regularization: of the classifier.
-        limit: samples of each domain looked at; of more, always the same ones.
+        limit: largest number of samples of each domain; of more, always the same ones are used.
 
     Returns:
-        From 0, where nothing tells the domains apart, to 2.
+        From 0 (the domains cannot be separated) to 2.
 
     Raises:
-        UserError: fewer than 2 folds, or a domain with fewer samples than folds.
+        UserError: there are fewer than 2 folds, or fewer samples of a domain than folds.
     """
     if folds < 2 or min(len(source), len(target)) < folds:
         raise UserError(
-            f"the distance of domains needs 2 or more folds and as many samples of each domain, but got {folds} folds, "
-            f"{len(source)} samples of the source and {len(target)} of the target: give more samples, or fewer folds."
+            f"proxy_a_distance needs at least 2 folds and as many samples of each domain, but got {folds} folds, "
+            f"{len(source)} source and {len(target)} target samples: use more samples, or fewer folds."
         )
     parts = [part[_order(len(part))[:limit].to(part.device)].detach() for part in (source, target)]
     if min(map(len, parts)) < folds:
-        raise UserError(f"the distance of domains needs a limit of {folds} (its folds) or more, but it is {limit}.")
+        raise UserError(f"proxy_a_distance needs limit to be at least its {folds} folds, but it is {limit}.")
     wrong = [0.0, 0.0]
     for fold in range(folds):
         held = [torch.arange(len(part), device=part.device) % folds == fold for part in parts]
@@ -64,11 +64,11 @@ def _order(count: int) -> Tensor:
 
 
 class ClassDistances(NamedTuple):
-    """Distances of the domains, class by class.
+    """Distances of the domains for each class.
 
     Attributes:
-        mean: of those that were measured; ``None`` where none was.
-        per_class: one for each class; ``None`` for a class with too few samples in a domain.
+        mean: mean of the measured distances; ``None`` if there are none.
+        per_class: one per class; ``None`` for a class with too few samples in a domain.
     """
 
     mean: float | None
@@ -85,30 +85,27 @@ def class_conditional_a_distance(
     folds: int = 5,
     regularization: float = 1e-2,
 ) -> ClassDistances:
-    """:func:`proxy_a_distance` within each class, the target's being the predicted ones.
+    """:func:`proxy_a_distance` within each class, with predicted classes on the target.
 
-    Domains that lie on top of each other as a whole may still have exchanged their classes; that shows here.
+    Large values show that domains which overlap as a whole have exchanged their classes.
 
     Args:
         source: ``(n_s, E)`` features.
-        y: ``(n_s,)`` int64 their labels.
+        y: ``(n_s,)`` int64 labels of the source.
         target: ``(n_t, E)`` features.
-        predicted: ``(n_t,)`` int64 what they are taken for, or their labels where these are known.
+        predicted: ``(n_t,)`` int64 predictions for the target, or its labels if known.
         num_classes: ``C``.
-        least: samples of a class in each domain, below which nothing is measured.
-        folds: of each distance.
+        least: smallest number of samples of a class in each domain; smaller classes are not measured.
+        folds: as in :func:`proxy_a_distance`.
         regularization: of the classifiers.
 
-    Returns:
-        The distances.
-
     Raises:
-        UserError: labels and features of different numbers.
+        UserError: the numbers of labels and features differ.
     """
     if len(source) != len(y) or len(target) != len(predicted):
         raise UserError(
-            f"distances by class need a label for each sample, but there are {len(y)} labels for {len(source)} samples "
-            f"of the source, and {len(predicted)} for {len(target)} of the target: give those of the same samples."
+            f"distances by class need a label for each sample, but there are {len(y)} labels for {len(source)} source "
+            f"samples and {len(predicted)} for {len(target)} target samples."
         )
     found: list[float | None] = []
     for one in range(num_classes):
@@ -120,13 +117,10 @@ def class_conditional_a_distance(
 
 
 def effective_rank(features: Tensor) -> float:
-    r"""How many directions the features fill, :math:`e^{H(\sigma/\lVert\sigma\rVert_1)}` (Roy and Vetterli 2007).
-
-    Args:
-        features: ``(N, E)``; their mean is taken off.
+    r"""Effective rank :math:`e^{H(\sigma/\lVert\sigma\rVert_1)}` of features ``(N, E)`` (Roy and Vetterli 2007).
 
     Returns:
-        From 1 to the smaller of ``N - 1`` and ``E``; 0 where all samples are the same.
+        From 1 to the smaller of ``N - 1`` and ``E``; 0 if all samples are equal.
     """
     x = features.detach().to("cpu", torch.float64)
     values = torch.linalg.svdvals(x - x.mean(0))
@@ -143,20 +137,20 @@ def collapse_signs(
     source_accuracy: float | None = None,
     source_floor: float | None = None,
 ) -> dict[str, str]:
-    """Looks for the ways in which adaptations fail, without a label of the target.
+    """Looks for signs that an adaptation has failed, without target labels.
 
     Args:
         target_logits: ``(M, C)``.
         features: ``(N, E)`` of samples of either domain or both.
-        discriminator_accuracy: over training, from the first to the last.
-        chance: what a discriminator gets right that knows nothing: the part of the larger domain.
-        source_accuracy: of the adapted classifier.
-        source_floor: what it must not fall below.
+        discriminator_accuracy: accuracies over the course of training.
+        chance: accuracy of guessing the larger domain.
+        source_accuracy: accuracy of the adapted classifier on the source.
+        source_floor: lowest acceptable ``source_accuracy``.
 
     Returns:
-        What was found and what to do about it, each a sentence, by ``"not_finite"``, ``"concentrated"``,
-        ``"missing_classes"``, ``"features_collapsed"``, ``"discriminator_at_chance"``, ``"discriminator_certain"``,
-        ``"source_lost"``; empty where nothing was.
+        A sentence with the finding and the remedy for each sign found: ``"not_finite"``, ``"concentrated"``,
+        ``"missing_classes"``, ``"features_collapsed"``, ``"discriminator_at_chance"``, ``"discriminator_certain"`` and
+        ``"source_lost"``.
     """
     signs = _prediction_signs(target_logits.detach().to("cpu", torch.float64))
     if features is not None and len(features) > 1:
@@ -169,8 +163,8 @@ def collapse_signs(
     signs |= _discriminator_signs(discriminator_accuracy, chance)
     if source_accuracy is not None and source_floor is not None and source_accuracy < source_floor:
         signs["source_lost"] = (
-            f"the source's accuracy fell to {100 * source_accuracy:.1f} %, below the {100 * source_floor:.1f} % to "
-            "hold: lower max_lambda, or stop earlier."
+            f"the accuracy on the source fell to {100 * source_accuracy:.1f} %, below the floor of "
+            f"{100 * source_floor:.1f} %: lower max_lambda, or stop earlier."
         )
     return signs
 
@@ -179,7 +173,7 @@ def _prediction_signs(logits: Tensor) -> dict[str, str]:
     if not len(logits):
         return {}
     if not logits.isfinite().all():
-        return {"not_finite": "outputs on the target are not finite: lower the learning rate, or clip gradients."}
+        return {"not_finite": "outputs on the target are NaN or infinite: lower the learning rate, or clip gradients."}
     classes = logits.shape[1]
     counts = logits.argmax(1).bincount(minlength=classes)
     used = int((counts > 0).sum())
@@ -208,13 +202,13 @@ def _discriminator_signs(accuracy: Sequence[float], chance: float) -> dict[str, 
         return {}
     if max(abs(value - chance) for value in accuracy) <= _AT_CHANCE:
         return {
-            "discriminator_at_chance": f"the discriminator never did better than chance ({100 * chance:.0f} %): either "
-            "the domains do not differ and there is nothing to adapt, or its learning rate must be raised."
+            "discriminator_at_chance": f"the discriminator was never better than chance ({100 * chance:.0f} %): either "
+            "the domains do not differ, or its learning rate is too low."
         }
     last = accuracy[-max(1, len(accuracy) // 4) :]
     if min(last) >= _CERTAIN:
         return {
-            "discriminator_certain": f"the discriminator still tells the domains apart ({100 * last[-1]:.0f} % right): "
-            "raise max_lambda, train for longer, or make the discriminator smaller."
+            "discriminator_certain": "the discriminator still separates the domains "
+            f"({100 * last[-1]:.0f} % accuracy): raise max_lambda, train for longer, or make the discriminator smaller."
         }
     return {}

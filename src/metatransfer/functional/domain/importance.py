@@ -1,4 +1,4 @@
-r"""Importance of source samples: estimates of :math:`p_t(x)/p_s(x)` on arrays in double precision.
+r"""Importance weights of source samples: estimates of :math:`p_t(x)/p_s(x)` on float64 arrays.
 
 Samples are rows: ``(n, d)`` of the source, ``(m, d)`` of the target. Kernels are Gaussian,
 :math:`k(x, y) = e^{-\lVert x-y\rVert^2 / (2\sigma^2)}` with the bandwidth :math:`\sigma`.
@@ -16,21 +16,12 @@ from scipy.spatial.distance import cdist
 from metatransfer.errors import UserError
 
 Array = NDArray[np.float64]
-_LEAST_KERNEL = 1e-30  # of a sample 12 bandwidths away: with 0 a ratio or a logarithm would be infinite
-_NEARLY, _STEPS = 0.99, 200  # of the way to the border
+_LEAST_KERNEL = 1e-30  # at a distance of 12 bandwidths; avoids divisions by 0 and log(0)
+_NEARLY, _STEPS = 0.99, 200  # part of the way to the boundary; most steps
 
 
 def gaussian_kernel(x: Array, y: Array, bandwidth: float) -> Array:
-    """The kernel of all pairs.
-
-    Args:
-        x: ``(n, d)``.
-        y: ``(m, d)``.
-        bandwidth: in the units of the samples.
-
-    Returns:
-        ``(n, m)``.
-    """
+    """Gaussian kernel ``(n, m)`` of all pairs of ``x`` ``(n, d)`` and ``y`` ``(m, d)``."""
     found: Array = cdist(x, y, "sqeuclidean")
     found *= -0.5 / bandwidth**2
     np.exp(found, out=found)
@@ -38,14 +29,10 @@ def gaussian_kernel(x: Array, y: Array, bandwidth: float) -> Array:
 
 
 def median_bandwidth(x: Array, limit: int = 1000) -> float:
-    """The median distance of different samples.
+    """Median distance of different samples of ``x`` ``(n, d)``.
 
-    Args:
-        x: ``(n, d)``.
-        limit: how many samples are looked at, spread evenly; the time grows with their square.
-
-    Returns:
-        The median; the mean where most samples coincide, and 1 where all do.
+    At most ``limit`` samples, spread evenly, are used. If most samples coincide the result is the mean distance, and 1
+    if all do.
     """
     some = x[np.linspace(0, len(x) - 1, min(limit, len(x))).astype(np.int64)]
     distances = cdist(some, some)[np.triu_indices(len(some), 1)]
@@ -53,29 +40,22 @@ def median_bandwidth(x: Array, limit: int = 1000) -> float:
 
 
 def effective_sample_size(weights: Array) -> float:
-    r"""How many equally weighted samples are as good: :math:`(\sum w)^2 / \sum w^2` (Kish 1965).
-
-    Args:
-        weights: ``(n,)``, not negative.
-
-    Returns:
-        From 1, where one sample carries all the weight, to ``n``.
-    """
+    r"""Effective sample size :math:`(\sum w)^2 / \sum w^2` (Kish 1965) of weights ``(n,)``, from 1 to ``n``."""
     scaled = weights / weights.max()
     return float(scaled.sum() ** 2 / (scaled**2).sum())
 
 
 def discriminator_weights(probability: Array, n: int, m: int, limit: float) -> Array:
-    r"""Weights from a classifier of the domains: :math:`w = \frac{n}{m}\,\frac{p}{1-p}` (Bickel et al. 2009, JMLR 10).
+    r"""Weights from a domain classifier: :math:`w = \frac{n}{m}\,\frac{p}{1-p}` (Bickel et al. 2009, JMLR 10).
 
     Args:
-        probability: ``(n,)`` that each source sample belongs to the target.
-        n: source samples that the classifier learned from.
-        m: target samples that it learned from.
-        limit: no ratio is above it.
+        probability: ``(n,)`` probabilities that the source samples belong to the target.
+        n: number of source samples the classifier was trained on.
+        m: number of target samples it was trained on.
+        limit: largest ratio.
 
     Returns:
-        ``(n,)`` of mean 1, all of them 1 where all ratios are 0.
+        ``(n,)`` weights of mean 1; all 1 if all ratios are 0.
     """
     ratio = np.minimum(n / m * probability / np.maximum(1 - probability, np.finfo(np.float64).tiny), limit)
     mean = ratio.mean()
@@ -85,38 +65,37 @@ def discriminator_weights(probability: Array, n: int, m: int, limit: float) -> A
 def kernel_mean_matching(
     kernel: Array, similarity: Array, limit: float = 1000.0, slack: float | None = None, tolerance: float = 1e-9
 ) -> Array:
-    r"""Weights that bring the source's mean in the kernel's space to the target's (Huang et al. 2006, NIPS 19).
+    r"""Weights that match the means of source and target in the kernel's feature space (Huang et al. 2006, NIPS 19).
 
     .. math:: \min_w\ \tfrac12 w^\top K w - \kappa^\top w \quad\text{such that}\quad 0 \le w_i \le B,\
               \lvert\bar w - 1\rvert \le \epsilon
 
-    By a primal-dual interior-point method (Mehrotra 1992, SIAM J. Optim. 2(4)) that stays inside of the constraints, so
-    that the duality gap says how far the objective is from its minimum. One Cholesky factor of ``(n, n)`` for each of
-    10 to 30 steps.
+    Solved by a primal-dual interior-point method (Mehrotra 1992, SIAM J. Optim. 2(4)) to a given duality gap, with one
+    Cholesky decomposition of ``(n, n)`` in each of 10 to 30 steps.
 
     Args:
-        kernel: ``K`` ``(n, n)``, of the source's samples with each other.
+        kernel: ``K`` ``(n, n)`` of the source samples.
         similarity: :math:`\kappa_i = \frac nm\sum_j k(s_i, t_j)`, ``(n,)``.
         limit: ``B``, above 1.
-        slack: :math:`\epsilon`, above 0; :math:`(\sqrt n-1)/\sqrt n` where ``None``.
-        tolerance: gap at which to stop, as a part of the objective.
+        slack: :math:`\epsilon`, above 0; defaults to :math:`(\sqrt n-1)/\sqrt n`.
+        tolerance: duality gap at which to stop, relative to the objective.
 
     Returns:
         ``(n,)``.
 
     Raises:
-        UserError: a limit that is not above 1, a slack that is not above 0, or a tolerance that cannot be met.
+        UserError: ``limit`` is not above 1, ``slack`` is not positive, or the tolerance is not reached.
     """
     n = len(kernel)
     slack = 1 - 1 / np.sqrt(n) if slack is None else slack
     if limit <= 1 or slack <= 0:
         raise UserError(
-            f"kernel mean matching needs limit above 1 and slack above 0, but they are {limit} and {slack}: the "
-            "weights could not have the mean 1."
+            f"kernel mean matching needs limit > 1 and slack > 0, so that the weights can have a mean of 1, but they "
+            f"are {limit} and {slack}."
         )
     lowest, highest = max(0.0, n * (1 - slack)), min(n * limit, n * (1 + slack))
     w = np.full(n, 0.5 * (lowest + highest) / n)
-    # what is left of w >= 0, w <= limit, sum(w) >= lowest and sum(w) <= highest; kept, for a difference cancels
+    # slacks of w >= 0, w <= limit, sum(w) >= lowest and sum(w) <= highest; updated, as differences would cancel
     rest = np.concatenate([w, limit - w, np.full(2, 0.5 * (highest - lowest))])
     gradient = kernel @ w - similarity
     y = max(1.0, float(np.abs(gradient).max())) / rest  # multipliers of these constraints
@@ -131,8 +110,7 @@ def kernel_mean_matching(
         rest, y = rest + length * d_rest, y + length * d_y
         gradient = kernel @ rest[:n] - similarity
     raise UserError(
-        f"kernel mean matching did not come within {tolerance:g} of the minimum in {_STEPS} steps: raise tolerance or "
-        "slack."
+        f"kernel mean matching did not reach the tolerance {tolerance:g} in {_STEPS} steps: raise tolerance or slack."
     )
 
 
@@ -143,26 +121,26 @@ def _adjoint(y: Array) -> Array:
 
 
 def _longest(rest: Array, d_rest: Array, y: Array, d_y: Array) -> float:
-    """How far a step may go before a constraint or a multiplier is 0."""
+    """The step length at which the first constraint or multiplier becomes 0."""
     values, steps = np.concatenate([rest, y]), np.concatenate([d_rest, d_y])
     falling = steps < 0
     return float((-values[falling] / steps[falling]).min()) if falling.any() else np.inf
 
 
 def _newton(kernel: Array, rest: Array, y: Array, missing: Array) -> tuple[Array, Array]:
-    """Mehrotra's step of the constraints and their multipliers: straight to the border first, then corrected."""
+    """Mehrotra's predictor-corrector step for the slacks and their multipliers."""
     n, ratio = len(kernel), y / rest
     matrix = kernel.copy()
-    jitter = 1e-13 * n  # rounding of a singular kernel must not make it indefinite
+    jitter = 1e-13 * n  # keeps a singular kernel positive definite despite rounding
     matrix.flat[:: n + 1] += ratio[:n] + ratio[n:-2] + jitter
     factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     ones = linalg.cho_solve(factor, np.ones(n), check_finite=False)
-    both = ratio[-2] + ratio[-1]  # the sum's constraints add a matrix of rank one
+    both = ratio[-2] + ratio[-1]  # the constraints on the sum add a matrix of rank one
 
     def solve(wanted: Array) -> tuple[Array, Array]:
         right = _adjoint(wanted / rest - y) - missing
         step = linalg.cho_solve(factor, right, check_finite=False)
-        total = step.sum() / (1 + both * ones.sum())  # the sum of what follows, which would cancel
+        total = step.sum() / (1 + both * ones.sum())  # the sum of the next line, without its cancellation
         step = step - ones * (both * total)
         change = np.concatenate([step, -step, [total, -total]])
         return change, wanted / rest - y - ratio * change
@@ -176,25 +154,25 @@ def _newton(kernel: Array, rest: Array, y: Array, missing: Array) -> tuple[Array
 
 
 def kliep(source: Array, target: Array, tolerance: float = 1e-7) -> Array:
-    r"""Weights of kernels whose sum, as a density ratio, makes the target most likely (Sugiyama et al. 2008, NIPS 20).
+    r"""KLIEP: a density ratio from kernels that maximises the likelihood of the target (Sugiyama et al. 2008, NIPS 20).
 
     .. math:: \max_\alpha\ \frac1m\sum_j \log\sum_l \alpha_l k(t_j, c_l) \quad\text{such that}\quad
               \frac1n\sum_i\sum_l \alpha_l k(s_i, c_l) = 1,\ \alpha \ge 0
 
-    With :math:`\beta_l = \alpha_l\overline{k(s, c_l)}` these are the proportions of a mixture, a convex problem, solved
-    by a primal-dual interior-point method. The largest slope of the likelihood along a single kernel, less 1, is more
-    than what is missing to the maximum, and says when to stop.
+    With :math:`\beta_l = \alpha_l\overline{k(s, c_l)}` this is a convex problem, solved by a primal-dual interior-point
+    method. It stops when the largest slope of the likelihood along a single kernel, minus 1, which bounds the distance
+    to the maximum, is within the tolerance.
 
     Args:
-        source: ``(n, L)`` kernels of the source's samples with the centers.
-        target: ``(m, L)`` those of the target's.
+        source: ``(n, L)`` kernels of source samples and centers.
+        target: ``(m, L)`` kernels of target samples and centers.
         tolerance: of the mean log-likelihood.
 
     Returns:
-        :math:`\alpha`, ``(L,)``: the weights of samples are their kernels times it, of mean 1 over the source.
+        :math:`\alpha`, ``(L,)``; see :func:`kliep_weights`.
 
     Raises:
-        UserError: a tolerance that cannot be met.
+        UserError: the tolerance is not reached.
     """
     means = np.maximum(source, _LEAST_KERNEL).mean(0)
     ratios = np.maximum(target, _LEAST_KERNEL) / means
@@ -214,19 +192,16 @@ def kliep(source: Array, target: Array, tolerance: float = 1e-7) -> Array:
         d_z = center / beta - z - z / beta * step
         beta, z = _shortened(ratios, beta, z, step, d_z, center)
     raise UserError(
-        f"KLIEP did not come within {tolerance:g} of the maximum in {_STEPS} steps: raise the bandwidth, or tolerance."
+        f"KLIEP did not reach the tolerance {tolerance:g} in {_STEPS} steps: raise the bandwidth, or tolerance."
     )
 
 
 def kliep_weights(kernels: Array, alpha: Array) -> Array:
-    """The density ratio that :func:`kliep` found.
+    """The density ratio ``(n,)`` of :func:`kliep`, of mean 1 over the source.
 
     Args:
-        kernels: ``(n, L)`` of samples with the centers.
+        kernels: ``(n, L)`` kernels of samples and centers.
         alpha: ``(L,)``.
-
-    Returns:
-        ``(n,)``.
     """
     found: Array = np.maximum(kernels, _LEAST_KERNEL) @ alpha
     return found
@@ -239,20 +214,19 @@ def kliep_bandwidth(
     candidates: Sequence[float],
     fold: NDArray[np.int64],
 ) -> float:
-    """The bandwidth under which target samples that were held out are most likely.
+    """Chooses the bandwidth of :func:`kliep` by the cross-validated likelihood of target samples.
 
-    Kernels that stand at a sample that is held out are held out, too: they would make it likely at any bandwidth, the
-    smaller the more.
+    Kernels centred on held-out samples are left out, as they would favour small bandwidths.
 
     Args:
         source: ``(n, d)``.
         target: ``(m, d)``.
-        centers: ``(L,)`` the target samples at which kernels stand, in two folds or more.
-        candidates: bandwidths to choose from; of equals the first is taken.
-        fold: ``(m,)`` the part in which each target sample is held out.
+        centers: ``(L,)`` indices of the target samples that are centers, from at least two folds.
+        candidates: bandwidths to choose from.
+        fold: ``(m,)`` fold of each target sample.
 
     Returns:
-        One of the candidates.
+        The best candidate; the first of equals.
     """
     scores = []
     for bandwidth in candidates:
@@ -267,7 +241,7 @@ def kliep_bandwidth(
 
 
 def _shortened(ratios: Array, beta: Array, z: Array, step: Array, d_z: Array, center: float) -> tuple[Array, Array]:
-    """As much of a step as stays inside and brings the conditions of the optimum nearer."""
+    """Shortens a step until it is feasible and reduces the residual of the optimality conditions."""
 
     def residual(beta: Array, z: Array) -> float:
         slope = (ratios / (ratios @ beta)[:, None]).mean(0)

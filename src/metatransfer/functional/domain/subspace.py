@@ -1,6 +1,6 @@
-"""Subspaces that two domains share, in closed form, on arrays in double precision.
+"""Subspaces shared by two domains, in closed form, on float64 arrays.
 
-Samples are rows: ``(n, d)`` of the source, ``(m, d)`` of the target, centred by whoever calls.
+Samples are rows: ``(n, d)`` of the source, ``(m, d)`` of the target, centred by the caller.
 """
 
 from __future__ import annotations
@@ -10,35 +10,27 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 Array = NDArray[np.float64]
-_SMALL = 1e-8  # radians below which an angle is none: sin and cos of it are exact to the last digit
+_SMALL = 1e-8  # radians; smaller angles count as 0
 
 
 def principal_directions(x: Array, count: int) -> Array:
-    """The directions of the largest variance, by scikit-learn's PCA.
-
-    Args:
-        x: ``(n, d)``, centred.
-        count: how many.
+    """Directions of the largest variance of centred samples ``x`` ``(n, d)``, from scikit-learn's PCA.
 
     Returns:
         ``(d, count)`` orthonormal columns, each with its largest entry positive.
     """
-    from sklearn.decomposition import PCA  # takes a second to import
+    from sklearn.decomposition import PCA  # slow to import
 
-    # of the samples, not of their covariance: squaring would lose the directions with little variance
+    # from the samples, as their covariance would lose directions with little variance
     directions: Array = PCA(count, svd_solver="full").fit(x).components_.T
     return directions
 
 
 def alignment(source: Array, target: Array) -> Array:
-    r"""Takes the source's directions to the target's: :math:`P_s P_s^\top P_t` (Fernando et al. 2013, ICCV).
-
-    Args:
-        source: ``(d, k)`` orthonormal columns.
-        target: ``(d, k)`` orthonormal columns.
+    r"""Subspace alignment :math:`P_s P_s^\top P_t` (Fernando et al. 2013, ICCV) of two orthonormal bases ``(d, k)``.
 
     Returns:
-        ``(d, k)``: what source samples are multiplied by; target samples are multiplied by ``target``.
+        ``(d, k)`` projection of source samples; target samples are projected on ``target``.
     """
     found: Array = source @ (source.T @ target)
     return found
@@ -81,18 +73,18 @@ def geodesic_flow_factor(source: Array, target: Array) -> Array:
 
 
 def discrepancy_matrix(labels: NDArray[np.int64] | None, guesses: NDArray[np.int64] | None, n: int, m: int) -> Array:
-    r"""The matrix ``M`` for which :math:`\mathrm{tr}(Z^\top M Z)` is the distance of the domains' means.
+    r"""The matrix ``M`` for which :math:`\mathrm{tr}(Z^\top M Z)` is the distance between the means of the domains.
 
     .. math:: \lVert \bar z_s - \bar z_t\rVert^2 + \sum_c \lVert \bar z_s^{(c)} - \bar z_t^{(c)}\rVert^2
 
-    The marginal term of TCA (Pan et al. 2011); with labels also the conditional ones of JDA (Long et al. 2013, ICCV),
-    the marginal term counting as often as there are classes, as in its authors' code.
+    The marginal term of TCA (Pan et al. 2011); with labels also the conditional terms of JDA (Long et al. 2013, ICCV),
+    where the marginal term is weighted by the number of classes, as in the code of its authors.
 
     Args:
         labels: ``(n,)`` of the source, or ``None``.
-        guesses: ``(m,)`` labels that the target is thought to have, or ``None``.
-        n: samples of the source.
-        m: samples of the target.
+        guesses: ``(m,)`` pseudo-labels of the target, or ``None``.
+        n: number of source samples.
+        m: number of target samples.
 
     Returns:
         ``(n + m, r)``: a factor ``E`` with :math:`M = E E^\top`, of norm 1.
@@ -105,7 +97,7 @@ def discrepancy_matrix(labels: NDArray[np.int64] | None, guesses: NDArray[np.int
             column = np.concatenate([own / own.sum(), -guessed / max(1.0, guessed.sum())])
             columns.append(column)
     factor = np.stack(columns, axis=1)
-    norm = np.linalg.norm(factor.T @ factor)  # that of the whole matrix
+    norm = np.linalg.norm(factor.T @ factor)  # the norm of M
     found: Array = factor / np.sqrt(norm)
     return found
 
@@ -117,12 +109,12 @@ def transfer_components(x: Array, factor: Array, count: int, regularization: flo
               W^\top(X^\top M X + \lambda I)W = I
 
     with the centring matrix :math:`H`: the linear kernel of TCA and JDA in its primal form. The cost is cubic in the
-    smaller of samples and features: where there are fewer samples, :math:`W` lies in what they span.
+    smaller of the numbers of samples and features.
 
     Args:
         x: ``(n + m, d)``, source then target.
         factor: ``E`` with :math:`M = EE^\top`, see :func:`discrepancy_matrix`.
-        count: how many directions.
+        count: number of directions.
         regularization: :math:`\lambda`.
 
     Returns:
@@ -139,7 +131,7 @@ def transfer_components(x: Array, factor: Array, count: int, regularization: flo
 
 
 def correlation_alignment(source: Array, target: Array, regularization: float) -> Array:
-    r"""Gives the source the target's covariance: :math:`C_s^{-1/2} C_t^{1/2}` (CORAL, Sun et al. 2016, 1511.05547).
+    r"""Maps source to target covariance: :math:`C_s^{-1/2} C_t^{1/2}` (CORAL, Sun et al. 2016, 1511.05547).
 
     Args:
         source: ``(n, d)``.
@@ -147,7 +139,7 @@ def correlation_alignment(source: Array, target: Array, regularization: float) -
         regularization: added to the diagonals of both covariances; the paper takes 1.
 
     Returns:
-        ``(d, d)``: what source samples are multiplied by.
+        ``(d, d)`` matrix that source samples are multiplied by.
     """
 
     def power(x: Array, exponent: float) -> Array:

@@ -1,8 +1,8 @@
-"""What can be said of an adapted classifier without a label of the target: numbers to choose and to doubt by.
+"""Validation scores of an adapted classifier that need no target labels.
 
-Entropies look at the target's outputs alone and reward confident answers, right or wrong; weighted risks look at the
-source's labels, and count for more the source samples that resemble the target. All sums are in double precision.
-None is meant as a training loss.
+Entropies use only the outputs on the target, so they also reward confident wrong answers. Weighted risks use labelled
+source samples and give more weight to those that resemble the target. All sums are in float64. None is meant as a
+training loss.
 """
 
 from __future__ import annotations
@@ -17,40 +17,34 @@ from torch import Tensor
 from metatransfer.errors import UserError
 
 _ROWS = 1024  # of a similarity matrix at a time: 80 MB for 10,000 samples
-_LARGEST = 30.0  # log-odds beyond which a ratio of densities says nothing more
-_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # where equal, the first
+_LARGEST = 30.0  # limit of the log-odds of a density ratio
+_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # the first of equals is used
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    r"""Mean entropy of the predictions, :math:`\frac1N\sum_i H(p_i)`; less is more confident.
+    r"""Mean entropy of the predictions, :math:`\frac1N\sum_i H(p_i)`; lower is more confident.
 
     Args:
         logits: ``(N, C)``.
 
     Returns:
         A float64 scalar from 0 to :math:`\log C`.
-
-    Raises:
-        UserError: no samples, or not a matrix.
     """
     _check_rows("mean_entropy", logits, 1)
     return _entropy(logits.to(torch.float64).softmax(-1)).mean()
 
 
 def information_maximization(logits: Tensor) -> Tensor:
-    r"""Mutual information of samples and answers, :math:`H(\frac1N\sum_i p_i) - \frac1N\sum_i H(p_i)`; more is better.
+    r"""Mutual information of samples and predictions, :math:`H(\frac1N\sum_i p_i) - \frac1N\sum_i H(p_i)`.
 
-    Confident answers that use all classes (Krause et al. 2010, NeurIPS; Shi and Sha 2012, 1206.6438). It assumes
-    classes of about the same size on the target.
+    Higher is better: confident predictions that use all classes (Krause et al. 2010, NeurIPS; Shi and Sha 2012,
+    1206.6438). It assumes classes of about equal size on the target.
 
     Args:
         logits: ``(N, C)``.
 
     Returns:
         A float64 scalar from 0 to :math:`\log C`.
-
-    Raises:
-        UserError: no samples, or not a matrix.
     """
     _check_rows("information_maximization", logits, 1)
     p = logits.to(torch.float64).softmax(-1)
@@ -58,12 +52,12 @@ def information_maximization(logits: Tensor) -> Tensor:
 
 
 def soft_neighborhood_density(x: Tensor, temperature: float = 0.05) -> Tensor:
-    r"""How many neighbours samples have, on average; more is better (SND, Saito et al. 2021, 2108.10860).
+    r"""Soft neighborhood density (SND, Saito et al. 2021, 2108.10860); higher is better.
 
     .. math:: \frac1N\sum_i H(P_i), \qquad
               P_{ij} = \frac{e^{\hat x_i\cdot\hat x_j/\tau}}{\sum_{k\ne i} e^{\hat x_i\cdot\hat x_k/\tau}},\quad j\ne i
 
-    with rows :math:`\hat x` of length 1. It cannot tell well-formed classes from a collapse of all into one.
+    with rows :math:`\hat x` of length 1. A collapse of all classes into one also has a high density.
 
     Args:
         x: ``(N, D)`` softmax outputs, as in the paper, or features.
@@ -73,11 +67,11 @@ def soft_neighborhood_density(x: Tensor, temperature: float = 0.05) -> Tensor:
         A float64 scalar from 0 to :math:`\log(N-1)`. Memory is linear in ``N``.
 
     Raises:
-        UserError: fewer than 2 samples, not a matrix, or a temperature that is not above 0.
+        UserError: the input is not a matrix with at least 2 rows, or the temperature is not positive.
     """
     _check_rows("soft_neighborhood_density", x, 2)
     if not temperature > 0:
-        raise UserError(f"soft_neighborhood_density: temperature must be above 0, but is {temperature}.")
+        raise UserError(f"soft_neighborhood_density: temperature must be positive, but is {temperature}.")
     unit = F.normalize(x.to(torch.float64), dim=-1)
     total = unit.new_zeros(())
     for start in range(0, len(unit), _ROWS):
@@ -96,17 +90,17 @@ def _entropy(p: Tensor) -> Tensor:
 def _check_rows(name: str, x: Tensor, least: int) -> None:
     if x.ndim != 2 or len(x) < least:
         raise UserError(
-            f"{name} needs a matrix with a row for each of {least} or more samples, but got the shape "
-            f"{tuple(x.shape)}: give it all samples of the split at once."
+            f"{name} needs a matrix with at least {least} rows (samples), but got the shape {tuple(x.shape)}: pass all "
+            "samples of the split at once."
         )
 
 
 class DomainClassifier(NamedTuple):
-    """A logistic regression that tells the target from the source.
+    """A logistic regression that separates the target from the source.
 
     Attributes:
-        mean: ``(E,)`` float64 of the features.
-        scale: ``(E,)`` float64 by which they are divided.
+        mean: ``(E,)`` float64 mean of the features.
+        scale: ``(E,)`` float64 standard deviation of the features.
         weight: ``(E,)`` float64.
         bias: float.
     """
@@ -117,27 +111,19 @@ class DomainClassifier(NamedTuple):
     bias: float
 
     def log_odds(self, features: Tensor) -> Tensor:
-        """Above 0 for what looks like the target.
-
-        Args:
-            features: ``(N, E)``.
-
-        Returns:
-            ``(N,)`` float64.
-        """
+        """Log-odds ``(N,)`` of the target, float64, for features ``(N, E)``; positive for samples that resemble it."""
         standard = (features.detach().to("cpu", torch.float64) - self.mean) / self.scale
         odds: Tensor = standard @ self.weight + self.bias
         return odds
 
 
 def fit_domain_classifier(source: Tensor, target: Tensor, regularization: float = 1e-2) -> DomainClassifier:
-    r"""Learns to tell the target from the source by a plane, both weighing one half whatever their sizes.
+    r"""Fits a logistic regression that separates target and source, both with a total weight of 1/2.
 
     .. math:: \min_{w,b}\ \frac1{2n_s}\sum_{x\in S}\log(1+e^{w\cdot x+b})
               + \frac1{2n_t}\sum_{x\in T}\log(1+e^{-w\cdot x-b}) + \frac\lambda2\lVert w\rVert^2
 
-    on features of mean 0 and variance 1, by L-BFGS from 0: nothing is drawn, and domains that a plane separates have
-    an answer, too.
+    on standardised features, by L-BFGS from 0, so that the result is deterministic.
 
     Args:
         source: ``(n_s, E)``.
@@ -148,9 +134,10 @@ def fit_domain_classifier(source: Tensor, target: Tensor, regularization: float 
         The classifier, on the CPU.
 
     Raises:
-        UserError: an empty domain, other shapes, values that are not finite, or ``regularization`` not above 0.
+        UserError: a domain is empty, the numbers of features differ, values are not finite, or ``regularization`` is
+            not positive.
     """
-    from scipy.optimize import minimize  # takes a while to import
+    from scipy.optimize import minimize  # slow to import
 
     _check_domains(source, target, regularization)
     x = torch.cat([part.detach().to("cpu", torch.float64) for part in (source, target)])
@@ -175,43 +162,40 @@ def fit_domain_classifier(source: Tensor, target: Tensor, regularization: float 
 def _check_domains(source: Tensor, target: Tensor, regularization: float) -> None:
     if source.ndim != 2 or target.ndim != 2 or source.shape[1:] != target.shape[1:] or not len(source) * len(target):
         raise UserError(
-            "telling domains apart needs a matrix of features for each, with the same columns and a row or more, but "
-            f"got {tuple(source.shape)} and {tuple(target.shape)}: flatten the features, and give both domains."
+            "a domain classifier needs a non-empty matrix of features for each domain, with the same columns, but got "
+            f"{tuple(source.shape)} and {tuple(target.shape)}: flatten the features."
         )
     if not regularization > 0:
         raise UserError(
-            f"regularization must be above 0, but is {regularization}: without it, domains that a plane separates "
-            "have no answer."
+            f"regularization must be positive, but is {regularization}: without it, separable domains have no solution."
         )
     for name, values in (("source", source), ("target", target)):
         if not values.isfinite().all():
             raise UserError(
-                f"the features of the {name} must be finite, but some are not: the network has diverged; train it "
-                "with a lower learning rate."
+                f"the features of the {name} must be finite, but some are not: the network has diverged; lower "
+                "the learning rate."
             )
 
 
 def choose_regularization(source: Tensor, target: Tensor) -> float:
-    """The strength with which :func:`fit_domain_classifier` predicts best what it has not seen.
+    """Chooses the regularization of :func:`fit_domain_classifier` by two-fold cross-validation.
 
-    Where features are many, a classifier that is held back too little is sure of everything, and ratios made from it
-    are astronomical.
+    With many features, a classifier with little regularization is overconfident, and its density ratios explode.
 
     Args:
-        source: ``(n_s, E)``, 2 samples or more.
-        target: ``(n_t, E)``, 2 samples or more.
+        source: ``(n_s, E)``, at least 2 samples.
+        target: ``(n_t, E)``, at least 2 samples.
 
     Returns:
-        That of 0.001, 0.01, 0.1 and 1 with the smallest logistic loss on one half after learning from the other, in
-        turn; the halves are always the same.
+        The value among 0.001, 0.01, 0.1 and 1 with the smallest logistic loss; the folds are always the same.
 
     Raises:
-        UserError: a domain with one sample, or as :func:`fit_domain_classifier`.
+        UserError: a domain has fewer than 2 samples.
     """
     if min(len(source), len(target)) < 2:
         raise UserError(
-            f"choosing a regularization needs 2 samples or more of each domain, but got {len(source)} of the source "
-            f"and {len(target)} of the target: give more samples, or set regularization."
+            f"choosing the regularization needs at least 2 samples of each domain, but got {len(source)} source and "
+            f"{len(target)} target samples: use more samples, or set regularization."
         )
     halves = [_halves(source), _halves(target)]
 
@@ -234,22 +218,22 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
 def density_ratio(
     source_features: Tensor, target_features: Tensor, val_features: Tensor, regularization: float | None = None
 ) -> Tensor:
-    r"""How much more often the target has such samples than the source, by telling the two apart.
+    r"""Density ratio of target and source, estimated with a domain classifier (Bickel et al. 2009, JMLR).
 
     .. math:: w(x) = \frac{n_s}{n_t}\,\frac{p(\text{target}\mid x)}{p(\text{source}\mid x)}
 
-    (Bickel et al. 2009, JMLR), where the domains weigh the same in :func:`fit_domain_classifier`, so that its odds are
-    the ratio already. On samples of the source the mean is 1 in expectation: where it is far from that, the domains
-    hardly overlap, and no weighting can tell about the target. The ratio is cut at :math:`e^{\pm30}`.
+    The domains have equal weight in :func:`fit_domain_classifier`, so its odds are the ratio. Over source samples the
+    expected mean is 1; a very different mean shows that the domains hardly overlap, so that no weighting is reliable.
+    The ratio is limited to :math:`e^{\pm30}`.
 
     Args:
-        source_features: ``(n_s, E)`` to learn from; best others than ``val_features``.
-        target_features: ``(n_t, E)`` to learn from.
-        val_features: ``(N, E)`` samples of the source.
-        regularization: of :func:`fit_domain_classifier`; by :func:`choose_regularization` where left out.
+        source_features: ``(n_s, E)`` training features, preferably not those in ``val_features``.
+        target_features: ``(n_t, E)`` training features.
+        val_features: ``(N, E)`` source samples to weight.
+        regularization: of :func:`fit_domain_classifier`; defaults to :func:`choose_regularization`.
 
     Returns:
-        ``(N,)`` float64 weights on the CPU, above 0.
+        ``(N,)`` positive float64 weights on the CPU.
     """
     strength = choose_regularization(source_features, target_features) if regularization is None else regularization
     classifier = fit_domain_classifier(source_features, target_features, strength)
@@ -257,38 +241,26 @@ def density_ratio(
 
 
 def importance_weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
-    r"""The target's risk by source samples, :math:`\frac1N\sum_i w_i\ell_i` (IWCV, Sugiyama et al. 2007, JMLR).
+    r"""Weighted risk :math:`\frac1N\sum_i w_i\ell_i` (IWCV, Sugiyama et al. 2007, JMLR).
 
     Args:
-        losses: ``(N,)`` losses, or errors of 0 and 1, of source samples that were not trained on.
-        weights: ``(N,)`` of :func:`density_ratio`.
+        losses: ``(N,)`` losses, or 0/1 errors, of held-out source samples.
+        weights: ``(N,)`` weights from :func:`density_ratio`.
 
     Returns:
         A float64 scalar.
-
-    Raises:
-        UserError: no samples, or shapes that do not fit.
     """
     return _weighted(losses, weights).mean()
 
 
 def deep_embedded_validation(losses: Tensor, weights: Tensor) -> Tensor:
-    r"""The target's risk by source samples, its variance held down by a control variate (DEV, You et al. 2019, ICML).
+    r"""Weighted risk with a control variate that reduces its variance (DEV, You et al. 2019, ICML).
 
     .. math:: \overline{w\ell} + \eta\,\bar w - \eta, \qquad
               \eta = -\frac{\mathrm{cov}(w\ell, w)}{\mathrm{var}(w)}
 
-    for weights have a mean of 1 in expectation. It may fall below 0. Equal weights leave :math:`\overline{w\ell}`.
-
-    Args:
-        losses: ``(N,)`` losses, or errors of 0 and 1, of source samples that were not trained on.
-        weights: ``(N,)`` of :func:`density_ratio`.
-
-    Returns:
-        A float64 scalar.
-
-    Raises:
-        UserError: no samples, or shapes that do not fit.
+    It may be negative. With equal weights it is :math:`\overline{w\ell}`. The arguments are those of
+    :func:`importance_weighted_risk`.
     """
     weighted, w = _weighted(losses, weights), weights.to(torch.float64)
     apart = w - w.mean()
@@ -302,7 +274,7 @@ def deep_embedded_validation(losses: Tensor, weights: Tensor) -> Tensor:
 def _weighted(losses: Tensor, weights: Tensor) -> Tensor:
     if losses.ndim != 1 or losses.shape != weights.shape or not len(losses):
         raise UserError(
-            f"a weighted risk needs one loss and one weight for each of one or more samples, but got the shapes "
-            f"{tuple(losses.shape)} and {tuple(weights.shape)}: give vectors of the same length."
+            f"a weighted risk needs one loss and one weight per sample, two vectors of the same length, but got the "
+            f"shapes {tuple(losses.shape)} and {tuple(weights.shape)}."
         )
     return losses.to(weights.device, torch.float64) * weights.to(torch.float64)

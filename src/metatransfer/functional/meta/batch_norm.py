@@ -11,9 +11,9 @@ from torch import Tensor
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     r"""Normalises each channel by its own mean and variance, :math:`y = w\,(x-\mu)/\sqrt{\sigma^2+\epsilon} + b`.
 
-    The value and the first derivative are those of ``torch.nn.functional.batch_norm``. torch's second derivative makes
-    some twenty temporaries of the size of ``x``; this one makes three, and halves the time of a second-order inner
-    step of Conv4. It has no third derivative.
+    Value and first derivative equal those of ``torch.nn.functional.batch_norm``. The second derivative allocates three
+    temporaries of the size of ``x`` instead of about twenty, which halves the time of a second-order inner step of
+    Conv4. There is no third derivative.
 
     Args:
         x: ``(N, C, *shape)``.
@@ -42,7 +42,7 @@ def _backward(
 
 
 def _fold(tensor: Tensor, task: int | None, tasks: int, channel: int) -> Tensor:
-    """The task axis of a mapped tensor becomes part of its channel axis: every channel is normalised by itself."""
+    """Merges the task axis of a mapped tensor into its channel axis, as every channel is normalised by itself."""
     tensor = tensor.unsqueeze(channel) if task is None else tensor.movedim(task, channel)
     shape = [*tensor.shape]
     shape[channel] = tasks
@@ -82,9 +82,9 @@ class _Normalize(torch.autograd.Function):
 
 
 class _Last(torch.autograd.Function):
-    """Passes second derivatives on and refuses to be differentiated.
+    """Identity that raises an error when differentiated.
 
-    torch's ``once_differentiable`` lets ``torch.autograd.grad`` pass it by, and the third derivative would be wrong.
+    torch's ``once_differentiable`` does not affect ``torch.autograd.grad``: third derivatives would be silently wrong.
     """
 
     generate_vmap_rule = True
@@ -99,7 +99,7 @@ class _Last(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        raise RuntimeError("batch_norm has two derivatives and no third: use torch.nn.functional.batch_norm for more")
+        raise RuntimeError("batch_norm has no third derivative: use torch.nn.functional.batch_norm instead")
 
 
 class _NormalizeBackward(torch.autograd.Function):

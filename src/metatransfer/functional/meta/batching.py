@@ -1,4 +1,4 @@
-"""Many tasks: one after the other, or all at once."""
+"""Applying a function to many tasks: one after the other, in threads, or all at once."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from metatransfer.errors import UserError
 from metatransfer.functional.meta.threads import in_threads, thread_count
 
 Batching = Literal["loop", "threads", "vmap"]
-"""One task after the other; as many at once as there are threads; all at once as one larger operation."""
+"""One task after the other, one per thread, or all at once as one larger operation."""
 Result = TypeVar("Result")
 RECURRENT = (nn.RNNBase, nn.LSTMCell)
-"""Layers that vmap has no rule for."""
+"""Layers that vmap does not support."""
 
 
 def choose_batching(network: nn.Module, x: Inputs) -> Batching:
-    """The faster way through the tasks.
+    """Chooses the fastest way to compute the tasks of a meta-batch.
 
-    Threads win for convolutions on a CPU: weights that differ between tasks make a grouped convolution, which is slower
-    than as many plain ones, and one small task does not keep all cores busy. vmap wins where launching operations costs
-    more than computing them: small fully connected networks, and accelerators. Measured on two CPU cores: a sinusoid
-    network with 25 tasks is several times faster with vmap; Conv4-64, 32 tasks 5-way 1-shot with 15 queries, takes 1.5
-    times as long in a loop and 3 times as long with vmap as in threads, with 1 query 1.9 times as long in a loop and
-    equally long with vmap. Accelerators were not measured. Recurrent layers and encoders of transformers cannot be
-    mapped, and random numbers (dropout) keep their order only in a loop.
+    Threads are faster for convolutions on a CPU: with weights that differ between tasks, vmap computes a grouped
+    convolution, which is slower than separate ones, and one small task does not keep all cores busy. vmap is faster
+    where launching operations costs more than computing them: small fully connected networks, and accelerators (not
+    measured). On two CPU cores Conv4-64 (32 tasks, 5-way 1-shot, 15 queries) takes 1.5 times as long in a loop and 3
+    times as long with vmap as in threads. Recurrent layers and Hugging Face encoders cannot be mapped, and random
+    numbers (dropout) keep their order only in a loop.
 
     Args:
         network: the network that adapts.
-        x: its input, for the device.
+        x: its input; only the device matters.
     """
     layers = list(network.modules())
     if any(isinstance(layer, RECURRENT) or type(layer).__module__.startswith("transformers.") for layer in layers):
@@ -50,14 +49,10 @@ def choose_batching(network: nn.Module, x: Inputs) -> Batching:
 
 
 def check_batching(network: nn.Module, batching: str) -> None:
-    """Raises an error if a network cannot be mapped.
-
-    Args:
-        network: the network that adapts.
-        batching: ``"auto"`` or one of :data:`Batching`.
+    """Raises an error if ``batching`` (``"auto"`` or one of :data:`Batching`) cannot compute a network.
 
     Raises:
-        UserError: recurrent layers under vmap.
+        UserError: recurrent layers with ``"vmap"``.
     """
     for name, layer in network.named_modules():
         if batching == "vmap" and isinstance(layer, RECURRENT):
@@ -69,11 +64,11 @@ def check_batching(network: nn.Module, batching: str) -> None:
 
 @contextmanager
 def explains_vmap() -> Iterator[None]:
-    """Rewords torch's errors about what vmap cannot do.
+    """Rewords torch's errors about operations that vmap does not support.
 
     Raises:
-        UserError: the network does something that cannot be mapped over tasks.
-        RuntimeError: anything else, as it came.
+        UserError: the network cannot be mapped over tasks.
+        RuntimeError: any other error, unchanged.
     """
     try:
         yield
@@ -95,14 +90,14 @@ def over_tasks(
     """Applies ``function`` to every task and stacks the results along a new leading axis.
 
     Args:
-        function: takes one task's slice of each argument; returns tensors in any nesting.
+        function: takes the slices of one task; returns tensors in any nesting.
         batched: tensors, or nested containers of tensors, with a leading task axis.
-        batching: ``"loop"``: one task after the other. ``"threads"``: as a loop, or, where nothing is to be
-            differentiated, side by side. ``"vmap"``: all at once (dropout draws anew for every task).
-        chunk_size: with ``"vmap"``, tasks at a time.
+        batching: ``"loop"``: one task after the other. ``"threads"``: in parallel without gradients, otherwise a loop.
+            ``"vmap"``: all at once (dropout differs between tasks).
+        chunk_size: number of tasks at a time with ``"vmap"``.
 
     Returns:
-        What ``function`` returns, with a leading task axis.
+        The results, with a leading task axis.
     """
     if batching == "vmap":
         with explains_vmap():
@@ -112,22 +107,13 @@ def over_tasks(
 
 
 def by_shares(function: Callable[[list[Any]], list[Result]], tasks: list[Any], batching: Batching) -> list[Result]:
-    """Applies ``function`` to all tasks, in threads where that is asked for and no graph is wanted.
-
-    Args:
-        function: from some tasks to as many results.
-        tasks: anything.
-        batching: as in :func:`over_tasks`.
-
-    Returns:
-        The results, in the order of the tasks.
-    """
+    """Applies ``function`` to lists of tasks, in threads if asked for and no graph is built; returns all results."""
     shares = _shares(tasks, batching == "threads" and not torch.is_grad_enabled())
     return [result for found in in_threads([partial(function, share) for share in shares]) for result in found]
 
 
 def flattened(tree: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:  # noqa: ANN401
-    """The tensors of any nesting, and a function that nests as many others in the same way; ``None`` is left out."""
+    """The tensors of a nested container, without ``None``, and a function that nests other tensors in the same way."""
     leaves, structure = pytree.tree_flatten(tree)
     places = [place for place, leaf in enumerate(leaves) if leaf is not None]
 
@@ -139,30 +125,22 @@ def flattened(tree: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any
 
 
 def unstacked(batched: Any, chunk_size: int | None = None) -> list[Any]:  # noqa: ANN401
-    """Tensors in any nesting, taken apart along their leading axis.
-
-    Args:
-        batched: tensors ``(T, *shape)``; ``None`` stays in every part.
-        chunk_size: rows of each part; if ``None`` a part is one row, without its axis.
-
-    Returns:
-        The parts, each nested as ``batched``.
-    """
+    """Splits nested tensors along their leading axis, into rows or into chunks of ``chunk_size`` rows."""
     leaves, nested = flattened(batched)
-    # unbind has one backward for all tasks; indexing would write a whole zero tensor for each
+    # unbind has one backward pass for all tasks; indexing would allocate a full zero tensor for each
     apart = [leaf.unbind(0) if chunk_size is None else torch.split(leaf, chunk_size) for leaf in leaves]
     return [nested(part) for part in zip(*apart, strict=True)]
 
 
 def joined(parts: list[Result], join: Callable[[list[Tensor]], Tensor]) -> Result:
-    """Parts of the same nesting as one: each tensor by ``join`` (``torch.stack`` or ``torch.cat``)."""
+    """Joins parts of the same nesting, tensor by tensor, with ``torch.stack`` or ``torch.cat``."""
     each = [flattened(part) for part in parts]
     columns = zip(*(leaves for leaves, _ in each), strict=True)
     return each[0][1]([join(list(column)) for column in columns])  # type: ignore[no-any-return]
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradients were taken before."""
+    """A loss whose gradients were computed before."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *leaves: Tensor) -> Tensor:  # noqa: ANN401
@@ -176,15 +154,12 @@ class _Known(torch.autograd.Function):
 
 
 def known_gradients(loss: Tensor, gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> Tensor:
-    """A loss whose gradients are given instead of computed.
+    """A loss that can be differentiated once, with gradients that are given instead of computed.
 
     Args:
-        loss: a scalar, the value.
-        gradients: of the loss by each leaf; ``None`` where it does not depend on it.
-        leaves: what it is to be differentiated by.
-
-    Returns:
-        The loss, which can be differentiated once.
+        loss: a scalar.
+        gradients: gradient of the loss for each leaf; ``None`` if the loss does not depend on it.
+        leaves: the tensors to differentiate with respect to.
     """
     known: Tensor = _Known.apply(loss, list(gradients), *leaves)
     return known
@@ -197,22 +172,22 @@ def mean_over_parts(
     leaves: Sequence[Tensor],
     threads: bool = False,
 ) -> tuple[Tensor, Any]:
-    """A mean loss of many tasks, differentiated part by part, so that the graph of one part exists at a time.
+    """Mean loss of many tasks, differentiated part by part, so that memory holds the graph of one part at a time.
 
     Args:
         function: ``function(*part) -> (loss, outputs)``: the mean loss of some tasks, a scalar, and further results in
-            any nesting, each with a leading task axis, which are not differentiated.
+            any nesting with a leading task axis, which are detached.
         batched: tensors in any nesting with a leading task axis.
-        chunk_size: tasks of each part; ``None`` for all at once, differentiated later.
-        leaves: all tensors that the loss is to be differentiated by.
-        threads: several parts side by side, see :func:`metatransfer.functional.in_threads`.
+        chunk_size: number of tasks per part; ``None`` for all tasks in one graph.
+        leaves: all tensors to differentiate with respect to.
+        threads: compute several parts in parallel, see :func:`in_threads`.
 
     Returns:
-        The loss of all tasks, and the outputs. The loss can be differentiated once, by ``leaves``.
+        The loss of all tasks, and the outputs. The loss can be differentiated once, with respect to ``leaves``.
     """
     first = flattened(batched)[0][0]
     tasks, kind = len(first), first.device.type
-    # a scaler guards the outer gradient of a float16 pass, and the parts' gradients would be taken before it scales
+    # in float16 a GradScaler scales the loss, but the gradients of the parts would be computed before that
     scaled = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     if chunk_size is None or chunk_size >= tasks or not torch.is_grad_enabled() or scaled or not leaves:
         return function(*batched)
@@ -233,7 +208,7 @@ class _Differentiated(NamedTuple):
 def _differentiated(
     function: Callable[..., tuple[Tensor, Any]], parts: list[Any], leaves: Sequence[Tensor], tasks: int
 ) -> _Differentiated:
-    """The share of the mean over ``tasks`` that some parts have."""
+    """The contribution of some parts to the mean over ``tasks``."""
     loss, outputs = torch.zeros((), device=flattened(parts[0])[0][0].device), []
     gradients: list[Tensor | None] = [None] * len(leaves)
     for part in parts:
@@ -247,7 +222,7 @@ def _differentiated(
 
 
 def _shares(parts: list[Any], threads: bool) -> list[list[Any]]:
-    """Parts divided among threads, each thread's in order."""
+    """Divides parts among threads, in order."""
     number = thread_count(len(parts)) if threads else 1
     return [parts[index * len(parts) // number : (index + 1) * len(parts) // number] for index in range(number)]
 

@@ -1,4 +1,4 @@
-"""A loss with its gradients as one compiled function."""
+"""A loss and its gradients as one compiled function."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from metatransfer.functional.meta.batching import flattened
 
 
 class CompiledLoss:
-    """Traces a loss and its gradients, inner loop and all, to single operations, and compiles them for one input size.
+    """Compiles a loss together with its gradients, inner loop included, for each size of the inputs.
 
-    A compiled function cannot be differentiated twice; here the outer gradient is part of what is compiled, so that
-    nothing is differentiated afterwards. What Python decides is decided while tracing: another key, another trace.
+    A compiled function cannot be differentiated twice, so the outer gradient is part of the compiled graph. Python code
+    runs only while tracing; a new ``key`` gives a new trace.
 
     Args:
         function: ``function(params, *batched)`` returns the loss, a scalar, and further tensors in any nesting.
@@ -38,16 +38,15 @@ class CompiledLoss:
         """Evaluates the function and the gradients of its loss.
 
         Args:
-            params: what the loss is differentiated by, by name.
+            params: the tensors to differentiate with respect to, by name.
             batched: further arguments, tensors in any nesting.
-            key: all that the trace depends on besides sizes and types.
+            key: everything else that the trace depends on, besides sizes and types.
 
         Returns:
-            What the function returns, as constants, and a gradient for each parameter, ``None`` if the loss does not
-            depend on it.
+            The detached results, and a gradient for each parameter (``None`` if the loss does not depend on it).
 
         Raises:
-            UserError: no compiler works here.
+            UserError: there is no working compiler.
         """
         leaves = [value.detach() for value in params.values()]
         tensors, nested = flattened(batched)
@@ -62,7 +61,7 @@ class CompiledLoss:
             except BackendCompilerFailed as error:
                 raise UserError(
                     "compile=True needs a working compiler (g++ for a CPU, Triton for a GPU), but it failed: "
-                    f"{error.inner_exception}; install one, or leave compile out."
+                    f"{error.inner_exception}; install one, or set compile to false."
                 ) from error
         gradients = iter(found[graph.outputs :])
         return graph.nested(found[: graph.outputs]), [next(gradients) if there else None for there in graph.reached]
@@ -85,7 +84,7 @@ class CompiledLoss:
         return _Graph(torch.compile(graph, fullgraph=True, dynamic=False), *traced)
 
     def __deepcopy__(self, memo: object) -> CompiledLoss | None:
-        """A copied module compiles anew."""
+        """A copied module compiles again."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Where inner loops diverge."""
+"""Detection of inner loops that diverge."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from metatransfer.functional.meta.update_rules import Params
 
 
 def all_finite(params: Params) -> Tensor:
-    """Whether no number is NaN or infinite: a boolean on the device, without waiting for it.
-
-    Args:
-        params: tensors of any shapes by name; checking the last parameters is enough, as NaN and infinity persist.
-    """
+    """Whether no parameter is NaN or infinite, as a boolean tensor on the device (no synchronisation)."""
     if not params:
         return torch.tensor(True)
     # the largest magnitude is NaN or infinite as soon as one number is
@@ -21,14 +17,13 @@ def all_finite(params: Params) -> Tensor:
 
 
 def first_divergence(trajectory: list[Params]) -> tuple[int, int, str] | None:
-    """The first step and task with a parameter that is not finite.
+    """Finds the first inner step and task with a parameter that is not finite.
 
     Args:
-        trajectory: of :func:`adapt_tasks`; each parameter ``(T, *shape)``.
+        trajectory: parameters ``(T, *shape)`` before and after each step, see :func:`adapt_tasks`.
 
     Returns:
-        Step and task, counted from 0, and the name of the parameter; ``None`` if all are finite. The step is -1 if the
-        parameters were not finite before the first step.
+        Step (-1 for the initial parameters), task and name of the parameter; ``None`` if all are finite.
     """
     for step, params in enumerate(trajectory):
         for name, value in params.items():

@@ -1,4 +1,4 @@
-"""The inner loop of gradient-based meta-learning: parameters are adapted to a task, or to many tasks at once."""
+"""The inner loop of gradient-based meta-learning: adapts parameters to one task or to many."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metatransfer.functional.meta.inputs import as_precise
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, as_rule, clip_norm
 
 Loss = Callable[[Any, Tensor], Tensor]
-"""``loss(outputs, targets)`` of one task, a scalar; outputs are whatever the network returns, in any nesting."""
+"""``loss(outputs, targets)`` of one task, a scalar; the network may return outputs in any nesting."""
 Network = Callable[[Params, Any], Any]
 FixedAt = Callable[[int], Params]
 """``fixed_at(step)``: parameters that do not adapt but differ from step to step; steps count from 0."""
@@ -30,8 +30,8 @@ FixedAt = Callable[[int], Params]
 
 @contextmanager
 def _inner_pass(device: torch.device) -> Iterator[None]:
-    # around the gradient, not inside the loss: the backward pass obeys autocast too
-    # and the fused attention kernels have no second derivative
+    # around the gradient, not inside the loss: autocast affects the backward pass too, and the fused attention kernels
+    # have no second derivative
     with torch.autocast(device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -39,7 +39,7 @@ def _inner_pass(device: torch.device) -> Iterator[None]:
 def _check_params(params: Params) -> None:
     if not params:
         raise UserError(
-            "the inner loop has no parameter to adapt: check which names the filter lets through and what is frozen."
+            "the inner loop has no parameter to adapt: check which parameters are selected and which are frozen."
         )
 
 
@@ -56,36 +56,21 @@ def inner_loop(
     clip: float | None = None,
     fixed_at: FixedAt | None = None,
 ) -> Params:
-    r"""Adapts ``params`` to one task, with ``torch.func``: may itself be mapped, differentiated and compiled.
+    r"""Adapts ``params`` to one task with ``torch.func``, so that it can itself be mapped, differentiated and compiled.
 
     .. math:: \theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))
 
-    Finn et al. 2017 (1703.03400), Eq. 1. What the dictionary holds is what adapts; everything else is fixed inside
-    ``forward``. The result stays differentiable with respect to ``params`` and whatever ``update`` depends on. Works
-    inside ``torch.inference_mode`` and under ``torch.func.vmap``; autocast is switched off, so that inner gradients are
-    as precise as the parameters are. For many tasks :func:`adapt_tasks` is faster.
-
-    Args:
-        forward: ``forward(params, x)``, a pure function (see :func:`metatransfer.functional.stateless`).
-        params: what adapts.
-        support_x: ``(S, *shape)``, or inputs of any nesting.
-        support_y: ``(S,)`` or ``(S, D)``.
-        steps: number of updates; 0 returns the parameters as they are.
-        update: the update rule, e.g. ``sgd(0.4)``.
-        first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
-        loss: ``loss(outputs, targets)``, a scalar.
-        clip: largest norm of the gradients of a step.
-        fixed_at: further parameters for ``forward`` at each step.
+    Finn et al. 2017 (1703.03400), Eq. 1. The result is differentiable with respect to ``params`` and everything that
+    ``update`` depends on. Works inside ``torch.inference_mode`` and ``torch.func.vmap``. Autocast is disabled, so that
+    inner gradients have the precision of the parameters. The arguments are those of :func:`adapt_tasks`, which is
+    faster for many tasks, without the task axis.
 
     Returns:
         The adapted parameters, under the same names.
-
-    Raises:
-        UserError: nothing to adapt.
     """
     _check_params(params)
-    if torch.is_inference_mode_enabled():  # where older torch (2.6) silently returns gradients of 0
-        wanted = torch.is_grad_enabled()  # leaving inference mode switches them on
+    if torch.is_inference_mode_enabled():  # torch 2.6 silently returns gradients of 0 there
+        wanted = torch.is_grad_enabled()  # leaving inference mode enables them
         with torch.inference_mode(False), torch.set_grad_enabled(wanted):
             return inner_loop(
                 forward, *pytree.tree_map(_ordinary, (params, support_x, support_y)), steps=steps, update=update,
@@ -99,7 +84,7 @@ def inner_loop(
         def support_loss(current: Params, fixed: Params = fixed) -> Tensor:
             return loss(forward({**fixed, **current}, support_x), support_y)
 
-        # at detached parameters, so that no outer graph is built through what adapts
+        # detached, so that no outer graph is built through the adapted parameters
         point = {name: value.detach() for name, value in params.items()} if first_order else params
         with _inner_pass(support_y.device):
             gradients = grad(support_loss)(point)
@@ -115,7 +100,7 @@ def inner_loop(
 class _Step:
     """One inner step of a task, or of a stack of tasks, by plain autograd.
 
-    A task's parameters reach no loss but its own, so the gradient of the sum of all losses is every task's gradient:
+    Each task's parameters affect only its own loss, so the gradient of the summed losses gives every task's gradient:
     only the forward pass and the update are mapped, and one backward pass serves all tasks.
     """
 
@@ -140,7 +125,7 @@ class _Step:
                 for name, value in params.items()
             }
             point = params
-        else:  # detached, so that no outer graph is built through what adapts
+        else:  # detached, so that no outer graph is built through the adapted parameters
             point = {name: value.detach().requires_grad_() for name, value in params.items()}
         gradients = self._gradients(point, x, y, step)
 
@@ -163,7 +148,7 @@ class _Step:
                 total = self._mapped(support_loss)(point, x, y).sum()
             if not total.requires_grad:
                 raise UserError(
-                    f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) reaches "
+                    f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) affects "
                     "the support loss: check which parameters adapt, and that the network uses them."
                 )
             found = torch.autograd.grad(
@@ -173,11 +158,11 @@ class _Step:
 
 
 class Adaptation(NamedTuple):
-    """What the inner loop of ``T`` tasks led to.
+    """Result of the inner loop of ``T`` tasks.
 
     Attributes:
-        steps: the parameters after the last step alone, or the start and those after each step; each ``(T, *shape)``.
-        state: what the update rule remembers after the last step, its tensors ``(T, *shape)``.
+        steps: the parameters ``(T, *shape)`` after the last step as a list of one, or before and after each step.
+        state: the state of the update rule after the last step, tensors ``(T, *shape)``.
     """
 
     steps: list[Params]
@@ -205,38 +190,36 @@ def adapt_tasks(
 ) -> Adaptation:
     r"""Adapts ``params`` to each of ``T`` tasks; the formula is that of :func:`inner_loop`.
 
-    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no graph to differentiate.
+    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no outer graph.
 
     Args:
-        forward: ``forward(params, x)``, a pure function (see :func:`metatransfer.functional.stateless`).
-        params: what adapts, the same start for every task.
-        support_x: ``(T, S, *shape)``, or inputs of any nesting, such as tokens.
+        forward: ``forward(params, x)``, a pure function, see :func:`stateless`.
+        params: the parameters that adapt, with the same start for every task.
+        support_x: ``(T, S, *shape)``, or tokens.
         support_y: ``(T, S)`` or ``(T, S, D)``.
-        steps: number of updates; 0 returns the parameters as they are.
-        update: the update rule, e.g. ``sgd(0.4)``; sees one task.
-        task_params: what adapts and starts differently in every task, by name, each ``(T, *shape)``.
+        steps: number of updates; 0 returns the parameters unchanged.
+        update: the update rule of one task, e.g. ``sgd(0.4)``.
+        task_params: parameters ``(T, *shape)`` that adapt from a different start in every task, by name.
         first_order: treat the inner gradients as constants (FOMAML): gradients are detached, parameters are not.
         loss: ``loss(outputs, targets)`` of one task, a scalar.
         clip: largest norm of the gradients of a task in a step.
         fixed_at: further parameters for ``forward`` at each step (per-step BatchNorm).
-        rows: ``(T, steps, B)`` rows of the support set that each step learns from; all if ``None``.
-        checkpoint: keep only the parameters of each step and recompute the rest in the backward pass: memory hardly
-            grows with the steps, for one more forward and backward pass of each.
-        trajectory: return the parameters of every step instead of the last alone.
-        batching: ``"loop"``: one task after the other. ``"threads"``: as a loop, or, inside ``torch.no_grad``, side by
-            side. ``"vmap"``: all at once (dropout draws anew for every task).
-        chunk_size: with ``"vmap"``, tasks at a time.
+        rows: ``(T, steps, B)`` indices of the support samples of each step; all if ``None``.
+        checkpoint: store only the parameters of each step and recompute the rest in the backward pass. This saves
+            memory and costs one more forward and backward pass per step.
+        trajectory: return the parameters before and after every step, ``steps + 1`` in all, instead of only the last.
+        batching: see :func:`over_tasks`.
+        chunk_size: number of tasks at a time with ``"vmap"``.
 
     Returns:
-        The adapted parameters, each ``(T, *shape)``, as a list of one; with ``trajectory`` a list of ``steps + 1``, the
-        start first. Besides it the last state of the update rule.
+        The adapted parameters and the last state of the update rule.
 
     Raises:
-        UserError: nothing to adapt, or nothing that adapts reaches the loss.
+        UserError: there is nothing to adapt, or none of it affects the loss.
     """
     own = task_params or {}
     _check_params({**params, **own})
-    differentiable = torch.is_grad_enabled()  # leaving inference mode switches gradients on
+    differentiable = torch.is_grad_enabled()  # leaving inference mode enables gradients
     second_order = differentiable and not first_order
     step_of = _Step(forward, loss, as_rule(update), clip, fixed_at, second_order, stacked=batching == "vmap")
 
@@ -245,7 +228,7 @@ def adapt_tasks(
         if step_of.stacked:
             start = {name: value.expand(len(batch.y), *value.shape) for name, value in params.items()}
         elif batch.own:
-            # what the task starts from may have been computed with params, but an inner step changes either by itself
+            # the start of a task may depend on params, but an inner step changes each on its own
             start = {name: value.view_as(value) for name, value in params.items()}
         current = {**start, **batch.own}
         state = step_of.start(current)
@@ -261,7 +244,7 @@ def adapt_tasks(
 
     with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         params, own, support_x, support_y = pytree.tree_map(_ordinary, (params, own, support_x, support_y))
-        if not differentiable:  # a view of a parameter would still say that it requires a gradient
+        if not differentiable:  # a view of a parameter still requires a gradient
             params, own = pytree.tree_map(torch.detach, (params, own))
         support_x = as_precise(support_x, {**params, **own})
         tasks = _Tasks(support_x, support_y, own, {} if rows is None else {"rows": rows})
@@ -273,7 +256,7 @@ def adapt_tasks(
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
-    # what was made under inference_mode can take part in no gradient
+    # tensors made in inference mode cannot take part in a gradient
     return tensor.clone() if tensor.is_inference() else tensor
 
 
@@ -286,7 +269,7 @@ class _Tasks(NamedTuple):
     rows: Params
 
     def at(self, step: int, stacked: bool) -> tuple[Inputs, Tensor]:
-        """The support samples that a step learns from."""
+        """The support samples of a step."""
         if not self.rows:
             return self.x, self.y
         rows = self.rows["rows"][:, step] if stacked else self.rows["rows"][step]

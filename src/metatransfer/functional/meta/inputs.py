@@ -1,4 +1,4 @@
-"""Samples of any kind, joined along an axis."""
+"""Operations on samples of any kind, tensors or texts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ from metatransfer.functional.meta.update_rules import Params
 
 
 def concatenated(first: Inputs, second: Inputs, dim: int) -> Inputs:
-    """Two sets of samples of the same kind as one.
-
-    Args:
-        first: ``(..., *shape)`` or :class:`~metatransfer.Tokens`.
-        second: likewise; texts may have another padded length, the shorter ones are padded further.
-        dim: the axis of the samples, from 0.
-
-    Returns:
-        Both, along the axis.
-    """
+    """Concatenates two sets of samples along axis ``dim``, from 0; shorter texts are padded to the longer length."""
     if isinstance(first, Tensor):
         assert isinstance(second, Tensor)
         return torch.cat([first, second], dim)
@@ -40,6 +31,6 @@ def sample_axes(x: Inputs, count: int) -> torch.Size:
 
 
 def as_precise(x: Inputs, params: Params) -> Inputs:
-    """Samples in the floating-point type of the parameters; integers (tokens) are returned unchanged."""
+    """Converts samples to the floating-point type of the parameters; integers (tokens) are returned unchanged."""
     dtype = next(iter(params.values())).dtype
     return pytree.tree_map(lambda part: part.to(dtype) if part.is_floating_point() else part, x)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Class prototypes, and scores of queries against them."""
+"""Class prototypes and scores of queries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tenso
         num_ways: number of classes ``W``.
 
     Returns:
-        ``(T, W, E)``; the prototype of a class without any sample is 0.
+        ``(T, W, E)``; the prototype of a class without samples is 0.
     """
     members = F.one_hot(labels, num_ways).to(embeddings.dtype)
     sums = members.transpose(1, 2) @ embeddings
@@ -31,18 +31,14 @@ def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tenso
 
 
 def squared_euclidean_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
-    r"""Negative *squared* Euclidean distance :math:`-\lVert q - c_k\rVert^2` of every query to every prototype.
+    r"""Negative squared Euclidean distances :math:`-\lVert q - c_k\rVert^2`, ``(T, Q, W)``.
 
-    Expanded as :math:`2q\cdot c - \lVert c\rVert^2 - \lVert q\rVert^2`, so that one matrix product does the work
-    instead of a ``(T, Q, W, E)`` difference, after moving the origin to the mean prototype, which keeps the
-    cancellation small when all embeddings lie far from 0.
+    Computed as :math:`2q\cdot c - \lVert c\rVert^2 - \lVert q\rVert^2` with one matrix product, after centring on the
+    mean prototype, which keeps the cancellation small when all embeddings are far from 0.
 
     Args:
         queries: ``(T, Q, E)``.
         prototypes: ``(T, W, E)``.
-
-    Returns:
-        ``(T, Q, W)``.
     """
     origin = prototypes.mean(1, keepdim=True)
     queries, prototypes = queries - origin, prototypes - origin
@@ -52,29 +48,23 @@ def squared_euclidean_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def cosine_scores(queries: Tensor, prototypes: Tensor) -> Tensor:
-    r"""Cosine similarity :math:`q\cdot c_k / (\lVert q\rVert\lVert c_k\rVert)`, in [-1, 1].
+    r"""Cosine similarities :math:`q\cdot c_k / (\lVert q\rVert\lVert c_k\rVert)`, ``(T, Q, W)``; 0 for vectors of 0.
 
     Args:
         queries: ``(T, Q, E)``.
         prototypes: ``(T, W, E)``.
-
-    Returns:
-        ``(T, Q, W)``; 0 where a vector is 0.
     """
     return F.normalize(queries, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
 
 
 def prototype_scores(queries: Tensor, prototypes: Tensor, distance: Distance, scale: float | Tensor = 1.0) -> Tensor:
-    r"""Logits by distance: :math:`-\lVert q-c_k\rVert^2` or :math:`s\cos(q,c_k)`, in float32 under autocast.
+    r"""Logits ``(T, Q, W)`` :math:`-\lVert q-c_k\rVert^2` or :math:`s\cos(q,c_k)`, in float32 under autocast.
 
     Args:
         queries: ``(T, Q, E)``.
         prototypes: ``(T, W, E)``.
         distance: ``"euclidean"`` (squared) or ``"cosine"``.
         scale: factor :math:`s` of the cosine.
-
-    Returns:
-        ``(T, Q, W)``.
     """
     with torch.autocast(queries.device.type, enabled=False):  # squared distances overflow half precision
         wide = torch.promote_types(queries.dtype, torch.float32)
@@ -85,7 +75,7 @@ def prototype_scores(queries: Tensor, prototypes: Tensor, distance: Distance, sc
 
 
 def nearest_neighbor(support_x: Inputs, support_y: Tensor, query_x: Inputs) -> Tensor:
-    """1-nearest-neighbour prediction on the raw inputs, the untrained baseline of every few-shot number.
+    """1-nearest-neighbour prediction on the raw inputs, an untrained baseline.
 
     Args:
         support_x: ``(T, S, *shape)``; texts are compared by the cosine of their token counts.
@@ -109,7 +99,7 @@ def nearest_neighbor(support_x: Inputs, support_y: Tensor, query_x: Inputs) -> T
 
 
 def _token_counts(texts: Inputs) -> Tensor:
-    """How often each text ``(T, N, L)`` has each of the ``V`` tokens that occur at all, ``(T, N, V)``."""
+    """Counts ``(T, N, V)`` of the ``V`` different tokens in each text ``(T, N, L)``."""
     ids, mask = texts
     place = ids.unique(return_inverse=True)[1]
     counts = torch.zeros(*ids.shape[:2], int(place.max()) + 1, device=ids.device)

@@ -23,8 +23,8 @@ from metatransfer.functional.meta.threads import replica_of
 BatchNormPolicy = Literal["transductive", "support", "running"]
 """Which statistics BatchNorm uses, in the inner loop and on the queries.
 
-``transductive``: those of the batch at hand, so the queries are normalised by themselves (MAML's own protocol);
-``support``: those of the task's support set, for the queries too; ``running``: the running averages.
+``transductive``: those of each batch, so that queries are normalised by themselves (MAML);
+``support``: those of the task's support set, also for the queries; ``running``: the running averages.
 """
 
 
@@ -41,39 +41,39 @@ def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def stateless(module: nn.Module, *, running: bool = False, composite: bool = False) -> Forward:
-    """``module`` as a function that mutates nothing: buffers stay as they are whatever the tasks do.
+    """Turns ``module`` into a pure function of its parameters, which changes no buffer.
 
     Args:
-        module: any network; its BatchNorm layers are steered while the function runs, and only then.
+        module: any network. Some layers (BatchNorm, for example) are replaced while the function runs.
         running: normalise by the running averages instead of batch statistics.
-        composite: write BatchNorm, InstanceNorm and LayerNorm as differentiable elementary operations. Needed under
-            ``torch.func.vmap``: the second derivative of the native ones is silently wrong there.
+        composite: compute BatchNorm, InstanceNorm and LayerNorm from elementary operations, as second derivatives of
+            the native layers are silently wrong under ``torch.func.vmap``.
 
     Returns:
-        A function of ``(params, x, statistics_rows=None)``; ``params`` may hold any subset of the parameters, the
-        rest is taken from ``module``.
+        A function of ``(params, x, statistics_rows=None)``; parameters missing from ``params`` are taken from
+        ``module``.
 
     Raises:
-        UserError: ``running`` is asked of a layer that keeps no running averages, or a layer changes its weights while
-            it is used.
+        UserError: ``running`` with a layer that has no running averages, or a layer that changes its weights in the
+            forward pass.
     """
     for name, layer in batch_norm_layers(module).items():
         if running and layer.running_mean is None:
             raise UserError(
                 f"batch_norm='running' needs running averages, but layer '{name}' was built with "
-                "track_running_stats=False: build it with them, or choose 'transductive' or 'support'."
+                "track_running_stats=False: set track_running_stats=True, or choose 'transductive' or 'support'."
             )
     for name, embedding in module.named_modules():
         if isinstance(embedding, nn.Embedding | nn.EmbeddingBag) and embedding.max_norm is not None:
             raise UserError(
-                f"layer '{name}' was built with max_norm={embedding.max_norm}, which changes its weights whenever they "
-                "are looked up, so that tasks would touch each other: build it without."
+                f"layer '{name}' was built with max_norm={embedding.max_norm}, which changes its weights in every "
+                "forward pass, so that tasks would affect each other: build it without max_norm."
             )
     plain = _steered(module, running, composite)
 
     def forward(params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Any:  # noqa: ANN401
         own = replica_of(module)
-        # a function is steered through its layers, which no two threads can do at once to the same
+        # layers are replaced in place, which two threads cannot do to the same module
         steered = plain if own is module else _steered(own, running, composite)
         return steered(params, x, statistics_rows)
 
@@ -84,7 +84,7 @@ def _steered(module: nn.Module, running: bool, composite: bool) -> Forward:
     batch_norms = batch_norm_layers(module)
     instance_norms = [layer for layer in module.modules() if isinstance(layer, _InstanceNorm)]
     steered = {*batch_norms.values(), *instance_norms}
-    # other layers (spectral_norm) may write to their buffers: to copies
+    # other layers (spectral_norm) may write to their buffers, so they get copies
     others = {
         f"{prefix}.{name}" if prefix else name: (layer, name)
         for prefix, layer in module.named_modules()
@@ -111,8 +111,8 @@ def _steered(module: nn.Module, running: bool, composite: bool) -> Forward:
 
 @contextmanager
 def _differentiable_layers(without_cudnn: bool) -> Iterator[None]:
-    """Switches off what has no second derivative: cuDNN's recurrent layers, and the fused attention of eval mode."""
-    # the fused attention asks whether anything requires a gradient, and under vmap the answer is always no
+    """Disables kernels without a second derivative: cuDNN's recurrent layers and the fused attention of eval mode."""
+    # fused attention is used unless a tensor requires a gradient, which under vmap none ever seems to
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -124,7 +124,7 @@ def _differentiable_layers(without_cudnn: bool) -> Iterator[None]:
 
 @contextmanager
 def _forwards(replaced: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Gives layers another ``forward`` for a while, through the instance, so that no class and no state changes."""
+    """Temporarily replaces the ``forward`` of layer instances."""
     before = {layer: layer.__dict__["forward"] for layer in replaced if "forward" in layer.__dict__}
     for layer, function in replaced.items():
         layer.__dict__["forward"] = function
@@ -162,8 +162,8 @@ def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | N
         values = (rows or len(x)) * math.prod(x.shape[2:])
         if values < 2:
             raise UserError(
-                f"BatchNorm with batch statistics needs 2 values or more for each of its {x.shape[1]} channels, but a "
-                f"task gave it {values}: serve more samples per task, choose batch_norm='running' or another norm."
+                f"BatchNorm with batch statistics needs at least 2 values for each of its {x.shape[1]} channels, but a "
+                f"task has only {values}: serve more samples per task, choose batch_norm='running' or another norm."
             )
         # the native layer with float32 parameters keeps the statistics of a half-precision batch in float32
         wide = x.float() if x.dtype.itemsize < 4 else x
@@ -205,7 +205,7 @@ def _layer_norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
 
 def _padded_embedding(layer: nn.Embedding) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        # under vmap torch leaves the padding's gradient out for the first task alone
+        # under vmap torch masks the gradient of the padding for the first task only
         padding = (torch.arange(layer.num_embeddings, device=x.device) == (layer.padding_idx or 0)).unsqueeze(1)
         weight = torch.where(padding, layer.weight.detach(), layer.weight)
         return F.embedding(x, weight, None, None, 2.0, layer.scale_grad_by_freq)

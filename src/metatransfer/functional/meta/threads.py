@@ -1,4 +1,4 @@
-"""Tasks side by side on the cores of a CPU: several threads, each with its share of the tasks and of the cores."""
+"""Tasks in parallel on a CPU: each thread has its share of the tasks and of the cores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Result = TypeVar("Result")
-MOST = 8  # more threads wait for the interpreter, which each small operation takes for a moment
+MOST = 8  # more threads would wait for the interpreter lock
 
 _local = threading.local()
 _pools: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_pools.clear)  # a child process has none of its parent's threads
+os.register_at_fork(after_in_child=_pools.clear)  # a forked child has no threads of its parent
 
 
 class _NoReplica(Exception):
@@ -28,23 +28,22 @@ class _NoReplica(Exception):
 
 
 def thread_count(jobs: int) -> int:
-    """How many threads work on ``jobs`` independent jobs: 1 inside such a thread."""
+    """Number of threads for ``jobs`` independent jobs; 1 inside such a thread."""
     return 1 if hasattr(_local, "replicas") else max(1, min(jobs, torch.get_num_threads(), MOST))
 
 
 def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Runs jobs side by side; modes of gradient, inference and autocast are the caller's.
+    """Runs jobs in parallel threads, with the gradient, inference and autocast modes of the caller.
 
-    The cores are divided among the threads (``torch.set_num_threads`` of the caller says how many there are). Jobs must
-    not change what they share; networks called through :func:`metatransfer.functional.stateless` are safe. Jobs that
-    draw random numbers are run again one after the other, so that a seed gives the same numbers always; so are those
-    whose network cannot be copied.
+    The cores (``torch.get_num_threads``) are divided among the threads. Jobs must not change shared objects; networks
+    called through :func:`stateless` are safe. If jobs draw random numbers or a network cannot be copied, the jobs run
+    again one after the other, so that results depend only on the seed.
 
     Args:
         jobs: functions without arguments.
 
     Returns:
-        What they return, in their order.
+        Their results, in order.
     """
     cores = torch.get_num_threads()
     if len(jobs) == 1 or cores == 1 or hasattr(_local, "replicas"):
@@ -68,15 +67,15 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
             del _local.replicas
 
     with ExitStack() as stack:
-        # these are no thread's own: the threads would switch them off and on under each other's feet
+        # these flags are global, so they are set once for all threads
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
-        # a thread that sets its number sets that of all threads to come, too
+        # set_num_threads in a thread also affects threads started later
         stack.callback(torch.set_num_threads, cores)
         futures = [_pool(len(jobs)).submit(run, job) for job in jobs]
-        wait(futures)  # all of them, also where one failed: none may go on once the flags are back
+        wait(futures)  # all of them, also if one failed, before the flags are restored
     try:
         results = [future.result() for future in futures]
     except _NoReplica:
@@ -85,7 +84,7 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
     if torch.equal(before, torch.get_rng_state()):
         return results
     warnings.warn(
-        "the network draws random numbers, whose order several threads cannot keep: every meta-batch is worked off "
+        "the network draws random numbers, whose order differs between threads: every meta-batch is computed "
         "again, one task after the other; choose batching='loop' instead.",
         stacklevel=2,
     )
@@ -100,7 +99,7 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 
 def replica_of(module: nn.Module) -> nn.Module:
-    """The module, or inside :func:`in_threads` this thread's copy of it, which shares all parameters and buffers.
+    """The module, or inside :func:`in_threads` the copy of this thread, which shares all parameters and buffers.
 
     Raises:
         _NoReplica: the module cannot be copied; :func:`in_threads` catches it.
@@ -112,6 +111,6 @@ def replica_of(module: nn.Module) -> nn.Module:
         shared = [*module.parameters(), *module.buffers()]
         try:
             replicas[id(module)] = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
-        except Exception as error:  # whatever a layer holds may refuse, such as the weight of torch's old weight_norm
+        except Exception as error:  # any attribute may fail to copy, such as the weight of torch's old weight_norm
             raise _NoReplica from error
     return replicas[id(module)]

@@ -1,7 +1,7 @@
-"""What one inner step does with its gradients: gradient descent, momentum, Adam, all differentiable, none with state.
+"""Update rules of the inner loop: gradient descent, momentum and Adam as differentiable functions without state.
 
-A rule owns no parameter: rates that are learned are tensors that the method hands in, and what a rule remembers from
-step to step (momentum) is passed in and out.
+A rule owns no parameters: the method passes learned rates in as tensors, and the state of a rule (e.g. momentum) is
+passed in and returned.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ RuleState = Any
 """Tensors in any nesting (dictionaries, tuples, lists)."""
 
 PlainRule = Callable[[Params, Params, int], Params]
-"""``rule(params, gradients, step) -> params``: a differentiable function that remembers nothing; steps count from 0."""
+"""``rule(params, gradients, step) -> params``: a differentiable function without state; steps count from 0."""
 
 Rate = float | Tensor | Mapping[str, Tensor]
 Rates = Rate | Sequence[Rate]
-"""One rate, or a tensor for each parameter name, or a sequence of those, one for each step (the last one stays)."""
+"""One rate, or a tensor per parameter name, or a sequence of these with one entry per step (the last is repeated)."""
 
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """An update that remembers something from step to step.
+    """An update rule with state.
 
     Attributes:
         start: ``start(params) -> state``, before the first step.
@@ -39,7 +39,7 @@ class UpdateRule:
 
 
 def as_rule(rule: UpdateRule | PlainRule) -> UpdateRule:
-    """A plain function as a rule with an empty state; a rule as it is."""
+    """Wraps a plain function as a rule with an empty state; returns a rule unchanged."""
     if isinstance(rule, UpdateRule):
         return rule
 
@@ -49,7 +49,7 @@ def as_rule(rule: UpdateRule | PlainRule) -> UpdateRule:
     return UpdateRule(start=lambda params: (), update=update)
 
 
-def rate_of(rates: Rates, name: str, step: int) -> float | Tensor:
+def _rate_of(rates: Rates, name: str, step: int) -> float | Tensor:
     """The rate of one parameter at one step."""
     if isinstance(rates, Sequence):
         rates = rates[min(step, len(rates) - 1)]
@@ -60,12 +60,12 @@ def sgd(lr: Rates) -> PlainRule:
     r"""Plain gradient descent :math:`\theta \leftarrow \theta - \alpha \nabla\mathcal L(\theta)`.
 
     Args:
-        lr: the rate :math:`\alpha`: a number, a tensor, a tensor for each parameter name that broadcasts against it
-            (Meta-SGD), or a sequence of those, one for each step (MAML++).
+        lr: the rate :math:`\alpha`: a number, a tensor, a dictionary of tensors that broadcast against the parameters
+            (Meta-SGD), or a sequence of these with one entry per step (MAML++).
     """
 
     def update(params: Params, gradients: Params, step: int) -> Params:
-        return {name: value - rate_of(lr, name, step) * gradients[name] for name, value in params.items()}
+        return {name: value - _rate_of(lr, name, step) * gradients[name] for name, value in params.items()}
 
     return update
 
@@ -77,12 +77,12 @@ def momentum(lr: Rates, decay: Rates = 0.9) -> UpdateRule:
 
     Args:
         lr: the rate :math:`\alpha`, as in :func:`sgd`.
-        decay: :math:`\mu`, in any form that a rate may have; a learned one makes a learned optimiser.
+        decay: :math:`\mu`, in the same forms as ``lr``.
     """
 
     def update(params: Params, gradients: Params, state: RuleState, step: int) -> tuple[Params, RuleState]:
-        velocity = {name: rate_of(decay, name, step) * state[name] + gradients[name] for name in params}
-        moved = {name: value - rate_of(lr, name, step) * velocity[name] for name, value in params.items()}
+        velocity = {name: _rate_of(decay, name, step) * state[name] + gradients[name] for name in params}
+        moved = {name: value - _rate_of(lr, name, step) * velocity[name] for name, value in params.items()}
         return moved, velocity
 
     return UpdateRule(start=_zeros, update=update)
@@ -100,14 +100,14 @@ def adam(
     .. math:: m \leftarrow \beta_1 m + (1-\beta_1) g,\quad v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
               \theta \leftarrow \theta - \alpha\,\frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)}+\epsilon}
 
-    A gradient that is exactly 0 has the derivative 0, where the square root has none.
+    Where a gradient is exactly 0, the square root has no derivative; 0 is used.
 
     Args:
         lr: the rate :math:`\alpha`, as in :func:`sgd`.
         betas: :math:`\beta_1,\beta_2`.
         eps: :math:`\epsilon`.
-        squares: second moments :math:`v` to start from, by name; zeros where left out.
-        taken: in how many steps they came about.
+        squares: second moments :math:`v` to start from, by name; defaults to zeros.
+        taken: number of steps that ``squares`` were accumulated over.
     """
     first, second = betas
 
@@ -120,7 +120,7 @@ def adam(
             variance = seconds[name] / (1 - second ** (taken + step + 1))
             zero = variance == 0
             root = torch.where(zero, 1.0, variance).sqrt().masked_fill(zero, 0.0)
-            moved[name] = value - rate_of(lr, name, step) * (means[name] / (1 - first ** (step + 1))) / (root + eps)
+            moved[name] = value - _rate_of(lr, name, step) * (means[name] / (1 - first ** (step + 1))) / (root + eps)
         return moved, (means, seconds)
 
     def start(params: Params) -> RuleState:
@@ -135,13 +135,13 @@ def _zeros(params: Params) -> Params:
 
 
 def clip_norm(gradients: Params, bound: float) -> Params:
-    r"""Scales the gradients of one task so that their joint norm is at most ``bound``, differentiably.
+    r"""Scales the gradients of one task so that their joint norm is at most ``bound``; differentiable.
 
     Args:
         gradients: by name.
         bound: the largest norm :math:`\lVert g\rVert_2` over all of them.
     """
     square = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
-    # the root has no derivative at 0, and none is needed there: nothing is clipped
+    # clamped, because the root has no derivative at 0
     scale = torch.where(square > bound**2, bound * square.clamp(min=bound**2).rsqrt(), 1.0)
     return {name: scale * gradient for name, gradient in gradients.items()}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
 
-from metatransfer.arguments import remember_arguments
+from metatransfer.arguments import RemembersArguments
 from metatransfer.checks import check_not_negative
 
 
-class Annealing:
+class Annealing(RemembersArguments):
     r"""The learning rate of DANN: :math:`\mu_p = \mu_0\,(1 + \alpha p)^{-\beta}` (Ganin et al. 2016, 1505.07818).
 
     :math:`p` is the fraction of the run's steps done so far; the rate changes with every step.
@@ -22,12 +21,6 @@ class Annealing:
     Raises:
         UserError: a negative number.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Records the arguments for checkpoints."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     def __init__(self, alpha: float = 10.0, beta: float = 0.75) -> None:
         check_not_negative(alpha=alpha, beta=beta)

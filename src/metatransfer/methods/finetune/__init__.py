@@ -1,4 +1,4 @@
-"""Fine-tuning: carry over what a network already knows."""
+"""Fine-tuning of pretrained networks."""
 
 from metatransfer.methods.finetune.finetune import FineTuneModule
 from metatransfer.methods.finetune.policies import (

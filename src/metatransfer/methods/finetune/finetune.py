@@ -33,30 +33,30 @@ Interval = Literal["epoch", "step"]
 
 
 class FineTuneModule(ClassifierModule):
-    r"""Trains a new head on a network that knows something already, and the network with it as far as a policy lets it.
+    r"""Fine-tunes a pretrained network with a new head, under policies that decide what trains and how.
 
     .. math:: \min_{w, h}\ \frac1N\sum_i \mathcal L\bigl(h(f_w(x_i)), y_i\bigr) + \Omega(w, h)
 
-    The policy may change the network, and says for each parameter from which epoch on it trains, at which rate, and
-    with which penalty :math:`\Omega`; several can be combined. All parameters are in the optimiser from the first step,
-    so that schedulers continue when something is unfrozen; frozen layers have no gradient, and their BatchNorm and
-    dropout are in evaluation mode. Biases and other parameters of one dimension have no weight decay.
+    A policy may change the network, and decides for each parameter in which epochs it trains, at which rate and with
+    which penalty :math:`\Omega`. Several policies can be combined. All parameters are in the optimiser from the first
+    step, so that schedulers continue when layers are unfrozen. Frozen layers have no gradient, and their BatchNorm and
+    dropout are in evaluation mode. Biases and other one-dimensional parameters have no weight decay.
 
     Args:
-        backbone: the network :math:`f_w`; its own argument ``weights`` says what it knows.
+        backbone: the network :math:`f_w`; its argument ``weights`` names the pretrained weights.
         num_classes: number of classes; on the command line taken from the data.
         head: makes the output layer :math:`h` from ``(in_features, num_classes)``.
-        policy: what trains, when and how; everything from the start where left out.
-        label_smoothing: probability that is taken from the label and spread over all classes.
-        class_weight: ``"balanced"`` weighs the loss of each class by :math:`N/(C n_c)`, its rarity in training.
-        warmup_fraction: part of the run's steps over which the rates rise from 0, to fall to 0 over the rest,
-            linearly, as BERT is fine-tuned (Devlin et al. 2019, 1810.04805); in the place of ``lr_scheduler``.
+        policy: what trains, when and how; defaults to :class:`Full`.
+        label_smoothing: probability mass of the label that is spread over all classes.
+        class_weight: ``"balanced"`` weights the loss of each class by :math:`N/(C n_c)`.
+        warmup_fraction: fraction of the run over which the rates rise linearly from 0; they fall linearly to 0 over the
+            rest (Devlin et al. 2019, 1810.04805). Replaces ``lr_scheduler``.
         optimizer: makes the optimiser from groups of parameters.
         lr_scheduler: makes its scheduler.
-        lr_interval: whether the scheduler is stepped every ``"epoch"`` or every ``"step"``.
+        lr_interval: whether the scheduler is stepped after every ``"epoch"`` or every ``"step"``.
 
     Raises:
-        UserError: an argument out of its range, two schedulers, or a policy that does not fit the network.
+        UserError: an argument is out of range, there are two schedulers, or a policy does not fit the network.
     """
 
     comparison: ClassVar[Comparison | None] = TRANSFER
@@ -78,11 +78,11 @@ class FineTuneModule(ClassifierModule):
         super().__init__(num_classes, optimizer, lr_scheduler)
         for name, value in (("label_smoothing", label_smoothing), ("warmup_fraction", warmup_fraction)):
             if value is not None and not 0 <= value < 1:
-                raise UserError(f"{name} must be at least 0 and below 1, but is {value}.")
+                raise UserError(f"{name} must be in [0, 1), but is {value}.")
         check_choice("class_weight", class_weight, get_args(ClassWeight))
         check_choice("lr_interval", lr_interval, get_args(Interval))
         if warmup_fraction is not None and lr_scheduler is not None:
-            raise UserError("warmup_fraction and lr_scheduler both set the learning rates: leave one of them out.")
+            raise UserError("warmup_fraction and lr_scheduler both set the learning rates: use only one.")
         given = policy if isinstance(policy, list) else [policy or Full()]
         self.policies = nn.ModuleList(given or [Full()])
         network = nn.Sequential(
@@ -95,12 +95,12 @@ class FineTuneModule(ClassifierModule):
         self.label_smoothing, self.class_weight = label_smoothing, class_weight
         self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
         self.register_buffer("class_weights", None, persistent=False)
-        # in a list, and so no second name of the same modules
+        # in a list, so that the modules are registered only once
         head_layer = Layer(
             "head", (self.head,), {f"head.{name}": value for name, value in self.head.named_parameters()}
         )
         self.layers = [*layers_of(self.backbone), head_layer]
-        # frozen before: no policy may train it
+        # frozen by the user: no policy may train it
         self._never = {one.name for one in parameters_of(self.layers) if not one.value.requires_grad}
         self._frozen: list[Layer] = []
         self._phase: dict[str, bool] = {}
@@ -111,13 +111,13 @@ class FineTuneModule(ClassifierModule):
     def _policies(self) -> list[FineTunePolicy]:
         return list(self.policies)  # type: ignore[arg-type]
 
-    # ---- what trains
+    # ---- freezing
 
     def enter_epoch(self, epoch: int) -> None:
-        """Freezes and unfreezes parameters as the policies say for an epoch; a second call changes nothing.
+        """Freezes and unfreezes parameters according to the policies.
 
         Args:
-            epoch: its number, from 0.
+            epoch: number of the epoch, from 0.
 
         Raises:
             UserError: nothing is left to train.
@@ -130,8 +130,7 @@ class FineTuneModule(ClassifierModule):
             return
         if not any(trains for name, trains in phase.items() if name not in self._never):
             raise UserError(
-                f"the policy {self._policy_text()} freezes everything in epoch {epoch}, so nothing would be learned: "
-                "let at least the head train."
+                f"the policy {self._policy_text()} freezes all parameters in epoch {epoch}: train at least the head."
             )
         self._phase = phase
         named = [layer for layer in self.layers if layer.parameters]
@@ -143,7 +142,7 @@ class FineTuneModule(ClassifierModule):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Keeps frozen layers in evaluation mode: without dropout and batch statistics."""
+        """Keeps frozen layers in evaluation mode."""
         super().train(mode)
         for layer in getattr(self, "_frozen", ()):
             for module in layer.modules:
@@ -151,12 +150,12 @@ class FineTuneModule(ClassifierModule):
         return self
 
     def on_train_start(self) -> None:
-        """Freezes and unfreezes, if a run resumes in the middle of an epoch."""
+        """Updates what is frozen when a run resumes in the middle of an epoch."""
         super().on_train_start()
         self._change(self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
-        """Freezes and unfreezes."""
+        """Updates what is frozen."""
         self._change(self.current_epoch)
 
     def _change(self, epoch: int) -> None:
@@ -164,11 +163,11 @@ class FineTuneModule(ClassifierModule):
         self.enter_epoch(epoch)
         strategy = self.trainer.strategy
         if self._phase != before and isinstance(strategy, DDPStrategy):
-            # torch's wrapper averages the gradients of what could be trained when it was made
+            # DistributedDataParallel averages only what was trainable when it was created
             strategy.model = strategy.lightning_module
             strategy.configure_ddp()
 
-    # ---- how it trains
+    # ---- training
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits ``(N, C)`` of samples."""
@@ -176,7 +175,7 @@ class FineTuneModule(ClassifierModule):
         return outputs
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy, weighted and smoothed as asked, and the penalties of the policies."""
+        """Mean cross-entropy with class weights and label smoothing, plus the penalties of the policies."""
         outputs = self(batch.x)
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         loss = F.cross_entropy(precise, batch.y, self.class_weights, label_smoothing=self.label_smoothing)
@@ -186,11 +185,7 @@ class FineTuneModule(ClassifierModule):
         return loss, outputs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters, in two groups for a layer, with and without weight decay; more if its rates differ.
-
-        Returns:
-            ``params``, ``name``, ``lr_scale`` and ``decays`` of each.
-        """
+        """Parameter groups by layer, weight decay and rate, with ``params``, ``name``, ``lr_scale`` and ``decays``."""
         groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
         for one in parameters_of(self.layers):
             if one.name not in self._never:
@@ -203,7 +198,7 @@ class FineTuneModule(ClassifierModule):
         return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the optimiser over the groups, and the scheduler, which keeps the proportions of their rates."""
+        """Builds the optimiser and a scheduler that keeps the proportions of the rates."""
         optimizer = self.optimizer(self.parameter_groups())
         scale_groups(optimizer)
         if self.warmup_fraction is not None:
@@ -219,21 +214,21 @@ class FineTuneModule(ClassifierModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
 
     def setup(self, stage: str) -> None:
-        """Weighs the classes by their frequency in training."""
+        """Computes the class weights from the training data."""
         super().setup(stage)
         info = info_of(self) if stage == "fit" and self.class_weight == "balanced" else None
         if info is not None:
             found = torch.as_tensor(info.class_counts, dtype=torch.float32)
             self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
 
-    # ---- what it is compared with
+    # ---- comparison with training from scratch
 
     def kept_modules(self) -> list[nn.Module]:
-        """All but the head."""
+        """Everything but the head."""
         return [self.backbone, self.policies]
 
     def from_scratch(self, seed: int) -> Self:
-        """The twin that nothing is transferred to: random weights, all of them trained, whatever the policy."""
+        """A copy with random weights in which all parameters train, whatever the policy."""
         twin = self.restarted(seed)
         twin.policies = nn.ModuleList([Full()])
         with drawing(twin, seed + 1):

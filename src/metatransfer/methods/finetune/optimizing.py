@@ -1,4 +1,4 @@
-"""Optimisers and schedulers whose groups of parameters have rates of their own."""
+"""Optimisers and schedulers with a separate learning rate for each group of parameters."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def scale_groups(optimizer: Optimizer) -> None:
 
 
 def linear_warmup(optimizer: Optimizer, fraction: float, steps: float) -> LambdaLR:
-    """Rates that rise linearly over a fraction of a run and fall linearly over the rest.
+    """Learning rates that rise linearly over a fraction of the run and fall linearly over the rest.
 
     Raises:
-        UserError: a run without a known end.
+        UserError: the length of the run is unknown.
     """
     if steps == float("inf"):
-        raise UserError("warmup_fraction needs a run with an end: set trainer.max_epochs or trainer.max_steps.")
+        raise UserError("warmup_fraction needs a run of known length: set trainer.max_epochs or trainer.max_steps.")
     rise = max(1, round(fraction * steps))
     return LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1.0, steps - rise))))
 
 
 def keep_proportions(scheduler: LRScheduler, optimizer: Optimizer) -> None:
-    """Gives schedulers that set the same rates for all groups the proportions of the groups."""
+    """Restores the proportions of the groups in schedulers that set the same rate for all."""
     if isinstance(scheduler, OneCycleLR):
         for group in optimizer.param_groups:
             for key in ("initial_lr", "max_lr", "min_lr", "lr"):

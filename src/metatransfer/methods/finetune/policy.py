@@ -1,55 +1,42 @@
-"""The base of fine-tuning policies: which parameters train, when, how fast and with which penalty."""
+"""Base class of fine-tuning policies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
 
 from torch import Tensor, nn
 
-from metatransfer.arguments import plain_arguments, remember_arguments
+from metatransfer.arguments import RemembersArguments, plain_arguments
 from metatransfer.errors import UserError
 from metatransfer.nn.layers import Layer, LayerParameter
 
 
-class FineTunePolicy(nn.Module):
-    """Decides for each parameter of a network whether it trains in an epoch and how; the last layer is the head.
+class FineTunePolicy(RemembersArguments, nn.Module):
+    """Decides for each parameter of a network whether and how it trains in an epoch.
 
-    Layers are counted from the input, see :func:`metatransfer.nn.layers_of`. If several policies are combined, a
-    parameter trains if all of them allow it, at the product of their rates; penalties add up. By default every method
-    changes nothing, so a policy overrides only what it is about.
+    Layers are counted from the input, see :func:`metatransfer.nn.layers_of`; the last one is the head. If policies are
+    combined, a parameter trains if all of them allow it, rates are multiplied and penalties added. The methods of this
+    class change nothing, so a policy overrides only what it needs.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Notes the arguments, so that checkpoints can name them."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
+    def __init__(self) -> None:
+        super().__init__()
 
     def prepare(self, network: nn.Module) -> None:
         """Changes the network before its layers are listed, e.g. inserts adapters.
 
-        It is called whenever a module is built, so also before a checkpoint is loaded into it: the names and shapes of
-        the parameters must depend on the network and on the arguments of the policy only.
+        It is also called before a checkpoint is loaded, so the names and shapes of the parameters must depend only on
+        the network and the arguments of the policy.
 
         Args:
-            network: has the submodules ``backbone``, with its pretrained weights, and ``head``; either may be replaced.
+            network: has the submodules ``backbone``, with pretrained weights, and ``head``; both may be replaced.
         """
 
     def start(self, layers: Sequence[Layer]) -> None:
-        """Looks at the layers once, before training.
-
-        Args:
-            layers: of the backbone, and the head.
-        """
+        """Is called once before training, with the layers of the backbone and the head."""
 
     def trains(self, parameter: LayerParameter, epoch: int) -> bool:
-        """Whether a parameter trains in an epoch.
-
-        Args:
-            parameter: with its name and layer.
-            epoch: from 0; the answer must depend on nothing else, so that a resumed run continues in the same way.
-        """
+        """Whether a parameter trains in an epoch, from 0; must depend on nothing else, so that runs can be resumed."""
         return True
 
     def lr_scale(self, parameter: LayerParameter) -> float:
@@ -57,19 +44,15 @@ class FineTunePolicy(nn.Module):
         return 1.0
 
     def decays(self, parameter: LayerParameter) -> bool:
-        """Whether the optimiser's weight decay acts on a parameter."""
+        """Whether a parameter has weight decay."""
         return True
 
     def penalty(self, layers: Sequence[Layer]) -> Tensor | None:
-        """A scalar that is added to the training loss, or ``None``.
-
-        Args:
-            layers: of the backbone, and the head.
-        """
+        """A scalar that is added to the training loss, or ``None``."""
         return None
 
     def protocol(self) -> str:
-        """The policy and its arguments."""
+        """The name and arguments of the policy for the protocol card."""
         arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
 
@@ -86,8 +69,8 @@ def reinitialise(layer: Layer) -> None:
     stubborn = [type(part).__name__ for part in owners if not callable(getattr(part, "reset_parameters", None))]
     if lost or stubborn:
         raise UserError(
-            f"layer '{layer.name}' cannot be initialised again: {(stubborn or lost)[0]} does not define "
-            "reset_parameters; define it, or leave the layer as it is."
+            f"layer '{layer.name}' cannot be reinitialised, because {(stubborn or lost)[0]} does not define "
+            "reset_parameters: define it, or do not reinitialise this layer."
         )
     for part in owners:
         part.reset_parameters()  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Almost no inner loop."""
+"""ANIL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metatransfer.methods.gradient.maml import MAMLModule
 
 
 class ANILModule(MAMLModule):
-    r"""ANIL (Raghu, Raghu, Bengio, Vinyals 2020, 1909.09157): MAML whose inner loop adapts the head alone.
+    r"""ANIL (Raghu, Raghu, Bengio, Vinyals 2020, 1909.09157): MAML whose inner loop adapts only the head.
 
     .. math:: \psi_i = \psi - \alpha\nabla_\psi \mathcal L_{S_i}(\phi, \psi), \qquad
               \min_{\phi,\psi} \frac1T\sum_i \mathcal L_{Q_i}(\phi, \psi_i)
@@ -27,19 +27,11 @@ class ANILModule(MAMLModule):
     """
 
     def adapted_parameters(self) -> Params:
-        """Those of the head."""
+        """The parameters of the head."""
         return {name: value for name, value in super().adapted_parameters().items() if name.startswith("head.")}
 
     def features(self, x: Inputs, statistics_rows: int | None = None) -> Tensor:
-        """The features that the head learns from.
-
-        Args:
-            x: ``(T, N, *shape)``.
-            statistics_rows: take BatchNorm statistics from the leading rows of each task, instead of all.
-
-        Returns:
-            ``(T, N, out_features)``.
-        """
+        """Features ``(T, N, E)`` of samples, with BatchNorm statistics of the leading rows of each task."""
         forward = stateless(self.backbone, running=self.batch_norm == "running" and not self.training)
 
         def of_task(x: Inputs) -> Tensor:
@@ -52,7 +44,7 @@ class ANILModule(MAMLModule):
         """Outputs of the adapted heads."""
         if self.batch_norm != "support":
             return super().predict_tasks(state, self.features(query_x))
-        # queries need the statistics of the support set in every layer, so it is passed along
+        # every layer normalises queries by the statistics of the support set
         shots = sample_axes(state.support_x, 2)[1]
         features = self.features(concatenated(state.support_x, query_x, 1), shots)
         return super().predict_tasks(state._replace(support_x=features[:, :shots]), features[:, shots:])
@@ -66,5 +58,5 @@ class ANILModule(MAMLModule):
 
     def _forward(self, x: Inputs) -> Forward:
         readout = nn.Sequential()
-        readout.add_module("head", self.head)  # under the name that its parameters have in the whole network
+        readout.add_module("head", self.head)  # with the parameter names of the whole network
         return stateless(readout, running=self.batch_norm == "running" and not self.training)

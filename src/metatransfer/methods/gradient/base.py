@@ -1,4 +1,4 @@
-"""What all gradient-based methods share: an inner loop over the tasks of a meta-batch, and an outer loss."""
+"""Base of gradient-based methods: an inner loop for each task of a meta-batch, and an outer loss."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from metatransfer.functional.meta.inputs import as_precise, concatenated, sample
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
 from metatransfer.methods.episodic import EpisodicModule
-from metatransfer.methods.gradient.compiled_step import CompiledStep
-from metatransfer.methods.gradient.reach import ReachesAllParameters
-from metatransfer.methods.gradient.training import collect_statistics, report_divergence
+from metatransfer.methods.gradient.outer_loop import (
+    CompiledStep,
+    ReachesAllParameters,
+    collect_statistics,
+    report_divergence,
+)
 from metatransfer.methods.options import Execution, InnerLoop
 
 
 class AdaptedTasks(NamedTuple):
-    """The state of ``T`` tasks after some steps of the inner loop.
+    """State of ``T`` tasks after some inner steps.
 
     Attributes:
-        params: adapted parameters by name, each ``(T, *shape)``.
-        support_x: ``(T, S, *shape)``; with ``batch_norm="support"`` the queries are normalised by its statistics.
-        steps: how many steps were taken.
-        memory: what the update rule remembers after the last step.
+        params: adapted parameters ``(T, *shape)`` by name.
+        support_x: ``(T, S, *shape)``; with ``batch_norm="support"`` its statistics normalise the queries.
+        steps: number of steps taken.
+        memory: state of the update rule after the last step.
     """
 
     params: Params
@@ -50,24 +53,23 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
     .. math:: \theta_i^{(t+1)} = U\bigl(\theta_i^{(t)}, \nabla \mathcal L_{S_i}(\theta_i^{(t)})\bigr), \qquad
               \min \frac1T\sum_i \mathcal L_{Q_i}(\theta_i^{(K)})
 
-    A subclass says which parameters adapt (:meth:`adapted_parameters`, :meth:`task_parameters`), by which rule
-    :math:`U` (:meth:`update_rule`), of which order (:meth:`takes_constants`), which parameters differ from step to step
-    (:meth:`parameters_at`), which loss the inner loop minimises (:meth:`inner_loss`) and which one the outer loop
-    (:meth:`outer_loss`).
+    Subclasses override which parameters adapt (:meth:`adapted_parameters`, :meth:`task_parameters`), the update rule
+    :math:`U` (:meth:`update_rule`), its order (:meth:`takes_constants`), parameters that differ between steps
+    (:meth:`parameters_at`), the inner loss (:meth:`inner_loss`) and the outer loss (:meth:`outer_loss`).
 
     Args:
-        network: backbone and head, under the names ``backbone`` and ``head``.
+        network: the modules ``backbone`` and ``head`` by name.
         inner: the gradient steps.
-        batch_norm: whose statistics BatchNorm uses.
+        batch_norm: which statistics BatchNorm uses.
         execution: how the tasks of a meta-batch are computed.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range.
+        UserError: an argument is out of range.
     """
 
-    @abstractmethod  # subclasses have arguments of their own, and no class is built without any
+    @abstractmethod  # subclasses have their own arguments
     def __init__(
         self,
         network: dict[str, nn.Module],
@@ -81,8 +83,8 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         super().__init__(optimizer, lr_scheduler)
         if execution.compile and inner.checkpoint:
             raise UserError(
-                "execution.compile and inner.checkpoint cannot be combined (the compiler decides what is recomputed): "
-                "choose one."
+                "execution.compile and inner.checkpoint cannot be combined, as the compiler decides what is "
+                "recomputed: choose one."
             )
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
         self.inner, self.execution, self.batch_norm = inner, execution, batch_norm
@@ -95,9 +97,9 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         self._network = [sequence]
         self.transductive = batch_norm == "transductive" and bool(batch_norm_layers(sequence))
         check_batching(sequence, execution.batching)
-        stateless(sequence, running=batch_norm == "running")  # raises the errors of the policy now
+        stateless(sequence, running=batch_norm == "running")  # raises errors now instead of in training
 
-    # ---- what subclasses change
+    # ---- hooks of subclasses
 
     @property
     def network(self) -> nn.Module:
@@ -105,59 +107,47 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         return self._network[0]
 
     def adapted_parameters(self) -> Params:
-        """Where the inner loop starts: all parameters that are not frozen, by their names in :attr:`network`.
+        """The parameters that adapt, by their names in :attr:`network`: all that are not frozen.
 
-        A module frozen as a whole, Lightning's idiom for inference, adapts as it did before.
+        If all are frozen, as by ``LightningModule.freeze`` for inference, all of them adapt.
         """
         every: Params = dict(self.network.named_parameters())
         return {name: value for name, value in every.items() if value.requires_grad} or every
 
     def update_rule(self) -> UpdateRule | PlainRule:
-        """How an inner step uses its gradients."""
+        """The update rule of an inner step."""
         return sgd(self.inner.lr_in(self.training))
 
     def task_parameters(self, support_x: Inputs, support_y: Tensor) -> Params:
-        """Parameters that adapt and start differently in every task, each ``(T, *shape)``; by default none.
-
-        Args:
-            support_x: ``(T, S, *shape)``.
-            support_y: ``(T, S)`` or ``(T, S, D)``.
-        """
+        """Parameters ``(T, *shape)`` that adapt from a different start in every task; by default none."""
         return {}
 
     def parameters_at(self, step: int) -> Params:
-        """Parameters that do not adapt but differ from step to step; by default none.
-
-        Args:
-            step: the inner step, from 0; queries are answered with the parameters of the step before them.
-        """
+        """Parameters that do not adapt but differ between steps, from 0; queries use those of the last step."""
         return {}
 
     def takes_constants(self) -> bool:
-        """Whether inner gradients count as constants now (first order)."""
+        """Whether inner gradients are currently treated as constants (first order)."""
         return self.inner.first_order
 
     def inner_loss(self, outputs: Any, targets: Tensor) -> Tensor:  # noqa: ANN401
-        """The loss that the inner loop minimises: by default cross-entropy for labels, squared error for floats.
+        """The inner loss, a scalar: by default cross-entropy for labels, squared error for floats.
 
         Args:
-            outputs: what the network returns for the support set of one task, in any nesting.
+            outputs: outputs of the network for the support set of one task, in any nesting.
             targets: ``(S,)`` or ``(S, D)``.
-
-        Returns:
-            A scalar.
         """
         return episode_loss(outputs, targets)
 
     def learns_from_all_steps(self) -> bool:
-        """Whether the outer loss looks at the tasks after each inner step now, not after the last alone."""
+        """Whether the outer loss currently uses the tasks after every inner step instead of only the last."""
         return False
 
     def outer_loss(self, states: list[AdaptedTasks], episode: Episode) -> tuple[Tensor, Any]:
-        """The loss that the outer loop minimises, a mean over tasks: by default the query loss after the last step.
+        """The outer loss, a mean over tasks: by default the query loss after the last step.
 
         Args:
-            states: the tasks after the last inner step; if :meth:`learns_from_all_steps`, before and after each.
+            states: the tasks after the last inner step; before and after each step if :meth:`learns_from_all_steps`.
             episode: the tasks.
 
         Returns:
@@ -167,10 +157,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         return self.loss(outputs, episode.query_y), outputs
 
     def compile_key(self) -> Hashable:
-        """All numbers and choices of a training step that may change during training: another key, another trace.
-
-        With ``execution.compile``, Python code in the hooks of this class runs once for each key.
-        """
+        """Everything that may change a training step; with ``execution.compile`` each key is traced once."""
         return self.training, self.takes_constants(), self.learns_from_all_steps()
 
     # ---- the method
@@ -188,11 +175,8 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         Args:
             support_x: ``(T, S, *shape)``.
             support_y: ``(T, S)`` or ``(T, S, D)``.
-            trajectory: return the tasks before and after each step, instead of after the last alone.
-            rows: ``(T, steps, B)`` samples of each step; all if ``None``.
-
-        Returns:
-            The adapted tasks, in the order of the steps.
+            trajectory: return the tasks before and after each step instead of only after the last.
+            rows: ``(T, steps, B)`` indices of the samples of each step; all if ``None``.
         """
         steps = self.inner.steps_in(self.training)
         found, memory = adapt_tasks(
@@ -224,11 +208,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         )  # fmt: skip
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Any]:
-        """The outer loss. Raises an error if an inner loop diverges, before the weights are updated.
-
-        Tasks that are computed one after the other (or chunk by chunk) are differentiated one after the other too, so
-        that memory holds the graph of one at a time.
-        """
+        """The outer loss, differentiated task by task (or chunk by chunk) to save memory; checks for divergence."""
         collect_statistics(self, episode.support_x)
         trainable: Params = {name: value for name, value in self.named_parameters() if value.requires_grad}
         compiled = self.execution.compile
@@ -247,14 +227,14 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
             part_loss, episode, chunk_size=self.execution.chunk_size if batching == "vmap" else 1,
             leaves=list(trainable.values()), threads=batching == "threads" and not compiled,
         )  # fmt: skip
-        if not torch.stack(finite).all():  # the only time that anything waits for the device
-            with torch.no_grad():  # once more, to find out where
+        if not torch.stack(finite).all():  # the only synchronisation with the device
+            with torch.no_grad():  # again, to find out where
                 trajectory = self.adapt_through(episode.support_x, episode.support_y, trajectory=True)
             report_divergence([tasks.params for tasks in trajectory], self.inner.lr_in(self.training))
         return loss, outputs
 
     def part_loss(self, part: Episode) -> tuple[Tensor, Any, Tensor]:
-        """Outer loss and outputs of some tasks, and whether their inner loops stayed finite."""
+        """Outer loss and outputs of some tasks, and whether all values are finite."""
         states = self.adapt_through(part.support_x, part.support_y, self.learns_from_all_steps())
         loss, outputs = self.outer_loss(states, part)
         return loss, outputs, all_finite(states[-1].params) & torch.isfinite(loss)

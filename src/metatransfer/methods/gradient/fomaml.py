@@ -13,12 +13,12 @@ class FOMAMLModule(MAMLModule):
     .. math:: g = \frac1T\sum_i \nabla_{\theta_i} \mathcal L_{Q_i}(\theta_i), \qquad
               \theta_i = \theta - \alpha\,\mathrm{const}\bigl(\nabla_\theta \mathcal L_{S_i}(\theta)\bigr)
 
-    Inner gradients are constants: the outer gradient is that of the adapted parameters, without second derivatives.
-    The arguments are those of :class:`MAMLModule`; ``inner.first_order`` has no effect: it is always on.
+    Inner gradients are treated as constants, so there are no second derivatives. The arguments are those of
+    :class:`MAMLModule`; ``inner.first_order`` has no effect.
     """
 
     def takes_constants(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def protocol(self) -> dict[str, Any]:

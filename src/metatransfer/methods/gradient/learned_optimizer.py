@@ -1,4 +1,4 @@
-"""MAML whose inner optimiser is learned."""
+"""MAML with a learned inner optimiser."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ INNER = InnerLoop(steps=3, lr=0.1)
 
 
 class LearnedOptimizerModule(MAMLModule):
-    r"""Learns the rate and the momentum of its inner steps, a pair for each parameter tensor, and what they start from.
+    r"""Learns a rate and a momentum for the inner steps of each parameter tensor, together with the initialisation.
 
     .. math:: v \leftarrow \mu_l v + \nabla_l\mathcal L_{S_i}, \qquad \theta_l \leftarrow \theta_l - \alpha_l v, \qquad
               \alpha_l = e^{a_l},\quad \mu_l = \frac1{1+e^{-m_l}}
 
-    Gradient descent with momentum, differentiated through, whose numbers are learned as logarithm and logit, so that
-    they stay where they have a meaning: Maclaurin, Duvenaud, Adams 2015 (1502.03492), on many tasks instead of one.
+    Differentiates through gradient descent with momentum (Maclaurin, Duvenaud, Adams 2015, 1502.03492), on many tasks
+    instead of one. Rates are learned as logarithms and momenta as logits, so that they stay in their ranges.
 
     Args:
         backbone: features.
         num_outputs: see :class:`MAMLModule`.
         head: see :class:`MAMLModule`.
-        inner: the gradient steps on a support set; the rates :math:`\alpha` start at ``inner.lr``. Momentum needs 2
-            steps or more to have an effect.
-        momentum: where the momenta :math:`\mu` start, above 0 and below 1.
+        inner: the gradient steps on a support set; the rates :math:`\alpha` start at ``inner.lr``. Momentum has
+            an effect from 2 steps on.
+        momentum: initial value of the momenta :math:`\mu`, between 0 and 1.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser, of weights and inner optimiser.
+        optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range, or ``num_outputs`` missing.
+        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class LearnedOptimizerModule(MAMLModule):
             lr_scheduler=lr_scheduler,
         )  # fmt: skip
         if not 0 < momentum < 1:
-            raise UserError(f"momentum must be above 0 and below 1 to be learned, but is {momentum}.")
+            raise UserError(f"momentum must be above 0 and below 1, but is {momentum}.")
         one_each: dict[str, tuple[int, ...]] = {name: () for name in self.adapted_parameters()}
         self.log_rates = LearnedTensors(one_each, math.log(inner.lr))
         self.logit_momenta = LearnedTensors(one_each, math.log(momentum / (1 - momentum)))
 
     def update_rule(self) -> UpdateRule | PlainRule:
-        """Momentum with the learned numbers."""
+        """Momentum with the learned rates and momenta."""
         rates = {name: value.exp() for name, value in self.log_rates().items()}
         return momentum(rates, {name: value.sigmoid() for name, value in self.logit_momenta().items()})
 
     def protocol(self) -> dict[str, Any]:
-        """Adds what is learned; ``inner_lr`` is where the rates started."""
+        """Adds what is learned; ``inner_lr`` is the initial rate."""
         return super().protocol() | {"learned_rates": "per tensor", "learned_momenta": "per tensor"}

@@ -18,28 +18,28 @@ INNER = InnerLoop(steps=1, lr=0.4)
 
 
 class MAMLModule(InnerLoopModule):
-    r"""MAML (Finn, Abbeel, Levine 2017, 1703.03400): an initialisation from which a few gradient steps learn a task.
+    r"""MAML (Finn, Abbeel, Levine 2017, 1703.03400): learns an initialisation for a few gradient steps per task.
 
     .. math:: \theta_i = \theta - \alpha\nabla_\theta \mathcal L_{S_i}(\theta), \qquad
               \min_\theta \frac1T\sum_i \mathcal L_{Q_i}(\theta_i)
 
-    Query losses are averaged over tasks. The targets' type chooses cross-entropy (labels) or squared error (floats).
+    Query losses are averaged over tasks: cross-entropy for labels, squared error for float targets.
 
     Args:
         backbone: features.
         num_outputs: number of ways, or size of a regression target; on the command line taken from the data.
         head: makes the output layer from ``(in_features, out_features)``.
-        inner: the gradient steps on a support set, :math:`\alpha` being their learning rate.
-        batch_norm: whose statistics BatchNorm uses: ``"transductive"`` (those of the batch, queries by themselves, as
-            in the paper), ``"support"`` (those of the support set, for its queries too) or ``"running"`` (in evaluation
-            running averages, which training collects from the support sets under the unadapted parameters; training
-            itself normalises by batch).
+        inner: the gradient steps on a support set, with the learning rate :math:`\alpha`.
+        batch_norm: which statistics BatchNorm uses: ``"transductive"`` (those of each batch, so queries are normalised
+            by themselves, as in the paper), ``"support"`` (those of the support set, also for queries) or ``"running"``
+            (running averages in evaluation, collected in training from the support sets with unadapted parameters;
+            training uses batch statistics).
         execution: how the tasks of a meta-batch are computed.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range, or ``num_outputs`` missing.
+        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     backbone: Backbone

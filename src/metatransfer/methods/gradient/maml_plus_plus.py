@@ -1,4 +1,4 @@
-"""How to train your MAML."""
+"""MAML++."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
 
 @dataclass(frozen=True)
 class OuterSchedule:
-    """When the training of MAML++ changes.
+    """Training schedule of MAML++.
 
     Attributes:
-        loss_annealing_epochs: epochs until only the last inner step counts; 0 for from the start.
-        first_order_epochs: epochs until inner gradients are differentiated too.
+        loss_annealing_epochs: number of epochs with a loss over all inner steps; then only the last step counts.
+        first_order_epochs: number of first epochs without second derivatives.
 
     Raises:
-        UserError: a negative number.
+        UserError: a number is negative.
     """
 
     loss_annealing_epochs: int = 10
@@ -45,35 +45,35 @@ INNER, SCHEDULE = InnerLoop(steps=5, lr=0.1), OuterSchedule()
 
 
 class MAMLPlusPlusModule(MAMLModule):
-    r"""MAML++ (Antoniou, Edwards, Storkey 2019, 1810.09502): MAML with what keeps its training stable.
+    r"""MAML++ (Antoniou, Edwards, Storkey 2019, 1810.09502): MAML with more stable training.
 
     .. math:: \theta_i^{(t+1)} = \theta_i^{(t)} - \alpha_{l,t}\nabla\mathcal L_{S_i}(\theta_i^{(t)}), \qquad
               \min_{\theta,\alpha} \frac1T\sum_i\sum_{t=1}^{K} v_t\,\mathcal L_{Q_i}(\theta_i^{(t)})
 
-    - Multi-step loss: all weights :math:`v_t` start at :math:`1/K`; over ``schedule.loss_annealing_epochs`` those of
-      the earlier steps fall to :math:`0.03/K` and the last one takes the rest; afterwards only the last step counts.
-    - A rate for each parameter tensor and step, learned.
-    - BatchNorm has a scale and a shift for each step, which the outer loop learns and the inner loop leaves alone.
-    - First order for ``schedule.first_order_epochs``, second order from then on.
-    - Its outer rate falls by half a cosine: ``lr_scheduler: CosineAnnealingLR``.
+    - Multi-step loss: all weights :math:`v_t` start at :math:`1/K`. Over ``schedule.loss_annealing_epochs`` those of
+      the earlier steps fall to :math:`0.03/K`, and the last step gets the rest. Then only the last step counts.
+    - A learned rate for each parameter tensor and step.
+    - BatchNorm with a scale and a shift for each step, which only the outer loop trains.
+    - First order for ``schedule.first_order_epochs``, then second order.
+    - Cosine annealing of the outer rate: ``lr_scheduler: CosineAnnealingLR``.
 
-    The per-step running statistics of the paper are collected in its code but used nowhere; here there are none.
+    The per-step running statistics of the paper, which its code collects but never uses, are left out.
 
     Args:
         backbone: features.
         num_outputs: see :class:`MAMLModule`.
         head: see :class:`MAMLModule`.
-        inner: the gradient steps on a support set, at least 1 in training (:math:`K`; the paper takes 5); the rates
-            :math:`\alpha` start at ``inner.lr``. Further steps in evaluation use what the last of them learned.
-        schedule: when training changes from all steps to the last one, and from first order to second.
-        per_step_batch_norm: scale and shift of BatchNorm differ from step to step.
+        inner: the gradient steps on a support set, at least 1 in training (:math:`K`, 5 in the paper); the rates
+            :math:`\alpha` start at ``inner.lr``. Additional steps in evaluation use the rates of the last one.
+        schedule: when the multi-step loss ends and second order begins.
+        per_step_batch_norm: learn scale and shift of BatchNorm for each step.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser, of weights and rates.
+        optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range, or ``num_outputs`` missing.
+        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class MAMLPlusPlusModule(MAMLModule):
         )  # fmt: skip
         steps = inner.steps_in(True)
         if steps < 1:
-            raise UserError(f"{name} needs 1 inner step or more in training, but has {steps}: raise inner.steps.")
+            raise UserError(f"{name} needs at least 1 inner step in training, but has {steps}: raise inner.steps.")
         self.schedule = schedule
         affine = _affine(self.network) if per_step_batch_norm else {}
         self.per_step = nn.ModuleDict()
@@ -108,12 +108,12 @@ class MAMLPlusPlusModule(MAMLModule):
             if values:
                 self.per_step[part] = _at_each_step(values, steps, initial=float(part == "weight"))
         self._per_step_names = set(affine)
-        for value in affine.values():  # what the steps have of their own takes its place
+        for value in affine.values():  # replaced by the values of each step
             value.requires_grad_(False)
         self.rates = LearnedTensors({name: (steps,) for name in self.adapted_parameters()}, inner.lr)
 
     def adapted_parameters(self) -> Params:
-        """All that are not frozen, but scale and shift of BatchNorm where each step has its own."""
+        """All that are not frozen, without per-step scales and shifts of BatchNorm."""
         found = super().adapted_parameters()
         return {name: value for name, value in found.items() if name not in self._per_step_names}
 
@@ -132,11 +132,11 @@ class MAMLPlusPlusModule(MAMLModule):
         return self.training and self.current_epoch < self.schedule.first_order_epochs
 
     def learns_from_all_steps(self) -> bool:
-        """In training, until the last step takes the whole weight."""
+        """In training, until only the last step counts."""
         return self.training and self.current_epoch < self.schedule.loss_annealing_epochs
 
     def step_weights(self) -> list[float]:
-        """The weight :math:`v_t` of the query loss after each step, as of this epoch; they sum to 1."""
+        """The weights :math:`v_t` of the query losses after each step in this epoch; they sum to 1."""
         steps = self.inner.steps_in(True)
         if self.current_epoch >= self.schedule.loss_annealing_epochs:
             return [0.0] * (steps - 1) + [1.0]
@@ -159,7 +159,7 @@ class MAMLPlusPlusModule(MAMLModule):
         return super().compile_key(), tuple(self.step_weights())
 
     def protocol(self) -> dict[str, Any]:
-        """Adds what is learned and when; ``inner_lr`` is where the rates started."""
+        """Adds the learned rates and the schedule; ``inner_lr`` is the initial rate."""
         return super().protocol() | {
             "learned_rates": "per tensor and step",
             "loss_annealing_epochs": self.schedule.loss_annealing_epochs,
@@ -180,7 +180,7 @@ def _affine(network: nn.Module) -> Params:
 
 
 def _at_each_step(values: Params, steps: int, initial: float) -> LearnedTensors:
-    """Tensors with a leading step axis, all steps as ``values`` are now (they may have been trained before)."""
+    """Copies of ``values``, which may be pretrained, for each step along a leading axis."""
     found = LearnedTensors({name: (steps, *value.shape) for name, value in values.items()}, initial)
     with torch.no_grad():
         for name, each in found().items():

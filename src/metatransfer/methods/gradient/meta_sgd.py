@@ -18,26 +18,26 @@ INNER = InnerLoop(steps=1, lr=0.01)
 
 
 class MetaSGDModule(MAMLModule):
-    r"""Meta-SGD (Li, Zhou, Chen, Li 2017, 1707.09835): MAML that learns a rate for every single weight.
+    r"""Meta-SGD (Li, Zhou, Chen, Li 2017, 1707.09835): MAML with a learned rate for every weight.
 
     .. math:: \theta_i = \theta - \alpha\odot\nabla_\theta \mathcal L_{S_i}(\theta), \qquad
               \min_{\theta,\alpha} \frac1T\sum_i \mathcal L_{Q_i}(\theta_i)
 
-    :math:`\alpha` has the size of :math:`\theta` and may become negative: it learns direction as well as speed.
+    :math:`\alpha` has the shape of :math:`\theta` and may become negative.
 
     Args:
         backbone: features.
         num_outputs: see :class:`MAMLModule`.
         head: see :class:`MAMLModule`.
-        inner: the gradient steps on a support set; all rates :math:`\alpha` start at ``inner.lr``. The paper takes 1
-            step.
+        inner: the gradient steps on a support set; all rates :math:`\alpha` start at ``inner.lr``. The paper
+            uses 1 step.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser, of weights and rates.
+        optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range, or ``num_outputs`` missing.
+        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -65,5 +65,5 @@ class MetaSGDModule(MAMLModule):
         return sgd(self.rates())
 
     def protocol(self) -> dict[str, Any]:
-        """Adds that the rates are learned; ``inner_lr`` is where they started."""
+        """Adds the learned rates; ``inner_lr`` is the initial rate."""
         return super().protocol() | {"learned_rates": "per weight"}

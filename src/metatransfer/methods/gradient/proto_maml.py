@@ -1,4 +1,4 @@
-"""MAML that starts from prototypes."""
+"""Proto-MAML."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ WEIGHT, BIAS = "head.weight", "head.bias"
 
 
 class ProtoMAMLModule(InnerLoopModule):
-    r"""Proto-MAML (Triantafillou et al. 2020, 1903.03096, section 3.4): each task's head starts from its prototypes.
+    r"""Proto-MAML (Triantafillou et al. 2020, 1903.03096, section 3.4): heads start from prototypes.
 
-    The squared Euclidean score of a prototypical network is linear in the features, up to what all classes share, so
-    its prototypes :math:`c_k` are an output layer, which then adapts with the rest:
+    Up to a term shared by all classes, the scores of a prototypical network are linear in the features, so the
+    prototypes :math:`c_k` define an output layer, which then adapts with the rest:
 
     .. math:: -\lVert f(x)-c_k\rVert^2 + \lVert f(x)\rVert^2 = w_k^\top f(x) + b_k, \qquad
               w_k = 2c_k,\quad b_k = -\lVert c_k\rVert^2
 
-    With no inner step it is a prototypical network. The outer gradient goes through the prototypes too. It takes any
-    number of ways and, having no prototypes of numbers, no regression.
+    Without inner steps it is a prototypical network. The outer gradient passes through the prototypes. It works with
+    any number of ways, but not for regression.
 
     Args:
         backbone: features.
-        inner: the gradient steps on a support set; squared distances need smaller rates than a new head does. With
-            ``first_order`` the prototypes are differentiated all the same.
+        inner: the gradient steps on a support set; squared distances need smaller rates than a new head. The prototypes
+            are differentiated also with ``first_order``.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range.
+        UserError: an argument is out of range.
     """
 
     backbone: Backbone
@@ -66,7 +66,7 @@ class ProtoMAMLModule(InnerLoopModule):
         )  # fmt: skip
 
     def task_parameters(self, support_x: Inputs, support_y: Tensor) -> Params:
-        """The head that scores as the prototypes do: weights ``(T, W, E)`` and biases ``(T, W)``."""
+        """The head given by the prototypes: weights ``(T, W, E)`` and biases ``(T, W)``."""
         features, way = super()._forward(support_x), self.execution.batching_for(self.network, support_x)
 
         def embed(x: Inputs) -> Tensor:
@@ -74,10 +74,10 @@ class ProtoMAMLModule(InnerLoopModule):
 
         embedded = over_tasks(embed, support_x, batching=way, chunk_size=self.execution.chunk_size)
         ways = int(support_y.max()) + 1
-        # squared distances overflow half precision, and the inner loop is one of float32
+        # squared distances overflow half precision
         prototypes = class_prototypes(embedded.to(torch.promote_types(embedded.dtype, torch.float32)), support_y, ways)
         present = F.one_hot(support_y, ways).any(1)
-        # a class that this task does not have is never the answer
+        # classes missing from the task are never predicted
         biases = torch.where(present, -prototypes.square().sum(-1), torch.finfo(prototypes.dtype).min)
         return {WEIGHT: 2 * prototypes, BIAS: biases}
 

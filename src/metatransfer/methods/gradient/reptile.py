@@ -17,7 +17,7 @@ from metatransfer.functional.meta.inputs import concatenated
 from metatransfer.functional.meta.stateless import BatchNormPolicy
 from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, adam
 from metatransfer.methods.gradient.maml import MAMLModule
-from metatransfer.methods.gradient.training import collect_statistics, report_divergence
+from metatransfer.methods.gradient.outer_loop import collect_statistics, report_divergence
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone, Head, LinearHead
 
@@ -25,38 +25,37 @@ INNER = InnerLoop(steps=50, lr=0.001, train_steps=5)
 
 
 class ReptileModule(MAMLModule):
-    r"""Reptile (Nichol, Achiam, Schulman 2018, 1803.02999): moves the start towards where tasks take it.
+    r"""Reptile (Nichol, Achiam, Schulman 2018, 1803.02999): moves the initialisation towards the adapted weights.
 
     .. math:: \phi_i = U^k_i(\theta), \qquad \theta \leftarrow \theta + \epsilon\,\frac1T\sum_i(\phi_i - \theta)
 
-    No derivative passes through the inner loop, which is Adam with :math:`\beta_1=0`, on mini-batches. Training learns
-    from support and queries alike: there is nothing to hold out. With one task in a meta-batch it is the paper's
-    serial version, with several the batched one.
+    The inner loop is Adam with :math:`\beta_1=0` on mini-batches, and no derivative passes through it. Training uses
+    support and query samples together. One task per meta-batch is the serial version of the paper, several the
+    batched one.
 
-    To any optimiser :math:`\theta-\frac1T\sum_i\phi_i` is the gradient. With plain gradient descent its rate is the
-    outer step :math:`\epsilon`, which the paper lowers from 1 to 0 (``SGD`` at ``lr: 1``, ``LinearLR`` from 1 to 0).
-    The loss that is shown is that of the queries after adaptation.
+    The outer gradient is :math:`\theta-\frac1T\sum_i\phi_i`. With plain gradient descent the outer rate is
+    :math:`\epsilon`, which the paper lowers from 1 to 0 (``SGD`` at ``lr: 1``, ``LinearLR`` from 1 to 0).
+    The logged loss is that of the queries after adaptation.
 
-    Adam's second moments are kept from task to task, as in the authors' code: each task starts from those that the
-    training tasks before it left, averaged over the meta-batch, and evaluation starts from the last ones. They are
-    buffers and part of the checkpoint. In evaluation a step takes the whole support set.
+    Adam's second moments are kept between tasks, as in the authors' code: each task starts from those of the previous
+    meta-batch, averaged over its tasks, and evaluation from the last ones. They are buffers and part of the checkpoint.
+    In evaluation each step uses the whole support set.
 
     Args:
         backbone: features.
         num_outputs: see :class:`MAMLModule`.
         head: see :class:`MAMLModule`.
-        inner: the gradient steps: in evaluation on the support set (the paper takes 50), in training on the whole task
-            (the paper takes 5 to 12). Gradients are always constants.
-        inner_batch_size: samples of an inner step in training, drawn at random; all of the task if ``None``.
-        keep_moments: start each task from the second moments that earlier ones left; otherwise every task starts
-            from zeros, with first steps that all have the length ``inner.lr`` in each weight.
+        inner: the gradient steps, in evaluation on the support set (50 in the paper), in training on the whole task (5
+            to 12 in the paper); always first order.
+        inner_batch_size: number of random samples per inner step in training; the whole task if ``None``.
+        keep_moments: start each task from the second moments of earlier tasks instead of from zeros.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
         optimizer: makes the outer optimiser.
         lr_scheduler: makes its scheduler.
 
     Raises:
-        UserError: an argument outside its range, or ``num_outputs`` missing.
+        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class ReptileModule(MAMLModule):
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        check_unused("ReptileModule", "nothing is differentiated twice", **{"execution.compile": execution.compile})
+        check_unused("ReptileModule", "it has no second derivatives", **{"execution.compile": execution.compile})
         super().__init__(
             backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
             lr_scheduler=lr_scheduler,
@@ -88,11 +87,11 @@ class ReptileModule(MAMLModule):
         return adam(self.inner.lr_in(self.training), betas=(0.0, 0.999), **kept)
 
     def takes_constants(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Any]:
-        """The query loss after adaptation; its gradient is set to the step away from the tasks' weights."""
+        """The query loss after adaptation, with the Reptile gradient."""
         collect_statistics(self, episode.support_x)
         x = concatenated(episode.support_x, episode.query_x, 1)
         y = torch.cat([episode.support_y, episode.query_y], dim=1)
@@ -110,7 +109,7 @@ class ReptileModule(MAMLModule):
         return known_gradients(loss, away, list(start.values())), outputs
 
     def _draw_rows(self, tasks: int, samples: int) -> Tensor | None:
-        """The samples ``(T, steps, B)`` of each step: shuffled passes over the task, one after the other."""
+        """Indices ``(T, steps, B)`` of the samples of each step: consecutive shuffled passes over the task."""
         size, steps = self.inner_batch_size, self.inner.steps_in(True)
         if size is None or size >= samples or not steps:
             return None
@@ -128,7 +127,7 @@ class ReptileModule(MAMLModule):
 
 
 class _Moments(nn.Module):
-    """Second moments of gradients, by parameter name, and in how many steps they came about."""
+    """Second moments of gradients by parameter name, and the number of steps they were accumulated over."""
 
     taken: Tensor
 
@@ -143,10 +142,10 @@ class _Moments(nn.Module):
         return {name: getattr(self, key) for name, key in self._keys.items()}
 
     def keep(self, found: Params, steps: int) -> None:
-        """Averages what each task's ``steps`` steps left, ``(T, *shape)``."""
+        """Stores the moments ``(T, *shape)`` after ``steps`` more steps, averaged over tasks."""
         for name, value in found.items():
             mean = value.mean(0)
-            if distributed.is_available() and distributed.is_initialized():  # else the first process's would win
+            if distributed.is_available() and distributed.is_initialized():  # otherwise processes would differ
                 distributed.all_reduce(mean)
                 mean = mean / distributed.get_world_size()
             getattr(self, self._keys[name]).copy_(mean)

@@ -20,21 +20,21 @@ from metatransfer.nn import Backbone
 class ProtoNetModule(EpisodicModule[Tensor]):
     r"""Prototypical networks (Snell, Swersky, Zemel 2017, 1703.05175).
 
-    A class is the mean embedding of its support samples; a query is scored by
+    A class is represented by the mean embedding of its support samples; a query is scored by
 
     .. math:: z_k = -\lVert f(x) - c_k\rVert^2 \quad\text{or}\quad z_k = s\cos(f(x), c_k).
 
-    Training and test may have different ways and shots; more ways in training usually help.
+    Ways and shots may differ between training and test; more ways in training usually help.
 
     Args:
-        backbone: the embedding ``f``, of images, features or texts.
+        backbone: the embedding ``f``.
         distance: ``"euclidean"`` (squared, as in the paper) or ``"cosine"``.
-        scale: factor ``s`` of the cosine, learned; cosines alone are too flat for a softmax.
-        optimizer: makes the optimiser; the paper uses Adam at 1e-3.
-        lr_scheduler: makes a scheduler; the paper halves the rate every 2000 episodes.
+        scale: initial value of the learned factor ``s`` of the cosine.
+        optimizer: makes the optimiser (Adam at 1e-3 in the paper).
+        lr_scheduler: makes its scheduler (the paper halves the rate every 2000 episodes).
 
     Raises:
-        UserError: an unknown distance, or a scale that is not positive.
+        UserError: ``distance`` is unknown, or ``scale`` is not positive.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class ProtoNetModule(EpisodicModule[Tensor]):
             self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def reset_parameters(self) -> None:
-        """Sets the scale back."""
+        """Resets the scale."""
         if self.distance == "cosine":
             nn.init.constant_(self.scale, self.initial_scale)
 
     def embed(self, x: Inputs) -> Tensor:
-        """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)``, through the backbone in one batch."""
+        """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)``."""
         embedded: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
         return torch.unflatten(embedded, 0, sample_axes(x, 2))
 
@@ -80,8 +80,8 @@ class ProtoNetModule(EpisodicModule[Tensor]):
     def forward(self, episode: Episode) -> Tensor:
         """Logits of the queries.
 
-        Support and queries share one pass, and in training their BatchNorm statistics, as in the paper's own code; in
-        evaluation the result is that of :meth:`fit_tasks` and :meth:`predict_tasks`.
+        Support and queries share one forward pass, and in training their BatchNorm statistics, as in the code of the
+        paper. In evaluation the result equals that of :meth:`fit_tasks` and :meth:`predict_tasks`.
         """
         shots = episode.support_y.shape[1]
         embedded = self.embed(concatenated(episode.support_x, episode.query_x, 1))

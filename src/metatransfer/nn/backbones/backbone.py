@@ -5,17 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from metatransfer.arguments import remember_arguments
+from metatransfer.arguments import RemembersArguments
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import WeightsReport, load_weights, weight_files_are_read
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(RemembersArguments, nn.Module, ABC):
     """A network that maps samples ``(N, *shape)`` to features ``(N, out_features)``.
 
     A subclass sets ``out_features`` in its constructor and implements ``forward``. Every imported subclass can be named
@@ -31,12 +30,6 @@ class Backbone(nn.Module, ABC):
     out_features: int
     in_shape: Sequence[int] | None = None
     weights_report: WeightsReport | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
-        """Records the arguments for checkpoints."""
-        self = super().__new__(cls)
-        remember_arguments(self, args, kwargs)
-        return self
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

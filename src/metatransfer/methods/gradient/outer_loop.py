@@ -1,0 +1,124 @@
+"""Parts of the outer loop: unused parameters, running statistics, divergence, and the compiled training step."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metatransfer.batches import Episode, Inputs, map_inputs
+from metatransfer.errors import UserError
+from metatransfer.functional.meta import CompiledLoss, Params, first_divergence, known_gradients, sample_axes
+
+if TYPE_CHECKING:
+    from metatransfer.methods.gradient.base import InnerLoopModule
+
+
+class ReachesAllParameters(LightningModule):
+    """Checks once per fit that every trainable parameter has a gradient."""
+
+    _reached = False
+
+    def on_train_start(self) -> None:
+        """Resets the check."""
+        super().on_train_start()
+        self._reached = False
+
+    def on_after_backward(self) -> None:
+        """Checks the gradients of the first meta-batch.
+
+        Raises:
+            UserError: a parameter has no gradient, so it would silently never be trained.
+        """
+        if self._reached:
+            return
+        self._reached = True
+        lost = [name for name, value in self.named_parameters() if value.requires_grad and value.grad is None]
+        if lost:
+            raise UserError(
+                f"the loss of the first meta-batch does not depend on {', '.join(lost[:3])}{', …' * (len(lost) > 3)}, "
+                "which would never be trained: use it in the network, or freeze it (requires_grad_(False))."
+            )
+
+
+@torch.no_grad()
+def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
+    """Updates running averages with one pass over all support sets, as the inner loop changes no buffers.
+
+    Raises:
+        UserError: there are too few samples for a variance.
+        ValueError: any other error of the network.
+    """
+    if module.batch_norm != "running" or not module.training:
+        return
+    try:
+        functional_call(module.network, module.parameters_at(0), (map_inputs(lambda x: x.flatten(0, 1), support_x),))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch_norm='running' needs more support samples per meta-batch than "
+            f"{sample_axes(support_x, 2).numel()}: use more tasks or shots, or choose another norm."
+        ) from error
+
+
+def report_divergence(trajectory: list[Params], lr: float) -> None:
+    """Raises an error that says where an inner loop diverged.
+
+    Raises:
+        UserError: always.
+    """
+    found = first_divergence(trajectory)
+    if found is None:
+        raise UserError(
+            "the outer loss is NaN or infinite although all inner loops are finite: look for NaN in the queries, "
+            "lower inner.lr, or set inner.max_norm. The weights were not updated."
+        )
+    step, task, name = found
+    if step < 0:
+        raise UserError(f"parameter {name} is NaN or infinite before the first inner step: start from finite weights.")
+    raise UserError(
+        f"the inner loop diverged: parameter {name} is NaN or infinite after inner step {step + 1} of "
+        f"{len(trajectory) - 1} in task {task} of the meta-batch, at inner.lr={lr:g}; lower inner.lr, take fewer "
+        "steps, set inner.max_norm, or look at that task's samples. The weights were not updated."
+    )
+
+
+class CompiledStep:
+    """``module.part_loss`` and the gradients of all trainable parameters as one compiled function."""
+
+    def __init__(self, module: InnerLoopModule) -> None:
+        whole = _PartLoss(module)
+
+        def function(params: Params, part: Episode) -> tuple[Tensor, Any, Tensor]:
+            named = {f"module.{name}": value for name, value in params.items()}
+            return functional_call(whole, named, (part,))  # type: ignore[no-any-return]
+
+        self._loss = CompiledLoss(function)
+
+    def __call__(self, part: Episode, trainable: Params, key: Hashable) -> tuple[Tensor, Any, Tensor]:
+        """The part loss, which can be differentiated once, the outputs, and whether all values are finite."""
+        device = part.query_y.device.type
+        autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        (loss, outputs, finite), gradients = self._loss(trainable, part, key=(key, autocast))
+        return known_gradients(loss, gradients, list(trainable.values())), outputs, finite
+
+    def __deepcopy__(self, memo: object) -> CompiledStep | None:
+        """A copied module compiles again."""
+        return None
+
+
+class _PartLoss(nn.Module):
+    """Makes ``part_loss`` the forward pass, for ``functional_call``."""
+
+    def __init__(self, module: InnerLoopModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, part: Episode) -> tuple[Tensor, Any, Tensor]:
+        """The part loss."""
+        return self.module.part_loss(part)
