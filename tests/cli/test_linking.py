@@ -58,7 +58,7 @@ def test_what_is_left_out_is_counted_in_the_report(cli, photographs, capsys):
     run = cli("fit", PROTONET, *data, "--data.task.num_queries=1", "--data.eval_task.num_queries=1")
     skipped = results(run)["skipped"]
     assert 0 < sum(skipped.values()) <= 2
-    assert f"{skipped['train']} of train" in capsys.readouterr().out or not skipped["train"]
+    assert f"{skipped['train']} train" in capsys.readouterr().out or not skipped["train"]
 
 
 def test_what_is_given_stays(cli, photographs, capsys):
