@@ -254,6 +254,14 @@ PRIVATE = {
     "_monitor_candidates": "what ModelCheckpoint saves by",
     "_should_skip_saving_checkpoint": "whether ModelCheckpoint saves at all",
     "_should_save_on_exception": "whether ModelCheckpoint saves at all",
+    "_data_fetcher": "whether a validation comes next, which Lightning does not expose",
+    "_should_check_val_fx": "whether a validation comes next, which Lightning does not expose",
+    "_trainer": "LightningModule.trainer raises an error if there is none",
+    "_given_hyperparameters": "what LightningCLI passes for the checkpoint",
+    "_ddp_kwargs": "DDPStrategy has no public way to change its options",
+    "_parameters": "parameters of a module itself by name, without the cost of named_parameters",
+    "_buffers": "buffers of a module itself, which only there can be replaced",
+    "_pytree": "torch.utils._pytree; the public torch.utils.pytree is newer than the oldest torch",
 }
 
 

@@ -40,8 +40,8 @@ class AdaptationGain(Gain):
         oracle: whether to train on the target's labels, too.
         source_only: checkpoint of a :class:`SourceOnlyModule` with the same networks, to use as the twin instead of
             training one. Needs ``seeds=1``.
-        fallback: if most validators prefer the twin, save it as ``source_only.ckpt`` beside the best checkpoint and make
-            it the best. Target labels are not used.
+        fallback: if most validators prefer the twin, save it as ``source_only.ckpt`` beside the best checkpoint and
+            make it the best. Target labels are not used.
 
     Attributes:
         twin: the trained source-only twin of the last fit; ``None`` if there is none.

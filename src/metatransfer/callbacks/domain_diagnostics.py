@@ -27,20 +27,20 @@ from metatransfer.storage import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CURVES = ("lambda", "discriminator_accuracy", "gradient_ratio")
+_CURVES = {"lambda": "λ", "discriminator_accuracy": "discriminator accuracy", "gradient_ratio": "gradient ratio"}
 _POINTS = 1000  # of a curve: a figure cannot show more
 _FOLDS = 5
 
 
 class DomainDiagnostics(Callback):
-    """Measures how far apart the domains are and warns of a collapse, for methods that are evaluated on a target domain.
+    """Measures the distance between the domains and warns of a collapse, for methods evaluated on a target domain.
 
-    After the fit: the proxy A-distance of the validation features (Ben-David et al. 2007, NeurIPS), overall and for each
-    class with predicted target classes, before and after adaptation, with a figure of the features. "Before" is the
-    source-only twin if :class:`AdaptationGain` has trained one, else the network before training. During the fit: curves
-    of λ, the discriminator's accuracy and the ratio of gradients, and after each validation a check for a collapse, with
-    one warning for each sign. Writes ``domain_diagnostics.json`` and the figures. Target labels only colour the figures,
-    and only if they may be used.
+    After the fit: the proxy A-distance of the validation features (Ben-David et al. 2007, NeurIPS), overall and for
+    each class with predicted target classes, before and after adaptation, with a figure of the features. "Before" is
+    the source-only twin if :class:`AdaptationGain` has trained one, else the network before training. During the fit:
+    curves of λ, the discriminator's accuracy and the ratio of gradients, and after each validation a check for a
+    collapse, with one warning for each sign. Writes ``domain_diagnostics.json`` and the figures. Target labels only
+    colour the figures, and only if they may be used.
 
     Args:
         pictures: ``"pca"``, ``"tsne"`` or ``"none"``: how features are projected to two dimensions.
@@ -188,13 +188,10 @@ class DomainDiagnostics(Callback):
     def _figures(self, trainer: Trainer, before: LightningModule | None, module: LightningModule) -> dict[str, Figure]:
         from metatransfer.drawing import domains as drawing
 
-        curves = {name: [] if all(map(math.isnan, values)) else values for name, values in self._curves.items()}
+        logged = {_CURVES[name]: kept for name, kept in self._curves.items() if not all(map(math.isnan, kept))}
         figures: dict[str, Figure] = {}
-        if any(curves.values()):
-            strength, accuracy, ratio = (curves[name] for name in _CURVES)
-            figures["domain_curves"] = drawing.domain_curves_figure(
-                drawing.DomainHistory(self._steps, strength, accuracy, gradient_ratio=ratio)
-            )
+        if logged:
+            figures["domain_curves"] = drawing.domain_curves_figure(self._steps, logged)
         if self.pictures == "none" or before is None:
             return figures
         known = [_evidence(one) for one in (before, module)]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Figures(Callback):
     """Draws the last evaluation and the learning curve of a fit into ``figures`` in the run's folder and TensorBoard.
 
-    The method's evaluation defines the figures. Few-shot tasks give ``<stage>_episode.png`` (a task with predictions and
-    mistakes, or true and learned curves) and ``adaptation.png`` (the score after each inner step). Classifiers give
+    The method's evaluation defines the figures. Few-shot tasks give ``<stage>_episode.png`` (a task with predictions
+    and mistakes, or true and learned curves) and ``adaptation.png`` (the score after each inner step). Classifiers give
     ``<stage>_confusion.png``, ``<stage>_calibration.png``, ``<stage>_mistakes.png`` and the table
     ``<stage>_classes.csv``. ``learning_curve.png`` compares the validations of a fit with the baselines.
 

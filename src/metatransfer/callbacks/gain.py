@@ -119,8 +119,8 @@ class Gain(Callback):
         if trainer.ckpt_path is not None and self._start is not None:
             self._start = None
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing after a resumed fit, because its initial weights are not known: "
-                "to measure the gain, fit from the start."
+                f"{type(self).__name__} measures nothing after a resumed fit, whose initial weights are not known: to "
+                "measure the gain, fit from the start."
             )
 
     # ---- after the fit

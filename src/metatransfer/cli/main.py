@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -96,7 +95,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class MetaTransferCLI(LightningCLI):
-    """LightningCLI with short class names and one-sentence errors; its arguments take precedence over a checkpoint's."""
+    """LightningCLI with short class names and one-sentence errors; arguments override those of a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the section ``checkpoint``."""
@@ -166,8 +165,8 @@ class MetaTransferCLI(LightningCLI):
         if described:
             data = build_data(described)
             follow_data(settings.model, data)
-            # Lightning would dump the configuration for the checkpoint later, without the data; there is no public way to
-            # pass it a data module that is already built
+            # Lightning would dump the configuration for the checkpoint later, without the data; there is no public way
+            # to pass it a data module that is already built
             self._dump_config()
             settings.data = None
         path = settings.get("ckpt_path")
@@ -210,11 +209,7 @@ class MetaTransferCLI(LightningCLI):
 
 
 def _check_nulls(settings: Any, path: str) -> None:  # noqa: ANN401
-    """Raises an error if an argument that needs a value is null; the parser accepts null everywhere.
-
-    Raises:
-        UserError: names the argument.
-    """
+    # the parser accepts null everywhere
     if not isinstance(settings, Namespace) or "class_path" not in settings:
         return
     kind = import_class(settings.class_path)

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.drawing.classifiers import gain_figure
 from metatransfer.errors import UserError
 
 _SAMPLES = 500  # of each domain: more points would overlap, and t-SNE would be slow
@@ -163,72 +162,42 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
     return found
 
 
-def adaptation_gain_figure(scores: Mapping[str, Sequence[float]], sentence: str) -> Figure:
-    """Accuracies on the target with and without adaptation for each seed, with their means.
+def domain_curves_figure(steps: Sequence[int], curves: Mapping[str, Sequence[float]], chance: float = 0.5) -> Figure:
+    """Logged values of an adaptation over the optimiser steps, one curve below the other.
 
-    Raises:
-        UserError: there are no scores, or the numbers of seeds differ.
-    """
-    counts = {name: len(values) for name, values in scores.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise UserError(f"scores must have one value for each seed, the same seeds for all, but have {counts}.")
-    return gain_figure(scores, sentence)
-
-
-class DomainHistory(NamedTuple):
-    """The values that an adaptation logged at each step; empty curves are not drawn.
-
-    Attributes:
+    Args:
         steps: optimiser steps.
-        strength: λ.
-        discriminator_accuracy: from 0 to 1.
-        chance: accuracy of a random discriminator.
-        gradient_ratio: norm of the adaptation's gradient divided by the norm of the classification's.
-    """
-
-    steps: Sequence[int]
-    strength: Sequence[float] = ()
-    discriminator_accuracy: Sequence[float] = ()
-    chance: float = 0.5
-    gradient_ratio: Sequence[float] = ()
-
-
-def domain_curves_figure(history: DomainHistory) -> Figure:
-    """λ, the discriminator's accuracy and the ratio of gradients over training, one below the other.
+        curves: one value for each step, by name; empty curves are not drawn.
+        chance: accuracy of a random discriminator, drawn in the curve ``discriminator accuracy``.
 
     Raises:
         UserError: there are no curves, or a curve does not have one value for each step.
     """
-    curves = {
-        "λ": history.strength,
-        "discriminator accuracy": history.discriminator_accuracy,
-        "gradient ratio": history.gradient_ratio,
-    }
     curves = {name: values for name, values in curves.items() if len(values)}
     sizes = {name: len(values) for name, values in curves.items()}
-    if not curves or set(sizes.values()) != {len(history.steps)}:
+    if set(sizes.values()) != {len(steps)}:
         raise UserError(
-            f"curves must have one value for each of the {len(history.steps)} steps, but have {sizes or 'none'}: log "
-            "all at the same steps."
+            f"curves must have one value for each of the {len(steps)} steps, but have {sizes or 'none'}: log all at "
+            "the same steps."
         )
     figure = Figure(figsize=(6.4, 0.6 + 1.9 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, values) in zip(axes, curves.items(), strict=True):
-        _curve(axis, history, name, np.asarray(values, dtype=float))
+        _curve(axis, steps, name, np.asarray(values, dtype=float), chance)
     axes[-1].set_xlabel("optimiser step")
     figure.align_ylabels(axes)
     return figure
 
 
-def _curve(axis: Any, history: DomainHistory, name: str, values: np.ndarray) -> None:  # noqa: ANN401
+def _curve(axis: Any, steps: Sequence[int], name: str, values: np.ndarray, chance: float) -> None:  # noqa: ANN401
     shown = np.where(np.isfinite(values), values, np.nan)
     few = len(values) <= 60
-    axis.plot(history.steps, shown, "o-" if few else "-", markersize=3, linewidth=1.4, color="#1565c0")
+    axis.plot(steps, shown, "o-" if few else "-", markersize=3, linewidth=1.4, color="#1565c0")
     axis.set_ylabel(name)
     axis.grid(alpha=0.3)
     if name == "discriminator accuracy":
-        axis.axhline(history.chance, linestyle="--", color="#6d4c41", label=f"chance ({100 * history.chance:.0f} %)")
-        axis.set_ylim(min(0.4, history.chance - 0.1, float(np.nanmin(np.append(shown, 1.0))) - 0.03), 1.03)
+        axis.axhline(chance, linestyle="--", color="#6d4c41", label=f"chance ({100 * chance:.0f} %)")
+        axis.set_ylim(min(0.4, chance - 0.1, float(np.nanmin(np.append(shown, 1.0))) - 0.03), 1.03)
         axis.legend(loc="best", fontsize=8)
     elif name == "gradient ratio" and (shown[np.isfinite(shown)] > 0).all() and _spread(shown) > 30:
         axis.set_yscale("log")

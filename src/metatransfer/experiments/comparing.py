@@ -35,9 +35,12 @@ class Scores(NamedTuple):
 def train_entries(
     entries: Mapping[str, Entry], data: LightningDataModule, *, seed: int, budget: Budget, steps: int | None = None
 ) -> Iterator[Trained]:
-    """Trains entries one after the other on the same budget, and yields each after its training.
+    """Trains entries one after the other on the same budget.
 
     Entries with their own data have epochs of another length; they take as many optimiser steps as the first entry.
+
+    Yields:
+        Each entry after its training.
     """
     for name, entry in entries.items():
         learner = entry.module()
