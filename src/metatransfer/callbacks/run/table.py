@@ -60,7 +60,7 @@ def _run_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("protocol", _protocol_line(results.get("trained_under", results["protocol"])))]
     skipped = {name: count for name, count in results.get("skipped", {}).items() if count}
     if skipped:
-        counts = ", ".join(f"{count} {name}" for name, count in skipped.items())
+        counts = ", ".join(f"{count}" if name == "all" else f"{count} {name}" for name, count in skipped.items())
         rows.append(("left out", f"{counts} samples, which could not be read (on_bad_sample=skip)"))
     if "fallback" in results:
         rows.append(("fallback", results["fallback"]))
