@@ -31,7 +31,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from metatransfer import Arrays, DANNModule, DomainBatch, DomainDataModule, LabelledDataModule, LeNet, PerceptronHead
-from metatransfer.callbacks.run.machine import processor_name
+from metatransfer.callbacks.run.numbers import processor_name
 from metatransfer.nn import reverse_gradient
 
 BATCH, SAMPLES = 128, 6400

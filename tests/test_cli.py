@@ -186,8 +186,8 @@ MISTAKES = [
     (["fit", "--config", MAML, "--seed_everything", "-1"], ["seed_everything must be a whole number from 0 to 4294967295, but is -1"]),
     (["fit", "--config", MAML, "--seed_everything", str(10**30)], ["seed_everything must be a whole number from 0"]),
     (["fit", "--config", MAML, "--data.task.num_ways", "1"], ["Glyphs (train split) has 1-way episodes", "raise task.num_ways to 2 or more"]),
-    (["test", "--config", MAML, "--ckpt_path", "best"], ["'best' is known inside a fit only"]),
-    (["fit", "maml.yaml"], ["'maml.yaml' stands alone: give --config maml.yaml."]),
+    (["test", "--config", MAML, "--ckpt_path", "best"], ["'best' only works within a fit"]),
+    (["fit", "maml.yaml"], ["'maml.yaml' has no option before it: give --config maml.yaml."]),
     (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
     (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),
     (["fit", "--config", ROOT / "configs"], ["configs'", "is a folder"]),
@@ -247,7 +247,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(capsys, tmp_path):
     bad.write_bytes(b"not a checkpoint")
     assert "cannot be read as a checkpoint" in complaint(capsys, "test", "--config", MAML, "--ckpt_path", bad)
     torch.save({"weights": 1}, bad)
-    assert "holds no 'state_dict'" in complaint(capsys, "test", "--config", MAML, "--ckpt_path", bad)
+    assert "has no 'state_dict'" in complaint(capsys, "test", "--config", MAML, "--ckpt_path", bad)
 
 
 FOLDERS = [

@@ -173,7 +173,7 @@ def test_a_source_only_run_learns_what_labels_would_be_worth(tmp_path, capsys):
     assert found["gain"] is None
     assert found["panel"] is None
     more = found["accuracy"]["target-trained"]["mean"] - found["accuracy"]["source only"]["mean"]
-    assert f"would be worth {100 * more:.2f} points" in found["verdict"]
+    assert f"would gain {100 * more:.2f} points" in found["verdict"]
     assert found["verdict"] in " ".join(capsys.readouterr().out.split())
 
 
@@ -205,7 +205,7 @@ def test_without_labels_only_the_panel_speaks(tmp_path, arguments, capsys):
     assert len(found["panel"]["votes"]) == 6
     shown = " ".join(capsys.readouterr().out.split())
     assert found["panel"]["sentence"] in shown
-    assert "no labels that may be looked at" in shown
+    assert "its labels are missing or may not be used" in shown
     assert "%" not in shown.replace(found["panel"]["sentence"], "")
     assert not list(tmp_path.rglob("adaptation_gain.png"))
 
@@ -272,7 +272,7 @@ def test_a_fallback_answers_as_the_twin(tmp_path, capsys):
     assert result["metrics"]["selection"]["value"] == pytest.approx(logged["val/selection"], abs=1e-5)
     assert result["oracle"]["accuracy"]["value"] == pytest.approx(logged["oracle/accuracy"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "which answers as the model of the source alone (fallback)" in shown
+    assert "which predicts as the source-only model (fallback)" in shown
     # the same checkpoint, resumed through the Trainer
     tested = trainer(None).test(module(Ruined), datamodule=data(tmp_path), ckpt_path=str(path), verbose=False)
     plain = trainer(None).test(gain.twin, datamodule=data(tmp_path), verbose=False)
@@ -344,7 +344,7 @@ def test_ctrl_c_in_the_comparison_leaves_the_run_done(tmp_path, monkeypatch):
     monkeypatch.setattr(DANNModule, "unadapted", lambda self: module(Impatient))
     handler = signal.getsignal(signal.SIGINT)
     run = trainer(tmp_path, AdaptationGain(), Report())
-    with pytest.warns(UserWarning, match="the comparison was stopped; the run itself is done"):
+    with pytest.warns(UserWarning, match="it was interrupted; the run itself is complete"):
         run.fit(module(), datamodule=data(tmp_path))
     assert signal.getsignal(signal.SIGINT) == handler
     assert next(tmp_path.rglob("results.json")).exists()
@@ -355,9 +355,9 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     path = tmp_path / "images.npz"
     np.savez(path, x=np.zeros((30, 2), np.float32), y=np.arange(30) % CLASSES)
     tuned = FineTuneModule(MLP((2,), (4,)), CLASSES)
-    with pytest.raises(UserError, match="FineTuneModule has no such twins: leave the callback out"):
+    with pytest.raises(UserError, match="FineTuneModule has no such twins: remove the callback"):
         trainer(tmp_path, AdaptationGain()).fit(tuned, datamodule=LabelledDataModule(Arrays(str(path))))
-    with pytest.raises(UserError, match="limit_test_batches is 0: set it, or leave the callback out"):
+    with pytest.raises(UserError, match="limit_test_batches is 0: raise it"):
         trainer(tmp_path, AdaptationGain(), limit_test_batches=0).fit(module(), datamodule=data(tmp_path))
     trainer(tmp_path, AdaptationGain.unasked()).fit(
         FineTuneModule(MLP((2,), (4,)), CLASSES), datamodule=LabelledDataModule(Arrays(str(path)))

@@ -279,7 +279,7 @@ def test_the_report_keeps_the_oracle_apart(tmp_path, capsys):
     print_report(found, tmp_path, OnTarget(3))
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("15 val of the target, 15 of the source", "trained on source (105) with labels and target0 (105)",
-                 "labels of the target, for the report only", "selection gap", "chosen on these samples"):  # fmt: skip
+                 "labels of the target, for the report only", "selection gap", "selected on these samples"):  # fmt: skip
         assert part in shown
 
 

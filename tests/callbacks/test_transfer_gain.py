@@ -265,8 +265,8 @@ def test_what_it_cannot_do_is_refused_before_the_fit(tmp_path, monkeypatch):
         assert run.global_step == 0
 
     frozen = FrozenFeaturesModule(Conv4(image_size=16, hidden_channels=4), CLASSES, cache_dir=str(tmp_path))
-    refused("FrozenFeaturesModule has no such twins: leave the callback out", frozen)
-    refused("limit_test_batches is 0: set it, or leave the callback out", limit_test_batches=0)
+    refused("FrozenFeaturesModule has no such twins: remove the callback", frozen)
+    refused("limit_test_batches is 0: raise it", limit_test_batches=0)
     refused("limit_val_batches is 0", gain=TransferGain(split="val"), limit_val_batches=0)
 
     class Untested(Given):
@@ -274,7 +274,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit(tmp_path, monkeypatch):
             return {name: part for name, part in super().parts().items() if name != "test"}
 
     refused("Untested has no test split", labelled=data(Untested))
-    with pytest.raises(UserError, match="give the Trainer a data module, no loaders"):
+    with pytest.raises(UserError, match="give the Trainer a data module instead of loaders"):
         trainer(tmp_path, TransferGain()).fit(module(), train_dataloaders=[1])
 
     class Stubborn(Conv4):
@@ -302,5 +302,5 @@ def test_words_of_every_division_are_refused(tmp_path):
         writer.writerows([f"word{i} word{i % 7}", f"kind {i % 2}"] for i in range(60))
     texts = LabelledDataModule(Texts(str(path)))
     method = FineTuneModule(TokenAverage(texts.vocabulary_size), 2)
-    with pytest.raises(UserError, match="TransferGain has nothing to compare with tokenizer=words"):
+    with pytest.raises(UserError, match="TransferGain cannot compare with tokenizer=words"):
         trainer(tmp_path, TransferGain()).fit(method, datamodule=texts)

@@ -8,10 +8,9 @@ import torch
 from matplotlib.colors import to_rgba
 
 from metatransfer import UserError
+from metatransfer.drawing.classifiers import gain_figure
 from metatransfer.drawing.domains import (
-    DomainHistory,
     Embedded,
-    adaptation_gain_figure,
     domain_curves_figure,
     embed,
     embedding_figure,
@@ -129,7 +128,7 @@ def test_classes_of_the_target_alone_and_unknown_labels():
 
 def test_gains():
     scores = {"source only": [50.0, 54.0], "DANN": [60.0, 63.0], "labels of the target": [90.0, 92.0]}
-    figure = adaptation_gain_figure(scores, "adaptation is worth +9.5 points")
+    figure = gain_figure(scores, "adaptation is worth +9.5 points")
     axis = figure.axes[0]
     assert "+9.5 points" in axis.get_title()
     assert [line.get_ydata().tolist() for line in axis.lines] == [[50, 60, 90], [54, 63, 92], [52, 61.5, 91]]
@@ -140,7 +139,9 @@ def test_curves():
     steps = list(range(0, 100, 10))
     ratio = [1e-3, 1e-2, float("nan"), 0.1, 1, 2, 3, float("inf"), 5, 6]
     accuracy = [0.9, 0.8, 0.2, 0.7, 0.6, 0.6, 0.6, 0.5, 0.5, 0.5]
-    figure = domain_curves_figure(DomainHistory(steps, [0.1] * 10, accuracy, 0.6, ratio))
+    figure = domain_curves_figure(
+        steps, {"λ": [0.1] * 10, "discriminator accuracy": accuracy, "gradient ratio": ratio}, chance=0.6
+    )
     strength, discriminator, gradients = figure.axes
     assert [axis.get_ylabel() for axis in figure.axes] == ["λ", "discriminator accuracy", "gradient ratio"]
     assert strength.lines[0].get_ydata().tolist() == [0.1] * 10
@@ -157,7 +158,7 @@ def test_curves():
     "ratio", [[0.0, 0.0, 100.0], [float("nan")] * 3, [1.0, 2.0, 3.0]], ids=["zeros", "no number", "narrow"]
 )
 def test_what_is_not_logged_is_not_drawn(ratio):
-    figure = domain_curves_figure(DomainHistory([1, 2, 3], gradient_ratio=ratio))
+    figure = domain_curves_figure([1, 2, 3], {"λ": [], "gradient ratio": ratio})
     assert len(figure.axes) == 1
     assert figure.axes[0].get_yscale() == "linear"
     assert to_pixels(figure).std() > 5
@@ -167,14 +168,12 @@ def test_what_is_not_logged_is_not_drawn(ratio):
     ("call", "words"),
     [
         (lambda: embed(normal(4, 2), normal(4, 2), torch.zeros(4), None, "umap"), "method must be one of pca, tsne"),
-        (lambda: embed(normal(0, 2), normal(4, 2), torch.zeros(0)), "source takes samples.*got 0 samples"),
+        (lambda: embed(normal(0, 2), normal(4, 2), torch.zeros(0)), "source needs samples.*got 0 samples"),
         (lambda: embed(normal(4, 2), normal(4, 2), torch.zeros(4), torch.zeros(3)), "target.*4 samples and 3 labels"),
         (lambda: embed(normal(4, 2), normal(4, 3), torch.zeros(4)), "the source has 2 features, but the target 3"),
         (lambda: embed(normal(4, 2) / 0, normal(4, 2), torch.zeros(4)), "must be finite"),
-        (lambda: adaptation_gain_figure({"a": [1.0], "b": [1.0, 2.0]}, ""), "{'a': 1, 'b': 2}"),
-        (lambda: adaptation_gain_figure({}, ""), "one score for each seed"),
-        (lambda: domain_curves_figure(DomainHistory([1, 2])), "each of the 2 steps, but got none"),
-        (lambda: domain_curves_figure(DomainHistory([1, 2], [0.5])), "{'λ': 1}"),
+        (lambda: domain_curves_figure([1, 2], {}), "each of the 2 steps, but have none"),
+        (lambda: domain_curves_figure([1, 2], {"λ": [0.5]}), "{'λ': 1}"),
     ],
 )
 def test_one_sentence_for_what_cannot_be(call, words):

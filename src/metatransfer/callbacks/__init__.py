@@ -1,4 +1,4 @@
-"""Lightning callbacks: checkpoints with their protocol, the report, pictures, predictions."""
+"""Lightning callbacks: checkpoints with their protocol, report, figures, predictions, gains over twins."""
 
 from collections.abc import Callable, Iterable
 
@@ -27,7 +27,7 @@ __all__ = [
     "standard_callbacks",
 ]
 
-# in this order: the diagnostics look at the gain's twin, and the report names the checkpoint that it chose
+# in this order: the diagnostics use the twin of the gain, and the report names the checkpoint that the gain selects
 _STANDARD: tuple[Callable[[], Callback], ...] = (
     FinishBatch,
     AdaptationGain.unasked,
@@ -39,13 +39,13 @@ _STANDARD: tuple[Callable[[], Callback], ...] = (
 
 
 def standard_callbacks(given: Iterable[Callback]) -> list[Callback]:
-    """The callbacks of every run of the command line; each does nothing for a method that it does not apply to.
+    """The callbacks that the command line adds to every run; each ignores methods that it does not apply to.
 
     Args:
-        given: the user's own, which replace those of the same class.
+        given: the user's callbacks, which replace those of the same class.
 
     Returns:
-        The others.
+        The remaining standard callbacks.
     """
-    own = list(given)
-    return [one for one in (make() for make in _STANDARD) if not any(isinstance(mine, type(one)) for mine in own)]
+    kinds = tuple(type(one) for one in given)
+    return [one for one in (make() for make in _STANDARD) if not any(issubclass(kind, type(one)) for kind in kinds)]

@@ -1,4 +1,4 @@
-"""What adaptation is worth: the method against its twin that never looks at the target, and the target's own labels."""
+"""The gain of domain adaptation: a method compared with its source-only twin and with the target's own labels."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ ADAPTED, PLAIN = ADAPTATION.own, ADAPTATION.reference
 
 
 class AdaptationGain(Gain):
-    """After a fit of a method that adapts to a target, says whether that helped, hurt or changed nothing.
+    """After a fit of a method that adapts to a target, measures whether the adaptation helped.
 
-    With the same initial weights and the same budget it trains a twin that never looks at the target, and where the
-    target's training labels are known one that learns from them alone, in as many optimiser steps: the rows "source
-    only" and "target-trained" of the field's tables. The first seed is the run itself; of several, the others start
-    anew from other weights, orders and divisions. All are tested with their last weights, which nothing has selected;
-    beside them stands the accuracy of the state that the run's checkpoint holds. The gain is the mean difference; its
-    interval is Student's over the seeds. Where the target has no labels, or ``data.oracle`` is ``none``, only
-    validators speak, which need none: they compare the state of the best checkpoint with the twin. For a method that
-    is its own twin it says what the target's labels would be worth.
+    Trains a twin that never uses the target, with the same initial weights and budget. If the target's training labels
+    are known, also trains one on them alone, for as many optimiser steps. These are the rows "source only" and
+    "target-trained" of the literature. The first seed is the run itself; further seeds use other weights, orders and
+    divisions. All are evaluated with their last weights, so that no selection takes place; the accuracy of the run's
+    best checkpoint is reported, too. The gain is the mean difference, with Student's t interval over the seeds.
+
+    If the target has no labels, or ``data.oracle`` is ``none``, validators that need no labels compare the best
+    checkpoint with the twin. For a method that is its own twin, the value of the target's labels is reported.
 
     Args:
-        seeds: how many, the run itself being the first; 0 trains nothing beside the run.
-        split: ``"test"`` or ``"val"``, on which all are compared.
-        oracle: whether to train on the target's labels as well.
-        source_only: checkpoint of the twin, of a run of :class:`SourceOnlyModule` with equal networks, in place of
-            training it; for one seed.
-        fallback: where most validators prefer the twin, write it as ``source_only.ckpt`` beside the best checkpoint and
-            name it the best; no label of the target has a say.
+        seeds: number of seeds, the first of which is the run itself; 0 disables the callback.
+        split: ``"test"`` or ``"val"``, the split that all are evaluated on.
+        oracle: whether to train on the target's labels, too.
+        source_only: checkpoint of a :class:`SourceOnlyModule` with the same networks, to use as the twin instead of
+            training one. Needs ``seeds=1``.
+        fallback: if most validators prefer the twin, save it as ``source_only.ckpt`` beside the best checkpoint and
+            make it the best. Target labels are not used.
 
     Attributes:
-        twin: the source-only twin of the last fit, trained; ``None`` where there is none.
+        twin: the trained source-only twin of the last fit; ``None`` if there is none.
 
     Raises:
-        UserError: a negative number, another split, or a checkpoint for several seeds.
+        UserError: ``seeds`` is negative, ``split`` is invalid, or ``source_only`` is given for several seeds.
     """
 
     comparison, file, score = ADAPTATION, "adaptation_gain", "target {} accuracy, last weights"
@@ -62,22 +62,24 @@ class AdaptationGain(Gain):
     ) -> None:
         check_not_negative(seeds=seeds)
         if source_only is not None and seeds != 1:
-            raise UserError(f"source_only is one twin, but seeds is {seeds}: set seeds to 1, or leave source_only out.")
+            raise UserError(
+                f"source_only is the twin of one seed, but seeds is {seeds}: set seeds to 1, or remove source_only."
+            )
         super().__init__(seeds, split)
         self.oracle, self.source_only, self.fallback = oracle, source_only, fallback
         self.twin: MethodModule | None = None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ANN401
-        """Keeps the method as it is before training."""
+        """Copies the method before training."""
         if stage == "fit":
             self.twin = None
         super().setup(trainer, pl_module, stage)
 
     def check(self, start: Start) -> None:
-        """Draws the weights of another seed once, and reads the checkpoint of a twin.
+        """Draws the weights of another seed, and loads the checkpoint of the twin.
 
         Raises:
-            UserError: a layer that cannot be initialised again, or a checkpoint of another twin.
+            UserError: a layer cannot be initialised again, or the checkpoint does not fit the twin.
         """
         if self.seeds > 1:
             start.module.restarted(0)
@@ -89,7 +91,7 @@ class AdaptationGain(Gain):
     def measure(
         self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
     ) -> tuple[list[Scores], dict[str, Any]]:
-        """Scores of the run and its twins, then of other seeds; and what validators say."""
+        """Scores of the run and its twins, then of other seeds; and the votes of the validators."""
         run, chosen, first = detached(module), chosen_state(trainer, module), module.run_seed or 0
         scores = [self._first_seed(trainer, run, start, budget, first)]
         more: dict[str, Any] = {
@@ -113,7 +115,7 @@ class AdaptationGain(Gain):
         return evaluate(module, start.data, self.split, budget)[ADAPTATION.metrics[self.split]]
 
     def _first_seed(self, trainer: Trainer, run: MethodModule, start: Start, budget: Budget, seed: int) -> Scores:
-        """The run itself beside its twins with the same initial weights; no values if the labels are not known."""
+        """The run itself and its twins with the same initial weights; no values if the labels are not known."""
         own = spent(trainer)
         entries = start.module.twins(start.data)
         told = labelled(start.data, self.split)
@@ -135,7 +137,7 @@ class AdaptationGain(Gain):
     def _panel(
         self, trainer: Trainer, run: MethodModule, chosen: MethodModule | None, start: Start, budget: Budget
     ) -> dict[str, Any]:
-        """What validators say of the best checkpoint and the twin, and the fallback that follows."""
+        """The votes of the validators between the best checkpoint and the twin, and the resulting fallback."""
         if self.twin is None or trainer.limit_val_batches == 0:
             return {"panel": None, "fallback": None}
         found = []
@@ -157,24 +159,24 @@ class AdaptationGain(Gain):
     # ---- the report
 
     def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
-        """The gain of adaptation; for a method that is its own twin, what labels of the target would be worth."""
+        """The gain of adaptation; for a method that is its own twin, the value of the target's labels."""
         if not scores:
-            return None, "The target has no labels that may be looked at, so that no accuracy can be told."
+            return None, "The accuracy on the target is not known, because its labels are missing or may not be used."
         if ADAPTED in scores:
             return super().conclude(scores)
         if ORACLE not in scores:
             return None, ""
         more = Interval.of_gain(scores[ORACLE], scores[PLAIN])
-        return None, f"Labels of the target would be worth {more} points of its accuracy over source only."
+        return None, f"Training on target labels would gain {more} points of target accuracy over source only."
 
     def remarks(self, content: dict[str, Any]) -> list[str]:
-        """The chosen state, the verdict, the panel and the fallback."""
+        """The best checkpoint, the verdict, the votes of the validators and the fallback."""
         selected, panel, lines = content["selected_accuracy"], content["panel"], []
         if selected is not None:
             name = ADAPTED if ADAPTED in content["accuracy"] else PLAIN
             lines.append(f"{name}, best checkpoint: {100 * selected:.2f} % (target {self.split} accuracy, this run)")
         lines.append(content["verdict"])
-        lines.append(f"Without labels of the target: {panel['sentence']}" if panel is not None else "")
+        lines.append(f"Without target labels: {panel['sentence']}" if panel is not None else "")
         return [*lines, content["fallback"] or ""]
 
 

@@ -1,4 +1,4 @@
-"""Whether two domains have come together, and whether an adaptation has gone wrong, without labels of the target."""
+"""Diagnostics of domain adaptation: distances between the domains and signs of a collapse, without target labels."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from metatransfer.storage import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CURVES = ("lambda", "discriminator_accuracy", "gradient_ratio")
-_POINTS = 1000  # of a curve: a picture shows no more
+_CURVES = {"lambda": "λ", "discriminator_accuracy": "discriminator accuracy", "gradient_ratio": "gradient ratio"}
+_POINTS = 1000  # of a curve: a figure cannot show more
 _FOLDS = 5
 
 
 class DomainDiagnostics(Callback):
-    """Looks from outside at a fit of a method that is evaluated on a target domain; others are left alone.
+    """Measures the distance between the domains and warns of a collapse, for methods evaluated on a target domain.
 
-    After the fit: the proxy A-distance of the validation features (Ben-David et al. 2007, NeurIPS), as a whole and
-    class by class with the target's predicted classes, before and after adaptation, and pictures of both. Before is the
-    source-only twin where :class:`AdaptationGain` has trained one, else the network before training. During the fit:
-    the strength of the adaptation, the discriminator's accuracy and the ratio of gradients over the steps, and after
-    each validation signs of a collapse, each told once with a remedy. Writes ``domain_diagnostics.json`` and pictures.
-    Labels of the target colour the pictures, where they may be looked at; nothing else.
+    After the fit: the proxy A-distance of the validation features (Ben-David et al. 2007, NeurIPS), overall and for
+    each class with predicted target classes, before and after adaptation, with a figure of the features. "Before" is
+    the source-only twin if :class:`AdaptationGain` has trained one, else the network before training. During the fit:
+    curves of λ, the discriminator's accuracy and the ratio of gradients, and after each validation a check for a
+    collapse, with one warning for each sign. Writes ``domain_diagnostics.json`` and the figures. Target labels only
+    colour the figures, and only if they may be used.
 
     Args:
-        pictures: ``"pca"``, ``"tsne"`` or ``"none"``: how features are put into the plane.
+        pictures: ``"pca"``, ``"tsne"`` or ``"none"``: how features are projected to two dimensions.
 
     Attributes:
-        signs: what was found so far: ``sentence``, ``epoch`` and ``step`` by name.
+        signs: signs of a collapse found so far: ``sentence``, ``epoch`` and ``step`` by name.
 
     Raises:
-        UserError: another word for ``pictures``.
+        UserError: ``pictures`` is invalid.
     """
 
     def __init__(self, pictures: Literal["pca", "tsne", "none"] = "pca") -> None:
@@ -80,7 +80,7 @@ class DomainDiagnostics(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the past of an interrupted fit."""
+        """Continues from an interrupted fit."""
         if not self._fitting:
             return
         self.signs, self._steps = dict(state_dict["signs"]), list(state_dict["steps"])
@@ -88,7 +88,7 @@ class DomainDiagnostics(Callback):
         self._stride, self._seen = state_dict["stride"], state_dict["seen"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keeps the network as it is before training, unless a twin is going to be there."""
+        """Copies the network before training, unless there will be a twin."""
         self._fitting = stage == "fit"
         if not self._fitting:
             return
@@ -99,25 +99,25 @@ class DomainDiagnostics(Callback):
             return
         self._adapts = ADAPTATION.own in pl_module.twins(data)
         twin = self._adapts and any(gain.pending for gain in _gains(trainer))
-        fitted = isinstance(pl_module, FittedModule)  # which has no answers before
+        fitted = isinstance(pl_module, FittedModule)  # which cannot predict before it is fitted
         if not (trainer.world_size > 1 or trainer.fast_dev_run or twin or fitted):  # type: ignore[attr-defined]
             self._start = detached(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets weights that a resumed run has not started from."""
+        """Drops the copy if the run is resumed, because its initial weights are not known."""
         if trainer.ckpt_path is not None:
             self._start = None
 
     # ---- during the fit
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Notes whether this step is one that is logged."""
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed  # some take several steps for a batch
+        """Records whether this step is logged."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed  # some methods take several steps for a batch
         due = done % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         self._due_at = trainer.global_step if due else None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Keeps what was logged; of a long run every other value, again and again."""
+        """Adds logged values to the curves, which are thinned out when they become long."""
         if self._due_at is None:
             return
         known = {name: trainer.callback_metrics.get(f"train/{name}") for name in _CURVES}
@@ -132,7 +132,7 @@ class DomainDiagnostics(Callback):
             self._curves = {name: values[::2] for name, values in self._curves.items()}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks for signs of a collapse."""
+        """Checks for signs of a collapse."""
         evaluation = target_evaluation(pl_module)
         if not self._fitting or trainer.sanity_checking or not self._adapts or evaluation is None:
             return
@@ -155,7 +155,7 @@ class DomainDiagnostics(Callback):
     # ---- after the fit
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures, draws and writes."""
+        """Measures the distances, and writes the results and figures."""
         if target_evaluation(pl_module) is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         evidence, (before, name) = _evidence(pl_module), self._before(trainer)
@@ -174,7 +174,7 @@ class DomainDiagnostics(Callback):
         publish_figures(trainer, self._figures(trainer, before, pl_module))
 
     def _before(self, trainer: Trainer) -> tuple[LightningModule | None, str]:
-        """The network to compare with, validated."""
+        """The validated network to compare with, and its name."""
         twin = next((gain.twin for gain in _gains(trainer) if gain.twin is not None), None)
         before = twin or self._start
         if before is None or trainer.limit_val_batches == 0 or trainer.interrupted:
@@ -188,13 +188,10 @@ class DomainDiagnostics(Callback):
     def _figures(self, trainer: Trainer, before: LightningModule | None, module: LightningModule) -> dict[str, Figure]:
         from metatransfer.drawing import domains as drawing
 
-        curves = {name: [] if all(map(math.isnan, values)) else values for name, values in self._curves.items()}
+        logged = {_CURVES[name]: kept for name, kept in self._curves.items() if not all(map(math.isnan, kept))}
         figures: dict[str, Figure] = {}
-        if any(curves.values()):
-            strength, accuracy, ratio = (curves[name] for name in _CURVES)
-            figures["domain_curves"] = drawing.domain_curves_figure(
-                drawing.DomainHistory(self._steps, strength, accuracy, gradient_ratio=ratio)
-            )
+        if logged:
+            figures["domain_curves"] = drawing.domain_curves_figure(self._steps, logged)
         if self.pictures == "none" or before is None:
             return figures
         known = [_evidence(one) for one in (before, module)]
@@ -212,7 +209,7 @@ class DomainDiagnostics(Callback):
 
 
 def distances(evidence: Evidence, num_classes: int) -> dict[str, Any]:
-    """How far apart the domains are, as plain values."""
+    """The distances between the domains, as plain values."""
     known = evidence.on_cpu()
     enough = min(len(known.source_features), len(known.target_features)) >= _FOLDS
     if not enough or not known.finite():
@@ -240,7 +237,7 @@ def _evidence(module: LightningModule | None) -> Evidence | None:
 
 
 def _labels(trainer: Trainer, module: LightningModule) -> Tensor | None:
-    """Labels of the validated target samples, for the colours, if all are known and may be looked at."""
+    """Labels of the validated target samples for the colours, if all are known and may be used."""
     data, evaluation = trainer.datamodule, target_evaluation(module)  # type: ignore[attr-defined]
     if evaluation is None or not labelled(data, "val"):
         return None

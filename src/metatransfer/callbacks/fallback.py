@@ -1,17 +1,13 @@
-"""Checkpoints of a run: the chosen state, and one that answers as a twin."""
+"""Checkpoints of a run: the best one, and the fallback to the source-only twin."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from lightning.pytorch import Trainer
 
-from metatransfer.callbacks.run.checkpoint import save_with_card
-from metatransfer.checks import check_file
-from metatransfer.errors import UserError
+from metatransfer.callbacks.run.checkpoint import read_checkpoint, save_with_card
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.twins import detached
 from metatransfer.storage import short_path
@@ -20,28 +16,8 @@ FALLBACK = "source_only.ckpt"
 Module = TypeVar("Module", bound=MethodModule)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of tensors and plain values.
-
-    Raises:
-        UserError: there is no such file, or it is not such a checkpoint.
-    """
-    check_file(path, "checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
-        ) from error
-    if not isinstance(content, Mapping) or "state_dict" not in content:
-        raise UserError(
-            f"'{path}' holds no 'state_dict' and is not a Lightning checkpoint: give a file that fit wrote."
-        )
-    return dict(content)
-
-
 def loaded(module: Module, path: str | Path) -> Module:
-    """Gives a module, attached to no Trainer, the weights of a checkpoint; returns the module."""
+    """Loads the weights of a checkpoint into a module without a Trainer, and returns the module."""
     content = read_checkpoint(path)
     module.on_load_checkpoint(content)
     module.load_state_dict(content["state_dict"])
@@ -55,7 +31,7 @@ def chosen_state(trainer: Trainer, module: Module) -> Module | None:
 
 
 def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Path | None:
-    """Writes a checkpoint of the method that answers as its twin does, and makes it the best of the run."""
+    """Writes a checkpoint that predicts as the twin does, and makes it the best of the run."""
     chooser: Any = trainer.checkpoint_callback
     last = getattr(chooser, "last_model_path", "") or getattr(chooser, "best_model_path", "")
     if not last:
@@ -64,7 +40,7 @@ def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Pat
     whole.take_over(twin)  # type: ignore[operator]
     kept: dict[str, Any] = {name: content[name] for name in ("protocol", "rng_state", "class_names") if name in content}
     content["state_dict"] = whole.state_dict()
-    whole.on_save_checkpoint(content)  # what of the weights is no tensor of the module
+    whole.on_save_checkpoint(content)  # parts that are not in the state_dict
     content.update(kept)
     content["protocol"] = {**content.get("protocol", {}), "selection": "source only, preferred by most validators"}
     path = Path(last).with_name(FALLBACK)
@@ -74,7 +50,7 @@ def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Pat
 
 
 def told(path: Path | None) -> str:
-    """What became of a fallback."""
+    """Describes the result of a fallback."""
     if path is None:
-        return "No fallback was written, because the run keeps no checkpoints."
-    return f"The best checkpoint is now {short_path(path)}, which answers as the model of the source alone (fallback)."
+        return "No fallback was written, because the run saves no checkpoints."
+    return f"The best checkpoint is now {short_path(path)}, which predicts as the source-only model (fallback)."

@@ -1,4 +1,4 @@
-"""Pictures worth looking at, to TensorBoard and as PNG files."""
+"""Figures of a run, as PNG files and in TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
 
 
 class Figures(Callback):
-    """Draws what an evaluation shows, and how far a fit has come.
+    """Draws the last evaluation and the learning curve of a fit into ``figures`` in the run's folder and TensorBoard.
 
-    Which pictures and tables there are says the method's evaluation: for few-shot tasks ``<stage>_episode.png`` (a task
-    with predictions and mistakes, or true and learned curves) and ``adaptation.png`` (the score after each inner step);
-    for classifiers ``<stage>_confusion.png``, ``<stage>_calibration.png``, ``<stage>_mistakes.png`` and
-    ``<stage>_classes.csv``. ``learning_curve.png`` compares the validations of a fit with the baselines. They lie in
-    ``figures`` in the run's folder; TensorBoard gets the same pictures.
+    The method's evaluation defines the figures. Few-shot tasks give ``<stage>_episode.png`` (a task with predictions
+    and mistakes, or true and learned curves) and ``adaptation.png`` (the score after each inner step). Classifiers give
+    ``<stage>_confusion.png``, ``<stage>_calibration.png``, ``<stage>_mistakes.png`` and the table
+    ``<stage>_classes.csv``. ``learning_curve.png`` compares the validations of a fit with the baselines.
 
     Args:
-        mistakes: how many wrong answers to show.
+        mistakes: number of wrong predictions to show.
 
     Raises:
-        UserError: a negative number.
+        UserError: ``mistakes`` is negative.
     """
 
     def __init__(self, mistakes: int = 12) -> None:
@@ -41,7 +40,7 @@ class Figures(Callback):
         self.mistakes = mistakes
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agrees with the other processes on the folder."""
+        """Chooses the folder in all processes."""
         agree_on_run_folder(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +76,7 @@ class Figures(Callback):
 
 
 def learning_curve(trainer: Trainer, name: str) -> Figure | None:
-    """The validations of a fit against the baselines."""
+    """A figure of the validations of a fit and the baselines; ``None`` with fewer than two validations."""
     report: Any = next((one for one in trainer.callbacks if isinstance(one, Report)), None)  # type: ignore[attr-defined]
     points = [(entry["step"], entry["metrics"].get(name)) for entry in report.history] if report else []
     points = [point for point in points if point[1] is not None]
@@ -87,7 +86,7 @@ def learning_curve(trainer: Trainer, name: str) -> Figure | None:
 
     return drawing.learning_curve_figure(
         [step for step, _ in points],
-        # what is not a number leaves a gap
+        # a missing value leaves a gap
         [math.nan if number["value"] is None else number["value"] for _, number in points],
         [number.get("ci95") or 0.0 for _, number in points],
         {label: float(one[name]["value"] or 0.0) for label, one in report.measured.items() if name in one},
@@ -96,7 +95,7 @@ def learning_curve(trainer: Trainer, name: str) -> Figure | None:
 
 
 def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
-    """Writes figures into the run's folder and to TensorBoard."""
+    """Saves figures in the run's folder and in TensorBoard."""
     from PIL import Image
 
     from metatransfer.drawing import episodes as drawing

@@ -1,4 +1,4 @@
-"""The base of callbacks that say what a method gained over its twin."""
+"""The base of callbacks that measure the gain of a method over its twin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from metatransfer.storage import write_atomically
 
 
 class Start(NamedTuple):
-    """What a comparison begins with: the method before the fit, and the data of the run."""
+    """The method before the fit, and the data of the run."""
 
     module: MethodModule
     data: LightningDataModule
@@ -35,16 +35,16 @@ class Start(NamedTuple):
 class Gain(Callback):
     """After a fit, trains a method's twins on the run's budget and reports the difference over several seeds.
 
-    Writes ``<file>.json`` and a picture, and prints one row for each entry and the verdict.
+    Writes ``<file>.json`` and a figure, and prints one row for each entry and the verdict.
 
     Args:
-        seeds: how many; 0 measures nothing.
-        split: ``"test"`` or ``"val"``, on which all are compared.
+        seeds: number of seeds; 0 disables the callback.
+        split: ``"test"`` or ``"val"``, the split that all entries are evaluated on.
 
     Attributes:
-        comparison: the kind of methods that have something to compare, see :attr:`MethodModule.comparison`.
-        file: name of the JSON file and of the picture.
-        score: what a printed number is; ``{}`` stands for the split.
+        comparison: names and words of the comparison, see :attr:`MethodModule.comparison`.
+        file: name of the JSON file and of the figure.
+        score: name of the printed metric; ``{}`` stands for the split.
     """
 
     comparison: ClassVar[Comparison]
@@ -59,7 +59,7 @@ class Gain(Callback):
 
     @classmethod
     def unasked(cls) -> Self:
-        """A callback that is silent for methods without such a comparison, and warns where it cannot measure."""
+        """A callback that ignores methods without such a comparison, and warns if it cannot measure."""
         found = cls()  # type: ignore[call-arg]
         found._asked_for = False
         return found
@@ -72,10 +72,10 @@ class Gain(Callback):
     # ---- before the fit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keeps the method as it is before training.
+        """Copies the method before training.
 
         Raises:
-            UserError: nothing can be compared, and the user asked for it.
+            UserError: the user asked for a comparison that is not possible.
         """
         if stage != "fit":
             return
@@ -99,41 +99,34 @@ class Gain(Callback):
         own, reference = self.comparison.own, self.comparison.reference
         if not isinstance(module, MethodModule) or module.comparison != self.comparison:
             return (
-                f"compares '{own}' with '{reference}', but {type(module).__name__} has no such twins: leave the "
-                "callback out"
+                f"compares '{own}' with '{reference}', but {type(module).__name__} has no such twins: remove the "
+                "callback"
             )
         if trainer.world_size > 1:
-            return "trains in one process: leave it out here, or set trainer.devices=1"
+            return "trains in one process: remove it, or set trainer.devices=1"
         if getattr(trainer, "datamodule", None) is None:
-            return "trains on data several times: give the Trainer a data module, no loaders"
+            return "trains several times: give the Trainer a data module instead of loaders"
         if getattr(trainer, f"limit_{self.split}_batches") == 0:
-            return (
-                f"compares on the {self.split} split, but limit_{self.split}_batches is 0: set it, or leave the "
-                "callback out"
-            )
+            return f"compares on the {self.split} split, but limit_{self.split}_batches is 0: raise it"
         return None
 
     @abstractmethod
     def check(self, start: Start) -> None:
-        """Raises an error before the fit if the comparison could not be made after it.
-
-        Raises:
-            UserError: with what to change.
-        """
+        """Raises a UserError before the fit if the comparison would not be possible after it."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives up if a run is resumed: the weights that it once started from are not read again."""
+        """Gives up if the run is resumed, since its initial weights are not known any more."""
         if trainer.ckpt_path is not None and self._start is not None:
             self._start = None
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing after a resumed fit: the weights that it started from are not "
-                "known any more; for the gain, fit from the start."
+                f"{type(self).__name__} measures nothing after a resumed fit, whose initial weights are not known: to "
+                "measure the gain, fit from the start."
             )
 
     # ---- after the fit
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Trains what the run is compared with, and reports."""
+        """Trains the twins and reports the gain."""
         start, self._start = self._start, None
         if start is None or trainer.interrupted:
             return
@@ -146,7 +139,7 @@ class Gain(Callback):
         except SystemExit:  # Lightning's answer to Ctrl-C
             signal.signal(signal.SIGINT, handler)
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing: the comparison was stopped; the run itself is done."
+                f"{type(self).__name__} measures nothing, because it was interrupted; the run itself is complete."
             )
             return
         self._publish(trainer, scores, budget, more)
@@ -155,10 +148,10 @@ class Gain(Callback):
     def measure(
         self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
     ) -> tuple[list[Scores], dict[str, Any]]:
-        """Scores for each seed, and what else the JSON file is to hold; ``module`` is the method after the fit."""
+        """Scores for each seed, and further fields of the JSON file; ``module`` is the method after the fit."""
 
     def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
-        """The gain, ``None`` if it is not known, and the verdict."""
+        """The gain, or ``None`` if it is not known, and the verdict."""
         gain = Interval.of_gain(scores[self.comparison.own], scores[self.comparison.reference])
         return gain, verdict(gain, self.comparison)
 
@@ -184,7 +177,7 @@ class Gain(Callback):
         }
         path = run_folder(trainer) / f"{self.file}.json"
         write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-        # the most frequent class lies so low that nothing else could be told apart
+        # the most frequent class is so low that the others would look the same
         shown = {name: [100 * value for value in scores[name]] for name in scores if name != MOST_FREQUENT}
         if len(shown) > 1:
             from metatransfer.drawing.classifiers import gain_figure  # matplotlib is slow to import

@@ -1,4 +1,4 @@
-"""What transfer is worth: the method against its twin that starts from scratch, over several seeds."""
+"""The gain of transfer: a method compared with its twin that starts from scratch, over several seeds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from metatransfer.methods.twins import TRANSFER
 
 
 class TransferGain(Gain):
-    """After fine-tuning, says what the transfer was worth, as a number with an interval.
+    """After fine-tuning, measures the gain of transfer with a 95% confidence interval.
 
-    For each of several seeds the method is trained again, and with the same budget a twin of the same architecture that
-    starts from random weights and trains all of them; both see the same samples and are tested with their last weights,
-    which nothing has selected. A seed draws the few labels, the order, the head and the twin's weights. The gain is the
-    mean difference of the accuracies; the interval is Student's over the seeds. Beside them stand the baselines that
-    learn from the same samples.
+    For each seed, trains the method again, and on the same budget a twin of the same architecture that starts from
+    random weights and trains all of them. Both use the same samples, and are evaluated with their last weights, so that
+    no selection takes place. The seed determines the labelled samples, their order, the head and the twin's weights.
+    The gain is the mean difference of the accuracies, with Student's t interval over the seeds. Baselines that learn
+    from the same samples are reported, too.
 
     Args:
-        seeds: how many, from 0 on.
-        split: ``"test"`` or ``"val"``, on which all are compared.
+        seeds: number of seeds, counted from 0.
+        split: ``"test"`` or ``"val"``, the split that all are evaluated on.
 
     Raises:
-        UserError: ``seeds`` is not positive, or another split.
+        UserError: ``seeds`` is not positive, or ``split`` is invalid.
     """
 
     comparison, file, score = TRANSFER, "transfer_gain", "{} accuracy"
@@ -40,16 +40,15 @@ class TransferGain(Gain):
         super().__init__(seeds, split)
 
     def check(self, start: Start) -> None:
-        """Makes the twins once.
+        """Builds the twins once.
 
         Raises:
-            UserError: no split to compare on, words that mean something else under each seed, or a layer that cannot
-                be initialised again.
+            UserError: the split is missing, the vocabulary depends on the seed, or a layer cannot be initialised again.
         """
         if isinstance(start.data, ServesSamples) and not start.data.info().shared_vocabulary:
             raise UserError(
-                "TransferGain has nothing to compare with tokenizer=words: the words of every division have numbers of "
-                "their own, which no weights can know; set the tokenizer of the pretrained network."
+                "TransferGain cannot compare with tokenizer=words, because every seed builds another vocabulary, which "
+                "pretrained weights do not know: set the tokenizer of the pretrained network."
             )
         getattr(start.data, f"{self.split}_dataloader")()
         for entry in start.module.twins(start.data, 0).values():

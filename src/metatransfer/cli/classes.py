@@ -1,4 +1,4 @@
-"""Classes that users name: by import path, by their base, and what arguments they take."""
+"""Finds classes by import path and by base class, and inspects their arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def import_class(path: str) -> Any:  # noqa: ANN401
-    """The object that an import path names."""
+    """Imports an object by its path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
@@ -23,7 +23,7 @@ def needs_value(kind: type, name: str) -> bool:
 
 
 def subclasses(base: type) -> dict[str, type]:
-    """The classes below a base that users may name; Lightning's demos and inner parts are not among them."""
+    """The subclasses of a base by name, without private and abstract ones and Lightning's demos."""
     found: dict[str, type] = {}
     children: list[type] = base.__subclasses__()
     for child in children:
@@ -36,25 +36,25 @@ def subclasses(base: type) -> dict[str, type]:
 
 
 def parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class and of its bases."""
+    """The constructor arguments of a class and its bases."""
     inits = [vars(base)["__init__"] for base in reversed(kind.__mro__[:-1]) if "__init__" in vars(base)]
     return {name: one for init in inits for name, one in inspect.signature(init).parameters.items() if name != "self"}
 
 
 def type_of(kind: type, name: str) -> Any:  # noqa: ANN401
-    """The type of an argument."""
+    """The annotation of a constructor argument; ``None`` if unknown."""
     for base in kind.__mro__[:-1]:
         init = vars(base).get("__init__")
         if init is not None and name in inspect.signature(init).parameters:
             try:
                 return typing.get_type_hints(init).get(name)
-            except NameError:  # a type that is imported for type checking alone
+            except NameError:  # imported for type checking only
                 return None
     return None
 
 
 def classes_in(hint: Any) -> list[type]:  # noqa: ANN401
-    """The classes that an annotation is made of."""
+    """The classes in an annotation."""
     arguments, origin = typing.get_args(hint), typing.get_origin(hint)
     if isinstance(origin, type) and issubclass(origin, Callable):  # type: ignore[arg-type]
         arguments = arguments[-1:]

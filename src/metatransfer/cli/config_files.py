@@ -12,30 +12,26 @@ from metatransfer.errors import UserError
 _SECTIONS = ("trainer", "checkpoint", "model", "data")
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs", "<<")
 _COMMANDS = ("fit", "validate", "test", "predict")
-# a configuration of this package has some hundred values, at most ten deep
+# a usual configuration has some hundred values, nested up to ten deep
 _MOST_CHARACTERS, _MOST_VALUES, _DEEPEST, _LONGEST_NUMBER = 1_000_000, 100_000, 50, 1_000
 
 
 def check_limits(text: str, name: str) -> None:
-    """Raises an error if a YAML text would take very long to read, before it is read.
+    """Raises an error for a YAML text that would take very long to parse.
 
     Raises:
-        UserError: the text is too long, nested too deeply, grows too large by its anchors, or has an endless number.
+        UserError: the text is too long, nested too deeply, or too large with anchors expanded, or a number is too long.
     """
     if len(text) > _MOST_CHARACTERS:
         raise UserError(f"{name} has {len(text)} characters, but a configuration may have {_MOST_CHARACTERS}.")
     if re.search(rf"(?<![\d_])[\d_]{{{_LONGEST_NUMBER}}}", text):
-        raise UserError(f"{name} holds a number of more than {_LONGEST_NUMBER} digits: check it.")
+        raise UserError(f"{name} has a number of more than {_LONGEST_NUMBER} digits: check it.")
     if re.search(r"[\[{&]", text):
         _check_structure(text, name)
 
 
 def _check_structure(text: str, name: str) -> None:
-    """Counts the values with anchors expanded; a text that is not YAML passes, since its reader answers better.
-
-    Raises:
-        UserError: too deep, too many, or an anchor inside itself.
-    """
+    # counts values with anchors expanded; invalid YAML passes, because its parser has the better error message
     sizes: dict[str, int] = {}
     open_: list[tuple[str | None, int]] = []  # anchor, and number of values before
     count = 0
@@ -62,7 +58,7 @@ def check_config(path: str | Path) -> None:
     """Raises an error if a configuration file is not a YAML file of sections.
 
     Raises:
-        UserError: not UTF-8, not YAML, not made of sections, or a name that appears twice; with the line.
+        UserError: it is not UTF-8 text, not YAML, or not made of sections, or a name appears twice; with the line.
     """
     content = Path(path).read_bytes()
     try:
@@ -74,10 +70,10 @@ def check_config(path: str | Path) -> None:
 
 
 def check_config_text(text: str, name: str) -> None:
-    """Raises an error if a configuration is not a YAML text of sections.
+    """:func:`check_config` for a text.
 
     Raises:
-        UserError: as :func:`check_config`.
+        UserError: see :func:`check_config`.
     """
     check_limits(text, name)
     try:
@@ -111,13 +107,7 @@ def _check_sections(root: yaml.MappingNode, name: str) -> None:
 
 
 def _check_names(node: yaml.Node, name: str) -> None:
-    """Raises an error for a name that appears twice and for arguments of a class outside of ``init_args``.
-
-    YAML silently keeps the last of two values, and the parser would not recognize the class.
-
-    Raises:
-        UserError: with the line.
-    """
+    # YAML silently keeps the last of two values; with arguments beside class_path, the parser would not find the class
     if isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _check_names(value, name)

@@ -1,4 +1,4 @@
-"""What of a model follows from its data, if the configuration leaves it open."""
+"""Arguments of a model that follow from its data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
-from metatransfer.data_info import DataInfo, ServesData
+from metatransfer.data_info import ServesData
 
 _OF_MODEL = ("num_outputs", "num_classes")
 _OF_BACKBONE = ("vocabulary_size", "in_shape", "in_channels", "image_size")
 
 
 def build_data(settings: Namespace) -> LightningDataModule:
-    """Builds the data module, so that it can be asked before the model is built."""
+    """Builds the data module, which is needed before the model."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     built: LightningDataModule = parser.instantiate(Namespace(data=settings)).data  # type: ignore[no-untyped-call]
@@ -22,14 +22,14 @@ def build_data(settings: Namespace) -> LightningDataModule:
 
 
 def follow_data(model: Namespace, data: LightningDataModule) -> None:
-    """Fills in the arguments of the model and of its backbone that are null and follow from the data."""
+    """Sets arguments of the model and its backbone that are null and follow from the data."""
     arguments = _arguments(model)
     network = _arguments(arguments.get("backbone"))
     wanted = [(place, name) for place, names in ((arguments, _OF_MODEL), (network, _OF_BACKBONE)) for name in names
               if name in place and place[name] is None]  # fmt: skip
-    info = info_of(data) if wanted else None  # may have to open files
-    if info is None:
+    if not wanted or not isinstance(data, ServesData):
         return
+    info = data.info()  # may open files, so only if needed
     shape = info.sample_shape
     image = len(shape) == 3
     found = {
@@ -47,8 +47,3 @@ def follow_data(model: Namespace, data: LightningDataModule) -> None:
 def _arguments(described: Any) -> Namespace:  # noqa: ANN401
     arguments = described.get("init_args") if isinstance(described, Namespace) else None
     return arguments if isinstance(arguments, Namespace) else Namespace()  # type: ignore[no-untyped-call]
-
-
-def info_of(data: object) -> DataInfo | None:
-    """The description of the data."""
-    return data.info() if isinstance(data, ServesData) else None

@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 import metatransfer  # importing the rooms is the registry of short class names
 from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
+from metatransfer.callbacks.run.checkpoint import read_checkpoint
+from metatransfer.callbacks.run.progress import ProgressBar
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.checks import check_file, check_positive, check_seed, check_writable
+from metatransfer.checks import check_positive, check_seed, check_writable
 from metatransfer.cli.classes import import_class, needs_value
 from metatransfer.cli.config_files import check_config, check_config_text
 from metatransfer.cli.linking import build_data, follow_data
@@ -33,17 +35,17 @@ from metatransfer.errors import UserError
 from metatransfer.nn.weights import no_weight_files
 from metatransfer.trust import check_classes
 
-# packages that check what they are given
+# packages that check their arguments
 _CHECKING = ("lightning", "torch/optim", "torch/distributions", "torchvision")
-_KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # words, not paths, to Lightning
+_KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # keywords of Lightning, not paths
 
 
 class ParserError(Exception):
-    """What jsonargparse reports, in its own words."""
+    """An error message of jsonargparse."""
 
 
 class ArgumentParser(LightningArgumentParser):
-    """The parser: configurations are checked and rewritten before it reads them, and errors are raised."""
+    """A parser that checks and rewrites configurations before parsing, and raises errors."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -51,13 +53,13 @@ class ArgumentParser(LightningArgumentParser):
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401
         """Reads a configuration file."""
-        if os.path.isfile(path):  # not one behind a URL or a pipe
+        if os.path.isfile(path):  # not a URL or a pipe
             check_config(Path(path))
         settings: Namespace = super().parse_path(path, *args, **kwargs)
         return settings
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", **kwargs: Any) -> Namespace:  # noqa: ANN401
-        """Reads the content of a configuration file, or one given as text."""
+        """Reads a configuration given as text."""
         if not path:
             check_config_text(content, "--config")
         with contextlib.chdir(self.started_in):  # the parser changes to the folder of the file
@@ -71,13 +73,13 @@ class ArgumentParser(LightningArgumentParser):
         Raises:
             ParserError: always.
         """
-        if not self.exit_on_error:  # a parser inside another's type check, which needs the report as it is
+        if not self.exit_on_error:  # a nested parser, whose message is part of another
             super().error(message, ex)
         raise ParserError(message) from ex
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the whole configuration into the run's folder, also where no logger has made one."""
+    """Saves the whole configuration into the run's folder, even without a logger."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes ``config.yaml`` once."""
@@ -93,7 +95,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class MetaTransferCLI(LightningCLI):
-    """LightningCLI with short class names and one-sentence errors, whose arguments win over those of a checkpoint."""
+    """LightningCLI with short class names and one-sentence errors; arguments override those of a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the section ``checkpoint``."""
@@ -101,10 +103,10 @@ class MetaTransferCLI(LightningCLI):
         self._help = parser.format_help
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses what was typed.
+        """Parses the command line.
 
         Raises:
-            UserError: an argument that the parser or, later, Lightning would not take.
+            UserError: an argument is invalid for the parser or for Lightning.
         """
         typed = rewrite_arguments(sys.argv[1:] if args is None else [str(part) for part in list(args)])
         with warnings.catch_warnings():
@@ -115,71 +117,61 @@ class MetaTransferCLI(LightningCLI):
             except ParserError as error:
                 raise UserError(explain(str(error), re.findall(r"--[\w.]+", self._help()))) from error
         settings = self.config[str(self.config.get("subcommand"))]
-        check_seed(seed_everything=int(settings.seed_everything))  # Lightning takes true and false, too
+        check_seed(seed_everything=int(settings.seed_everything))  # Lightning also accepts true and false
         if not isinstance(settings.trainer, Namespace):
-            raise UserError(f"trainer must have names with values, but is {settings.trainer}.")
+            raise UserError(f"the section trainer must have names with values, but is {settings.trainer}.")
         for name in ("val_check_interval", "accumulate_grad_batches"):
             value = settings.trainer[name]
             check_positive(**{f"trainer.{name}": value if isinstance(value, int | float) else None})
 
     def _parse_ckpt_path(self) -> None:
-        """Checks the checkpoint and lets the command line win.
+        """Checks the checkpoint, and keeps the values of the command line.
 
-        Lightning would put the checkpoint's hyper-parameters over those of the YAML and the command line, so that
-        ``test --model.inner.steps 10`` would silently test with those of the training.
+        Lightning would replace the values of the YAML file and the command line by the checkpoint's hyperparameters:
+        ``test --model.inner.steps 10`` would silently use the number of steps of the training.
 
         Raises:
-            UserError: there is no such file, or it is no checkpoint.
+            UserError: the file does not exist or is not a checkpoint.
         """
         settings = self.config.get(str(self.config.get("subcommand")), {})
         path = settings.get("ckpt_path")
         if path == "best":
-            raise UserError("ckpt_path 'best' is known inside a fit only: give the file (its fit printed the name).")
+            raise UserError(
+                "ckpt_path 'best' only works within a fit: give the path of the checkpoint that fit printed."
+            )
         if not path or path in _KEPT_CHECKPOINTS or "://" in path:
             return
-        check_file(path, "checkpoint")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            raise UserError(
-                f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
-            ) from error
-        missing = {"state_dict", "pytorch-lightning_version"} - set(content if isinstance(content, dict) else ())
-        if missing:
-            raise UserError(
-                f"'{path}' holds no {sorted(missing, reverse=True)[0]!r} and is not a Lightning checkpoint."
-            )
+        read_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
-        """Fills in what follows from the data, and looks at the folders that will be written to."""
+        """Checks the classes, the output folders and null values, before anything is built."""
         settings = self.config[str(self.subcommand)]
         check_classes(settings)
-        if getattr(rank_zero_only, "rank", 0) == 0:  # the others write nothing
+        if getattr(rank_zero_only, "rank", 0) == 0:  # other processes write nothing
             for name, folder in _folders(settings):
                 check_writable(folder, name)
         if "verbose" in settings:
             settings.verbose = False  # the report is the one table
-        settings.weights_only = True  # nobody's checkpoint runs code
+        settings.weights_only = True  # loading a checkpoint must not run code
         if self.subcommand == "predict" and not settings.ckpt_path:
-            print("warning: no --ckpt_path is given, so untrained weights will answer", file=sys.stderr)
+            print("warning: without --ckpt_path, predictions come from untrained weights", file=sys.stderr)
         for section in ("model", "data"):
             _check_nulls(settings.get(section), section)
 
     def instantiate_classes(self) -> None:
-        """Builds everything, the data first, since the model follows from it."""
+        """Builds the data first: arguments of the model follow from it."""
         settings = self.config[str(self.subcommand)]
         described, data = settings.get("data"), None
         if described:
             data = build_data(described)
             follow_data(settings.model, data)
-            # what stands in the checkpoint; Lightning would dump it later, without the data, and there is no public way
-            # to hand it a data module that is built already
+            # Lightning would dump the configuration for the checkpoint later, without the data; there is no public way
+            # to pass it a data module that is already built
             self._dump_config()
             settings.data = None
         path = settings.get("ckpt_path")
         try:
-            # the weights come from the checkpoint, so the file that they started from may be gone; the last checkpoint,
-            # asked for by a word, may turn out not to exist
+            # with a checkpoint, the files of pretrained weights are not needed and may be gone; "last" may not exist
             with no_weight_files() if path and path not in _KEPT_CHECKPOINTS else contextlib.nullcontext():
                 super().instantiate_classes()
         finally:
@@ -188,10 +180,10 @@ class MetaTransferCLI(LightningCLI):
         self.datamodule = data
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
-        """Adds the callbacks that every run has, unless the user turned them off or brings their own.
+        """Adds the standard callbacks, unless the user turned them off or passes their own.
 
         Raises:
-            UserError: settings that the Trainer refuses.
+            UserError: the Trainer does not accept a setting.
         """
         settings = self.config_init[str(self.subcommand)]
         self.model.run_seed = self.config[str(self.subcommand)].seed_everything
@@ -201,8 +193,10 @@ class MetaTransferCLI(LightningCLI):
         extra = standard_callbacks(given)
         if not any(isinstance(callback, StartChecks) for callback in given):
             given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
-        if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
-            extra.append(RichProgressBar())
+        if trainer.get("enable_progress_bar") is not False and not any(
+            isinstance(callback, AnyProgressBar) for callback in given
+        ):
+            extra.insert(0, ProgressBar())  # closed before the others print
         own_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in given)
         if trainer.get("enable_checkpointing") is not False and not own_checkpoint:
             extra.append(settings.checkpoint)
@@ -215,26 +209,18 @@ class MetaTransferCLI(LightningCLI):
 
 
 def _check_nulls(settings: Any, path: str) -> None:  # noqa: ANN401
-    """Raises an error for null where an argument needs a value; the parser takes null anywhere.
-
-    Raises:
-        UserError: with the argument.
-    """
+    # the parser accepts null everywhere
     if not isinstance(settings, Namespace) or "class_path" not in settings:
         return
     kind = import_class(settings.class_path)
     for name, value in vars(settings.get("init_args") or settings).items():
         if value is None and isinstance(kind, type) and needs_value(kind, name):
-            raise UserError(f"{path}.{name} is null, but needs a value: leave it out for its default, or give one.")
+            raise UserError(f"{path}.{name} is null, but needs a value: remove it to use its default, or give a value.")
         _check_nulls(value, f"{path}.{name}")
 
 
 def _folders(settings: Namespace) -> Iterator[tuple[str, str | Path]]:
-    """The folders that a run will write to.
-
-    Yields:
-        The argument that names a folder, and the folder.
-    """
+    """Yields the folders that a run will write to, each after the argument that names it."""
     trainer, found = settings.trainer, []
     for name in ("logger", "callbacks"):
         given = trainer.get(name)
@@ -255,18 +241,18 @@ def main(args: list[str] | None = None) -> None:
     """Runs the command line.
 
     Args:
-        args: arguments, those of the process where left out.
+        args: defaults to the arguments of the process.
 
     Raises:
-        SystemExit: with status 2 after a user's mistake, told in one sentence on the standard error.
+        SystemExit: with status 2 after a user's mistake, which is printed to standard error in one sentence.
     """
-    # Lightning's own use of torch's pytree, which no user can change
+    # about Lightning's own use of torch's pytree
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # layers that a policy freezes are so on purpose
+    # frozen layers are in eval mode on purpose
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-    # an advertisement at every start
+    # an advertisement
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
-    # a user's own classes by import path, from where the command is called; last, so that they shadow nothing
+    # lets users name their own classes in the current folder; last, so that nothing is shadowed
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -291,7 +277,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
-    """Whether an exception comes from a check inside one of the packages, not from our code or deeper down."""
+    """Whether an exception was raised in one of the packages itself, not in code that it calls."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -300,7 +286,7 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
 
 
 def _mistake(error: BaseException | None) -> str | None:
-    """The user's mistake behind an exception: the parser wraps what constructors raise into reports of its own."""
+    """The user's mistake that caused an exception, or ``None``: the parser wraps errors of constructors in its own."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         advice = "check its permissions" if isinstance(error, PermissionError) else "check the path"
         return f"'{error.filename}': {error.strerror[0].lower()}{error.strerror[1:]}; {advice}."
@@ -310,6 +296,6 @@ def _mistake(error: BaseException | None) -> str | None:
         refused = isinstance(error, ValueError | ImportError) and _raised_in(error, _CHECKING)
         if refused or isinstance(error, MisconfigurationException):
             return explain_exception(str(error))
-        # what a bug happened to be raised under is not its cause; the parser drops the cause of its reports
+        # the context of an exception is its cause only in jsonargparse, which does not set causes
         error = error.__cause__ or (error.__context__ if _raised_in(error, ("jsonargparse",)) else None)
     return None

@@ -1,4 +1,4 @@
-"""The parser's reports of frequent mistakes, as one sentence with the nearest name; other reports stay as they are."""
+"""Rewrites the parser's messages about frequent mistakes as one sentence, with the closest name as a suggestion."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def _in_one_line(message: str) -> str:
 
 
 def _place(message: str, before: int) -> tuple[list[str], type | None]:
-    """What the parser was looking at, at a place of its report: the arguments from outside inwards, and the class."""
+    """The arguments, outermost first, and the class that a part of the parser's message is about."""
     keys: list[tuple[int, str]] = []
     for found in re.finditer(r'^([ \t-]*)(?:.*: )?Parser key "([\w.]+)"', message[:before], re.MULTILINE):
-        while keys and keys[-1][0] >= len(found[1]):  # a neighbour's, not an outer one
+        while keys and keys[-1][0] >= len(found[1]):  # a sibling, not a parent
             keys.pop()
         keys.append((len(found[1]), found[2]))
-    if re.search(r"callable class:\s*$", message[:before]):  # an optimiser, say, which is named behind its problem
+    if re.search(r"callable class:\s*$", message[:before]):  # e.g. an optimiser, which is named after its problem
         paths = re.findall(r"class_path='([\w.]+)'", message[before:])[:1]
     else:
         paths = re.findall(r"Problem with given class_path '([\w.]+)'", message[:before])[-1:]
@@ -73,7 +73,7 @@ def _known(keys: list[str], outer: type | None) -> list[str]:
 
 def _unknown_class(found: re.Match[str], message: str) -> str:
     if re.search(r"Expected an? <class '(int|float)'>", message[message.rfind("Parser key", 0, found.start()) :]):
-        return _wrong_value(found, message)  # a number, for which torch also takes a tensor
+        return _wrong_value(found, message)  # a number, for which torch also accepts a tensor
     keys, outer = _place(message, found.start())
     known, key = _known(keys, outer), keys[-1].rpartition(".")[2] if keys else "class"
     hint = did_you_mean(found[1], known)
@@ -84,10 +84,10 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
 
 def _unknown_argument(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
-    # what an optimiser or a scheduler works on is not the user's to give
+    # users cannot give what an optimiser or a scheduler works on
     hidden = ("args", "kwargs", "params", "optimizer")
     known = [name for name in parameters(outer) if name not in hidden] if outer is not None else []
-    if outer is None or not known:  # a base, which stands for any class
+    if outer is None or not known:  # an abstract base
         return f"unknown argument '{found[1]}': first name the class, such as --{'.'.join(keys)} CLASS."
     return f"{outer.__name__} has no argument '{found[1]}'{did_you_mean(found[1], known)} Known: {', '.join(known)}."
 
@@ -95,16 +95,16 @@ def _unknown_argument(found: re.Match[str], message: str) -> str:
 def _unknown_option(found: re.Match[str], options: Iterable[str]) -> str:
     option = found[1].split()[0].split("=")[0]
     if option.endswith((".yaml", ".yml")):
-        return f"'{option}' stands alone: give --config {option}."
+        return f"'{option}' has no option before it: give --config {option}."
     section, dot, rest = option.lstrip("-").partition(".")
-    for word in _SECTIONS:  # what follows depends on the class, so it is not among the options
+    for word in _SECTIONS:  # the rest depends on the class, so it is not in the list of options
         if dot and did_you_mean(section, [word]) != ".":
             return f"unknown option '{option}'. Did you mean --{word}.{rest}?"
     return f"unknown option '{option}'{did_you_mean(option, options)} All options: lightning <command> --help."
 
 
 def _wrong_value(found: re.Match[str], message: str) -> str:
-    """The innermost argument is the wrong one; the others only hold it."""
+    """Only the innermost argument is wrong."""
     *_, inner = re.finditer(r'Parser key "[\w.]+"', message)
     expected, _, given = re.sub("Given value: ", "Got value: ", message[inner.start() :]).partition("Got value: ")
     value = _shown(given.partition("\n")[0].partition(". Got value: ")[0].strip())
@@ -120,7 +120,7 @@ def _wrong_value(found: re.Match[str], message: str) -> str:
 
 
 def _shown(value: str) -> str:
-    """A value as it was typed, without the parser's own containers."""
+    """A value as the user typed it, without the parser's containers."""
     nested = re.match(r"NestedArg\(key='[^']*', val=(.*)\)$", value)
     kind = re.match(r"Namespace\(class_path='(?:[\w.]+\.)?(\w+)'", value)
     return nested[1].strip("'") if nested else kind[1] if kind else value
@@ -135,7 +135,7 @@ def _missing_argument(found: re.Match[str], message: str) -> str:
 def _abstract(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
     known = ", ".join(_known(keys, outer if len(keys) > 1 else None))
-    return f"the class for {'.'.join(keys)} is a base that cannot be built itself: give one of {known}."
+    return f"the class for {'.'.join(keys)} is abstract: give one of {known}."
 
 
 def _no_such_class(found: re.Match[str], message: str) -> str:
@@ -161,7 +161,7 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r'^Parser key "config": (--config.*)$', lambda m, _: m[1]),
     (r'^Parser key "config": ', lambda *_: "--config must be a YAML file, or sections with their values in braces."),
     (r"(?:does not accept option|unrecognized arguments:) '?([^']*)", _unknown_option),
-    (r"No module named '([^']*)'", lambda m, _: f"no module '{m[1]}': install it, or start where it is."),
+    (r"No module named '([^']*)'", lambda m, _: f"no module '{m[1]}': install it, or start in its folder."),
     (r"Expected a dot import path string: (\S+)", _unknown_class),
     (r"Parser key [\s\S]*(?:Expected an? \S|Does not validate against any)", _wrong_value),
     (r"the following arguments are required: (.*)", _missing),

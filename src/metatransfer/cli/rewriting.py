@@ -1,4 +1,4 @@
-"""What the user typed, put into the form that the parser expects: paths as collections, ``~``, and short names."""
+"""Rewrites arguments and configurations for the parser: paths to data, ``~``, short names and null."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import metatransfer
 from metatransfer.cli.config_files import check_limits
 
 _ENDINGS = {".csv", ".tsv", ".parquet", ".npz", ".npy", ".mat", ".safetensors", ".zip"}
-# torch has another class of this name, which does not know what to monitor
+# not torch's class of the same name, which has no monitor
 _NAMES = {"ReduceLROnPlateau": f"{ReduceLROnPlateau.__module__}.{ReduceLROnPlateau.__qualname__}"}
 _NULLS = ("null", "Null", "NULL", "~")
 
@@ -33,7 +33,7 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
                 continue
         check_limits(value, f"argument '{argument[:40]}...'")
         outer, _, last = name.rpartition(".")
-        if value in _NULLS and re.match(r"--(model|data)\.", outer):  # of a nested class; the parser would read 'None'
+        if value in _NULLS and re.match(r"--(model|data)\.", outer):  # in a nested class, the parser would read 'None'
             found = found if equals else found[:-1]
             found.append(f"{outer}={json.dumps({last: None})}")
         else:
@@ -52,12 +52,12 @@ def rewrite_config(text: str, name: str = "") -> str:
 def _rewrite_value(name: str, value: str) -> str:
     keys = name.removeprefix("--").split(".")
     if keys == ["config"]:
-        return _expanded(value)  # its content is rewritten where it is read
+        return _expanded(value)  # its content is rewritten when it is read
     if value.startswith("{"):
         try:
             return rewrite_config(value, keys[-1])
         except yaml.YAMLError:
-            return value  # the parser answers
+            return value  # the parser reports the error
     described = _description(value) if _holds_a_collection(keys) else None
     return json.dumps(described) if described else _NAMES.get(value, _expanded(value))
 
@@ -82,12 +82,12 @@ def _rewrite_mapping(node: yaml.MappingNode, name: str) -> bool:
 
 
 def _holds_a_collection(keys: Sequence[str]) -> bool:
-    """Whether an argument is data: ``source``, or one of the named ``sources`` and ``targets``."""
+    """Whether an argument is a collection: ``source``, or an entry of ``sources`` or ``targets``."""
     return keys[-1] == "source" or (len(keys) > 1 and keys[-2] in ("sources", "targets"))
 
 
 def _description(value: str) -> dict[str, object] | None:
-    """The collection that a path is opened by, ``None`` for what is not a path. Names of classes win over paths."""
+    """Describes the collection for a path; ``None`` if it is not a path. Class names take precedence."""
     if isinstance(getattr(metatransfer, value, None), type):
         return None
     path = Path(value).expanduser()

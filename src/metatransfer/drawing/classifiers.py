@@ -1,4 +1,4 @@
-"""Pictures of what a classifier gets right and wrong."""
+"""Figures of a classifier's predictions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-_LABELLED = 30  # classes up to which names and numbers can be read
+_LABELLED = 30  # more classes leave no space for names and numbers
 
 
 def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """How often each class (row) is taken for each other (column), as a part of the row."""
+    """A confusion matrix: rows are true classes, columns predicted classes; colours are fractions of the row."""
     counts = confusion.cpu().numpy()
     parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(names) <= _LABELLED
@@ -21,8 +21,8 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="part of the row", shrink=0.8)
-    axis.set(xlabel="answer", ylabel="class")
+    figure.colorbar(image, ax=axis, label="fraction of the class", shrink=0.8)
+    axis.set(xlabel="predicted class", ylabel="true class")
     if few:
         ticks = range(len(names))
         short = [_plain(textwrap.shorten(name, 22, placeholder="…")) for name in names]
@@ -38,30 +38,30 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """As it stands: between two dollars matplotlib expects formulas."""
+    """Escapes dollar signs, between which matplotlib expects formulas."""
     return text.replace("$", r"\$")
 
 
 def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: float) -> Figure:
-    """How often answers of a confidence are right, and how many there are."""
+    """A reliability diagram: accuracy by confidence, and the number of predictions by confidence."""
     number, good, sure = (part.cpu().numpy() for part in (count, right, confidence))
     filled = number > 0
     figure = Figure(figsize=(5.0, 5.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], "--", color="#6d4c41", label="perfectly calibrated")
     upper.plot(sure[filled] / number[filled], good[filled] / number[filled], "o-", color="#1565c0", label="this method")
-    upper.set(ylabel="part of right answers", ylim=(0, 1.02), title=f"calibration error {100 * error:.1f} %")
+    upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"calibration error {100 * error:.1f} %")
     upper.legend(loc="lower right", fontsize=8)
     upper.grid(alpha=0.3)
     edges = np.linspace(0, 1, len(number) + 1)
     lower.bar(edges[:-1], number, width=np.diff(edges), align="edge", color="#1565c0", alpha=0.6, edgecolor="white")
-    lower.set(xlabel="confidence", ylabel="answers", xlim=(0, 1))
+    lower.set(xlabel="confidence", ylabel="predictions", xlim=(0, 1))
     lower.grid(alpha=0.3)
     return figure
 
 
 def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) -> Figure:
-    """The most confident mistakes: pictures side by side, or sentences one below the other."""
+    """The most confident mistakes: images side by side, or sentences one below the other."""
     if samples and isinstance(samples[0], str):
         figure = Figure(figsize=(9.0, 0.62 * len(samples) + 0.3), layout="constrained")
         axis = figure.subplots()
@@ -85,19 +85,17 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
 
 
 def gain_figure(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Scores of several ways to train, seed by seed, with the mean of each."""
+    """Accuracies of several ways to train for each seed, with their means."""
     figure = Figure(figsize=(1.2 + 1.5 * len(scores), 4.0), layout="constrained")
     axis = figure.subplots()
     values = np.array(list(scores.values()))
     places = np.arange(len(scores))
     for seed in range(values.shape[1]):
         axis.plot(places, values[:, seed], "o-", color="#90a4ae", markersize=4, linewidth=0.8)
-    axis.plot(
-        places, values.mean(1), "_", color="#c62828", markersize=34, markeredgewidth=2.5, label="mean of the seeds"
-    )
+    axis.plot(places, values.mean(1), "_", color="#c62828", markersize=34, markeredgewidth=2.5, label="mean over seeds")
     axis.set_xticks(places, [textwrap.fill(name, 16) for name in scores])
-    axis.set(ylabel="accuracy, %", title=textwrap.fill(title, 22 * len(scores)), xlim=(-0.5, len(scores) - 0.5))
+    axis.set(ylabel="accuracy (%)", title=textwrap.fill(title, 22 * len(scores)), xlim=(-0.5, len(scores) - 0.5))
     axis.title.set_fontsize(9)
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=8, markerscale=0.5)  # the mark is as wide as a column
+    axis.legend(fontsize=8, markerscale=0.5)  # the marker is as wide as a column
     return figure

@@ -1,4 +1,4 @@
-"""Pictures of two domains before and after adaptation, and of what the adaptation did on the way."""
+"""Figures of two domains before and after adaptation, and of the course of the adaptation."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.drawing.classifiers import gain_figure
 from metatransfer.errors import UserError
 
-_SAMPLES = 500  # of each domain: more cover each other, and t-SNE takes its time
-_NAMED = 10  # classes up to which colours can be told apart and named
+_SAMPLES = 500  # of each domain: more points would overlap, and t-SNE would be slow
+_NAMED = 10  # more classes cannot be distinguished by colour
 _UNKNOWN = "#9e9e9e"
-_GREY_FREE = {7: "#000000"}  # tab10's grey is that of unknown classes
-_KEPT = 50  # directions that t-SNE is given
+_GREY_FREE = {7: "#000000"}  # grey stands for unknown classes
+_KEPT = 50  # principal components that t-SNE uses
 
 
 class Embedded(NamedTuple):
-    """Two domains in the plane.
+    """The features of two domains, projected to two dimensions.
 
     Attributes:
         source: ``(N, 2)``.
         target: ``(M, 2)``.
         source_y: ``(N,)`` int64.
-        target_y: ``(M,)`` int64, or ``None`` where no labels are known; -1 for a label that is not known.
+        target_y: ``(M,)`` int64 with -1 for an unknown label; ``None`` if no labels are known.
     """
 
     source: Tensor
@@ -47,11 +46,11 @@ def embed(
     method: Literal["pca", "tsne"] = "tsne",
     seed: int = 0,
 ) -> Embedded:
-    """Puts the features of both domains into one plane.
+    """Projects the features of both domains to the same two dimensions.
 
     Raises:
-        UserError: another method, an empty domain, labels and features of different numbers, domains with
-            different features, or features that are not finite.
+        UserError: the method is invalid, a domain is empty, the numbers of labels and features differ, the domains have
+            different numbers of features, or a feature is not finite.
     """
     check_choice("method", method, ("pca", "tsne"))
     _check_samples(source_features, source_y, "source")
@@ -62,12 +61,12 @@ def embed(
     ]
     if rows[0].shape[1] != rows[1].shape[1]:
         raise UserError(
-            f"the source has {rows[0].shape[1]} features, but the target {rows[1].shape[1]}: draw those of the same "
+            f"the source has {rows[0].shape[1]} features, but the target {rows[1].shape[1]}: use features of the same "
             "layer."
         )
     both = torch.cat(rows).numpy()
     if not np.isfinite(both).all():
-        raise UserError("features to draw must be finite, but some are not: the network has diverged.")
+        raise UserError("features must be finite, but some are not: the network has diverged.")
     points = torch.from_numpy(_principal(both) if method == "pca" or len(both) < 5 else _neighbours(both, seed))
     labels = None if target_y is None else target_y.cpu()[other]
     return Embedded(points[: len(mine)], points[len(mine) :], source_y.cpu()[mine], labels)
@@ -76,8 +75,8 @@ def embed(
 def _check_samples(x: Tensor, y: Tensor | None, name: str) -> None:
     if not len(x) or (y is not None and len(y) != len(x)):
         raise UserError(
-            f"to draw the {name} takes samples, and labels for all of them or none, but got {len(x)} samples and "
-            f"{'no' if y is None else len(y)} labels: give those of the same samples."
+            f"the {name} needs samples, and labels for all of them or none, but got {len(x)} samples and "
+            f"{'no' if y is None else len(y)} labels: give labels of the same samples."
         )
 
 
@@ -94,10 +93,10 @@ def _principal(x: np.ndarray, count: int = 2) -> np.ndarray:
 
 
 def _neighbours(x: np.ndarray, seed: int) -> np.ndarray:
-    from sklearn.manifold import TSNE  # a second to import, which other runs need not pay
+    from sklearn.manifold import TSNE  # slow to import
 
     if np.ptp(x, axis=0).max() == 0:
-        return np.zeros((len(x), 2))  # all samples are one point
+        return np.zeros((len(x), 2))  # all samples are equal
     perplexity = min(30.0, (len(x) - 1) / 3)
     start = _principal(x)
     start *= 1e-4 / max(float(start[:, 0].std()), 1e-300)
@@ -106,7 +105,7 @@ def _neighbours(x: np.ndarray, seed: int) -> np.ndarray:
 
 
 def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = ()) -> Figure:
-    """Both domains before and after adaptation: a colour for each class, circles the source, crosses the target."""
+    """Both domains before and after adaptation; colours are classes, circles the source and crosses the target."""
     present = sorted({int(one) for part in (before, after) for one in _labels(part) if one >= 0})
     colors = _colors(present)
     figure = Figure(figsize=(9.6, 5.0), layout="constrained")
@@ -155,7 +154,7 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
         mark("target, class unknown" if unknown else "target", marker="x", color=color),
     ]
     if len(colors) > _NAMED:
-        return [*found, mark(f"{len(colors)} classes, a colour each", marker="")]
+        return [*found, mark(f"{len(colors)} classes, one colour each", marker="")]
     for one, shade in colors.items():
         name = names[one] if one < len(names) else f"class {one}"
         short = textwrap.shorten(name, 22, placeholder="…").replace("$", r"\$")
@@ -163,72 +162,42 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
     return found
 
 
-def adaptation_gain_figure(scores: Mapping[str, Sequence[float]], sentence: str) -> Figure:
-    """Accuracies on the target with and without adaptation, seed by seed, with the mean of each.
+def domain_curves_figure(steps: Sequence[int], curves: Mapping[str, Sequence[float]], chance: float = 0.5) -> Figure:
+    """Logged values of an adaptation over the optimiser steps, one curve below the other.
 
-    Raises:
-        UserError: nothing to draw, or ways with different numbers of seeds.
-    """
-    counts = {name: len(values) for name, values in scores.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise UserError(f"a gain takes one score for each seed, the same seeds for every way, but got {counts}.")
-    return gain_figure(scores, sentence)
-
-
-class DomainHistory(NamedTuple):
-    """What an adaptation logged, step by step; an empty part is not drawn.
-
-    Attributes:
+    Args:
         steps: optimiser steps.
-        strength: λ at each.
-        discriminator_accuracy: at each, from 0 to 1.
-        chance: what a discriminator gets right that knows nothing.
-        gradient_ratio: length of the adaptation's gradient over that of the classification's, at each.
-    """
-
-    steps: Sequence[int]
-    strength: Sequence[float] = ()
-    discriminator_accuracy: Sequence[float] = ()
-    chance: float = 0.5
-    gradient_ratio: Sequence[float] = ()
-
-
-def domain_curves_figure(history: DomainHistory) -> Figure:
-    """λ, the discriminator against chance, and the ratio of gradients over training, one below the other.
+        curves: one value for each step, by name; empty curves are not drawn.
+        chance: accuracy of a random discriminator, drawn in the curve ``discriminator accuracy``.
 
     Raises:
-        UserError: nothing to draw, or curves with other numbers of values than steps.
+        UserError: there are no curves, or a curve does not have one value for each step.
     """
-    curves = {
-        "λ": history.strength,
-        "discriminator accuracy": history.discriminator_accuracy,
-        "gradient ratio": history.gradient_ratio,
-    }
     curves = {name: values for name, values in curves.items() if len(values)}
     sizes = {name: len(values) for name, values in curves.items()}
-    if not curves or set(sizes.values()) != {len(history.steps)}:
+    if set(sizes.values()) != {len(steps)}:
         raise UserError(
-            f"curves take one value for each of the {len(history.steps)} steps, but got {sizes or 'none'}: log all at "
+            f"curves must have one value for each of the {len(steps)} steps, but have {sizes or 'none'}: log all at "
             "the same steps."
         )
     figure = Figure(figsize=(6.4, 0.6 + 1.9 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, values) in zip(axes, curves.items(), strict=True):
-        _curve(axis, history, name, np.asarray(values, dtype=float))
+        _curve(axis, steps, name, np.asarray(values, dtype=float), chance)
     axes[-1].set_xlabel("optimiser step")
     figure.align_ylabels(axes)
     return figure
 
 
-def _curve(axis: Any, history: DomainHistory, name: str, values: np.ndarray) -> None:  # noqa: ANN401
+def _curve(axis: Any, steps: Sequence[int], name: str, values: np.ndarray, chance: float) -> None:  # noqa: ANN401
     shown = np.where(np.isfinite(values), values, np.nan)
     few = len(values) <= 60
-    axis.plot(history.steps, shown, "o-" if few else "-", markersize=3, linewidth=1.4, color="#1565c0")
+    axis.plot(steps, shown, "o-" if few else "-", markersize=3, linewidth=1.4, color="#1565c0")
     axis.set_ylabel(name)
     axis.grid(alpha=0.3)
     if name == "discriminator accuracy":
-        axis.axhline(history.chance, linestyle="--", color="#6d4c41", label=f"chance ({100 * history.chance:.0f} %)")
-        axis.set_ylim(min(0.4, history.chance - 0.1, float(np.nanmin(np.append(shown, 1.0))) - 0.03), 1.03)
+        axis.axhline(chance, linestyle="--", color="#6d4c41", label=f"chance ({100 * chance:.0f} %)")
+        axis.set_ylim(min(0.4, chance - 0.1, float(np.nanmin(np.append(shown, 1.0))) - 0.03), 1.03)
         axis.legend(loc="best", fontsize=8)
     elif name == "gradient ratio" and (shown[np.isfinite(shown)] > 0).all() and _spread(shown) > 30:
         axis.set_yscale("log")

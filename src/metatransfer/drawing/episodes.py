@@ -1,4 +1,4 @@
-"""Pictures of episodes and curves, as matplotlib figures that no global state knows of."""
+"""Figures of episodes and curves, independent of matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RIGHT, _WRONG, _SUPPORT = "#2e7d32", "#c62828", "#37474f"
 
 
 def episode_figure(support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, predicted: Tensor) -> Figure:
-    """One task: a row per class, its support at the left, its queries at the right; mistakes in red with the answer."""
+    """One task: a row per class with support images at the left and queries at the right; mistakes are red."""
     ways = int(torch.cat([support_y, query_y]).max()) + 1
     shots = max(int((support_y == way).sum()) for way in range(ways))
     queries = min(12, max(int((query_y == way).sum()) for way in range(ways)))
@@ -33,7 +33,7 @@ def episode_figure(support: Tensor, support_y: Tensor, query: Tensor, query_y: T
             title = "" if right else f"as {int(predicted[index])}"
             _tile(grid[way, shots + column], query[index], _RIGHT if right else _WRONG, title)
     accuracy = (predicted == query_y).float().mean().item()
-    figure.suptitle(f"support | queries (red: mistaken for another class); accuracy {accuracy:.0%}", fontsize=9)
+    figure.suptitle(f"support | queries (red: wrong prediction); accuracy {accuracy:.0%}", fontsize=9)
     return figure
 
 
@@ -56,7 +56,7 @@ def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: AN
 def learning_curve_figure(
     steps: Sequence[int], values: Sequence[float], intervals: Sequence[float], baselines: dict[str, float], name: str
 ) -> Figure:
-    """A score over training with its 95% interval, against horizontal baselines."""
+    """A validation score over training with its 95% confidence interval; baselines are horizontal lines."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
     y, h = np.asarray(values), np.nan_to_num(np.asarray(intervals, dtype=float))
@@ -64,20 +64,20 @@ def learning_curve_figure(
     axis.plot(steps, y, marker="o", markersize=3, color="#1565c0", label="this method")
     for style, (label, value) in zip(("--", ":", "-.", (0, (1, 4))), baselines.items(), strict=False):
         axis.axhline(value, linestyle=style, color="#6d4c41", label=label)
-    axis.set(xlabel="optimiser step", ylabel=f"validation {name}, mean and 95% interval")
+    axis.set(xlabel="optimiser step", ylabel=f"validation {name} (mean, 95% CI)")
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize=8)
     return figure
 
 
 def adaptation_figure(scores: Tensor, name: str) -> Figure:
-    """A score before adaptation and after each inner step, mean over tasks with its 95% interval."""
+    """A score before adaptation and after each inner step: mean over tasks with its 95% confidence interval."""
     figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axis = figure.subplots()
     mean = scores.mean(1).numpy()
     half = (1.96 * scores.std(1) / scores.shape[1] ** 0.5).numpy() if scores.shape[1] > 1 else np.zeros_like(mean)
     axis.errorbar(range(len(mean)), mean, yerr=half, marker="o", capsize=3, color="#1565c0")
-    axis.set(xlabel="inner step (0: before adaptation)", ylabel=f"query {name}")
+    axis.set(xlabel="inner step (0 = before adaptation)", ylabel=f"query {name}")
     axis.set_xticks(range(len(mean)))
     axis.grid(alpha=0.3)
     return figure
@@ -107,7 +107,7 @@ def regression_figure(
 
 
 def to_pixels(figure: Figure) -> np.ndarray:
-    """``(H, W, 3)`` uint8 of a figure."""
+    """Renders a figure as ``(H, W, 3)`` uint8."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-"""Training again under the same budget: twins, seeds, paired comparisons."""
+"""Comparisons on the same budget: twins, seeds, paired differences."""

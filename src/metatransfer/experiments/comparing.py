@@ -1,4 +1,4 @@
-"""Entries trained on one budget and scored on the same samples, seed by seed."""
+"""Trains entries on the same budget and evaluates them on the same samples, for several seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metatransfer.methods.twins import Comparison, Entry
 
 
 class Trained(NamedTuple):
-    """An entry after its training, with its last weights, which nothing has selected."""
+    """An entry after training, with its last weights."""
 
     name: str
     module: MethodModule
@@ -26,7 +26,7 @@ class Trained(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Results of entries under one seed: the compared metric, and what each training took."""
+    """Results of entries for one seed: the compared metric, and the cost of each training."""
 
     values: dict[str, float]
     spent: dict[str, Spent]
@@ -37,10 +37,10 @@ def train_entries(
 ) -> Iterator[Trained]:
     """Trains entries one after the other on the same budget.
 
-    Entries with their own data have epochs of another length: they take as many optimiser steps as the first entry.
+    Entries with their own data have epochs of another length; they take as many optimiser steps as the first entry.
 
     Yields:
-        Each entry when it is trained.
+        Each entry after its training.
     """
     for name, entry in entries.items():
         learner = entry.module()
@@ -60,7 +60,7 @@ def measure(
     split: Evaluated = "test",
     baselines: bool = False,
 ) -> Scores:
-    """Trains and scores entries under one seed: the unit of work of a comparison over seeds."""
+    """Trains and evaluates entries for one seed."""
     scores = Scores({}, {})
     for one in train_entries(entries, data, seed=seed, budget=budget):
         scores.values[one.name] = evaluate(one.module, data, split, budget)[metrics[split]]
@@ -80,9 +80,9 @@ def measure_twins(
     baselines: bool = False,
     leave_out: tuple[str, ...] = (),
 ) -> Scores:
-    """Trains a method, as it is before training, and its twins under a seed of weights, divisions, labels and order.
+    """Trains an untrained method and its twins; the seed determines weights, divisions, labels and order.
 
-    Data that cannot be divided again are the same for all seeds. For the other arguments see :func:`measure`.
+    Data that cannot be divided again are the same for all seeds. For the other arguments, see :func:`measure`.
     """
     assert module.comparison is not None
     served: Any = data.reseeded(seed) if isinstance(data, ServesSamples | ServesDomains) else data
@@ -101,7 +101,7 @@ def twins_over_seeds(
     split: Evaluated = "test",
     baselines: bool = False,
 ) -> list[Scores]:
-    """:func:`measure_twins` for several seeds, without a trace in random numbers, data module and logs."""
+    """:func:`measure_twins` for several seeds, without side effects on random numbers, data module and logs."""
     with beside_the_run(data):
         return [
             measure_twins(module, data, seed=seed, budget=budget, split=split, baselines=baselines) for seed in seeds
@@ -114,14 +114,14 @@ def by_entry(scores: Sequence[Scores]) -> dict[str, list[float]]:
 
 
 def intervals(scores: Sequence[Scores], comparison: Comparison) -> dict[str, Interval]:
-    """Means with intervals by entry, and the ``gain``, paired by seed."""
+    """Mean and confidence interval of each entry, and of the ``gain``, paired by seed."""
     values = by_entry(scores)
     gain = Interval.of_gain(values[comparison.own], values[comparison.reference])
     return {name: Interval.of(one) for name, one in values.items()} | {"gain": gain}
 
 
 def _baselines(module: MethodModule, data: LightningDataModule, split: Evaluated) -> dict[str, float]:
-    """Scores of the baselines on the same batches as the evaluation before."""
+    """Scores of the baselines on the batches of the last evaluation."""
     trainer = module.trainer
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     batches = int((trainer.num_test_batches if split == "test" else trainer.num_val_batches)[0])

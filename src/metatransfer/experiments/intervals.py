@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals."""
+"""Means over seeds with confidence intervals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """A mean over seeds.
+    """A mean over seeds with its confidence interval.
 
     Attributes:
-        values: one for each seed.
-        mean: of them.
-        ci95: half-width of its 95% interval by Student's t; ``None`` for one seed.
+        values: one value for each seed.
+        mean: their mean.
+        ci95: half-width of the 95% confidence interval (Student's t); ``None`` for one seed.
     """
 
     values: list[float]
@@ -22,8 +22,8 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """Mean and interval of values."""
-        from scipy.stats import t  # a second to import, which other runs need not pay
+        """The interval of values."""
+        from scipy.stats import t  # slow to import
 
         number = len(values)
         mean = sum(values) / number
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def of_gain(cls, scores: Sequence[float], reference: Sequence[float]) -> Interval:
-        """Mean and interval of paired differences: equal places are the same seed."""
+        """The interval of the differences, paired by seed."""
         return cls.of([one - other for one, other in zip(scores, reference, strict=True)])
 
     def __str__(self) -> str:

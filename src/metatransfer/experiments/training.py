@@ -1,4 +1,4 @@
-"""Trainings beside a run, on a budget, which leave no trace in it."""
+"""Training and evaluation beside a run, on a budget and without side effects."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Evaluated = Literal["val", "test"]
 
 
 class Spent(TypedDict):
-    """What a training took.
+    """The cost of a training.
 
     Attributes:
         epochs: completed epochs.
         batches: training batches.
-        steps: steps of the optimiser; of several optimisers that are stepped in turn, rounds of one batch each.
+        steps: optimiser steps; for several optimisers that step in turn, training batches.
     """
 
     epochs: int
@@ -36,14 +36,14 @@ class Spent(TypedDict):
 
 @dataclass(frozen=True)
 class Budget:
-    """What each training of a comparison may spend.
+    """The limits of each training in a comparison.
 
     Attributes:
-        max_epochs: as of the Trainer.
-        max_steps: as of the Trainer.
-        max_time: as of the Trainer.
-        validates: whether trainings validate; a scheduler that waits for a metric needs it.
-        settings: other arguments of the Trainer, in one process.
+        max_epochs: see Lightning's Trainer.
+        max_steps: see Lightning's Trainer.
+        max_time: see Lightning's Trainer.
+        validates: whether to validate during training, as a scheduler that monitors a metric needs.
+        settings: other arguments of the Trainer, for one process.
     """
 
     max_epochs: int | None = None
@@ -54,8 +54,8 @@ class Budget:
 
     @classmethod
     def of(cls, trainer: Trainer, *, validates: bool = False) -> Budget:
-        """The budget of a run; with ``validates`` also for trainings that validate without a scheduler's need."""
-        device = trainer.strategy.root_device  # the module itself has left it after a fit
+        """The budget of a run; it validates if asked to or if a scheduler needs it."""
+        device = trainer.strategy.root_device  # after a fit, the module is on the CPU
         plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
         timer = next((one for one in trainer.callbacks if isinstance(one, Timer)), None)  # type: ignore[attr-defined]
         left = timer.time_remaining() if timer is not None else None
@@ -74,7 +74,7 @@ class Budget:
         )
 
     def in_steps(self, steps: int | None) -> Budget:
-        """The same budget in optimiser steps, whatever the length of an epoch; unchanged for ``None``."""
+        """The same budget with a number of optimiser steps instead of epochs; unchanged for ``None``."""
         return self if steps is None else replace(self, max_epochs=-1, max_steps=steps)
 
     def card(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Budget:
 
 
 def silent_trainer(settings: Mapping[str, Any]) -> Trainer:
-    """A Trainer that writes and shows nothing."""
+    """A Trainer without any output."""
     return Trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, **{"devices": 1, **settings},
@@ -92,7 +92,7 @@ def silent_trainer(settings: Mapping[str, Any]) -> Trainer:
 
 
 def train(module: LightningModule, data: LightningDataModule, *, seed: int, budget: Budget) -> Trainer:
-    """Trains a method in place, beside a run; the seed is that of everything that is drawn in the training."""
+    """Trains a method in place, with a seed for all random numbers of the training."""
     seed_everything(seed, verbose=False)
     limits = {"max_epochs": budget.max_epochs, "max_steps": budget.max_steps, "max_time": budget.max_time}
     trainer = silent_trainer({**budget.settings, **limits, **({} if budget.validates else {"limit_val_batches": 0})})
@@ -101,7 +101,7 @@ def train(module: LightningModule, data: LightningDataModule, *, seed: int, budg
 
 
 def evaluate(module: LightningModule, data: LightningDataModule, split: Evaluated, budget: Budget) -> dict[str, float]:
-    """What an evaluation of a method beside a run logs."""
+    """Evaluates a method, and returns the logged metrics."""
     trainer = silent_trainer(budget.settings)
     run = trainer.test if split == "test" else trainer.validate
     run(module, datamodule=data, verbose=False)
@@ -109,7 +109,7 @@ def evaluate(module: LightningModule, data: LightningDataModule, split: Evaluate
 
 
 def spent(trainer: Trainer) -> Spent:
-    """What a fit took."""
+    """The cost of a fit."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.total.completed
     steps = trainer.global_step if trainer.lightning_module.automatic_optimization else batches
     return {"epochs": trainer.current_epoch, "batches": batches, "steps": steps}
@@ -117,7 +117,7 @@ def spent(trainer: Trainer) -> Spent:
 
 @contextlib.contextmanager
 def beside_the_run(data: LightningDataModule) -> Iterator[None]:
-    """What is trained inside leaves no trace in random numbers, in the data module's Trainer and in the logs."""
+    """Within the block, training has no side effects on random numbers, the data module's Trainer and the logs."""
     attached = data.trainer
     try:
         with _own_random_state(), _quiet():
@@ -128,7 +128,7 @@ def beside_the_run(data: LightningDataModule) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Random numbers and their seeds are afterwards as they were before."""
+    """Restores the state of all random number generators after the block."""
     seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
     plain, arrays = random.getstate(), np.random.get_state()
     try:
@@ -146,7 +146,7 @@ def _own_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No talk of Trainers that the user did not start."""
+    """Silences Lightning's messages and all warnings."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

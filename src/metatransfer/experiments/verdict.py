@@ -1,4 +1,4 @@
-"""A gain in words."""
+"""The verdict on a gain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from metatransfer.methods.twins import Comparison
 
 
 def verdict(gain: Interval, words: Comparison) -> str:
-    """Says whether a method gained, lost, or made no significant difference."""
+    """A sentence that says whether a method gains, loses, or makes no significant difference."""
     amount = f"{Interval(gain.values, abs(gain.mean), gain.ci95)} {words.points}"
     gains, loses = f"gains {amount} over {words.over}", f"loses {amount} compared with {words.over}"
     if gain.ci95 is None:

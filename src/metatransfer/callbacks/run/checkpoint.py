@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.checks import check_monitor
+from metatransfer.checks import check_file, check_monitor
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
@@ -26,18 +26,18 @@ AUTO = "auto"
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint and the last one, also when a run is interrupted, each with its protocol card.
+    """Keeps the best and the last checkpoint, each with its protocol card, also if the run is interrupted.
 
-    The card ``<checkpoint>.protocol.json`` says data, split, way, shot, queries, BatchNorm policy, selection rule,
-    versions and seed; the same is stored inside the checkpoint.
+    The card ``<checkpoint>.protocol.json`` records data, split, ways, shots, queries, BatchNorm policy, selection rule,
+    versions and seed. The checkpoint holds the same.
 
     Args:
-        monitor: metric that selects the best checkpoint; ``auto`` is that of the method's evaluation, mostly
+        monitor: metric that selects the best checkpoint. ``"auto"`` is the metric of the method's evaluation, usually
             ``val/accuracy``.
-        mode: whether higher (``"max"``) or lower values are better; the evaluation decides if left out.
-        save_top_k: how many of the best to keep; -1 keeps all.
-        every_n_train_steps: also save the last state every so many batches.
-        dirpath: folder; ``checkpoints`` in the run's folder where left out.
+        mode: ``"max"`` if higher values are better, else ``"min"``; defaults to the evaluation's.
+        save_top_k: number of best checkpoints to keep; -1 keeps all.
+        every_n_train_steps: interval in training batches at which the last checkpoint is also saved.
+        dirpath: folder; defaults to ``checkpoints`` in the run's folder.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             every_n_train_steps=every_n_train_steps,
             save_on_exception=True,
-            # after the validation that chooses, not after the epoch
+            # after the validation that selects, not after the epoch
             save_on_train_epoch_end=None if monitor is None else False,
         )
         self._mode_given = mode is not None
@@ -67,7 +67,7 @@ class BestCheckpoint(ModelCheckpoint):
     _evaluation = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Puts checkpoints into the run's folder, and asks the method's evaluation what selects the best."""
+        """Sets the folder and the monitored metric."""
         self._stage = stage
         if isinstance(pl_module, MethodModule) and self.monitor is not None:
             self._follow(pl_module.evaluation, info_of(trainer) if stage != "predict" else None)
@@ -77,7 +77,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def _follow(self, evaluation: Evaluation, info: DataInfo | None) -> None:
-        """Takes from the evaluation what the user left open."""
+        """Takes the monitor and the mode from the evaluation, if the user has not given them."""
         mode = evaluation.mode_of(str(self.monitor))
         if self.monitor == AUTO:
             self.monitor, mode = evaluation.monitored(info)
@@ -85,38 +85,40 @@ class BestCheckpoint(ModelCheckpoint):
             self.mode, self.kth_value = mode, torch.tensor(-torch.inf if mode == "max" else torch.inf)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best of an interrupted fit; a test of a checkpoint saves nothing and needs none of it."""
+        """Continues from an interrupted fit, if it was evaluated on the same data."""
         if self._stage != "fit" or state_dict.get("evaluation") != self._evaluation:
             return
-        # Lightning forgets the best where the folder has changed, as it does with every new version
+        # Lightning forgets the best checkpoint if the folder has changed, and every version has a new folder
         own = self.dirpath
         self.dirpath = state_dict["dirpath"]
         super().load_state_dict(state_dict)
         self.dirpath = own
 
     def state_dict(self) -> dict[str, Any]:
-        """As Lightning's, with what the numbers were measured on."""
+        """Lightning's state and the key of the evaluation."""
         return {**super().state_dict(), "evaluation": self._evaluation}
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises an error if the monitored metric is not logged, before an epoch is spent."""
+        """Raises an error before the first epoch if the monitored metric is not logged."""
         if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
             check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the best, and the last state also where it is not the best: a killed run must be able to go on."""
+        """Saves the best state, and always the last: a killed run can then be resumed."""
         super().on_validation_end(trainer, pl_module)
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves what was reached before an interruption and says how to go on."""
+        """Saves the last state, and prints how to resume after Ctrl-C."""
         if isinstance(exception, UserError) or trainer.global_step == 0 or trainer.sanity_checking:
             return
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if isinstance(exception, KeyboardInterrupt):
-            rank_zero_info(f"Stopped; go on with the same command and --ckpt_path {shlex.quote(self.last_model_path)}")
+            rank_zero_info(
+                f"Stopped. To resume, add to the same command: --ckpt_path {shlex.quote(self.last_model_path)}"
+            )
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
@@ -130,13 +132,38 @@ class BestCheckpoint(ModelCheckpoint):
             card_path(filepath).unlink(missing_ok=True)
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint of tensors and plain values, without running code.
+
+    Raises:
+        UserError: the file does not exist or is not a Lightning checkpoint.
+    """
+    check_file(path, "checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UserError(
+            f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
+        ) from error
+    missing = [
+        key
+        for key in ("state_dict", "pytorch-lightning_version")
+        if key not in (content if isinstance(content, dict) else ())
+    ]
+    if missing:
+        raise UserError(
+            f"'{path}' has no '{missing[0]}' and is not a Lightning checkpoint: give a file that fit wrote."
+        )
+    return dict(content)
+
+
 def save_with_card(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint and its protocol card, whole or not at all."""
+    """Writes a checkpoint and its protocol card, each atomically."""
     with atomic_file(path) as draft:
         torch.save(content, draft)
     write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
 
 
 def card_path(checkpoint: str | Path) -> Path:
-    """Where the protocol card of a checkpoint stands."""
+    """The path of a checkpoint's protocol card."""
     return Path(f"{checkpoint}.protocol.json")

@@ -15,11 +15,11 @@ from torch import Tensor
 
 
 class FinishBatch(Callback):
-    """Lets the batch at hand end before Ctrl-C stops a fit; a second Ctrl-C stops at once.
+    """Finishes the current batch before Ctrl-C stops a fit; a second Ctrl-C stops immediately.
 
-    Inside a batch random numbers are drawn and BatchNorm statistics changed that the resumed run would draw and change
-    again; between batches a resumed run is bit-equal to one that was never stopped. A validation that was cut short, or
-    due next, is done from its start when the run goes on: half of its episodes are no number.
+    A run stopped within a batch has already drawn random numbers and updated BatchNorm statistics, which the resumed
+    run would do again. Stopped between batches, a resumed run is bit-identical to an uninterrupted one. A validation
+    that was interrupted, or was due next, starts from its beginning when the run is resumed.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class FinishBatch(Callback):
         rank_zero_info("\nStopping after this batch; Ctrl-C again stops at once.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes over the signal, where this is the thread that gets it."""
+        """Handles the signal, which only the main thread receives."""
         self._asked = self._validation_due = self._repeating = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._ask)
@@ -46,13 +46,13 @@ class FinishBatch(Callback):
             raise KeyboardInterrupt
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Ends the restart: Lightning holds on to it until the epoch ends and then passes ReduceLROnPlateau over."""
+        """Ends the restart, which Lightning would keep until the end of the epoch and then skip ReduceLROnPlateau."""
         self._validation_due = False
         if trainer.fit_loop.restarting:
             trainer.fit_loop.restarting = False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Notes whether a validation comes next; stops here if asked to."""
+        """Records whether a validation comes next, and stops if asked to."""
         fetcher = trainer.fit_loop._data_fetcher
         self._validation_due = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
         self._stop_if_asked()
@@ -60,37 +60,37 @@ class FinishBatch(Callback):
     # ---- validation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the random numbers as they are now, for a validation that will have to be repeated."""
+        """Saves the random state, in case the validation has to be repeated."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self._validation_due = True
         loop = trainer.fit_loop.epoch_loop.val_loop
         self._repeating = loop.restarting
         if self._repeating:
-            loop.batch_progress.total.reset()  # else a checkpoint of later would look interrupted too
+            loop.batch_progress.total.reset()  # otherwise later checkpoints would look interrupted, too
         cuda = torch.cuda.get_rng_state(pl_module.device) if pl_module.device.type == "cuda" else None
         self._rng_state = torch.get_rng_state(), cuda
 
     def on_validation_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """Stops here if asked to."""
+        """Stops if asked to."""
         self._stop_if_asked()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The validation is whole."""
+        """The validation is complete."""
         self._validation_due, self._rng_state = False, None
         if self._repeating:
             self._repeating = False
             trainer.fit_loop.restarting = False  # see on_train_batch_start
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Says in the checkpoint that a validation is due; Lightning would take the epoch for finished."""
+        """Marks the validation as due in the checkpoint; Lightning would treat the epoch as finished."""
         if self._validation_due and "loops" in checkpoint:
             _repeat_validation(checkpoint["loops"]["fit_loop"])
 
     # ---- end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signal back, and the random numbers that a validation cut short has drawn."""
+        """Restores the signal handler, and the random state if a validation was interrupted."""
         if self._rng_state is not None:
             cpu, cuda = self._rng_state
             torch.set_rng_state(cpu)
@@ -100,23 +100,22 @@ class FinishBatch(Callback):
         self._restore()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the signal back."""
+        """Restores the signal handler."""
         self._restore()
 
     def _restore(self) -> None:
         if self._previous is not None:
-            # during Lightning's shutdown the signal is ignored on purpose
+            # Lightning ignores the signal during its shutdown
             if signal.getsignal(signal.SIGINT) == self._ask:
                 signal.signal(signal.SIGINT, self._previous)
             self._previous = None
 
 
 def _repeat_validation(loops: dict[str, Any]) -> None:
-    """Makes the state of the loops that of a run stopped in the first batch of the validation.
+    """Changes the state of the loops to that of a run stopped in the first batch of its validation.
 
-    That is where Lightning's resume goes back into a validation, and with nothing done it starts at the first episode.
-    Stopped later it would leave out as many episodes at the end as were done, stopped before it would skip it.
-
+    From there, Lightning resumes with the first episode of the validation. From a later batch it would omit as many
+    episodes at the end as were already done; from before the validation it would skip it.
     """
     trained = loops["epoch_loop.batch_progress"]
     for part in ("total", "current"):

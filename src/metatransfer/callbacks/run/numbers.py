@@ -1,22 +1,27 @@
-"""Numbers of a run as its results hold them."""
+"""The parts of ``results.json``: numbers, the machine, labels that are only for the report."""
 
 from __future__ import annotations
 
 import math
+import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from metatransfer.methods.evaluation.base import Numbers
 
 
 class Overruled(NamedTuple):
-    """Weights that took the place of the best checkpoint's.
+    """Weights that replace those of the best checkpoint, such as a fallback.
 
     Attributes:
         metrics: their numbers on the validation split.
-        withheld: their numbers that no run may be selected by.
-        sentence: why.
-        selected_by: what preferred them.
+        withheld: their numbers that may not select a checkpoint.
+        sentence: the reason.
+        selected_by: what selected them.
     """
 
     metrics: Numbers
@@ -26,12 +31,12 @@ class Overruled(NamedTuple):
 
 
 def number(value: float) -> float | None:
-    """A number for JSON, which has no NaN and no infinity: ``None`` for these."""
+    """A number for JSON: ``None`` for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
-    """Metrics with their intervals."""
+    """The logged metrics with a prefix, each with its confidence interval."""
     logged = {
         name.removeprefix(f"{prefix}/"): float(value)
         for name, value in metrics.items()
@@ -50,7 +55,7 @@ def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
 def withheld_card(
     withheld: Mapping[int, Numbers], chosen: int | None, selected_by: str | None, overruled: Overruled | None
 ) -> dict[str, Any]:
-    """What withheld labels say of the selected state of a fit, and of the best state there was."""
+    """The accuracy on withheld labels of the selected state and of the best state, and the gap between them."""
     state = overruled.withheld if overruled else withheld.get(list(withheld)[-1] if chosen is None else chosen, {})
     own = state.get("accuracy")
     reached = own["value"] if own is not None else None
@@ -63,3 +68,25 @@ def withheld_card(
         "validations": len(seen),
         "gap": None if best is None or reached is None else 100 * (best - reached),
     }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The hardware of a run."""
+    found: dict[str, Any] = {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def processor_name() -> str:
+    """The name of the processor, as the operating system reports it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -15,9 +15,9 @@ from metatransfer.storage import short_path, write_atomically
 
 
 class PredictionWriter(Callback):
-    """Writes what ``lightning predict`` answers to ``predictions.csv`` in the run's folder.
+    """Writes the predictions of ``lightning predict`` to ``predictions.csv`` in the run's folder.
 
-    Columns: file, label, and the probability of each label.
+    The columns are the file, the predicted label and the probability of each label.
     """
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collects answers."""
+        """Collects predictions."""
         if isinstance(outputs, Predictions):
             self._collected.append(outputs)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file, in the first process."""
+        """Writes the file in the first process."""
         if not self._collected or not trainer.is_global_zero:
             return
         text = io.StringIO()

@@ -12,8 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from metatransfer.callbacks.run.machine import machine
-from metatransfer.callbacks.run.numbers import Overruled, number, numbers_of, withheld_card
+from metatransfer.callbacks.run.numbers import Overruled, machine, number, numbers_of, withheld_card
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.callbacks.run.table import print_report
 from metatransfer.methods.base import MethodModule
@@ -26,18 +25,18 @@ STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.
 
 
 class Report(Callback):
-    """Measures the baselines on the batches of the evaluation, prints one table and writes ``results.json``.
+    """Evaluates the baselines on the same batches as the method, prints one table and writes ``results.json``.
 
-    After ``fit`` the numbers are those of the best checkpoint on the validation data that selected it; only ``test``
-    gives numbers on data that had no influence. Numbers that no run may be selected by stand apart from these, and in
-    no checkpoint.
+    After ``fit``, the numbers are those of the best checkpoint on the validation data that selected it; only ``test``
+    uses data that had no influence on the model. Metrics that may not select a checkpoint are reported separately and
+    are not stored in checkpoints.
 
     Args:
-        baselines: whether to measure the method's baselines; they cost about one evaluation each.
+        baselines: whether to evaluate the method's baselines; each takes about as long as one evaluation.
 
     Attributes:
-        history: one entry for each validation of a fit: ``step``, ``epoch`` and ``metrics``.
-        measured: the baselines' numbers, by baseline and metric.
+        history: one entry for each validation of a fit, with ``step``, ``epoch`` and ``metrics``.
+        measured: numbers of the baselines, by baseline and metric.
     """
 
     def __init__(self, baselines: bool = True) -> None:
@@ -52,7 +51,7 @@ class Report(Callback):
         self.history: list[dict[str, Any]] = []
         self.measured: dict[str, Numbers] = {}
         self._running: BaselineScores | None = None
-        self._withheld: dict[int, Numbers] = {}  # by step; in no checkpoint
+        self._withheld: dict[int, Numbers] = {}  # by step; not in checkpoints
         self._overruled: Overruled | None = None
         self._trained_seconds: float | None = None
         self._fit_seconds: float | None = None
@@ -69,13 +68,13 @@ class Report(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the history of an interrupted fit; a test of its checkpoint does not."""
+        """Continues the history of an interrupted fit."""
         self._trained_seconds = round(state_dict["seconds"], 1)
         if self._stage != "fit":
             return
         self.seconds = state_dict["seconds"]
         if state_dict["evaluation"] != self._evaluation:
-            return  # other data or another evaluation: numbers that cannot be compared
+            return  # numbers on other data or of another evaluation cannot be compared
         self.history, self.measured = list(state_dict["history"]), dict(state_dict["measured"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,19 +89,13 @@ class Report(Callback):
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
 
-    # ---- baselines, in the first full evaluation
-
-    def _start(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        wanted = self.baselines and not self.measured and not trainer.sanity_checking
-        self._running = BaselineScores.of(module, stage) if wanted and isinstance(module, MethodModule) else None
+    # ---- baselines
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepares the baselines."""
-        self._start(trainer, pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepares the baselines."""
-        self._start(trainer, pl_module, "test")
+        """Prepares the baselines for the first full evaluation."""
+        wanted = self.baselines and not self.measured and not trainer.sanity_checking
+        stage = "test" if trainer.testing else "val"
+        self._running = BaselineScores.of(pl_module, stage) if wanted and isinstance(pl_module, MethodModule) else None
 
     def on_validation_batch_end(
         self,
@@ -113,22 +106,11 @@ class Report(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Scores the baselines on the same batch."""
+        """Evaluates the baselines on the same batch."""
         if self._running is not None:
             self._running.update(batch, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Scores the baselines on the same batch."""
-        if self._running is not None:
-            self._running.update(batch, dataloader_idx)
+    on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def _finish(self) -> None:
         for name, numbers in self._running.compute().items() if self._running is not None else ():
@@ -140,7 +122,7 @@ class Report(Callback):
     # ---- results
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes a validation; ends ``lightning validate``."""
+        """Adds a validation to the history, or reports ``lightning validate``."""
         if trainer.sanity_checking or not isinstance(pl_module, MethodModule):
             return
         self._finish()
@@ -155,17 +137,17 @@ class Report(Callback):
         self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends ``lightning test``."""
+        """Reports ``lightning test``."""
         if isinstance(pl_module, MethodModule):
             self._finish()
             self._publish(trainer, pl_module, _numbers(trainer, "test"))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock: what other callbacks train afterwards is no part of the run."""
+        """Stops the clock: other callbacks may train more models after the fit."""
         self._fit_seconds = self._elapsed()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends ``lightning fit``."""
+        """Reports ``lightning fit``."""
         if isinstance(pl_module, MethodModule):
             best = self._best(trainer, pl_module.evaluation)["metrics"] if self.history else {}
             self._publish(trainer, pl_module, self._overruled.metrics if self._overruled else best)

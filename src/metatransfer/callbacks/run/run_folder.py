@@ -1,4 +1,4 @@
-"""Where a run writes."""
+"""The output folder of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of a run, the same in all processes: config, checkpoints, results, pictures."""
+    """The output folder of a run, the same in all processes."""
     known: Path | None = getattr(trainer, "_metatransfer_run_folder", None)
     if known is None:
         known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
@@ -19,7 +19,7 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def agree_on_run_folder(trainer: Trainer) -> None:
-    """Settles the folder in all processes at once, so that later the first one may ask for it alone."""
+    """Chooses the folder in all processes together, so that the first one can write without the others."""
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         run_folder(trainer)
 
@@ -33,5 +33,5 @@ def _choose(trainer: Trainer) -> Path:
     root = Path(trainer.default_root_dir) / "lightning_logs"
     taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
     folder = root / f"version_{max(taken, default=-1) + 1}"
-    folder.mkdir(parents=True, exist_ok=True)  # taken from now on
+    folder.mkdir(parents=True, exist_ok=True)  # reserved
     return folder

@@ -16,10 +16,10 @@ _KEY = "trained_by"
 
 
 class StartChecks(Callback):
-    """Raises an error for monitored metrics that are not logged, and for checkpoints of another optimiser.
+    """Raises an error for a monitored metric that is not logged, and for a checkpoint of another optimiser.
 
-    A metric of the validation is looked for after the sanity check, one of the training after the first batch; without
-    a sanity check both after the first validation.
+    Validation metrics are checked after the sanity check and training metrics after the first batch; without a sanity
+    check, both are checked after the first validation.
     """
 
     def __init__(self) -> None:
@@ -30,26 +30,28 @@ class StartChecks(Callback):
     # ---- metrics to monitor
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the metrics of the validation."""
+        """Checks the monitored validation metrics."""
         self._validated = set(trainer.callback_metrics)
         for name, monitor in _monitors(trainer).items():
-            if monitor.startswith(("val", "oracle/")):  # others may be those of the training, which has not begun
+            if monitor.startswith(("val", "oracle/")):  # others may be training metrics
                 check_monitor(name, monitor, self._validated)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
-        """Looks at all metrics after the first batch, where the validation's are known."""
+        """Checks all monitored metrics after the first batch, if there was a sanity check."""
         if not self._done and self._validated:
             self._check_all(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at all metrics after the first validation."""
+        """Checks all monitored metrics after the first validation."""
         if not self._done and not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING:
             self._check_all(trainer, pl_module)
 
     def _check_all(self, trainer: Trainer, module: LightningModule) -> None:
         self._done = True
         known = self._validated | set(trainer.callback_metrics)
-        for result in trainer.fit_loop.epoch_loop._results.values():  # also those that are only logged for an epoch
+        for result in (
+            trainer.fit_loop.epoch_loop._results.values()
+        ):  # includes metrics that are only logged at the end of an epoch
             known |= {result.meta.name + suffix for suffix in ("", "_step", "_epoch")}
         if is_overridden("on_train_epoch_end", module):
             return  # more may be logged there
@@ -59,18 +61,18 @@ class StartChecks(Callback):
     # ---- the optimiser of a checkpoint
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of what trains: their states do not tell."""
+        """Adds the names of the optimisers and schedulers, which their states do not contain."""
         checkpoint[_KEY] = _trains(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the names until this run's own are there."""
+        """Keeps the names until the optimisers of this run exist."""
         self._loaded = checkpoint.get(_KEY, {})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares them.
+        """Compares the optimisers and schedulers with those of the checkpoint.
 
         Raises:
-            UserError: the state of an optimiser or a scheduler that another one cannot take up.
+            UserError: they differ.
         """
         self._done, self._validated = False, set()
         own = _trains(trainer)
@@ -78,7 +80,7 @@ class StartChecks(Callback):
             if kept and own[what] and kept != own[what]:
                 raise UserError(
                     f"the checkpoint was trained with {what} {_listed(kept)}, but this run has {_listed(own[what])}: "
-                    "resume with the arguments that it was trained with (they stand in the config.yaml of its run)."
+                    "resume with the same arguments (see the config.yaml of the run)."
                 )
         self._loaded = {}
 
@@ -98,10 +100,10 @@ def _listed(values: list[Any]) -> str:
 
 
 def _monitors(trainer: Trainer) -> dict[str, str]:
-    """Every metric that something waits for, by what waits."""
+    """The monitored metric of each callback and scheduler, by the name of its argument."""
     found: dict[str, str] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        # without a validation Lightning saves whatever the monitor
+        # without a validation, Lightning ignores the monitor
         chooses = isinstance(callback, ModelCheckpoint) and trainer.enable_validation
         if (chooses or (isinstance(callback, EarlyStopping) and callback.strict)) and callback.monitor:
             kind = type(callback).__name__

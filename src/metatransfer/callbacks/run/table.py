@@ -1,4 +1,4 @@
-"""Results as one table."""
+"""The table of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metatransfer.storage import short_path
 
 
 def _protocol_line(card: dict[str, Any]) -> str:
-    """What of a protocol card the table has no other row for."""
+    """The parts of a protocol card that have no row of their own."""
     method, data, versions = card["method"], card.get("data", {}), card["versions"]
     parts = [
         f"split {data['split']}" if "split" in data else "",
@@ -27,7 +27,7 @@ def _protocol_line(card: dict[str, Any]) -> str:
 
 
 def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) -> None:
-    """Prints results as one table."""
+    """Prints the results of a stage as one table, and after a fit the command for the test."""
     stage, card = results["stage"], results["protocol"]
     title = f"{card['method']['name']} on {card.get('data', {}).get('data', 'its data')}: {stage}"
     table = Table(title=title, show_header=False, min_width=60)
@@ -36,7 +36,7 @@ def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) 
     for row in evaluation.rows(results):
         table.add_row(*row)
     for name, number in results["metrics"].items():
-        note = f"  (chosen on these {evaluation.unit})" if stage == "fit" and name == results["selected"] else ""
+        note = f"  (selected on these {evaluation.unit})" if stage == "fit" and name == results["selected"] else ""
         table.add_row(name.replace("_", " "), evaluation.told(name, number) + note)
     for row in evaluation.remarks(results):
         table.add_row(*row)
@@ -46,8 +46,7 @@ def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) 
     for row in _run_rows(results):
         table.add_row(*row)
     console = Console()
-    # a file or a pipe has no width of its own: paths must stay whole for copying
-    # names in brackets are not rich's markup
+    # a file or a pipe has no width: wide enough that paths can be copied; brackets in names are not rich's markup
     console = Console(width=console.width if console.is_terminal else 160, markup=False, highlight=False)
     console.print(table)
     config = folder / "config.yaml"
@@ -57,16 +56,16 @@ def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) 
 
 
 def _run_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Protocol, checkpoint, files and time."""
+    """The rows for protocol, checkpoint, results file and time."""
     rows = [("protocol", _protocol_line(results.get("trained_under", results["protocol"])))]
     skipped = {name: count for name, count in results.get("skipped", {}).items() if count}
     if skipped:
-        counts = ", ".join(f"{count} of {name}" for name, count in skipped.items())
-        rows.append(("left out", f"{counts}: samples that could not be used (on_bad_sample=skip)"))
+        counts = ", ".join(f"{count}" if name == "all" else f"{count} {name}" for name, count in skipped.items())
+        rows.append(("left out", f"{counts} samples, which could not be read (on_bad_sample=skip)"))
     if "fallback" in results:
         rows.append(("fallback", results["fallback"]))
-    rows.append(("checkpoint", results["checkpoint"] or "none: the weights in memory"))
+    rows.append(("checkpoint", results["checkpoint"] or "none (weights in memory)"))
     if "trained_under" in results:
         changed = "; ".join(results["protocol_differences"])
-        rows.append(("trained under", f"another protocol: {changed}" if changed else "the same protocol"))
-    return [*rows, ("results", results["file"]), ("seconds", f"{results['seconds']:.0f}")]
+        rows.append(("trained under", f"a different protocol: {changed}" if changed else "the same protocol"))
+    return [*rows, ("results", results["file"]), ("time", f"{results['seconds']:.0f} s")]
