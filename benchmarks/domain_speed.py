@@ -30,7 +30,17 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from metatransfer import Arrays, DANNModule, DomainBatch, DomainDataModule, LabelledDataModule, LeNet, PerceptronHead
+from metatransfer import (
+    Arrays,
+    DANNModule,
+    Division,
+    DomainBatch,
+    DomainDataModule,
+    LabelledDataModule,
+    LeNet,
+    PerceptronHead,
+    Processing,
+)
 from metatransfer.callbacks.run.numbers import processor_name
 from metatransfer.nn import reverse_gradient
 
@@ -118,8 +128,9 @@ def main() -> None:
     draw = np.random.default_rng(0)
     x = [draw.integers(0, 256, (SAMPLES, 1, 28, 28), dtype=np.uint8) for _ in range(2)]
     y = np.arange(SAMPLES) % 10
-    fixed = {"val_fraction": 0.01, "test_fraction": 0.01, "transform": [v2.Normalize([0.5], [0.5])]}
-    served = [LabelledDataModule(Arrays.from_arrays(one, y), **fixed) for one in x]
+    division = Division(val_fraction=0.01, test_fraction=0.01)
+    processing = Processing(transform=[v2.Normalize([0.5], [0.5])])
+    served = [LabelledDataModule(Arrays.from_arrays(one, y), division=division, processing=processing) for one in x]
     data = DomainDataModule({"source": served[0]}, {"target": served[1]}, batch_size=BATCH)
     make = partial(DANNModule, head=PerceptronHead, optimizer=partial(torch.optim.Adam, lr=1e-3))
     sets = [Images(one, y) for one in x]

@@ -126,9 +126,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*never change in training|.*are constant in the")
     start, found = time.perf_counter(), {}
     pairs = {
-        pair: DomainDataModule({"source": domain(options.folder, pair[0])}, {"target": domain(options.folder, pair[1])}, batch_size=256, standardize="domain", division=DomainDivision(transductive=True, hold_out_source=False))
+        pair: DomainDataModule(
+            {"source": domain(options.folder, pair[0])},
+            {"target": domain(options.folder, pair[1])},
+            batch_size=256,
+            standardize="domain",
+            division=DomainDivision(transductive=True, hold_out_source=False),
+        )
         for pair in PAIRS
-    }  # fmt: skip
+    }
     strengths = {pair[0]: strength(pairs[pair]) for pair in ("CA", "AC", "WC", "DC")}
     print(f"{'':12}{' '.join(f'{pair:>5}' for pair in PAIRS)}   mean")
     for method, (adapter, classifier) in METHODS.items():

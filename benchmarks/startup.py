@@ -5,6 +5,7 @@ Usage: python benchmarks/startup.py [runs]
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import subprocess
@@ -19,7 +20,9 @@ COMMANDS = {
 
 def main() -> None:
     """Measures and prints."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=int, nargs="?", default=5)
+    runs = parser.parse_args().runs
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(runs + 1):  # the first round warms the disk cache
         for name, command in COMMANDS.items():

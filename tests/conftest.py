@@ -1,4 +1,4 @@
-"""What all tests share: few threads, a clean random state, a small command line, and runs that are made only once."""
+"""Shared by all tests: few threads, a clean random state, a small command line, and runs that are made only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import warnings
 import zlib
 from pathlib import Path
 
-# before torch starts its threads; the processes that tests start take it over
+# before torch starts its threads; inherited by the processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -25,7 +25,7 @@ import processes
 from contract import wraps_episodes
 from metatransfer.cli import main
 
-# Lightning keeps its messages from the root logger, which caplog reads, unless that had a handler at the import
+# caplog reads the root logger, to which Lightning does not propagate unless it had a handler at import
 logging.getLogger("lightning.pytorch").propagate = True
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_configure(config):
-    # other versions of other packages word their part of a message otherwise
+    # messages that quote other packages differ between their versions
     messages.compared = config.option.third is None
     messages.updating = config.option.update_messages
     processes.preload()

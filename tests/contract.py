@@ -71,14 +71,14 @@ def canaries(paths, *chosen):
 
 
 class KeepAnswers(pl.Callback):
-    """Writes what the method answers at the end of its training into the folder of its run."""
+    """Saves the method's predictions at the end of its training in the folder of its run."""
 
     def on_fit_end(self, trainer, module):
         torch.save(answers(module), Path(trainer.log_dir) / "answers.pt")
 
 
 def answers(module):
-    """What a method of the shipped configurations answers to random samples, however it was built or loaded."""
+    """The predictions of a method of the shipped configurations for fixed random samples."""
     modes = [(part, part.training) for part in module.modules()]
     shape = tuple(module.backbone.in_shape or (1, 28, 28))
     generator = torch.Generator().manual_seed(0)

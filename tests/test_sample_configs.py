@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_run(cli, fitted, config):
 
 
 @canary
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_other_precisions_run(cli, config, precision):
     run = cli("fit", config, *SHORT, "--trainer.precision", precision, small=False)
     assert results(run)["metrics"]["accuracy"]["value"] > 0.11

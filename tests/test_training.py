@@ -200,7 +200,7 @@ def train_one_step(kind, tasks, trainer_arguments):
     pl.seed_everything(3)
     data = glyphs_for(kind, tasks, num_ways=3, num_shots=2, num_queries=3, train_episodes=4, val_episodes=5, seed=1)
     # 64-bit, no running statistics, no mini-batches drawn: what differs is only who does which task
-    settings = {"batch_norm": "support", "inner_batch_size": None, "num_classes": getattr(data, "num_classes", None)}
+    settings = {"batch_norm": "support", "inner_batch_size": None, "num_classes": data.info().num_classes}
     module = small(kind, **{name: value for name, value in settings.items() if name in kind.__init__.__annotations__})
     module = module.double()
     if "batch_norm" not in kind.__init__.__annotations__:
