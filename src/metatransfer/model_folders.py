@@ -16,11 +16,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
-    """The folder of a model by its path, ``package:NAME`` or Hugging Face name.
-
-    Raises:
-        UserError: there is no such folder, or a file is missing in it.
-    """
+    """The folder of a model by its path, ``package:NAME`` or Hugging Face name."""
     path = Path(reference).expanduser()
     if reference.startswith(_PACKAGE):
         return _in_package(reference, files, what)

@@ -48,11 +48,7 @@ Kind = TypeVar("Kind")
 def checked_arguments(
     kind: type[Kind], described: Mapping[str, Any], trusted: Collection[str] = ()
 ) -> tuple[type[Kind], dict[str, Any]]:
-    """Rebuilds constructor arguments from a checkpoint after checking everything that they name.
-
-    Raises:
-        UserError: the description names something that is not allowed, or does not fit the constructor.
-    """
+    """Rebuilds constructor arguments from a checkpoint after checking everything that they name."""
     plan = _Plan((*KNOWN_PACKAGES, *trusted))
     try:
         plan.check_packages(described)
@@ -66,11 +62,7 @@ def checked_arguments(
 
 
 def check_classes(settings: Any, name: str = "") -> None:  # noqa: ANN401
-    """Raises an error unless each ``class_path`` of a parsed configuration names a class.
-
-    Raises:
-        UserError: a ``class_path`` names a function or another object that must not be called.
-    """
+    """Raises an error unless each ``class_path`` of a parsed configuration names a class."""
     items = settings if isinstance(settings, dict) else getattr(settings, "__dict__", {})
     path = items.get("class_path")
     if isinstance(path, str) and not isinstance(_named(path, (path.split(".")[0],)), type):

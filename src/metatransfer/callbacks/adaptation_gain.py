@@ -76,11 +76,7 @@ class AdaptationGain(Gain):
         super().setup(trainer, pl_module, stage)
 
     def check(self, start: Start) -> None:
-        """Draws the weights of another seed, and loads the checkpoint of the twin.
-
-        Raises:
-            UserError: a layer cannot be initialised again, or the checkpoint does not fit the twin.
-        """
+        """Draws the weights of another seed, and loads the checkpoint of the twin."""
         if self.seeds > 1:
             start.module.restarted(0)
         if self.source_only is not None:

@@ -72,11 +72,7 @@ class Gain(Callback):
     # ---- before the fit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copies the method before training.
-
-        Raises:
-            UserError: the user asked for a comparison that is not possible.
-        """
+        """Copies the method before training."""
         if stage != "fit":
             return
         self._start = None

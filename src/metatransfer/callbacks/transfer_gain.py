@@ -40,11 +40,7 @@ class TransferGain(Gain):
         super().__init__(seeds, split)
 
     def check(self, start: Start) -> None:
-        """Builds the twins once.
-
-        Raises:
-            UserError: the split is missing, the vocabulary depends on the seed, or a layer cannot be initialised again.
-        """
+        """Builds the twins once."""
         if isinstance(start.data, ServesSamples) and not start.data.info().shared_vocabulary:
             raise UserError(
                 "TransferGain cannot compare with tokenizer=words, because every seed builds another vocabulary, which "

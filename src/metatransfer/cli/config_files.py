@@ -17,11 +17,7 @@ _MOST_CHARACTERS, _MOST_VALUES, _DEEPEST, _LONGEST_NUMBER = 1_000_000, 100_000, 
 
 
 def check_limits(text: str, name: str) -> None:
-    """Raises an error for a YAML text that would take very long to parse.
-
-    Raises:
-        UserError: the text is too long, nested too deeply, or too large with anchors expanded, or a number is too long.
-    """
+    """Raises an error for a YAML text that would take very long to parse."""
     if len(text) > _MOST_CHARACTERS:
         raise UserError(f"{name} has {len(text)} characters, but a configuration may have {_MOST_CHARACTERS}.")
     if re.search(rf"(?<![\d_])[\d_]{{{_LONGEST_NUMBER}}}", text):
@@ -55,11 +51,7 @@ def _check_structure(text: str, name: str) -> None:
 
 
 def check_config(path: str | Path) -> None:
-    """Raises an error if a configuration file is not a YAML file of sections.
-
-    Raises:
-        UserError: it is not UTF-8 text, not YAML, or not made of sections, or a name appears twice; with the line.
-    """
+    """Raises an error if a configuration file is not a YAML file of sections."""
     content = Path(path).read_bytes()
     try:
         text = content.decode("utf-8")
@@ -70,11 +62,7 @@ def check_config(path: str | Path) -> None:
 
 
 def check_config_text(text: str, name: str) -> None:
-    """:func:`check_config` for a text.
-
-    Raises:
-        UserError: see :func:`check_config`.
-    """
+    """:func:`check_config` for a text."""
     check_limits(text, name)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -68,11 +68,7 @@ class ArgumentParser(LightningArgumentParser):
         return settings
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises an error instead of ending the process.
-
-        Raises:
-            ParserError: always.
-        """
+        """Raises an error instead of ending the process."""
         if not self.exit_on_error:  # a nested parser, whose message is part of another
             super().error(message, ex)
         raise ParserError(message) from ex

@@ -46,12 +46,7 @@ def embed(
     method: Literal["pca", "tsne"] = "tsne",
     seed: int = 0,
 ) -> Embedded:
-    """Projects the features of both domains to the same two dimensions.
-
-    Raises:
-        UserError: the method is invalid, a domain is empty, the numbers of labels and features differ, the domains have
-            different numbers of features, or a feature is not finite.
-    """
+    """Projects the features of both domains to the same two dimensions."""
     check_choice("method", method, ("pca", "tsne"))
     _check_samples(source_features, source_y, "source")
     _check_samples(target_features, target_y, "target")
@@ -163,16 +158,7 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
 
 
 def domain_curves_figure(steps: Sequence[int], curves: Mapping[str, Sequence[float]], chance: float = 0.5) -> Figure:
-    """Logged values of an adaptation over the optimiser steps, one curve below the other.
-
-    Args:
-        steps: optimiser steps.
-        curves: one value for each step, by name; empty curves are not drawn.
-        chance: accuracy of a random discriminator, drawn in the curve ``discriminator accuracy``.
-
-    Raises:
-        UserError: there are no curves, or a curve does not have one value for each step.
-    """
+    """Logged values of an adaptation over the optimiser steps, one curve below the other."""
     curves = {name: values for name, values in curves.items() if len(values)}
     sizes = {name: len(values) for name, values in curves.items()}
     if set(sizes.values()) != {len(steps)}:

@@ -60,11 +60,7 @@ class SampleClassifier(MethodModule):
         """Logits ``(N, C)`` of samples."""
 
     def check_samples(self, x: Inputs) -> None:
-        """Also raises an error unless all samples are finite.
-
-        Raises:
-            UserError: NaN or infinity.
-        """
+        """Also raises an error unless all samples are finite."""
         if isinstance(x, Tensor) and not torch.isfinite(x).all():
             raise UserError("the data holds samples that are NaN or infinite: clean the data.")
         super().check_samples(x)
@@ -72,11 +68,7 @@ class SampleClassifier(MethodModule):
     # ---- names of the classes
 
     def setup(self, stage: str) -> None:
-        """Takes the class names from the training data.
-
-        Raises:
-            UserError: the number of classes differs from that of the method.
-        """
+        """Takes the class names from the training data."""
         super().setup(stage)
         info = info_of(self) if stage != "predict" else None
         if info is None or not info.class_names:
@@ -97,11 +89,7 @@ class SampleClassifier(MethodModule):
         checkpoint["class_names"] = list(self.class_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads the class names.
-
-        Raises:
-            UserError: the data has other classes than the checkpoint, or the same ones in another order.
-        """
+        """Reads the class names."""
         super().on_load_checkpoint(checkpoint)
         known = tuple(checkpoint.get("class_names", self.class_names))
         predicting = self._trainer is not None and self._trainer.predicting
@@ -119,11 +107,7 @@ class SampleClassifier(MethodModule):
     # ---- prediction
 
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
-        """Labels samples.
-
-        Raises:
-            UserError: the batch has no samples to label, or the outputs for one are not finite.
-        """
+        """Labels samples."""
         if not isinstance(batch, UnlabelledBatch):
             raise UserError(
                 f"{type(self).__name__} labels an UnlabelledBatch, but the data module serves a "

@@ -91,11 +91,7 @@ def cached_features(
 
 @contextlib.contextmanager
 def _told_of(folder: Path) -> Iterator[None]:
-    """Turns errors of the cache folder into a UserError, but not those of reading samples.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
+    """Turns errors of the cache folder into a UserError, but not those of reading samples."""
     try:
         yield
     except OSError as error:
@@ -106,11 +102,7 @@ def _told_of(folder: Path) -> Iterator[None]:
 
 
 def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], name: str) -> NDArray[np.float32]:
-    """The features of all batches, in the order of the samples.
-
-    Raises:
-        UserError: a feature is not finite.
-    """
+    """The features of all batches, in the order of the samples."""
     array, given = np.empty(shape, np.float32), np.zeros(shape[0], bool)
     for numbers, features in batches:
         finite = torch.isfinite(features).all(1)

@@ -40,11 +40,7 @@ class FittedModule(MethodModule):
         """Learns from the training samples of a data module."""
 
     def setup(self, stage: str) -> None:
-        """Limits the Trainer to one batch of one epoch.
-
-        Raises:
-            UserError: several processes, or data whose training samples cannot be read as a whole.
-        """
+        """Limits the Trainer to one batch of one epoch."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -118,11 +114,7 @@ class FittedFeaturesModule(FittedModule):
         checkpoint["classifier"] = {name: value.cpu() for name, value in self.classifier.learned.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what the classifier learned.
-
-        Raises:
-            UserError: the checkpoint is of another classifier.
-        """
+        """Restores what the classifier learned."""
         super().on_load_checkpoint(checkpoint)
         trained = checkpoint.get("protocol", {}).get("method", {})
         for part, own in self.fitted_parts().items():

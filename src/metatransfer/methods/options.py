@@ -87,11 +87,7 @@ EXECUTION = Execution()
 
 
 def check_unused(method: str, reason: str, **given: object) -> None:
-    """Raises an error if an option that a method does not have is set.
-
-    Raises:
-        UserError: an option is set.
-    """
+    """Raises an error if an option that a method does not have is set."""
     for name, value in given.items():
         if value:
             raise UserError(f"{method} does not support {name}={value}, because {reason}: remove {name}.")

@@ -33,11 +33,7 @@ def widened(outputs: Outputs) -> Outputs:
 
 
 def point_of(outputs: Outputs) -> Tensor:
-    """The point prediction: a tensor itself, the ``mean`` of a distribution.
-
-    Raises:
-        UserError: neither a tensor nor an object with a ``mean``.
-    """
+    """The point prediction: a tensor itself, the ``mean`` of a distribution."""
     point = outputs if isinstance(outputs, Tensor) else getattr(outputs, "mean", None)
     if not isinstance(point, Tensor):
         raise UserError(

@@ -132,11 +132,7 @@ def as_inputs(module: MethodModule, x: Samples | Inputs, name: str) -> Inputs:
 
 
 def as_samples(x: Samples, name: str) -> Tensor:
-    """Samples as one tensor.
-
-    Raises:
-        UserError: images or other objects that are not numbers, or samples of different shapes.
-    """
+    """Samples as one tensor."""
     if isinstance(x, Tensor):
         return x
     if isinstance(x, list | tuple) and x and all(isinstance(sample, Tensor | np.ndarray) for sample in x):

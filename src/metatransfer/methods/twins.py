@@ -97,11 +97,7 @@ def drawing(module: LightningModule, seed: int) -> Iterator[None]:
 
 
 def redraw(module: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
-    """Initialises the weights of a module again, except in the parts to keep.
-
-    Raises:
-        UserError: a part with weights does not define ``reset_parameters``.
-    """
+    """Initialises the weights of a module again, except in the parts to keep."""
     kept = {id(part) for one in keep for part in one.modules()}
     # a network of another library draws all its weights at once
     wholes = [part for part in module.modules() if isinstance(part, ImageBackbone) and id(part) not in kept]

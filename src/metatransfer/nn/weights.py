@@ -130,11 +130,7 @@ def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: d
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, a state_dict or a safetensors file by their names, on the CPU.
-
-    Raises:
-        UserError: an empty or damaged file, one with Python objects, or one without named tensors.
-    """
+    """The tensors of a checkpoint, a state_dict or a safetensors file by their names, on the CPU."""
     if file.stat().st_size == 0:
         raise UserError(f"weights file '{file}' is empty: save or copy it again.")
     content: Any = _safetensors(file) if file.suffix.lower() == ".safetensors" else _torch(file)

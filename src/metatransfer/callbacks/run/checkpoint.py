@@ -133,11 +133,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of tensors and plain values, without running code.
-
-    Raises:
-        UserError: the file does not exist or is not a Lightning checkpoint.
-    """
+    """Reads a checkpoint of tensors and plain values, without running code."""
     check_file(path, "checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

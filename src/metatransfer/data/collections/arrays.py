@@ -146,11 +146,7 @@ class Arrays(Collection):
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The samples of a file, named by their index.
-
-        Raises:
-            UserError: the file has no samples, or they differ from the training samples in shape or type.
-        """
+        """The samples of a file, named by their index."""
         arrays = open_arrays(path)
         known = [self.names["x"]] if self.names["x"] is not None else list(SAMPLES)
         there = [name for name in known if name in arrays] or (list(arrays) if len(arrays) == 1 else [])
@@ -167,11 +163,7 @@ class Arrays(Collection):
         return TensorSource(x, np.zeros(len(x), np.int64), [NO_CLASS], where), tuple(map(str, range(len(x))))
 
     def convert(self, item: Image.Image) -> Tensor:
-        """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1].
-
-        Raises:
-            UserError: the samples are not square uint8 images of one or three channels.
-        """
+        """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1]."""
         source = next(iter(self.opened().values()))
         assert isinstance(source, TensorSource)
         x, shape = source.data, source.sample_shape

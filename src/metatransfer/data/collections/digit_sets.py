@@ -59,11 +59,7 @@ class DigitSet(Collection):
         """The files of a split, ``"train"`` or ``"test"``."""
 
     def parts(self) -> Mapping[str, Source]:
-        """The digits of training and test, in memory: ``(C, H, W)``, classes ``"0"`` to ``"9"``.
-
-        Raises:
-            UserError: a file is missing, damaged or of another kind.
-        """
+        """The digits of training and test, in memory: ``(C, H, W)``, classes ``"0"`` to ``"9"``."""
         try:
             check_folder(Path(self.root).expanduser(), f"{self.title} folder")
         except UserError as error:
@@ -210,11 +206,7 @@ class MNISTM(DigitSet):
     usual_source = "Yaroslav Ganin's page"
 
     def read(self, split: str) -> list[DigitFile]:
-        """The first layout that is found.
-
-        Raises:
-            UserError: there is none, or only a pickle.
-        """
+        """The first layout that is found."""
         stem = f"mnist_m_{split}"
         tensors = self.find(f"{stem}.pt")
         if tensors is not None:

@@ -131,11 +131,7 @@ class ImageFolder(ImageCollection):
         return LazyParts(opened, list(classes))
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
-        """The images sorted by file name, with or without folders of classes.
-
-        Raises:
-            UserError: the folder does not exist, has no images, or has unusable ones.
-        """
+        """The images sorted by file name, with or without folders of classes."""
         tree = open_tree(self.root, "image folder")
         parts: dict[str, UnlabelledPart] = {}
         for part, (folder, flat) in _folders_of_target(tree).items():

@@ -59,11 +59,7 @@ class Table(Collection):
         self._columns: Columns | None = None
 
     def parts(self) -> Mapping[str, Source]:
-        """The rows, in memory.
-
-        Raises:
-            UserError: the file cannot be read, a column does not exist, or values are missing.
-        """
+        """The rows, in memory."""
         cells = read_table(self.path, self.delimiter)
         labels = cells.words(self.label, "label")
         for row, word in enumerate(labels):
@@ -108,11 +104,7 @@ class Table(Collection):
         return TableEncoder.fitted(self._columns, rows.numpy())
 
     def encoder_from(self, state: Mapping[str, Any]) -> TableEncoder:
-        """The encoding of a checkpoint.
-
-        Raises:
-            UserError: the checkpoint was trained on other columns.
-        """
+        """The encoding of a checkpoint."""
         self.opened()
         assert self._columns is not None
         same = state.get("columns") == list(self._columns.names)

@@ -96,11 +96,7 @@ class Texts(Collection):
         return self._opened_file()
 
     def encoder_from(self, state: Mapping[str, Any]) -> Tokenizer | None:
-        """The tokenizer of a checkpoint, with its vocabulary even if the training file has changed.
-
-        Raises:
-            UserError: the checkpoint was trained with another tokenizer.
-        """
+        """The tokenizer of a checkpoint, with its vocabulary even if the training file has changed."""
         if self.tokenizer is None:
             return None
         own = None if self.tokenizer in (WORDS, CASED_WORDS) else self._opened_file()

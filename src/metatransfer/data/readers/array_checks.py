@@ -34,11 +34,7 @@ def _is_missing(value: object) -> bool:
 
 
 def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
-    """Labels as texts.
-
-    Raises:
-        UserError: there is not exactly one label for each sample, or a label is neither an integer nor a text.
-    """
+    """Labels as texts."""
     if given.ndim == 2 and 1 in given.shape:
         given = given.reshape(-1)
     if given.ndim != 1:
@@ -68,11 +64,7 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
 
 
 def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -> Tensor:
-    """Samples as they are held in memory.
-
-    Raises:
-        UserError: the values are not real numbers, or the shape is not that of samples.
-    """
+    """Samples as they are held in memory."""
     if given.dtype.kind not in "buif":
         raise UserError(f"{where} holds {given.dtype}, but samples must be real numbers: encode them.")
     if given.ndim < 2:
@@ -104,11 +96,7 @@ def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
 
 
 def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:
-    """Raises an error if two arrays of samples differ in shape or type.
-
-    Raises:
-        UserError: the shapes differ, or only one of them is uint8, which is divided by 255.
-    """
+    """Raises an error if two arrays of samples differ in shape or type."""
     if x.shape[1:] != other.shape[1:]:
         raise UserError(
             f"{what} have the shape {tuple(x.shape[1:])}, but {others} {tuple(other.shape[1:])}: resize one."

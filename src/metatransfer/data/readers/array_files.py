@@ -37,11 +37,7 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
         self._arrays = arrays
 
     def __getitem__(self, key: str) -> NDArray[Any]:
-        """Reads an array.
-
-        Raises:
-            UserError: it is damaged, is not an array of numbers or texts, or does not fit into memory.
-        """
+        """Reads an array."""
         try:
             return as_array(self._arrays[key](), f"{self.name}: '{key}'")
         except UserError:
@@ -62,11 +58,7 @@ class ArrayFile(Mapping[str, NDArray[Any]]):
 
 
 def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
-    """Converts a value to an array of numbers or texts.
-
-    Raises:
-        UserError: it is not an array, contains Python objects, or is a sparse or quantised tensor.
-    """
+    """Converts a value to an array of numbers or texts."""
     if isinstance(value, Tensor):
         value = value.detach()
         if value.layout != torch.strided or value.is_quantized:
@@ -87,11 +79,7 @@ def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
 
 
 def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
-    """Opens a file of arrays; those of ``.npy`` files and of a pair in a torch file are named ``x`` and ``y``.
-
-    Raises:
-        UserError: the file does not exist, is damaged, or is of another kind.
-    """
+    """Opens a file of arrays; those of ``.npy`` files and of a pair in a torch file are named ``x`` and ``y``."""
     file = check_file(Path(path).expanduser(), "array file", "put it there, or give its path")
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
@@ -200,11 +188,7 @@ _FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]], str]] = {
 def named_pair(
     arrays: ArrayFile, names: Mapping[str, str | None], split: str | None, *, labelled: bool = True
 ) -> tuple[str, str | None] | None:
-    """The names of the arrays of samples and labels, of a split or undivided.
-
-    Raises:
-        UserError: the names are ambiguous, or only one of the two arrays exists.
-    """
+    """The names of the arrays of samples and labels, of a split or undivided."""
     samples, labels = (_named(arrays, names, argument, split) for argument in ("x", "y"))
     if samples is None and labels is not None:
         raise UserError(f"{arrays.name} has '{labels}' without its samples: add them, or set x to their name.")

@@ -37,11 +37,7 @@ class Pool(NamedTuple):
 
 
 def find_cifar(root: Path, download: bool) -> Path:
-    """The folder with CIFAR-100's files; the binary version is preferred to the Python version.
-
-    Raises:
-        UserError: neither is there, and the download fails or is not allowed.
-    """
+    """The folder with CIFAR-100's files; the binary version is preferred to the Python version."""
     for kind, files in (("cifar-100-binary", _BINARY), ("cifar-100-python", _PYTHON)):
         for folder in (root / kind, root):
             if all((folder / name).is_file() for name in files):
@@ -73,11 +69,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def read_cifar(folder: Path, expected: Sequence[str]) -> Pool:
-    """All images of CIFAR-100.
-
-    Raises:
-        UserError: the files are damaged or belong to another data set.
-    """
+    """All images of CIFAR-100."""
     pool = _read_binary(folder) if (folder / _BINARY[0]).is_file() else _read_python(folder)
     if sorted(pool.names) != sorted(expected):
         odd = next((name for name in pool.names if name not in expected), "a repeated name")

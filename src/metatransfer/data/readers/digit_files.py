@@ -37,11 +37,7 @@ class DigitFile(NamedTuple):
 
 
 def digit_labels(values: NDArray[Any], where: str) -> NDArray[np.int64]:
-    """Labels as digits; 10 stands for 0.
-
-    Raises:
-        UserError: the labels are not integers from 0 to 10, one for each image.
-    """
+    """Labels as digits; 10 stands for 0."""
     if values.dtype.kind not in "uif" or values.size != max(values.shape, default=0):
         raise UserError(f"{where} must hold one digit for each image, but holds {values.dtype} of {values.shape}.")
     wrong = ~np.isin(values, np.arange(11))
@@ -58,11 +54,7 @@ def read_idx(images: Path, labels: Path) -> DigitFile:
 
 
 def read_libsvm(path: Path, side: int) -> DigitFile:
-    """Lines ``label 1:value 2:value ...`` with grey values from -1 to 1 and labels from 1 (digit 0) to 10 (digit 9).
-
-    Raises:
-        UserError: the file is damaged, has other lines, or holds other values.
-    """
+    """Lines ``label 1:value 2:value ...`` with grey values from -1 to 1 and labels from 1 (digit 0) to 10 (digit 9)."""
     from sklearn.datasets import load_svmlight_file  # takes a second
 
     try:
@@ -89,11 +81,7 @@ def read_libsvm(path: Path, side: int) -> DigitFile:
 
 
 def read_mat(path: Path, side: int) -> DigitFile:
-    """A MATLAB file with the images ``X``, ``(side, side, 3, N)`` uint8, and N labels ``y``.
-
-    Raises:
-        UserError: the file is damaged or holds other arrays.
-    """
+    """A MATLAB file with the images ``X``, ``(side, side, 3, N)`` uint8, and N labels ``y``."""
     arrays = open_arrays(str(path))
     missing = [name for name in ("X", "y") if name not in arrays]
     if missing:
@@ -111,11 +99,7 @@ def read_mat(path: Path, side: int) -> DigitFile:
 
 
 def read_tensors(path: Path) -> DigitFile:
-    """A torch file of the pair ``(images, labels)``; the images are uint8, with channels first or last.
-
-    Raises:
-        UserError: the file is damaged, or contains Python objects or other arrays.
-    """
+    """A torch file of the pair ``(images, labels)``; the images are uint8, with channels first or last."""
     arrays = open_arrays(str(path))
     if not {"x", "y"} <= set(arrays):
         raise UserError(f"'{path}' must hold the pair (images, labels), but holds {', '.join(arrays) or 'nothing'}.")
@@ -129,11 +113,7 @@ def read_tensors(path: Path) -> DigitFile:
 
 
 def read_folders(folder: Path) -> DigitFile:
-    """Images in one folder per digit, ``<label>/<image>``.
-
-    Raises:
-        UserError: there are no folders, or folders of other names; a damaged image raises when it is read.
-    """
+    """Images in one folder per digit, ``<label>/<image>``."""
     tree = open_tree(folder, "folder")
     names = tree.folders()
     wrong = [name for name in names if name not in "0123456789" or len(name) != 1]
@@ -147,11 +127,7 @@ def read_folders(folder: Path) -> DigitFile:
 
 
 def read_listed(folder: Path, listing: Path) -> DigitFile:
-    """Images in one folder, and a text file with a line ``name label`` for each.
-
-    Raises:
-        UserError: a line has another form or names a missing image; a damaged image raises when it is read.
-    """
+    """Images in one folder, and a text file with a line ``name label`` for each."""
     tree = open_tree(folder, "folder")
     files: list[ImageFile] = []
     labels: list[int] = []

@@ -15,11 +15,7 @@ _MAX_FILE = 2**30  # a mirror may never stop sending
 
 
 def fetch(urls: Sequence[str], md5: str, target: Path) -> None:
-    """Downloads a file from the first mirror that serves it with the right MD5.
-
-    Raises:
-        UserError: no mirror does.
-    """
+    """Downloads a file from the first mirror that serves it with the right MD5."""
     check_writable(target.parent, "download folder")
     reasons = []
     for url in urls:

@@ -122,11 +122,7 @@ def normalise_ink(ink: NDArray[np.uint8], box: int = BOX, shift: tuple[int, int]
 
 
 def glyph_from_image(image: Image.Image) -> NDArray[np.uint8]:
-    """Converts an image of one character into one like those of the data set.
-
-    Raises:
-        UserError: the image is blank.
-    """
+    """Converts an image of one character into one like those of the data set."""
     for backdrop in (255, 0):  # white ink on a transparent background is visible only on black
         grey = _grey(image, backdrop)
         border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])

@@ -109,12 +109,7 @@ class UnreadableError(UserError):
 
 
 def file_bytes(file: ImageFile) -> bytes:
-    """The bytes of an image file.
-
-    Raises:
-        UserError: it is damaged in its zip file.
-        UnreadableError: it cannot be read.
-    """
+    """The bytes of an image file."""
     try:
         if file.zipped:
             return _zip(file.container).read(file.name)
@@ -126,12 +121,7 @@ def file_bytes(file: ImageFile) -> bytes:
 
 
 def decode(file: ImageFile, look: Callable[[Image.Image], T]) -> T:
-    """Reads an image file.
-
-    Raises:
-        UserError: it is unreadable, damaged or not an image.
-        MemoryError: the machine has too little memory.
-    """
+    """Reads an image file."""
     data = file_bytes(file)
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -146,11 +136,7 @@ def decode(file: ImageFile, look: Callable[[Image.Image], T]) -> T:
 
 
 def check_header(file: ImageFile) -> None:
-    """Raises an error if the first bytes of a file are not those of an image.
-
-    Raises:
-        UserError: it is unreadable or not an image.
-    """
+    """Raises an error if the first bytes of a file are not those of an image."""
     data = io.BytesIO(file_bytes(file)) if file.zipped else os.path.join(file.container, file.name)
     try:
         with Image.open(data):

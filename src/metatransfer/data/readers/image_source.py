@@ -107,11 +107,7 @@ class ImageReader:
     def labelled(
         self, classes: Mapping[str, Sequence[ImageFile]], name: str, groups: Mapping[str, str] | None = None
     ) -> tuple[Source, int]:
-        """A source of the files of some classes, and the number of files and classes left out.
-
-        Raises:
-            UserError: two classes have the same name, no file can be used, or one cannot and is not to be skipped.
-        """
+        """A source of the files of some classes, and the number of files and classes left out."""
         check_class_names(list(classes), name)
         found = [(label, file) for label, files in enumerate(classes.values()) for file in files]
         problems = [
@@ -128,11 +124,7 @@ class ImageReader:
         return source, len(problems)
 
     def in_order(self, files: Sequence[ImageFile], name: str) -> tuple[Source, NDArray[np.int64]]:
-        """A source of image files in the given order, without labels, and the places of the usable files.
-
-        Raises:
-            UserError: no file can be used, or one cannot and is not to be skipped.
-        """
+        """A source of image files in the given order, without labels, and the places of the usable files."""
         images, kept, bad = self._examined(files, [])
         if not len(kept):
             raise UserError(f"{name}: none of its {len(bad)} images can be used: fix them.")
@@ -140,11 +132,7 @@ class ImageReader:
         return self._source(images, [files[index] for index in kept], labels, [NO_CLASS], name, None), kept
 
     def below(self, path: str) -> tuple[Source, tuple[str, ...], int]:
-        """All image files of a folder or zip file at any depth, their names, and the number left out.
-
-        Raises:
-            UserError: there is no such folder, no image in it, or no usable one.
-        """
+        """All image files of a folder or zip file at any depth, their names, and the number left out."""
         files = open_tree(path, "predict folder").files()
         if not files:
             raise UserError(f"predict folder '{path}' holds no image: give a folder with images, at any depth.")
@@ -192,11 +180,7 @@ class ImageReader:
 
 
 def check_class_names(names: Iterable[str], where: str) -> None:
-    """Raises an error if some file systems would not distinguish two class names.
-
-    Raises:
-        UserError: two names differ only in case or Unicode form.
-    """
+    """Raises an error if some file systems would not distinguish two class names."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)

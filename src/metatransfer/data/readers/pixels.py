@@ -54,11 +54,7 @@ class PixelLook:
 
 
 def gathered(samples: Iterable[Tensor], count: int, where: str) -> Tensor:
-    """Samples as one tensor; stacking them would need twice the memory.
-
-    Raises:
-        UserError: there are no images, or they differ in size or channels.
-    """
+    """Samples as one tensor; stacking them would need twice the memory."""
     found: Tensor | None = None
     for number, sample in enumerate(samples):
         if found is None:

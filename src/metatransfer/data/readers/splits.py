@@ -14,11 +14,7 @@ from metatransfer.errors import UserError
 def rows_of_splits(
     words: Sequence[str], column: str, where: str, at: Callable[[int], str]
 ) -> dict[str, NDArray[np.int64]]:
-    """The indices of the samples of each split.
-
-    Raises:
-        UserError: a word does not name a split, or there are no training samples.
-    """
+    """The indices of the samples of each split."""
     found = {word: split_of(word) for word in dict.fromkeys(words)}
     for word, split in found.items():
         if split is None:

@@ -46,11 +46,7 @@ class Table:
         return f"'{self.path}', {self.unit} {self.lines[row]}"
 
     def column(self, name: str, argument: str) -> Sequence[Any]:
-        """The cells of a column; ``argument`` is what the user named it with.
-
-        Raises:
-            UserError: there is no such column.
-        """
+        """The cells of a column; ``argument`` is what the user named it with."""
         if name in self.columns:
             return self.columns[name]
         names = list(self.columns)
@@ -61,11 +57,7 @@ class Table:
         )
 
     def words(self, name: str, argument: str) -> list[str]:
-        """A column as text; null becomes the empty text.
-
-        Raises:
-            UserError: a cell is neither a number nor a text.
-        """
+        """A column as text; null becomes the empty text."""
         cells = self.column(name, argument)
         for row, cell in enumerate(cells):
             if isinstance(cell, list | dict | bytes):
@@ -75,11 +67,7 @@ class Table:
         return ["" if cell is None else cell if isinstance(cell, str) else str(cell).strip() for cell in cells]
 
     def filled(self, name: str, argument: str, kinds: tuple[type, ...] = (str, int)) -> list[str]:
-        """A column as text, without empty cells.
-
-        Raises:
-            UserError: a cell is empty or of another type.
-        """
+        """A column as text, without empty cells."""
         cells = self.column(name, argument)
         for row, cell in enumerate(cells):
             if cell is None or cell == "":
@@ -101,11 +89,7 @@ class Table:
 def read_table(
     path: str, delimiter: str | None = None, quotes: bool = True, wanted: Sequence[str] | None = None
 ) -> Table:
-    """Reads a table; of a parquet file only the ``wanted`` columns.
-
-    Raises:
-        UserError: the file does not exist, has another extension, or contains an error.
-    """
+    """Reads a table; of a parquet file only the ``wanted`` columns."""
     file = check_file(Path(path).expanduser(), "table", "put it there, or give the path of yours")
     suffix = file.suffix.lower()
     if suffix == ".parquet":

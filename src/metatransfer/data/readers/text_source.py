@@ -162,11 +162,7 @@ class TokenizerFile(Tokenizer):
         self.size = self._inner.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
-        """The tokens of each text, including those that mark its start and end for the model.
-
-        Raises:
-            UserError: ``max_length`` leaves no room for other tokens.
-        """
+        """The tokens of each text, including those that mark its start and end for the model."""
         marks = self._inner.num_special_tokens_to_add(False)
         if self.max_length <= marks:
             raise UserError(

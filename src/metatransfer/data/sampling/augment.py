@@ -145,11 +145,7 @@ class TorchvisionTransforms(Augmentation):
 
 
 def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Applies transforms in order.
-
-    Raises:
-        UserError: a transform that fails on this input, or does not return a float tensor.
-    """
+    """Applies transforms in order."""
     for transform in transforms:
         shape = tuple(x.shape)
         try:
@@ -165,11 +161,7 @@ def apply_transforms(transforms: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 
 def check_deterministic(transforms: Sequence[nn.Module]) -> None:
-    """Raises an error for random transforms: evaluation needs fixed ones.
-
-    Raises:
-        UserError: the first that is random.
-    """
+    """Raises an error for random transforms: evaluation needs fixed ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for transform in transforms:
@@ -200,11 +192,7 @@ class Changes:
     transform: tuple[nn.Module, ...] = ()
 
     def __call__(self, x: Inputs, keys: Callable[[], Bits]) -> Inputs:
-        """Processes the samples of a batch of tasks.
-
-        Raises:
-            UserError: the samples are texts.
-        """
+        """Processes the samples of a batch of tasks."""
         for name, given in (("augmentation", self.augmentation), ("transform", self.transform)):
             if given and not isinstance(x, Tensor):
                 raise UserError(f"{name} is for images and vectors, but these samples are texts: leave it out.")

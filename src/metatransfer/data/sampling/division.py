@@ -24,11 +24,7 @@ class RandomDivision:
         return f"classes at random, seed {self.seed}, {self.fractions['val']} val, {self.fractions['test']} test"
 
     def __call__(self, names: Sequence[str], num_ways: int, eval_num_ways: int, where: str) -> dict[str, list[str]]:
-        """The classes of each split, in the order of ``names``, on which the division depends.
-
-        Raises:
-            UserError: too few classes for an episode of each split.
-        """
+        """The classes of each split, in the order of ``names``, on which the division depends."""
         needs = {"train": num_ways, "val": eval_num_ways, "test": eval_num_ways}
         if len(names) < sum(needs.values()):
             raise UserError(
@@ -63,11 +59,7 @@ def shuffled(seed: int, count: int) -> NDArray[np.int64]:
 
 
 def stratified(source: Source, fractions: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
-    """Divides every class at random, as :func:`divided_at_random` does.
-
-    Raises:
-        UserError: a class has fewer samples than there are parts.
-    """
+    """Divides every class at random, as :func:`divided_at_random` does."""
     order = shuffled(seed, len(source))
     found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in ("train", *fractions)}
     for label, name in enumerate(source.class_names):

@@ -106,11 +106,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return twin
 
     def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Classes sorted by group, with the offset and size of each group that is large enough.
-
-        Raises:
-            UserError: there is none, or there are no groups.
-        """
+        """Classes sorted by group, with the offset and size of each group that is large enough."""
         if self.source.groups is None:
             raise UserError(f"{self.source.name}: its classes have no groups: leave within_groups out.")
         names, group_of = np.unique(np.asarray(self.source.groups), return_inverse=True)

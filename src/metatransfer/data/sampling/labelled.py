@@ -108,11 +108,7 @@ class LabelledSampler(Sampler[LabelledBatch]):
         return LabelledBatch(x, y, torch.from_numpy(numbers).to(device, non_blocking=True))
 
     def _mixed(self, x: Inputs, y: Tensor, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Applies ``mix`` with random numbers that depend on the position of the batch.
-
-        Raises:
-            UserError: ``mix`` fails.
-        """
+        """Applies ``mix`` with random numbers that depend on the position of the batch."""
         if not isinstance(x, Tensor):
             raise UserError("mix is for images, but these samples are texts: leave it out.")
         seed = int(random_words(self._key(indices[:1], 3), 1)[0, 0] >> np.uint64(1))

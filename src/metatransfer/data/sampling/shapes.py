@@ -190,11 +190,7 @@ class MetaDatasetShape(TaskShape):
         return Counts(support, _all(ways, query), _all(ways, 0))
 
     def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
-        """Also needs ``num_ways`` of at least ``min_ways``.
-
-        Raises:
-            UserError: ``num_ways`` below ``min_ways``, or too few classes or samples.
-        """
+        """Also needs ``num_ways`` of at least ``min_ways``."""
         if size.num_ways < self.min_ways:
             raise UserError(
                 f"{where}: {prefix}num_ways={size.num_ways} is the maximum number of classes under MetaDatasetShape, "

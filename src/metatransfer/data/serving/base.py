@@ -24,11 +24,7 @@ def open_paths_by(function: Callable[[str], Collection]) -> None:
 
 
 def collection_of(given: Collection | str, what: str = "source") -> Collection:
-    """Returns a collection as it is, and opens a path as one.
-
-    Raises:
-        UserError: neither a collection nor a path that a collection can read.
-    """
+    """Returns a collection as it is, and opens a path as one."""
     if isinstance(given, str):
         return _open_path[0](given)
     if not isinstance(given, Collection):
@@ -40,11 +36,7 @@ def collection_of(given: Collection | str, what: str = "source") -> Collection:
 
 
 def check_name(what: str, name: str) -> None:
-    """Raises an error for a name that cannot be part of a metric's name.
-
-    Raises:
-        UserError: another character than letters, digits, ``_`` and ``-``.
-    """
+    """Raises an error for a name that cannot be part of a metric's name."""
     if not name.replace("_", "a").replace("-", "a").isalnum():
         raise UserError(f"the name of the {what} '{name}' must consist of letters, digits, '_' and '-' only.")
 

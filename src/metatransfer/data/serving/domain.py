@@ -284,11 +284,7 @@ class DomainDataModule(OpenedDomains):
 
 
 def _domain(who: str, given: LabelledDataModule | Collection | str) -> LabelledDataModule:
-    """A domain's data module; a collection or path gets one with default settings.
-
-    Raises:
-        UserError: another type.
-    """
+    """A domain's data module; a collection or path gets one with default settings."""
     with of_domain(who):
         if isinstance(given, LabelledDataModule):
             return given

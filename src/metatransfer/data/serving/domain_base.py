@@ -136,11 +136,7 @@ class OpenedDomains(LightningDataModule):
             domain.standardize = shared or fitted(who, [domain])
 
     def _check_labelled(self) -> None:
-        """Raises an error if the test samples have no labels.
-
-        Raises:
-            UserError: a target without a test split, or without some of its labels.
-        """
+        """Raises an error if the test samples have no labels."""
         for one in self._side("targets").domains:
             if "test" not in one.splits:
                 raise UserError(

@@ -76,11 +76,7 @@ def open_target(
     seed: int,
     transductive: bool,
 ) -> Domain:
-    """A target, divided without using its labels.
-
-    Raises:
-        UserError: too few samples, samples that are not finite, or other classes than those of the sources.
-    """
+    """A target, divided without using its labels."""
     with of_domain(f"target '{name}'"):
         for part in parts.values():
             if not len(part.source):
@@ -113,11 +109,7 @@ def _all_at_once(parts: Mapping[str, UnlabelledPart]) -> _Found:
 
 
 def _divided(parts: Mapping[str, UnlabelledPart], wanted: Mapping[str, float], seed: int) -> _Found:
-    """Divides undivided data sample by sample, independently of classes.
-
-    Raises:
-        UserError: fewer samples than splits.
-    """
+    """Divides undivided data sample by sample, independently of classes."""
     first = "all" if "all" in parts else "train"
     base, words = parts[first].source, _words(parts[first])
     fractions = {
@@ -140,11 +132,7 @@ def _divided(parts: Mapping[str, UnlabelledPart], wanted: Mapping[str, float], s
 def with_labels(
     domain: Domain, data: LabelledDataModule, class_names: tuple[str, ...], place: int, seed: int
 ) -> Domain:
-    """A target as a source, to measure the value of its labels.
-
-    Raises:
-        UserError: some of its samples have no label.
-    """
+    """A target as a source, to measure the value of its labels."""
     splits: dict[str, View] = {}
     for split in ("train", "val"):
         part, labels = domain.splits[split], domain.labels[split]
@@ -158,11 +146,7 @@ def with_labels(
 
 
 def fitted(who: str, domains: Sequence[Domain]) -> Standardize:
-    """The z-scores of the training samples of some domains.
-
-    Raises:
-        UserError: they contain NaN or infinity.
-    """
+    """The z-scores of the training samples of some domains."""
     found = Standardize.of(chunk for domain in domains for chunk in domain.chunks())
     if not (found.mean.isfinite().all() and found.deviation.isfinite().all()):
         raise UserError(

@@ -28,11 +28,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
-    """Reads an image file.
-
-    Raises:
-        UserError: the file is not an image, is damaged, or cannot be converted.
-    """
+    """Reads an image file."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -44,12 +40,7 @@ def open_image(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
 
 
 def prediction_task(support: str | Path, query: str | Path, convert: Callable[[Image.Image], Tensor]) -> PredictionTask:
-    """The task of labelling the images of one folder by the examples in another.
-
-    Raises:
-        UserError: a folder is missing, there are fewer than two labels, a label or the query folder has no images, or
-            an image cannot be read.
-    """
+    """The task of labelling the images of one folder by the examples in another."""
     support, query = check_folder(support, "support folder"), check_folder(query, "query folder")
     labels = sorted(entry for entry in support.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(labels) < 2:

@@ -22,11 +22,7 @@ from metatransfer.errors import UserError
 
 
 def labelled_parts(collection: Collection) -> dict[str, Source]:
-    """All parts of a collection, opened.
-
-    Raises:
-        UserError: generated tasks, targets that are not classes, or no samples.
-    """
+    """All parts of a collection, opened."""
     found: dict[str, Source] = {}
     for name, part in collection.opened().items():
         if not isinstance(part, Source):
@@ -71,11 +67,7 @@ class ClassSplits:
         self._found: dict[str, Source | TaskGenerator] = {}
 
     def source(self, split: str) -> Source | TaskGenerator:
-        """The samples of a split, or the generator of its tasks.
-
-        Raises:
-            UserError: no such split, too few classes, or parts that share only some classes.
-        """
+        """The samples of a split, or the generator of its tasks."""
         if split not in self._found:
             self._open(split)
         if split not in self._found:
@@ -109,11 +101,7 @@ class ClassSplits:
 
 
 def _check_same_classes(parts: Mapping[str, Source]) -> None:
-    """Raises an error if parts share some but not all classes.
-
-    Raises:
-        UserError: a class is in one part only.
-    """
+    """Raises an error if parts share some but not all classes."""
     known = set(parts.get("train", parts.get("all", next(iter(parts.values())))).class_names)
     for name, part in parts.items():
         alone = [one for one in part.class_names if one not in known]
@@ -125,11 +113,7 @@ def _check_same_classes(parts: Mapping[str, Source]) -> None:
 
 
 def sample_parts(collection: Collection) -> tuple[dict[str, Source], bool]:
-    """The parts of a collection, with the same classes in each, and whether they were pooled.
-
-    Raises:
-        UserError: no samples, a single class, or classes without training samples.
-    """
+    """The parts of a collection, with the same classes in each, and whether they were pooled."""
     parts = labelled_parts(collection)
     was_pooled = len(parts) > 1 and have_own_classes(parts)
     if was_pooled:
@@ -143,11 +127,7 @@ def sample_parts(collection: Collection) -> tuple[dict[str, Source], bool]:
 
 
 def _check_classes(parts: Mapping[str, Source], first: str) -> None:
-    """Raises an error for a single class, and for classes without training samples.
-
-    Raises:
-        UserError: one class only, or classes without training samples.
-    """
+    """Raises an error for a single class, and for classes without training samples."""
     base = parts[first]
     if len(base.class_names) < 2:
         raise UserError(

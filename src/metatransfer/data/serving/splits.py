@@ -55,11 +55,7 @@ class LabelledSplits:
             self.views["train"] = _few(self.views["train"], labels_per_class, seed)
 
     def view(self, name: str) -> View:
-        """The samples of a split.
-
-        Raises:
-            UserError: the data has no such split.
-        """
+        """The samples of a split."""
         if name not in self.views:
             raise UserError(
                 f"{type(self.collection).__name__} has no {name} split, only {', '.join(self.views)}: add it, or give "
@@ -83,11 +79,7 @@ def _divided(parts: dict[str, Source], fractions: dict[str, float], seed: int) -
 
 
 def _few(view: View, count: int, seed: int) -> View:
-    """``count`` samples of each class, in the order of the whole split.
-
-    Raises:
-        UserError: a class has fewer.
-    """
+    """``count`` samples of each class, in the order of the whole split."""
     least = int(view.sizes.argmin())
     if view.sizes[least] < count:
         raise UserError(

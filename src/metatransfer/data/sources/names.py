@@ -35,11 +35,7 @@ def numbered(labels: Sequence[str] | NDArray[np.str_]) -> tuple[NDArray[np.int64
 
 
 def check_disjoint(classes: Mapping[str, Sequence[str]], where: str) -> None:
-    """Raises an error if two splits share classes: few-shot learning is tested on new ones.
-
-    Raises:
-        UserError: with the first few shared classes.
-    """
+    """Raises an error if two splits share classes: few-shot learning is tested on new ones."""
     for index, split in enumerate(SPLITS):
         for other in SPLITS[index + 1 :]:
             there = set(classes.get(other, ()))
@@ -54,11 +50,7 @@ def check_disjoint(classes: Mapping[str, Sequence[str]], where: str) -> None:
 
 
 def group_of_classes(labels: NDArray[np.str_], groups: NDArray[np.str_], where: str) -> dict[str, str]:
-    """The group of each class, from the class ``(N,)`` and the group ``(N,)`` of each sample.
-
-    Raises:
-        UserError: a class with samples in two groups.
-    """
+    """The group of each class, from the class ``(N,)`` and the group ``(N,)`` of each sample."""
     pairs = np.unique(np.stack([labels.astype(np.str_), groups.astype(np.str_)]), axis=1).T.tolist()
     found: dict[str, str] = {}
     for name, group in pairs:

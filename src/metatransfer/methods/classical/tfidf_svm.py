@@ -54,11 +54,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         self._predicted = 0
 
     def setup(self, stage: str) -> None:
-        """Checks that the data are texts.
-
-        Raises:
-            UserError: other data.
-        """
+        """Checks that the data are texts."""
         super().setup(stage)
         data, info = datamodule_of(self), info_of(self) if stage != "predict" else None
         self._predicted = 0
@@ -80,11 +76,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         return TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=self.min_count, sublinear_tf=True)
 
     def fit_data(self, data: ServesSamples) -> None:
-        """Fits the pipeline to the training texts.
-
-        Raises:
-            UserError: no feature is left.
-        """
+        """Fits the pipeline to the training texts."""
         from sklearn.svm import LinearSVC
 
         vectorizer, labels = self._new_vectorizer(), data.labels("train")
@@ -125,11 +117,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         return torch.from_numpy(x @ self.learned["weight"].numpy().T + self.learned["bias"].numpy()).to(self.device)
 
     def forward(self, x: Inputs) -> Tensor:
-        """Raises an error: tokens are not texts.
-
-        Raises:
-            UserError: always; use :meth:`scores`.
-        """
+        """Raises an error: tokens are not texts."""
         raise UserError(f"{type(self).__name__} takes texts, not their tokens: use scores(texts).")
 
     def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:

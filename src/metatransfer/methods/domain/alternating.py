@@ -86,11 +86,7 @@ class AlternatingModule(DomainAdaptationModule):
         return loss.detach()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The method's optimizers, each with its own scheduler.
-
-        Raises:
-            UserError: a scheduler that monitors a metric.
-        """
+        """The method's optimizers, each with its own scheduler."""
         optimizers = self.make_optimizers()
         if self.annealing is not None:
             return optimizers, [self.annealed(one) for one in optimizers]

@@ -104,11 +104,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         return True
 
     def setup(self, stage: str) -> None:
-        """Checks that there is one process, which estimates the weights.
-
-        Raises:
-            UserError: several processes.
-        """
+        """Checks that there is one process, which estimates the weights."""
         super().setup(stage)
         if stage == "fit" and self.trainer.world_size > 1:
             raise UserError(f"{type(self).__name__} finds its weights in one process: set trainer.devices=1.")

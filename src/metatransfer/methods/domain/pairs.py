@@ -33,11 +33,7 @@ class Pair(NamedTuple):
 
 
 def check_pair(module: SampleClassifier, batch: object) -> None:
-    """Raises an error unless a training batch fits the method.
-
-    Raises:
-        UserError: another type of batch, samples of a wrong shape or not finite, or labels out of range.
-    """
+    """Raises an error unless a training batch fits the method."""
     if not isinstance(batch, DomainBatch):
         raise UserError(
             f"{type(module).__name__} learns from pairs of source and target samples, but the data module serves "

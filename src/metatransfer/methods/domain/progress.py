@@ -32,11 +32,7 @@ class ProgressModule(MethodModule):
         return min(1.0, self._trainer.fit_loop.epoch_loop.batch_progress.total.completed / self._total_batches)
 
     def run_length(self) -> float:
-        """The number of training batches of the whole run.
-
-        Raises:
-            UserError: the run has no end.
-        """
+        """The number of training batches of the whole run."""
         trainer = self.trainer
         if not self.automatic_optimization and trainer.max_steps != -1:
             raise UserError(

@@ -42,11 +42,7 @@ class EvaluatedModule(LightningModule):
         self.evaluation.finish(self, "test")
 
     def on_fit_start(self) -> None:
-        """Checks the monitored metrics.
-
-        Raises:
-            UserError: a callback or scheduler monitors a metric that must not select a state.
-        """
+        """Checks the monitored metrics."""
         info = info_of(self)
         watching = [
             (type(one).__name__, one.monitor)

@@ -68,11 +68,7 @@ class OnTarget(OnSamples):
     # ---- the start of a run
 
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
-        """Checks the type of the data.
-
-        Raises:
-            UserError: data without domains, or only loaders for a method that needs all samples of a domain.
-        """
+        """Checks the type of the data."""
         super().setup(module, info, stage)
         self._sizes = {}
         self.score_name = "accuracy" if stage == "test" else "source_accuracy"

@@ -17,11 +17,7 @@ def scale_groups(optimizer: Optimizer) -> None:
 
 
 def linear_warmup(optimizer: Optimizer, fraction: float, steps: float) -> LambdaLR:
-    """Learning rates that rise linearly over a fraction of the run and fall linearly over the rest.
-
-    Raises:
-        UserError: the length of the run is unknown.
-    """
+    """Learning rates that rise linearly over a fraction of the run and fall linearly over the rest."""
     if steps == float("inf"):
         raise UserError("warmup_fraction needs a run of known length: set trainer.max_epochs or trainer.max_steps.")
     rise = max(1, round(fraction * steps))

@@ -42,11 +42,7 @@ class LastLayers(FineTunePolicy):
         self.count = count
 
     def start(self, layers: Sequence[Layer]) -> None:
-        """Checks ``count``.
-
-        Raises:
-            UserError: there are fewer layers.
-        """
+        """Checks ``count``."""
         if self.count > len(layers) - 1:
             raise UserError(
                 f"LastLayers: count={self.count}, but the backbone has only {len(layers) - 1} layers "
@@ -79,11 +75,7 @@ class GradualUnfreezing(FineTunePolicy):
         self.schedule = list(schedule)
 
     def start(self, layers: Sequence[Layer]) -> None:
-        """Checks the length of the schedule.
-
-        Raises:
-            UserError: there are more epochs than layers.
-        """
+        """Checks the length of the schedule."""
         if len(self.schedule) > len(layers) - 1:
             raise UserError(
                 f"GradualUnfreezing: schedule has {len(self.schedule)} epochs, but the backbone has only "
@@ -155,11 +147,7 @@ class LayerwiseTransfer(FineTunePolicy):
         return found[0] if found else self.rest
 
     def start(self, layers: Sequence[Layer]) -> None:
-        """Reinitialises layers.
-
-        Raises:
-            UserError: a name matches no layer, or a layer cannot be reinitialised.
-        """
+        """Reinitialises layers."""
         names = [layer.name for layer in layers[:-1]]
         for wanted in [one for listed in self.lists.values() for one in listed]:
             if not any(fnmatchcase(name, wanted) for name in names):

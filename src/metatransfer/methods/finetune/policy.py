@@ -58,11 +58,7 @@ class FineTunePolicy(RemembersArguments, nn.Module):
 
 
 def reinitialise(layer: Layer) -> None:
-    """Gives a layer new random weights.
-
-    Raises:
-        UserError: one of its modules does not define ``reset_parameters``.
-    """
+    """Gives a layer new random weights."""
     owners = [part for module in layer.modules for part in module.modules() if part._parameters]
     owned = {id(value) for part in owners for value in part._parameters.values()}
     lost = [name for name, value in layer.parameters.items() if id(value) not in owned]

@@ -29,11 +29,7 @@ class ReachesAllParameters(LightningModule):
         self._reached = False
 
     def on_after_backward(self) -> None:
-        """Checks the gradients of the first meta-batch.
-
-        Raises:
-            UserError: a parameter has no gradient, so it would silently never be trained.
-        """
+        """Checks the gradients of the first meta-batch."""
         if self._reached:
             return
         self._reached = True
@@ -47,12 +43,7 @@ class ReachesAllParameters(LightningModule):
 
 @torch.no_grad()
 def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
-    """Updates running averages with one pass over all support sets, as the inner loop changes no buffers.
-
-    Raises:
-        UserError: there are too few samples for a variance.
-        ValueError: any other error of the network.
-    """
+    """Updates running averages with one pass over all support sets, as the inner loop changes no buffers."""
     if module.batch_norm != "running" or not module.training:
         return
     try:
@@ -67,11 +58,7 @@ def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
 
 
 def report_divergence(trajectory: list[Params], lr: float) -> None:
-    """Raises an error that says where an inner loop diverged.
-
-    Raises:
-        UserError: always.
-    """
+    """Raises an error that says where an inner loop diverged."""
     found = first_divergence(trajectory)
     if found is None:
         raise UserError(

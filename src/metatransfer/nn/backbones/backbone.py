@@ -76,11 +76,7 @@ class Backbone(RemembersArguments, nn.Module, ABC):
 
 
 def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str) -> int:
-    """Size of the features of one sample, found by running the network on zeros.
-
-    Raises:
-        UserError: the sample is too small for the network.
-    """
+    """Size of the features of one sample, found by running the network on zeros."""
     training = network.training
     network.eval()
     try:

@@ -54,11 +54,7 @@ class ImageBackbone(Backbone):
         return features.flatten(1)
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """Feature maps of images in [0, 1] before pooling.
-
-        Raises:
-            UserError: the network has no feature maps, e.g. a vision transformer.
-        """
+        """Feature maps of images in [0, 1] before pooling."""
         maps = self.network_maps(self._normalised(x))
         if maps is None:
             raise UserError(
@@ -81,11 +77,7 @@ class ImageBackbone(Backbone):
     def set_statistics(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, known: tuple[Sequence[float], Sequence[float]]
     ) -> None:
-        """Stores mean and standard deviation; ``known`` are the defaults.
-
-        Raises:
-            UserError: another number of channels, or a standard deviation that is not positive.
-        """
+        """Stores mean and standard deviation; ``known`` are the defaults."""
         self._given = {"mean": mean, "std": std}
         for name, given, fallback in (("mean", mean, known[0]), ("std", std, known[1])):
             values = list(fallback if given is None else given)
@@ -102,11 +94,7 @@ class ImageBackbone(Backbone):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
 
     def load_weights(self, path: str | Path | None) -> WeightsReport | None:
-        """Accepts weights of the library's network as well as of this backbone.
-
-        Raises:
-            UserError: the file cannot be read, or is of a network for another image size.
-        """
+        """Accepts weights of the library's network as well as of this backbone."""
         if path is None or not weight_files_are_read():
             return None
         mean, std = self.mean.clone(), self.std.clone()
@@ -131,11 +119,7 @@ class ImageBackbone(Backbone):
             self._try((self.in_channels, size, size))
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Raises an error if samples have a shape that the network was not built for.
-
-        Raises:
-            UserError: samples are not images, have other channels or another size, or are too small.
-        """
+        """Raises an error if samples have a shape that the network was not built for."""
         shape = tuple(shape)
         fits = len(shape) == 3 and (shape[0] == self.in_channels or (shape[0] == 1 and self.channels == 3))
         size = self.image_size
@@ -171,11 +155,7 @@ class ImageBackbone(Backbone):
         return f"{type(self).__name__} '{self.name}'"
 
     def size_for(self, default: int, trained: bool) -> int:
-        """The image size of a network with a fixed size.
-
-        Raises:
-            UserError: the weights are for another size.
-        """
+        """The image size of a network with a fixed size."""
         size = self.resize or self.image_size or default
         if trained and size != default:
             raise UserError(

@@ -73,11 +73,7 @@ class ResNet12(Backbone):
         self.load_weights(weights)
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Accepts images of at least 16x16 with the right channels.
-
-        Raises:
-            UserError: other samples.
-        """
+        """Accepts images of at least 16x16 with the right channels."""
         if len(shape) != 3 or shape[0] != self.in_channels or min(shape[1:]) < 16:
             raise UserError(
                 f"ResNet12 was built for images of shape ({self.in_channels}, >=16, >=16), but the data has "

@@ -67,11 +67,7 @@ class TimmBackbone(ImageBackbone):
         self.check_size()
 
     def fresh_network(self) -> nn.Module:
-        """The network without its classifier, with random weights.
-
-        Raises:
-            UserError: the network cannot be built for this image size or these channels.
-        """
+        """The network without its classifier, with random weights."""
         size: dict[str, Any] = {} if self.fixed_size is None else {"img_size": self.fixed_size}
         if self.fixed_size == getattr(_config(_timm(), self.name), "input_size", (None,))[-1]:
             size = {}  # some networks do not accept the argument

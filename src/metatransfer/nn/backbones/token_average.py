@@ -67,11 +67,7 @@ class TokenAverage(Backbone):
 
 
 def check_tokens(x: Inputs, network: str) -> Tokens:
-    """Texts, unchanged.
-
-    Raises:
-        UserError: the samples are not texts.
-    """
+    """Texts, unchanged."""
     if isinstance(x, Tensor):
         raise UserError(
             f"{network} reads texts as Tokens, but the samples are a tensor of shape {tuple(x.shape)}: use data of "

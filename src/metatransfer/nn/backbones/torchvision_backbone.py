@@ -81,11 +81,7 @@ class TorchvisionBackbone(ImageBackbone):
         self.check_size()
 
     def fresh_network(self) -> nn.Module:
-        """The network without its last linear layer, with random weights.
-
-        Raises:
-            UserError: the network cannot be built for this image size.
-        """
+        """The network without its last linear layer, with random weights."""
         settings: dict[str, Any] = {"aux_logits": False, "init_weights": True} if self.name in _AUXILIARY else {}
         if self.fixed_size is not None:
             vit = self.name.startswith("vit_")

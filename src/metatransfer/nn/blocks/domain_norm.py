@@ -42,11 +42,7 @@ class DomainBatchNorm(nn.Module):
 
 
 def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
-    """Replaces every BatchNorm layer of a network by a :class:`DomainBatchNorm`.
-
-    Raises:
-        UserError: the network has no BatchNorm layer, or one without running statistics.
-    """
+    """Replaces every BatchNorm layer of a network by a :class:`DomainBatchNorm`."""
     found = False
     for parent in [part for part in network.modules() if not isinstance(part, DomainBatchNorm)]:
         for name, child in list(parent.named_children()):
