@@ -403,8 +403,8 @@ def test_the_command_adds_it_and_prints_one_report(tmp_path, monkeypatch, capsys
     arguments = [
         "--model=metatransfer.methods.domain.DANNModule", "--model.backbone=MLP", "--model.backbone.in_shape=[2]",
         "--data=metatransfer.DomainDataModule", "--data.batch_size=16",
-        '--data.sources={"s": {"class_path": "LabelledDataModule", "init_args": {"source": {"class_path": "Arrays", "init_args": {"path": "source.npz"}}}}}',
-        '--data.targets={"t": {"class_path": "LabelledDataModule", "init_args": {"source": {"class_path": "Arrays", "init_args": {"path": "target.npz"}}}}}',
+        '--data.sources={"s": {"class_path": "Arrays", "init_args": {"path": "source.npz"}}}',
+        '--data.targets={"t": {"class_path": "Arrays", "init_args": {"path": "target.npz"}}}',
         "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
     ]  # fmt: skip
     main(["fit", *arguments, "--trainer.max_epochs=2"])

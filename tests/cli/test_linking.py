@@ -64,8 +64,8 @@ def test_what_is_left_out_is_counted_in_the_report(cli, photographs, capsys):
 def test_what_is_given_stays(cli, photographs, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli(
-            "fit", MAML, "--data", "EpisodicDataModule", "--data.source", "ImageFolder", "--data.source.root", photographs, *FOLDER,
-            "--model.backbone.image_size=28",
+            "fit", MAML, "--data", "EpisodicDataModule", "--data.source", "ImageFolder",
+            "--data.source.root", photographs, *FOLDER, "--model.backbone.image_size=28",
         )  # fmt: skip
     assert stopped.value.code == 2
     assert "(3, 28, 28)" in capsys.readouterr().err
