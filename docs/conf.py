@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import get_origin
 
 import metatransfer
 
@@ -69,6 +70,8 @@ def write_api_pages(folder: Path) -> None:
         title = package.removeprefix("metatransfer.")
         text = f"{title}\n{'=' * len(title)}\n\n{(module.__doc__ or '').strip()}\n\n.. currentmodule:: {package}\n\n"
         kinds = {name: getattr(module, name) for name in names}
+        # on Python 3.11 an alias such as list[int] passes as a class
+        kinds = {name: one for name, one in kinds.items() if get_origin(one) is None}
         documented = [name for name, one in kinds.items() if inspect.isclass(one) or inspect.isfunction(one)]
         listed = "\n".join(f"   {name}" for name in documented)
         text += f".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}\n" if documented else ""
