@@ -25,13 +25,11 @@ _SENTENCE = 4  # minimum average number of words in a cell of texts
 def describe_path(path: str | Path) -> dict[str, Any]:
     """The collection that opens a path, found from its content.
 
-    ==================================================== =============================
-    a folder or a zip file of images                      :class:`ImageFolder`
-    a table with a column of image files                  :class:`ImageTable`
-    a table with a column of texts                        :class:`Texts`
-    any other table                                       :class:`Table`
-    ``.npz``, ``.npy``, ``.mat``, ``.pt``, ``.safetensors`` :class:`Arrays`
-    ==================================================== =============================
+    - a folder or a zip file of images: :class:`ImageFolder`
+    - a table with a column of image files: :class:`ImageTable`
+    - a table with a column of texts: :class:`Texts`
+    - any other table: :class:`Table`
+    - ``.npz``, ``.npy``, ``.mat``, ``.pt`` or ``.safetensors``: :class:`Arrays`
 
     Args:
         path: ``~`` is the home folder.
