@@ -369,7 +369,8 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     assert run.global_step
     with pytest.raises(UserError, match="nowhere"):
         trainer(tmp_path, AdaptationGain(source_only="nowhere.ckpt")).fit(module(), datamodule=data(tmp_path))
-    torch.save({"state_dict": {"head.weight": torch.zeros(1, 1)}}, tmp_path / "other.ckpt")
+    content = {"state_dict": {"head.weight": torch.zeros(1, 1)}, "pytorch-lightning_version": "2.6.0"}
+    torch.save(content, tmp_path / "other.ckpt")
     other = AdaptationGain(source_only=str(tmp_path / "other.ckpt"))
     with pytest.raises(UserError, match="do not fit this SourceOnlyModule"):
         trainer(tmp_path, other).fit(module(), datamodule=data(tmp_path))
@@ -386,7 +387,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     [
         ({"seeds": -1}, "seeds must"),
         ({"split": "train"}, "split must be one of val, test, but is 'train'"),
-        ({"seeds": 2, "source_only": "twin.ckpt"}, "source_only is one twin, but seeds is 2"),
+        ({"seeds": 2, "source_only": "twin.ckpt"}, "source_only is the twin of one seed, but seeds is 2"),
     ],
 )
 def test_wrong_arguments(arguments, sentence):

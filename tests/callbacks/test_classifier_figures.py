@@ -190,17 +190,32 @@ def test_without_mistakes_there_is_no_picture_of_them(tmp_path):
     assert set(pictures(tmp_path)) == {"val_confusion", "val_calibration"}
 
 
-def test_what_is_no_picture_is_not_drawn_as_one(tmp_path):
-    class RowsParts(Collection):
+def test_mistaken_rows_of_numbers_are_shown_as_sentences(tmp_path, monkeypatch):
+    class Rows(Collection):
         def parts(self):
             x = torch.rand(60, 5, generator=torch.Generator().manual_seed(0))
             return {"all": TensorSource(x, np.arange(60) % 3, ["a", "b", "c"], "rows")}
 
-    def Rows(**options):
-        return labelled(RowsParts(), **options)
+    def look(samples, captions):
+        shown.extend(samples)
+        return draw(samples, captions)
 
-    method = FineTuneModule(MLP((5,), (4,)), 3)
-    trainer(tmp_path, Figures()).test(method, datamodule=Rows(), verbose=False)
+    shown, draw = [], classifier_drawing.mistakes_figure
+    monkeypatch.setattr(classifier_drawing, "mistakes_figure", look)
+    method, data = FineTuneModule(MLP((5,), (4,)), 3), LabelledDataModule(Rows())
+    trainer(tmp_path, Figures()).test(method, datamodule=data, verbose=False)
+    looks_like_something(pictures(tmp_path)["test_mistakes"])
+    sentences = {
+        ", ".join(f"{value:.4g}" for value in row.tolist()) for part in data.test_dataloader() for row in part.x
+    }
+    assert shown
+    assert set(shown) <= sentences
+
+
+def test_what_cannot_be_shown_is_not_drawn(tmp_path):
+    """Loaders without a data module show no samples."""
+    loader = Blobs().test_dataloader()
+    trainer(tmp_path, Figures()).test(module(), dataloaders=loader, verbose=False)
     assert set(pictures(tmp_path)) == {"test_confusion", "test_calibration"}
 
 

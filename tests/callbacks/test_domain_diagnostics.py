@@ -305,7 +305,7 @@ def test_baselines_of_each_target(tmp_path):
     source = torch.cat([part.x for part in data(tmp_path, targets=2).source_samples()])
     labels = torch.cat([part.y for part in data(tmp_path, targets=2).source_samples()])
     rights = []
-    for name, loader in zip(domains.test_sources, data(tmp_path, targets=2).test_dataloader(), strict=True):
+    for name, loader in zip(domains.targets, data(tmp_path, targets=2).test_dataloader(), strict=True):
         x, y = (torch.cat(parts) for parts in zip(*((part.x, part.y) for part in loader), strict=True))
         rights.append((labels[torch.cdist(x, source).argmin(1)] == y).double())
         numbers = found["baselines"]["source 1-NN"]

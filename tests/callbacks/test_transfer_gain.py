@@ -131,7 +131,7 @@ def test_both_twins_of_a_seed_see_the_same_and_seeds_differ():
 def test_it_is_reproducible_and_touches_nothing():
     method, labelled = module(), data()
     labelled.setup("fit")
-    samples = {name: part.indices.copy() for name, part in labelled.splits.items()}
+    samples = {name: part.indices.copy() for name, part in labelled.splits.views.items()}
     state, modes = copy.deepcopy(method.state_dict()), [part.training for part in method.modules()]
     wanted = [value.requires_grad for value in method.parameters()]
 
@@ -153,7 +153,7 @@ def test_it_is_reproducible_and_touches_nothing():
     assert method._trainer is None
     assert labelled.trainer is None
     assert (labelled.seed, labelled.labels_per_class) == (0, 4)
-    assert all(np.array_equal(part.indices, samples[name]) for name, part in labelled.splits.items())
+    assert all(np.array_equal(part.indices, samples[name]) for name, part in labelled.splits.views.items())
 
 
 def test_scores_are_those_of_trainings_by_hand():
@@ -167,7 +167,7 @@ def test_scores_are_those_of_trainings_by_hand():
         run.fit(learner, datamodule=twin)
         assert run.test(learner, datamodule=twin, verbose=False)[0]["test/accuracy"] == scores[name][0]
     test = twin.split("test")
-    frequent = int(np.argmax(twin.class_counts))
+    frequent = int(np.argmax(twin.info().class_counts))
     assert scores["most frequent class"] == [pytest.approx(np.mean(test.labels == frequent))]
 
     short = Budget(1, settings={"accelerator": "cpu", "limit_test_batches": 1})
@@ -269,11 +269,11 @@ def test_what_it_cannot_do_is_refused_before_the_fit(tmp_path, monkeypatch):
     refused("limit_test_batches is 0: raise it", limit_test_batches=0)
     refused("limit_val_batches is 0", gain=TransferGain(split="val"), limit_val_batches=0)
 
-    class Untested(Given):
+    class Untested(Divided):
         def parts(self):
             return {name: part for name, part in super().parts().items() if name != "test"}
 
-    refused("Untested has no test split", labelled=data(Untested))
+    refused("Untested has no test split", labelled=data(partial(Blobs, Untested())))
     with pytest.raises(UserError, match="give the Trainer a data module instead of loaders"):
         trainer(tmp_path, TransferGain()).fit(module(), train_dataloaders=[1])
 
@@ -301,6 +301,6 @@ def test_words_of_every_division_are_refused(tmp_path):
         writer.writerow(["text", "label"])
         writer.writerows([f"word{i} word{i % 7}", f"kind {i % 2}"] for i in range(60))
     texts = LabelledDataModule(Texts(str(path)))
-    method = FineTuneModule(TokenAverage(texts.vocabulary_size), 2)
+    method = FineTuneModule(TokenAverage(texts.info().vocabulary_size), 2)
     with pytest.raises(UserError, match="TransferGain cannot compare with tokenizer=words"):
         trainer(tmp_path, TransferGain()).fit(method, datamodule=texts)

@@ -375,7 +375,7 @@ BAD = {
     "few": (lambda p: domains(targets={"t": array(0, 2, None)}), "target 't': arrays has 2 samples, but needs one for"),
     "not finite": (
         lambda p: domains(targets={"t": Arrays.from_arrays(features(0, 30) / 0, None)}),
-        "target 't': arrays: sample 0 holds NaN or infinity",
+        "target 't': arrays: sample 0 holds NaN, infinity or a value beyond float32",
     ),
     "transform": (
         lambda p: domains({"a": array(0, transform=[v2.Lambda(torch.log)])}, standardize="domain"),

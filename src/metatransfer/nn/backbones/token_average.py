@@ -44,7 +44,7 @@ class TokenAverage(Backbone):
         if vocabulary_size is None:
             raise UserError(
                 "TokenAverage needs vocabulary_size, the number of tokens: give that of the data module, "
-                "data.vocabulary_size after its setup."
+                "data.info().vocabulary_size."
             )
         check_positive(vocabulary_size=vocabulary_size, embedding_size=embedding_size)
         check_fraction(dropout=dropout)
