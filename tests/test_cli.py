@@ -120,7 +120,7 @@ def test_turning_things_off(cli):
 
 
 def test_a_users_own_classes_by_import_path(cli, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own_classes.py").write_text(
         "from metatransfer import EpisodicDataModule, MAMLModule, MLP\n"
         "class MyBackbone(MLP):\n    pass\n"
         "class MyMethod(MAMLModule):\n    pass\n"
@@ -128,11 +128,12 @@ def test_a_users_own_classes_by_import_path(cli, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(sys, "path", list(sys.path))  # the command itself looks where it is called
     run = cli(
-        "fit", MAML, "--model=mine.MyMethod", "--data=mine.MyEpisodes", "--data.source=Glyphs", "--model.backbone=mine.MyBackbone",
+        "fit", MAML, "--model=own_classes.MyMethod", "--data=own_classes.MyEpisodes", "--data.source=Glyphs", "--model.backbone=own_classes.MyBackbone",
         "--model.backbone.in_shape=[1,28,28]", "--model.optimizer=Adam", "--trainer.limit_train_batches=1",
     )  # fmt: skip
     assert results(run)["protocol"]["method"]["name"] == "MyMethod"
-    assert results(run)["protocol"]["data"]["data"] == "MyEpisodes"
+    assert results(run)["protocol"]["data"]["data"] == "Glyphs"
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["class_path"] == "own_classes.MyEpisodes"
 
 
 def test_validation_only_data_and_regression_free_monitor(cli):
@@ -165,8 +166,8 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.optimizer.lrr", "1"], ["Adam has no argument 'lrr'. Did you mean lr?"]),
     (["fit", "--config", MAML, "--model.optimizer.betas", "0.9"], ["model.optimizer.betas must be a list, but is '0.9'"]),
     (["fit", "--config", MAML, "--model.optimizer", "null"], ["model.optimizer is null, but needs a value"]),
-    (["fit", "--config", MAML, "--model.inner.lr", "null"], ["model.inner.lr must be a number"]),
-    (["fit", "--config", MAML, "--data.task.num_shots", "null"], ["num_shots must be an integer"]),
+    (["fit", "--config", MAML, "--model.inner.lr", "null"], ["MAMLModule needs inner.lr: give --model.inner.lr."]),
+    (["fit", "--config", MAML, "--data.task.num_shots", "null"], ["data.task.num_shots is null, but needs a value"]),
     (["fit", "--config", MAML, "--model", "EpisodicModule"], ["a base that cannot be built itself: give one of ", "ProtoNetModule"]),
     (["fit", "--config", MAML, "--model", "torch.nn.Linear"], ["model must be the name of a LightningModule, but is 'torch.nn.Linear'"]),
     (["fit", "--config", MAML, "--data", "metatransfer.EpisodicDataModul"], ["module metatransfer has no class 'EpisodicDataModul'. Did you mean EpisodicDataModule?"]),
@@ -217,7 +218,9 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=[" ".join(map(str, a[-2:])) for a, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("arguments", "expected"), MISTAKES, ids=[" ".join(map(str, a[-2:])).replace(f"{ROOT}/", "") for a, _ in MISTAKES]
+)
 def test_a_mistake_is_answered_in_one_sentence(arguments, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = arguments
@@ -397,14 +400,14 @@ def test_resuming_with_another_optimizer_or_scheduler_is_refused(cli, capsys):
     assert cli("fit", PROTONET, *sgd, *steps, "--ckpt_path", checkpoint, "--trainer.max_epochs=2") is not None
 
 
-# ---- a user's own data
+# ---- a user's own collection
 
 
 def own_data(tmp_path, name, source):
     (tmp_path / f"{name}.py").write_text(
-        f"from metatransfer import EpisodicDataModule\nclass Mine(EpisodicDataModule):\n    def source(self, split):\n        {source}\n"
+        f"from metatransfer import Collection\nclass Mine(Collection):\n    def parts(self):\n        {source}\n"
     )
-    return f"--data={name}.Mine"
+    return f"--data.source={name}.Mine"
 
 
 def test_a_file_that_is_missing_or_locked_is_named(capsys, tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ WRONG = [
     (["--model.policy", "HeadOnyl"], "HeadOnly"),
     (["--model.policy", "LastLayers", "--model.policy.count=7"], "count=7, but the backbone has only 4 layers"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),
-    (["--data.labels_per_class=1000"], "labels_per_class=1000 is more than class"),
+    (["--data.labels_per_class=1000"], "labels_per_class=1000 is more than the"),
     (["--data.division.val_fraction=0.9"], "val_fraction + test_fraction must be below 1"),
     (["--trainer.callbacks.seeds=0"], "seeds must be a number above 0"),
 ]

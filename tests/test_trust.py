@@ -362,7 +362,7 @@ def test_the_command_line_calls_no_function(stranger, capsys):
         main(
             [
                 *("fit", "--model=ProtoNetModule", "--model.backbone=Conv4", f"--model.optimizer={bad}"),
-                *("--data=EpisodicDataModule --data.source Glyphs", "--trainer.accelerator=cpu"),
+                *("--data=EpisodicDataModule", "--data.source=Glyphs", "--trainer.accelerator=cpu"),
             ]
         )
     assert "model.optimizer must name a class, but 'os.system'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -26,7 +27,7 @@ from metatransfer.callbacks.run.checkpoint import read_checkpoint
 from metatransfer.callbacks.run.progress import ProgressBar
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_positive, check_seed, check_writable
-from metatransfer.cli.classes import import_class, needs_value
+from metatransfer.cli.classes import classes_in, import_class, needs_value, type_of
 from metatransfer.cli.config_files import check_config, check_config_text
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain, explain_exception
@@ -204,15 +205,19 @@ class MetaTransferCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
 
-def _check_nulls(settings: Any, path: str) -> None:  # noqa: ANN401
+def _check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: ANN401
     # the parser accepts null everywhere
-    if not isinstance(settings, Namespace) or "class_path" not in settings:
+    if not isinstance(settings, Namespace):
         return
-    kind = import_class(settings.class_path)
+    if "class_path" in settings:
+        kind = import_class(settings.class_path)
+    if not isinstance(kind, type):
+        return
     for name, value in vars(settings.get("init_args") or settings).items():
-        if value is None and isinstance(kind, type) and needs_value(kind, name):
+        if value is None and needs_value(kind, name):
             raise UserError(f"{path}.{name} is null, but needs a value: remove it to use its default, or give a value.")
-        _check_nulls(value, f"{path}.{name}")
+        groups = [one for one in classes_in(type_of(kind, name)) if dataclasses.is_dataclass(one)]  # without class_path
+        _check_nulls(value, f"{path}.{name}", groups[0] if groups else None)
 
 
 def _folders(settings: Namespace) -> Iterator[tuple[str, str | Path]]:

@@ -135,7 +135,7 @@ def _missing_argument(found: re.Match[str], message: str) -> str:
 def _abstract(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
     known = ", ".join(_known(keys, outer if len(keys) > 1 else None))
-    return f"the class for {'.'.join(keys)} is abstract: give one of {known}."
+    return f"the class for {'.'.join(keys)} is a base that cannot be built itself: give one of {known}."
 
 
 def _no_such_class(found: re.Match[str], message: str) -> str:
@@ -153,7 +153,10 @@ def _missing(found: re.Match[str], message: str) -> str:
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"File does not exist: '([^']*)'", lambda m, _: f"config file '{m[1]}' does not exist."),
     (r"Path is not a file: '([^']*)'", lambda m, _: f"config file '{m[1]}' is a folder, but must be a file."),
-    (r"(?:class_path '[\w.]+'|callable class):(\s*)the following arguments are required: ([\w, ]+)", _missing_argument),
+    (
+        r"(?:class_path '[\w.]+'|callable class):(\s*)the following arguments are required: ([\w., ]+)",
+        _missing_argument,
+    ),
     (r"Option '([^']*)' is not accepted", _unknown_argument),
     (r"module '([\w.]+)' has no attribute '(\w+)'", _no_such_class),
     (r"Expected an instantiatable class, but[\w ]* is abstract", _abstract),
