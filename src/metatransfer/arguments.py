@@ -64,10 +64,9 @@ def _class_path(value: Any) -> str:  # noqa: ANN401
     parts = value.__module__.split(".")
     for end in range(1, len(parts)):
         package = ".".join(parts[:end])
-        try:
-            found = functools.reduce(getattr, value.__qualname__.split("."), sys.modules.get(package))
-        except AttributeError:
-            continue
+        found: Any = sys.modules.get(package)
+        for name in value.__qualname__.split("."):
+            found = getattr(found, name, None)
         if found is value:
             return f"{package}.{value.__qualname__}"
     return f"{value.__module__}.{value.__qualname__}"
