@@ -24,7 +24,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union
 
-from sklearn.base import BaseEstimator
 from torch import nn, optim
 
 from metatransfer.errors import UserError
@@ -39,7 +38,6 @@ KNOWN_PACKAGES = (
     "timm",
     "transformers",
 )
-_UNTYPED = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, BaseEstimator)  # where no annotation says more
 _NOT_A_CLASS: tuple[Any, ...] = (Any, object, type(None))
 _Build = Callable[[], Any]
 Kind = TypeVar("Kind")
@@ -82,6 +80,13 @@ def _named(path: str, packages: Collection[str]) -> object:
             continue
         return functools.reduce(lambda outer, name: getattr(outer, name, None), parts[end:], found)
     return None
+
+
+def _untyped() -> tuple[Any, ...]:
+    """What may be built where no annotation says more."""
+    from sklearn.base import BaseEstimator  # slow to import
+
+    return nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler, BaseEstimator
 
 
 def _alternatives(annotations: Iterable[Any]) -> list[Any]:
@@ -165,7 +170,7 @@ class _Plan:
         makers = [typing.get_args(part)[-1] for part in expected if typing.get_origin(part) is Callable]
         made = tuple(part for part in _alternatives(makers) if isinstance(part, type) and part not in _NOT_A_CLASS)
         plain = tuple(part for part in expected if isinstance(part, type) and part not in _NOT_A_CLASS)
-        kind = self.subclass(described["class_path"], made + plain or _UNTYPED)
+        kind = self.subclass(described["class_path"], made + plain or _untyped())
         given = {**(described.get("init_args") or {}), **(described.get("dict_kwargs") or {})}
         make = functools.partial(functools.partial, kind) if issubclass(kind, made) else kind
         return functools.partial(_call, make, self.arguments(kind, given))

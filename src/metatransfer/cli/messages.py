@@ -76,6 +76,10 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
         return _wrong_value(found, message)  # a number, for which torch also accepts a tensor
     keys, outer = _place(message, found.start())
     known, key = _known(keys, outer), keys[-1].rpartition(".")[2] if keys else "class"
+    if outer is not None and type_of(outer, key) is None:  # imported for type checking only, but the parser found it
+        near = message[message.rfind("Parser key", 0, found.start()) : found.start()]
+        bases = [import_class(path) for path in re.findall(r"<class '([\w.]+\.\w+)'>", near)]
+        known = sorted({name for base in bases for name in subclasses(base)})
     hint = did_you_mean(found[1], known)
     names = f" Known: {', '.join(known)}." if known and (hint == "." or len(known) <= _SHOWN) else ""
     path = " For a file or folder, give a path that exists." if key == "source" else ""

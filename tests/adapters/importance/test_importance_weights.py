@@ -162,7 +162,7 @@ def test_the_sentence_says_which_domain(weights, change, sentence):
     ("weights", "sentence"),
     [
         (KernelMeanMatching(bandwidth=0.0), "KernelMeanMatching: bandwidth must be a number above 0 or None"),
-        (KernelMeanMatching(limit=1.0), "needs limit above 1"),
+        (KernelMeanMatching(limit=1.0), "needs limit > 1"),
         (KLIEP(bandwidth=-1.0), "KLIEP: bandwidth must be"),
         (KLIEP(centers=1), "2 centers and 2 folds or more, but got centers=1"),
         (KLIEP(folds=1), "but got centers=100 and folds=1"),

@@ -245,7 +245,7 @@ WRONG = [
     (TransferComponentAnalysis(2, regularization=0.0), {}, "regularization must be above 0"),
     (JointDistributionAdaptation(2, iterations=0), {}, "iterations must be 1 or more"),
     (CorrelationAlignment(0.0), {"sources": {"flat": Constant()}}, "covariance is singular"),
-    (SubspaceAlignment(2), {"targets": {"wide": Wide()}}, "one shape"),
+    (SubspaceAlignment(2), {"targets": {"wide": Wide()}}, "samples of the same shape"),
     (SubspaceAlignment(2), {"targets": {"holes": Holes()}}, "NaN"),
     (SubspaceAlignment(2), {"sources": {"holes": Holes()}}, "NaN"),
 ]
@@ -304,7 +304,14 @@ class Identity(DomainAdapter):
         return self.scale * np.eye(source.shape[1]), self.scale * np.eye(source.shape[1])
 
 
-@pytest.mark.parametrize("name", ["GeodesicFlowKernel", "Identity", "null"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GeodesicFlowKernel",
+        pytest.param("Identity", marks=pytest.mark.slow),
+        pytest.param("null", marks=pytest.mark.slow),
+    ],
+)
 def test_adapters_by_their_names(cli, name):
     short = ["--trainer.callbacks=null", "--model.adapter", name]
     if name == "GeodesicFlowKernel":
@@ -344,7 +351,7 @@ def test_pictures_are_labelled(cli, tmp_path):
         (["--model.adapter.n_component=3"], "has no argument 'n_component'"),
         (["--model.adapter.n_components=many"], "n_components must be an integer"),
         (["--model.adapter.n_components=0"], "n_components must be 1 or more"),
-        (["--data=LabelledDataModule --data.source Digits"], "adapts to a target domain"),
+        (["--data=LabelledDataModule", "--data.source=Digits"], "adapts to a target domain"),
     ],
     ids=lambda one: one[0] if isinstance(one, list) else "",
 )

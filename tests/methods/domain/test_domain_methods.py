@@ -7,6 +7,7 @@ import math
 from functools import partial
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from domain_toys import (
     ADAPTING,
     CLASSES,
     EVERY,
+    CloudPoints,
     Clouds,
     batch,
     clouds,
@@ -21,6 +23,7 @@ from domain_toys import (
     module,
     norms,
     same,
+    served,
     trainer,
 )
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -92,24 +95,26 @@ def test_a_run_moves_every_trainable_parameter(kind):
         assert "bias" in name or not torch.equal(parameter, before[name]), name
 
 
+class ScrambledPoints(CloudPoints):
+    """The same samples with the labels of others."""
+
+    def parts(self):
+        found = super().parts()["all"]
+        found.targets = np.random.default_rng(0).permutation(found.targets)
+        return {"all": found}
+
+
 @every
 def test_labels_of_the_target_change_nothing(kind):
-    garbage = Clouds(shortcut=False, draw=2, val_fraction=0.2, test_fraction=0.4)
-    scrambled = garbage.parts
-
-    def parts():
-        source = scrambled()["all"]
-        source.labels = source.labels[::-1].copy()
-        source.order = source.labels.argsort(kind="stable")
-        return {"all": source}
-
-    garbage.parts = parts
-    logged, found = [], []
+    garbage = served(ScrambledPoints)(shortcut=False, draw=2, val_fraction=0.2, test_fraction=0.4)
+    logged, found, hidden = [], [], []
     for data in (clouds(), clouds(targets={"astray": garbage})):
         method = module(kind)
         running = fit(method, data, max_epochs=2)
         found.append(method)
         logged.append({k: float(v) for k, v in running.callback_metrics.items() if not k.startswith("oracle/")})
+        hidden.append(torch.cat([part.y for part in data.test_dataloader()[0]]))
+    assert not torch.equal(*hidden)
     assert same(*found)
     assert logged[0] == pytest.approx(logged[1], nan_ok=True)
     assert {"val/selection", "val/source_accuracy"} <= logged[0].keys()

@@ -152,7 +152,7 @@ Holes = served(HolesPoints)
     ("estimator", "data", "words"),
     [
         (KernelMeanMatching(bandwidth=0.0), {}, "bandwidth must be a number above 0"),
-        (KernelMeanMatching(limit=0.5), {}, "limit above 1"),
+        (KernelMeanMatching(limit=0.5), {}, "needs limit > 1"),
         (DiscriminatorWeights(regularization=0.0), {}, "must be above 0"),
         (DiscriminatorWeights(), {"sources": {"holes": Holes()}}, "NaN"),
         (DiscriminatorWeights(), {"targets": {"holes": Holes()}}, "NaN"),
