@@ -96,6 +96,6 @@ def _nearest_labels(labels: NDArray[np.int64], source: Array, target: Array) -> 
     known = Labelled(torch.from_numpy(source), torch.from_numpy(labels))
     classifier = NearestNeighbors(1, distance="euclidean").fit(known, int(labels.max()) + 1)
     # in parts, because all distances at once may not fit into memory
-    parts = torch.split(torch.from_numpy(target), 1024)  # type: ignore[no-untyped-call]
-    found: NDArray[np.int64] = torch.cat([classifier.predict(x) for x in parts]).numpy()
+    parts = [torch.from_numpy(target[start : start + 1024]) for start in range(0, len(target), 1024)]
+    found: NDArray[np.int64] = torch.cat([classifier.predict(part) for part in parts]).numpy()
     return found
