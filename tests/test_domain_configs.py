@@ -48,7 +48,7 @@ def test_there_are_some():
     assert {path.stem for path in DOMAIN_CONFIGS} >= names | {"adapted_features"}
 
 
-@canary("dann", "adapted_features")
+@canary("dann")
 def test_fit_validate_test(cli, fitted, config):
     run = fitted(config)
     fit, checkpoint = results(run), best_checkpoint(run)
@@ -84,7 +84,7 @@ def test_other_precisions_run(cli, config, precision):
     assert np.isfinite(results(run)["metrics"]["source_accuracy"]["value"])
 
 
-@canary("dann", "adapted_features")
+@canary("dann")
 def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fitted, config):
     run = fitted(config)
     kind = next(k for k in methods(DomainAdaptationModule) if k.__name__ == results(run)["protocol"]["method"]["name"])
@@ -182,6 +182,7 @@ def test_labels_of_the_target_reach_nothing(cli, config, tmp_path):
     assert one == two
 
 
+@pytest.mark.slow  # its canary: test_adaptation_gain.py::test_the_command_adds_it_and_prints_one_report
 def test_the_gain_is_measured(cli, capsys):
     run = cli("fit", DEFAULT, *SHORT, gain(2), small=False)
     found = json.loads((run / "adaptation_gain.json").read_text())

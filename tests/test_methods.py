@@ -222,7 +222,13 @@ def test_every_trainable_parameter_gets_a_finite_gradient(kind):
     assert any(parameter.grad.abs().max() > 0 for parameter in module.parameters() if parameter.requires_grad)
 
 
-@by_name(EPISODIC)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=name, marks=() if name in {"MAMLModule", "ProtoNetModule"} else pytest.mark.slow)
+        for kind, name in ((kind, kind.__name__) for kind in EPISODIC)
+    ],
+)
 def test_training_on_one_meta_batch_learns_it(kind):
     """A method that runs but does not learn fails here."""
     module, batch = small(kind).train(), training_batch(kind, queries=3)

@@ -16,7 +16,6 @@ from contract import ROOT, SAMPLE_CONFIGS, answers, canaries, methods
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.methods.classifier import ClassifierModule
 
-configs = pytest.mark.parametrize("config", SAMPLE_CONFIGS, ids=lambda path: path.name)
 canary = pytest.mark.parametrize("config", canaries(SAMPLE_CONFIGS, "finetune"))
 GAIN = json.dumps([{"class_path": "TransferGain", "init_args": {"seeds": 2}}])
 BRIEF = ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1"]
@@ -38,7 +37,7 @@ def fitted(runs):
     return lambda config: runs("fit", config, *SHORT, small=False)
 
 
-@configs
+@canary
 def test_fit_validate_test(cli, fitted, config):
     run = fitted(config)
     fit = results(run)
@@ -85,7 +84,7 @@ def method_of(run, base):
     return next(k for k in methods(base) if k.__name__ == results(run)["protocol"]["method"]["name"])
 
 
-@configs
+@canary
 def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fitted, config):
     run = fitted(config)
     path = run / "checkpoints" / "last.ckpt"
@@ -129,6 +128,7 @@ def test_pictures_are_labelled(cli, config, tmp_path):
         assert row["label"] == max(chances, key=chances.get)
 
 
+@pytest.mark.slow  # its canary: test_transfer_gain.py::test_a_fit_writes_the_gain_as_json_and_picture
 def test_the_gain_is_measured(cli, capsys):
     run = cli("fit", ROOT / "configs" / "finetune.yaml", *BRIEF, f"--trainer.callbacks={GAIN}", small=False)
     found = json.loads((run / "transfer_gain.json").read_text())

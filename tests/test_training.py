@@ -121,12 +121,12 @@ WITH_VALIDATIONS = [
 @pytest.mark.parametrize(
     ("stage", "batch", "times", "settings"),
     [
-        ("train", 1, 1, []),  # the validation is next
-        ("val", 1, 1, []),
-        ("val", 2, 2, ["--checkpoint.every_n_train_steps=1"]),  # at once; the last state is of before the validation
-        ("val", 1, 1, ["--trainer.val_check_interval=0.5"]),
+        pytest.param("train", 1, 1, [], marks=pytest.mark.slow, id="before"),  # the validation is next
+        pytest.param("val", 1, 1, [], id="inside"),
+        # at once; the last state is of before the validation
+        pytest.param("val", 2, 2, ["--checkpoint.every_n_train_steps=1"], marks=pytest.mark.slow, id="at-once"),
+        pytest.param("val", 1, 1, ["--trainer.val_check_interval=0.5"], marks=pytest.mark.slow, id="in-mid-epoch"),
     ],
-    ids=["before", "inside", "at-once", "in-mid-epoch"],
 )
 def test_an_interrupted_validation_is_done_when_the_run_goes_on(cli, runs, stage, batch, times, settings):
     """With a scheduler that lives on validations: each one left out or done twice changes the weights.

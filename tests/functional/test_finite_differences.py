@@ -58,6 +58,17 @@ MODES = {
 }
 
 
+# one engine for each network, or for numpy; what engines agree in, test_inner_loop.py compares for all of them
+by_engine = pytest.mark.parametrize(
+    ("steps", "mode"),
+    [
+        pytest.param(steps, mode, marks=() if (steps, mode) == (3, "vmap") else pytest.mark.slow)
+        for steps in (1, 3)
+        for mode in MODES
+    ],
+)
+
+
 def network(name):
     if name not in GELU:
         return build(name)
@@ -94,8 +105,7 @@ def measured(name, steps):
     return directions, [derivative(functools.partial(along, d), 2e-4) for d in directions]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("steps", [1, 3])
+@by_engine
 @pytest.mark.parametrize("name", SMOOTH)
 def test_the_gradient_is_the_difference_of_losses(name, steps, mode):
     net, data = network(name), tasks(name)
@@ -241,8 +251,7 @@ def by_torch(steps, mode):
 
 
 @needs_extended
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("steps", [1, 3])
+@by_engine
 def test_loss_and_gradients_of_every_tensor_and_rate_are_those_of_numpy(steps, mode):
     expected_loss, _, directions, slopes = by_numpy(steps)
     loss, gradient = by_torch(steps, mode)

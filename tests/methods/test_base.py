@@ -43,11 +43,8 @@ def test_frozen_parameters_get_no_optimizer_state():
 
 def test_hyper_parameters_are_plain_data():
     made = module(optimizer=partial(torch.optim.SGD, lr=0.5), distance="cosine")
-    assert made.hparams["backbone"] == {
-        "class_path": "metatransfer.nn.backbones.conv4.Conv4",
-        "init_args": {"hidden_channels": 4},
-    }
-    assert made.hparams["optimizer"] == {"class_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.5}}
+    assert made.hparams["backbone"] == {"class_path": "metatransfer.Conv4", "init_args": {"hidden_channels": 4}}
+    assert made.hparams["optimizer"] == {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
     assert made.hparams["distance"] == "cosine"
 
 

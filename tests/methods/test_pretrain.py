@@ -1,5 +1,8 @@
 """Supervised pretraining, and what comes after it."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -137,26 +140,32 @@ def mistake(cli, capsys, *arguments):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_the_number_of_classes_follows_the_data(cli):
-    assert saved(cli("fit", PRETRAIN, TINY))["num_classes"] == 1552
-    assert saved(cli("fit", PRETRAIN, TINY, "--model.num_classes=2000"))["num_classes"] == 2000
-    assert saved(cli("fit", PRETRAIN, TINY, "--data.episodes.processing.rotations=classes"))["num_classes"] == 4 * 1552
+@pytest.mark.parametrize(
+    ("arguments", "classes"),
+    [
+        ([], 1552),
+        pytest.param(["--model.num_classes=2000"], 2000, marks=pytest.mark.slow),
+        pytest.param(["--data.episodes.processing.rotations=classes"], 4 * 1552, marks=pytest.mark.slow),
+    ],
+    ids=["data", "given", "rotations"],
+)
+def test_the_number_of_classes_follows_the_data(runs, arguments, classes):
+    assert saved(runs("fit", PRETRAIN, TINY, *arguments))["num_classes"] == classes
 
 
 def test_the_wrong_data_is_answered_in_one_sentence(cli, capsys, tmp_path):
     config = tmp_path / "config.yaml"
     for method, data, words in (
-        (MAML, yaml.safe_load(PRETRAIN.read_text())["data"], "MAMLModule learns from episodes"),
+        (MAML, yaml.safe_load(PRETRAIN.read_text())["data"], "it follows data that serves episodes"),
         (PRETRAIN, {"class_path": "EpisodicDataModule", "init_args": {"source": "Glyphs"}}, "needs num_classes"),
     ):
         config.write_text(yaml.safe_dump(yaml.safe_load(method.read_text()) | {"data": data}))
         assert words in mistake(cli, capsys, "fit", config, TINY)
 
 
-def test_pretrain_then_meta_train_then_test(cli, tmp_path, capsys, caplog):
+def test_pretrain_then_meta_train_then_test(cli, runs, tmp_path, capsys, caplog):
     """And the files of weights may go once a run has its own checkpoint."""
-    pretrained = best_checkpoint(cli("fit", PRETRAIN, TINY))
-    moved = pretrained.rename(tmp_path / "pretrained.ckpt")
+    moved = Path(shutil.copy(best_checkpoint(runs("fit", PRETRAIN, TINY)), tmp_path / "pretrained.ckpt"))
     caplog.clear()
     run = cli("fit", MAML, TINY, f"--model.backbone.weights={moved}", "--trainer.max_epochs=2")
     assert caplog.text.count("backbone: weights of 'pretrained.ckpt'") == 1
@@ -175,8 +184,8 @@ def test_pretrain_then_meta_train_then_test(cli, tmp_path, capsys, caplog):
     assert "does not exist" in mistake(cli, capsys, "fit", config)
 
 
-def test_the_network_starts_from_the_weights(cli, tmp_path):
-    path = best_checkpoint(cli("fit", PRETRAIN, TINY)).rename(tmp_path / "a.ckpt")
+def test_the_network_starts_from_the_weights(cli, runs):
+    path = best_checkpoint(runs("fit", PRETRAIN, TINY))
     run = cli("test", PROTONET, TINY, f"--model.backbone.weights={path}")
     other = cli("test", PRETRAIN, TINY, "--model.distance=euclidean", f"--model.backbone.weights={path}",
                 "--data.episodes.eval_task.num_ways=5")  # fmt: skip
@@ -187,8 +196,8 @@ def test_the_network_starts_from_the_weights(cli, tmp_path):
     assert isinstance(backbone.layers[0], nn.Conv2d)
 
 
-def test_tested_on_the_bare_episodes_there_is_no_difference(cli, tmp_path):
-    run = cli("fit", PRETRAIN, TINY)
+def test_tested_on_the_bare_episodes_there_is_no_difference(cli, runs, tmp_path):
+    run = runs("fit", PRETRAIN, TINY)
     bare = yaml.safe_load((run / "config.yaml").read_text())
     bare["data"] = bare["data"]["init_args"]["episodes"]
     (tmp_path / "bare.yaml").write_text(yaml.safe_dump(bare))

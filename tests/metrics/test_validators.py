@@ -146,7 +146,7 @@ def test_checkpoints_can_name_validators():
     described = plain_arguments({"validator": SoftNeighborhoodDensity(0.8, limit=500)})
     assert described == {
         "validator": {
-            "class_path": "metatransfer.metrics.validators.SoftNeighborhoodDensity",
+            "class_path": "metatransfer.SoftNeighborhoodDensity",
             "init_args": {"source_floor": 0.8, "limit": 500},
         }
     }

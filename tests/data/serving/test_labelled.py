@@ -329,7 +329,7 @@ class TextSource(Source):
         return Tokens(mask * ids[..., None], mask)
 
 
-class Texts(Given):
+class Sentences(Given):
     of_texts = True
 
     def encoder(self, training):
@@ -340,7 +340,7 @@ class Texts(Given):
 
 
 def texts(count=40, **options):
-    return labelled(Texts({"all": TextSource(count)}), **{"batch_size": 4, **options})
+    return labelled(Sentences({"all": TextSource(count)}), **{"batch_size": 4, **options})
 
 
 def test_texts_are_read_through_words_of_the_training_and_served_by_length():
@@ -371,20 +371,20 @@ def test_the_words_of_a_checkpoint_stay():
 
 
 def test_texts_as_episodes():
-    data = episodic(Texts({"all": EightTexts(64)}), num_ways=2, num_queries=2, per_batch=3)
+    data = episodic(Sentences({"all": EightTexts(64)}), num_ways=2, num_queries=2, per_batch=3)
     batch = next(iter(data.train_dataloader()))
     assert batch.support_x.ids.shape[:2] == (3, 2)
     assert batch.support_x.ids.shape == batch.support_x.mask.shape
     assert batch.query_x.ids.shape[:2] == (3, 4)
     assert data.info().vocabulary_size == 1 + 32
-    turned = episodic(Texts({"all": EightTexts(64)}), num_ways=2, num_queries=2, rotations="per_class")
+    turned = episodic(Sentences({"all": EightTexts(64)}), num_ways=2, num_queries=2, rotations="per_class")
     with pytest.raises(UserError, match="rotations turn images"):
         turned.episode("train", 0)
     with pytest.raises(UserError, match="augmentation is for images and vectors, but these samples are texts"):
         next(
             iter(
                 episodic(
-                    Texts({"all": EightTexts(64)}), num_ways=2, num_queries=2, augmentation=Shift()
+                    Sentences({"all": EightTexts(64)}), num_ways=2, num_queries=2, augmentation=Shift()
                 ).train_dataloader()
             )
         )
@@ -443,7 +443,10 @@ def vectors(**options):
             "val has no samples: add some, or leave val out",
         ),
         (lambda: of_epoch(vectors(mix=v2.MixUp()), 0), r"mix, MixUp.*fails on samples of shape \(8, 3\)"),
-        (lambda: texts(augmentation=RandomAffine()), "processing.augmentation is for images, but Texts serves texts"),
+        (
+            lambda: texts(augmentation=RandomAffine()),
+            "processing.augmentation is for images, but Sentences serves texts",
+        ),
         (lambda: texts(mix=v2.MixUp()), "processing.mix is for images"),
         (lambda: served(rotations="classes"), "processing.rotations are for episodes"),
         (lambda: labelled(Sinusoids()).info(), "Sinusoids generates tasks and has no samples"),

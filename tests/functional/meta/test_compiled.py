@@ -85,7 +85,9 @@ def uncompiled(module):
     return plain
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(one, marks=() if one in {"MAML", "regression"} else pytest.mark.slow) for one in CASES]
+)
 def test_loss_outputs_and_gradients_are_those_of_the_plain_step(case, traces):
     torch.manual_seed(0)
     compiled = build(case, compile=True, batching="vmap")

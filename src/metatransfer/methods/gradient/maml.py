@@ -59,8 +59,8 @@ class MAMLModule(InnerLoopModule):
     ) -> None:
         if num_outputs is None:
             raise UserError(
-                f"{type(self).__name__} needs num_outputs: the number of ways of its episodes, or the size of a "
-                "regression target."
+                f"{type(self).__name__} needs num_outputs, the number of ways or the size of a regression target: on "
+                "the command line it follows data that serves episodes."
             )
         check_positive(num_outputs=num_outputs)
         super().__init__(
