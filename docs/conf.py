@@ -3,10 +3,11 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_origin
 
 import metatransfer
 
@@ -24,7 +25,9 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+# a page lists what its class defines; the tables of the default template repeat the members of torch and Lightning
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -82,3 +85,19 @@ def write_api_pages(folder: Path) -> None:
 
 
 write_api_pages(Path(__file__).parent / "api" / "generated")
+
+
+def setup(app: Any) -> None:
+    """Leaves out what others add: scikit-learn's ``set_fit_request``, and ``(*args, **kwargs)`` of torch and typing."""
+
+    def skip(app: Any, what: str, name: str, value: object, skipped: bool, options: Any) -> bool | None:
+        return True if re.fullmatch(r"set_\w+_request", name) else None
+
+    def sign(
+        app: Any, what: str, name: str, value: object, options: Any, arguments: str | None, result: str | None
+    ) -> tuple[str, None] | None:
+        home = getattr(value.__init__, "__module__", "")
+        return ("", None) if what == "class" and home in ("typing", "torch.nn.modules.module") else None
+
+    app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", sign)

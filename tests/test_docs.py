@@ -57,8 +57,12 @@ def write_named_blocks(folder):
                     (folder / named[1]).write_text(block)
 
 
-def write_images(folder):
-    """The reader's own images: a folder for each class, and a list of them."""
+def write_samples(folder):
+    """The reader's own samples: images in a folder for each class, a list of them, arrays, and a table."""
+    labels = np.arange(20).repeat(20)
+    np.savez(folder / "arrays.npz", x=np.zeros((400, 1, 28, 28), np.uint8), y=labels)
+    rows = "".join(f"{label},{row % 7},kind {label}\n" for row, label in enumerate(labels))
+    (folder / "table.csv").write_text("length,width,kind\n" + rows)
     (folder / "photographs").mkdir()
     for name in ("heron", "wren"):
         (folder / "photographs" / name).mkdir()
@@ -75,7 +79,7 @@ def workplace(tmp_path, monkeypatch, request):
     for folder in (EXAMPLES, tmp_path):
         monkeypatch.syspath_prepend(str(folder))
     write_named_blocks(tmp_path)
-    write_images(tmp_path)
+    write_samples(tmp_path)
     yield tmp_path
     # no other test is to see these classes; a collection of the whole suite's garbage takes half a second
     own = [sys.modules.pop(name) for name in set(sys.modules) if is_under(sys.modules[name], (EXAMPLES, tmp_path))]

@@ -78,7 +78,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``". Did you mean X?"`` with the known word most similar to ``word``, or ``"."`` if none is similar."""
+    """The question whether the known word most similar to ``word`` was meant, or a full stop if none is similar."""
     lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
     return f". Did you mean {lower[near[0]]}?" if near else "."

@@ -43,7 +43,7 @@ def stream_keys(*parts: int | Integers) -> Bits:
 
 
 def random_words(keys: Bits, count: int, *, start: int = 0) -> Bits:
-    """Draws ``start .. start + count - 1`` of each stream.
+    """Draws ``start`` to ``start + count - 1`` of each stream.
 
     Args:
         keys: ``(...)`` from :func:`stream_keys`.
@@ -91,5 +91,5 @@ def random_subsets(keys: Bits, population: int | Integers, size: int, *, start: 
 
 
 def random_permutations(keys: Bits, size: int, *, start: int = 0) -> Integers:
-    """Uniform permutations ``(N, size)`` of ``0 .. size - 1``, one per stream; uses ``size`` draws from ``start``."""
+    """Uniform permutations ``(N, size)`` of ``0`` to ``size - 1``, one per stream, by ``size`` draws from ``start``."""
     return random_words(keys, size, start=start).argsort(axis=1, kind="stable").astype(np.int64)

@@ -230,7 +230,8 @@ class UnlabelledPart(NamedTuple):
 
     Attributes:
         source: ``N`` samples of the one class ``"unlabelled"``, in an order that does not depend on any label.
-        withheld: ``(N,)`` names of the samples' classes, ``""`` where unknown; ``None`` if none is known.
+        withheld (array of str or None): ``(N,)`` names of the samples' classes, ``""`` where unknown;
+            ``None`` if none is known.
     """
 
     source: Source
