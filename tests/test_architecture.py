@@ -46,7 +46,7 @@ IN_SEVERAL_FILES = {"huggingface_hub": "timm and transformers each look for thei
 # the only file that may unpickle, with the reason
 UNPICKLES = {"pickles.py": "an unpickler that builds plain values and numeric arrays only, for the files of CIFAR"}
 # no more lines than this in src: a limit against growth; lower it when the package has become smaller
-MAX_LINES = 29_600
+MAX_LINES = 27600  # the goal is 25,500
 REQUIRED = {
     "torch",
     "torchvision",
