@@ -59,15 +59,19 @@ def write_named_blocks(folder):
 
 def write_samples(folder):
     """The reader's own samples: images in a folder for each class, a list of them, arrays, and a table."""
-    labels = np.arange(20).repeat(20)
-    np.savez(folder / "arrays.npz", x=np.zeros((400, 1, 28, 28), np.uint8), y=labels)
+    labels = np.arange(20).repeat(30)
+    np.savez(folder / "arrays.npz", x=np.zeros((600, 1, 28, 28), np.uint8), y=labels)
     rows = "".join(f"{label},{row % 7},kind {label}\n" for row, label in enumerate(labels))
     (folder / "table.csv").write_text("length,width,kind\n" + rows)
     (folder / "photographs").mkdir()
-    for name in ("heron", "wren"):
+    Image.new("RGB", (8, 8)).save(folder / "one.png")
+    names = ["heron", "wren", *(f"bird {number}" for number in range(14))]
+    for name in names:
         (folder / "photographs" / name).mkdir()
-        Image.new("RGB", (8, 8)).save(folder / "photographs" / name / "0.png")
-    (folder / "birds.csv").write_text("filename,species\nheron/0.png,heron\nwren/0.png,wren\n")
+        for number in range(30):
+            (folder / "photographs" / name / f"{number}.png").hardlink_to(folder / "one.png")
+    rows = [f"{name}/{number}.png,{name}\n" for name in names for number in range(30)]
+    (folder / "birds.csv").write_text("filename,species\n" + "".join(rows))
 
 
 @pytest.fixture
@@ -207,13 +211,15 @@ def test_commands_parse(page, command, workplace):
 def test_commands_of_the_data_page_run(command, workplace):
     """In the order of the page, small; the second of two takes up what the first has written."""
     small = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    if "cross.yaml" not in command:
+    if "configs/finetune.yaml" in command:
+        small += ["--trainer.callbacks=null", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2"]
+    elif "cross.yaml" not in command:
         small += ["--data.episodes.train=4", "--data.episodes.val=2", "--data.episodes.test=3"]
         small += ["--data.episodes.per_batch=2"]
     else:
         small += ["--trainer.limit_test_batches=1"]
     if command[0] == "fit":
-        small += ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
+        small += ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", "--trainer.check_val_every_n_epoch=1"]
     if "--data.files.use" in command:
         main([*command[: command.index("--data.files.use")], "--data.files.export", "tasks", *small])
     main([*command, *small])
