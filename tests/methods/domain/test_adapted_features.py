@@ -120,7 +120,8 @@ def test_loaded_from_its_checkpoint_it_answers_the_same(make, classifier, tmp_pa
     x = torch.randn(20, 3)
     with torch.no_grad():
         assert torch.equal(module.eval()(x), loaded(x))
-        assert torch.equal(module.encode(x, "source"), loaded.encode(x, "source"))
+        # a matrix in another memory order may be multiplied in another order
+        torch.testing.assert_close(module.encode(x, "source"), loaded.encode(x, "source"), rtol=1e-5, atol=1e-6)
 
 
 def test_a_checkpoint_of_another_adapter_is_refused(tmp_path):
