@@ -119,9 +119,10 @@ def test_loaded_from_its_checkpoint_it_answers_the_same(make, classifier, tmp_pa
     loaded = AdaptedFeaturesModule.load_from_checkpoint(tmp_path / "it.ckpt", map_location="cpu").eval()
     x = torch.randn(20, 3)
     with torch.no_grad():
-        assert torch.equal(module.eval()(x), loaded(x))
-        # a matrix in another memory order may be multiplied in another order
-        torch.testing.assert_close(module.encode(x, "source"), loaded.encode(x, "source"), rtol=1e-5, atol=1e-6)
+        # a matrix in another memory order may be multiplied in another order, which changes the last digit
+        for one, other in ((module.eval()(x), loaded(x)), (module.encode(x, "source"), loaded.encode(x, "source"))):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+            assert one.argmax(-1).equal(other.argmax(-1))
 
 
 def test_a_checkpoint_of_another_adapter_is_refused(tmp_path):
