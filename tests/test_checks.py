@@ -244,7 +244,9 @@ def test_check_file(tmp_path):
     assert checks.check_file(str(file), "config") == file
     sentence = refusal(checks.check_file, tmp_path / "mmal.yaml", "config")
     assert sentence == f"config '{tmp_path / 'mmal.yaml'}' does not exist. Did you mean maml.yaml?"
-    assert refusal(checks.check_file, tmp_path / "no" / "way.yaml", "config").endswith("does not exist.")
+    assert refusal(checks.check_file, tmp_path / "no" / "way.yaml", "config").endswith(
+        "does not exist: check the path."
+    )
     assert "is a folder, but must be a file" in refusal(checks.check_file, tmp_path, "config")
 
 

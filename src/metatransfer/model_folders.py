@@ -12,6 +12,7 @@ from metatransfer.checks import did_you_mean
 from metatransfer.errors import UserError
 
 _PACKAGE = "package:"
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -41,6 +42,24 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
         f"downloaded: fetch its {' and '.join(files)} into a folder and give the path, or name an installed package "
         f"that contains them, package:NAME{near}"
     )
+
+
+def find_weights_file(reference: str, what: str) -> Path | None:
+    """The only file of weights in an installed package, for ``package:NAME``; ``None`` for any other reference."""
+    if not reference.startswith(_PACKAGE):
+        return None
+    name = reference.removeprefix(_PACKAGE).strip()
+    roots = _package_folders(name)
+    if not roots:
+        raise UserError(f"{what} '{reference}': no package '{name}' is installed in this Python: install it.")
+    found = [file for root in roots for file in sorted(root.rglob("*")) if file.suffix in _WEIGHTS]
+    if len(found) != 1:
+        listed = ", ".join(str(file) for file in found[:3]) or "none"
+        raise UserError(
+            f"{what} '{reference}': the package must hold one file of weights ({', '.join(_WEIGHTS)}), but holds "
+            f"{len(found)} ({listed}): give the path of the file."
+        )
+    return found[0]
 
 
 def _cached(reference: str, files: Sequence[str]) -> tuple[str, Path | None]:

@@ -28,8 +28,7 @@ def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
     """
     path = Path(path)
     if not path.exists():
-        advice = _similar(path)
-        raise UserError(f"{what} '{path}' does not exist{f': {remedy}.' if remedy and advice == '.' else advice}")
+        raise UserError(f"{what} '{path}' does not exist{_similar(path, remedy)}")
     if not path.is_file():
         raise UserError(f"{what} '{path}' is a folder, but must be a file.")
     if not os.access(path, os.R_OK):
@@ -51,8 +50,9 @@ def check_folder(path: str | Path, what: str) -> Path:
     return path
 
 
-def _similar(path: Path) -> str:
-    return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
+def _similar(path: Path, remedy: str = "") -> str:
+    near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
+    return f": {remedy or 'check the path'}." if near == "." else near
 
 
 def check_writable(path: str | Path, what: str) -> Path:

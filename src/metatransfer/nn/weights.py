@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
+from metatransfer.model_folders import find_weights_file
+from metatransfer.nn.layouts import translated
 
 __all__ = ["WeightsReport", "load_weights"]
 
@@ -85,8 +87,9 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
     Args:
         network: changed in place.
         path: a Lightning checkpoint (names that do not start with ``backbone.`` are skipped); a ``state_dict`` or
-            ``.safetensors`` file with or without this prefix; or ``"glyphs"``, weights of the default ``Conv4`` that
-            come with the package.
+            ``.safetensors`` file with or without this prefix; ``"glyphs"``, weights of the default ``Conv4`` that
+            come with the package; or ``"package:NAME"``, the file of weights in an installed Python package. timm's
+            EfficientNets also accept the names of EfficientNet-PyTorch.
 
     Returns:
         The report on all tensors.
@@ -95,9 +98,9 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
         UserError: the file does not exist, cannot be read safely, holds NaN or infinity, or is of another architecture
             (it has less than half of the network's parameters).
     """
-    file = SHIPPED.get(str(path)) or check_file(path, "weights file")
+    file = weights_file(path)
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    given = _of_the_network(read_weights(file), own)
+    given = translated(_of_the_network(read_weights(file), own), own)
     dropped = {name: reason for name, value in given.items() if (reason := _reason(value, own.get(name)))}
     kept = {name: value for name, value in given.items() if name not in dropped}
     _check_architecture(network, given, dropped, str(path))
@@ -127,6 +130,11 @@ def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: d
         f"{type(network).__name__} are in it ({example}); build the network with the arguments that the weights were "
         "trained with."
     )
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that ``weights`` names: a path, weights of this package, or those in another package."""
+    return SHIPPED.get(str(path)) or find_weights_file(str(path), "weights") or check_file(path, "weights file")
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

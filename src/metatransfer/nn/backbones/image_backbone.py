@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metatransfer.checks import check_file, check_positive
+from metatransfer.checks import check_positive
 from metatransfer.errors import UserError
 from metatransfer.nn.backbones.backbone import Backbone
-from metatransfer.nn.weights import WeightsReport, load_weights, read_weights, weight_files_are_read
+from metatransfer.nn.weights import WeightsReport, load_weights, read_weights, weight_files_are_read, weights_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -98,7 +98,7 @@ class ImageBackbone(Backbone):
         if path is None or not weight_files_are_read():
             return None
         mean, std = self.mean.clone(), self.std.clone()
-        names = read_weights(check_file(path, "weights file"))
+        names = read_weights(weights_file(path))
         whole = any(name.removeprefix("backbone.").startswith("network.") for name in names)
         report = self.weights_report = load_weights(self if whole else self.network, path)
         for name, reason in report.dropped.items():
