@@ -14,15 +14,13 @@ import torch
 from PIL import Image
 
 from metatransfer import MLP, Arrays, BestCheckpoint, FineTuneModule, LabelledDataModule, Report, UserError
-from metatransfer.callbacks.adaptation_gain import AdaptationGain
-from metatransfer.callbacks.fallback import FALLBACK, loaded
+from metatransfer.callbacks.adaptation_gain import FALLBACK, AdaptationGain, loaded
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 from metatransfer.data import DomainDataModule
 from metatransfer.experiments.comparing import measure_twins
-from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget
-from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.domain import AdaBNModule, DANNModule, MCDModule, SourceOnlyModule
 from metatransfer.methods.twins import ADAPTATION
 from metatransfer.metrics.validators import panel_verdict

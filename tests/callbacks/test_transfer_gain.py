@@ -31,10 +31,9 @@ from metatransfer import (
     TransferGain,
     UserError,
 )
-from metatransfer.experiments.comparing import by_entry, twins_over_seeds
-from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.comparing import by_entry, measure_twins
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget
-from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.twins import TRANSFER
 from serving_by_names import grouped
 
@@ -43,7 +42,9 @@ BUDGET = Budget(1, settings={"accelerator": "cpu"})
 
 
 def measured(method, labelled, seeds, budget=BUDGET, **arguments):
-    return by_entry(twins_over_seeds(method, labelled, seeds=seeds, budget=budget, baselines=True, **arguments))
+    return by_entry(
+        [measure_twins(method, labelled, seed=seed, budget=budget, baselines=True, **arguments) for seed in seeds]
+    )
 
 
 def gain_of(scores):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metatransfer.experiments.intervals import Interval
-from metatransfer.experiments.verdict import verdict
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.methods.twins import ADAPTATION, TRANSFER
 
 

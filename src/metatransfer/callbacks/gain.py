@@ -1,4 +1,4 @@
-"""The base of callbacks that measure the gain of a method over its twin."""
+"""Callbacks that measure the gain of a method over its twin, and the gain of transfer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
-from metatransfer.checks import check_choice
+from metatransfer.checks import check_choice, check_positive
+from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
-from metatransfer.experiments.comparing import Scores, by_entry
-from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.comparing import Scores, by_entry, measure_twins
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget, Evaluated, Spent, beside_the_run
-from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.classifier import MOST_FREQUENT
-from metatransfer.methods.twins import Comparison, detached
+from metatransfer.methods.evaluation.on_samples import MOST_FREQUENT
+from metatransfer.methods.twins import TRANSFER, Comparison, detached
 from metatransfer.storage import write_atomically
 
 
@@ -184,3 +184,48 @@ class Gain(Callback):
         rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]
         for line in filter(None, [*rows, *self.remarks(content)]):
             console.print(line, highlight=False)
+
+
+class TransferGain(Gain):
+    """After fine-tuning, measures the gain of transfer with a 95% confidence interval.
+
+    For each seed, trains the method again, and on the same budget a twin of the same architecture that starts from
+    random weights and trains all of them. Both use the same samples, and are evaluated with their last weights, so that
+    no selection takes place. The seed determines the labelled samples, their order, the head and the twin's weights.
+    The gain is the mean difference of the accuracies, with Student's t interval over the seeds. Baselines that learn
+    from the same samples are reported, too.
+
+    Args:
+        seeds: number of seeds, counted from 0.
+        split: ``"test"`` or ``"val"``, the split that all are evaluated on.
+
+    Raises:
+        UserError: ``seeds`` is not positive, or ``split`` is invalid.
+    """
+
+    comparison, file, score = TRANSFER, "transfer_gain", "{} accuracy"
+
+    def __init__(self, seeds: int = 5, split: Evaluated = "test") -> None:
+        check_positive(seeds=seeds)
+        super().__init__(seeds, split)
+
+    def check(self, start: Start) -> None:
+        """Builds the twins once."""
+        if isinstance(start.data, ServesSamples) and not start.data.info().shared_vocabulary:
+            raise UserError(
+                "TransferGain cannot compare with tokenizer=words, because every seed builds another vocabulary, which "
+                "pretrained weights do not know: set the tokenizer of the pretrained network."
+            )
+        getattr(start.data, f"{self.split}_dataloader")()
+        for entry in start.module.twins(start.data, 0).values():
+            entry.module()
+
+    def measure(
+        self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
+    ) -> tuple[list[Scores], dict[str, Any]]:
+        """Trains both for each seed."""
+        scores = [
+            measure_twins(start.module, start.data, seed=seed, budget=budget, split=self.split, baselines=True)
+            for seed in range(self.seeds)
+        ]
+        return scores, {"epochs": trainer.current_epoch}

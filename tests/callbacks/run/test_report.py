@@ -33,7 +33,7 @@ from metatransfer.drawing import episodes as drawing
 from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.evaluation import OnEpisodes
-from metatransfer.methods.evaluation.episode_figures import regression_figure
+from metatransfer.methods.evaluation.on_episodes import regression_figure
 from metatransfer.methods.options import InnerLoop
 
 PROTONET = ROOT / "configs" / "protonet.yaml"

@@ -1,4 +1,4 @@
-"""Base class of all evaluations."""
+"""Base class of all evaluations, and Lightning's hooks that call them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from metatransfer.data_info import DataInfo
+from metatransfer.errors import UserError
+from metatransfer.methods.data_access import info_of
 from metatransfer.metrics import EpisodeMean
 
 if TYPE_CHECKING:
@@ -113,13 +117,7 @@ class Evaluation(nn.Module, ABC):
     # ---- an evaluation
 
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
-        """Prepares for a stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
-
-        Args:
-            module: the method.
-            info: description of the data, if known.
-            stage: the stage.
-        """
+        """Prepares for a stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; ``info`` may be unknown."""
         self.test_names = info.test_names if info is not None and stage == "test" else ()
         self.test_metrics = nn.ModuleList(self.make_metrics() for _ in self.test_names).to(module.device)
 
@@ -165,12 +163,7 @@ class Evaluation(nn.Module, ABC):
     # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
-        """Number of ``episodes`` and ``samples``, one of which is ``None``, and of anything else that was counted.
-
-        Args:
-            numbers: what was logged.
-            stage: ``"fit"``, ``"validate"`` or ``"test"``.
-        """
+        """Number of ``episodes`` and ``samples``, one of which is ``None``, and of anything else that was counted."""
         found = {name: numbers.get(name, {}).get("value") for name in ("episodes", "samples")}
         return {name: None if value is None else int(value) for name, value in found.items()}
 
@@ -234,3 +227,55 @@ class BaselineScores:
             }
             for name, means in self._means.items()
         }
+
+
+class EvaluatedModule(LightningModule):
+    """A module whose validation and test are done by its ``evaluation``."""
+
+    evaluation: Evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a validation batch."""
+        self.evaluation.step(self, batch, "val", dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a test batch."""
+        self.evaluation.step(self, batch, "test", dataloader_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Resets the validation metrics."""
+        self.evaluation.start("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Resets the test metrics."""
+        self.evaluation.start("test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self.evaluation.finish(self, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self.evaluation.finish(self, "test")
+
+    def on_fit_start(self) -> None:
+        """Checks the monitored metrics."""
+        info = info_of(self)
+        watching = [
+            (type(one).__name__, one.monitor)
+            for one in self.trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(one, ModelCheckpoint | EarlyStopping)
+        ]
+        watching += [
+            (type(one.scheduler).__name__, one.monitor)
+            for one in self.trainer.lr_scheduler_configs
+            if one.reduce_on_plateau
+        ]
+        for name, metric in watching:
+            obstacle = self.evaluation.obstacle(str(metric), info)
+            if obstacle is not None:
+                raise UserError(f"{name} monitors {metric}, {obstacle}")
+
+    def on_train_start(self) -> None:
+        """Discards the numbers of the sanity check."""
+        self.evaluation.start("val")
