@@ -108,14 +108,15 @@ class AdaptationGain(Gain):
                 for seed in range(first + 1, first + self.seeds)
             ]  # fmt: skip
             if chosen is not None:
-                more["selected_accuracy"] = self._accuracy(chosen, start, budget)
+                found = evaluate(chosen, start.data, self.split, budget)
+                more["selected_accuracy"] = found[ADAPTATION.metrics[self.split]]
         return scores, more | self._panel(trainer, run, chosen, start, budget)
 
-    def _accuracy(self, module: MethodModule, start: Start, budget: Budget) -> float:
-        return evaluate(module, start.data, self.split, budget)[ADAPTATION.metrics[self.split]]
-
     def _first_seed(self, trainer: Trainer, run: MethodModule, start: Start, budget: Budget, seed: int) -> Scores:
-        """The run itself and its twins with the same initial weights; no values if the labels are not known."""
+        """The run itself and its twins with the same initial weights; no values if the labels are not known.
+
+        The twins take as many optimiser steps as the run has taken, whatever has ended it.
+        """
         own = spent(trainer)
         entries = start.module.twins(start.data)
         told = labelled(start.data, self.split)
@@ -123,16 +124,16 @@ class AdaptationGain(Gain):
         del entries[mine]
         if not (self.oracle and told):
             entries.pop(ORACLE, None)
-        learners, scores = {mine: run}, Scores({}, {mine: own})
-        steps = None if PLAIN in entries else own["steps"]
+        learners, costs = {mine: run}, {mine: own}
         if PLAIN in entries and self.source_only is not None:
-            learners[PLAIN], steps = loaded(entries.pop(PLAIN).module(), self.source_only), own["steps"]
-        for name, one, cost in train_entries(entries, start.data, seed=seed, budget=budget, steps=steps):
-            learners[name], scores.spent[name] = one, cost
+            learners[PLAIN] = loaded(entries.pop(PLAIN).module(), self.source_only)
+        limits = budget.in_steps(own["steps"])
+        for name, one, cost in train_entries(entries, start.data, seed=seed, budget=limits, steps=own["steps"]):
+            learners[name], costs[name] = one, cost
         self.twin = learners[PLAIN] if mine != PLAIN else None
-        if told:
-            scores.values.update({name: self._accuracy(one, start, budget) for name, one in learners.items()})
-        return scores
+        tested = learners if told else {}
+        found = {name: evaluate(one, start.data, self.split, budget) for name, one in tested.items()}
+        return Scores.of(found, costs, ADAPTATION.metrics[self.split])
 
     def _panel(
         self, trainer: Trainer, run: MethodModule, chosen: MethodModule | None, start: Start, budget: Budget
@@ -158,12 +159,12 @@ class AdaptationGain(Gain):
 
     # ---- the report
 
-    def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
+    def conclude(self, scores: dict[str, list[float]], samples: int | None) -> tuple[Interval | None, str]:
         """The gain of adaptation; for a method that is its own twin, the value of the target's labels."""
         if not scores:
             return None, "The accuracy on the target is not known, because its labels are missing or may not be used."
         if ADAPTED in scores:
-            return super().conclude(scores)
+            return super().conclude(scores, samples)
         if ORACLE not in scores:
             return None, ""
         more = Interval.of_gain(scores[ORACLE], scores[PLAIN])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -19,6 +20,7 @@ from metatransfer.errors import UserError
 from metatransfer.experiments.comparing import Scores, by_entry, measure_twins
 from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget, Evaluated, Spent, beside_the_run
+from metatransfer.functional.intervals import SMALL
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation.on_samples import MOST_FREQUENT
 from metatransfer.methods.twins import TRANSFER, Comparison, detached
@@ -129,6 +131,7 @@ class Gain(Callback):
         assert isinstance(pl_module, MethodModule)
         handler = signal.getsignal(signal.SIGINT)
         budget = Budget.of(trainer, validates=self.split == "val")
+        began = time.perf_counter()
         try:
             with beside_the_run(start.data):
                 scores, more = self.measure(trainer, pl_module, start, budget)
@@ -138,6 +141,7 @@ class Gain(Callback):
                 f"{type(self).__name__} measures nothing, because it was interrupted; the run itself is complete."
             )
             return
+        more["seconds"] = round(time.perf_counter() - began, 1)
         self._publish(trainer, scores, budget, more)
 
     @abstractmethod
@@ -146,23 +150,24 @@ class Gain(Callback):
     ) -> tuple[list[Scores], dict[str, Any]]:
         """Scores for each seed, and further fields of the JSON file; ``module`` is the method after the fit."""
 
-    def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
+    def conclude(self, scores: dict[str, list[float]], samples: int | None) -> tuple[Interval | None, str]:
         """The gain, or ``None`` if it is not known, and the verdict."""
         gain = Interval.of_gain(scores[self.comparison.own], scores[self.comparison.reference])
-        return gain, verdict(gain, self.comparison)
+        return gain, verdict(gain, self.comparison, samples)
 
     def remarks(self, content: dict[str, Any]) -> list[str]:
         """Lines that are printed after the rows: by default the verdict."""
         return [content["verdict"]]
 
     def _publish(self, trainer: Trainer, found: list[Scores], budget: Budget, more: dict[str, Any]) -> None:
-        scores = by_entry(found)
+        scores, samples = by_entry(found), found[0].samples
         spent: dict[str, list[Spent]] = {name: [one.spent[name] for one in found] for name in found[0].spent}
         intervals = {name: Interval.of(values) for name, values in scores.items()}
-        gain, sentence = self.conclude(scores)
+        gain, sentence = self.conclude(scores, samples)
         content: dict[str, Any] = {
             "split": self.split,
             "seeds": self.seeds,
+            "samples": samples,
             "weights": "the last ones, unselected",
             "budget": {**budget.card(), "spent": spent},
             "interval": "95 %, Student's t over the seeds",
@@ -182,7 +187,9 @@ class Gain(Callback):
         console = Console(width=160)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]
-        for line in filter(None, [*rows, *self.remarks(content)]):
+        few = f"One of the {samples} samples is {100 / samples:.1f} points." if samples and samples < SMALL else ""
+        took = f"The comparison took {content['seconds']:.0f} s, after the time of the run."
+        for line in filter(None, [*rows, *self.remarks(content), few, took]):
             console.print(line, highlight=False)
 
 

@@ -16,10 +16,23 @@ from metatransfer.methods.twins import Entry
 
 
 class Scores(NamedTuple):
-    """Results of entries for one seed: the compared metric, and the cost of each training."""
+    """Results of entries for one seed.
+
+    Attributes:
+        values: the compared metric by entry.
+        spent: the cost of each training.
+        samples: number of evaluated samples, if the evaluation logs it.
+    """
 
     values: dict[str, float]
     spent: dict[str, Spent]
+    samples: int | None = None
+
+    @classmethod
+    def of(cls, found: Mapping[str, Mapping[str, float]], spent: dict[str, Spent], metric: str) -> Scores:
+        """The scores from the logged metrics of each entry."""
+        samples = next(iter(found.values()), {}).get(f"{metric.partition('/')[0]}/samples")
+        return cls({name: one[metric] for name, one in found.items()}, spent, None if samples is None else int(samples))
 
 
 def train_entries(
@@ -56,13 +69,14 @@ def measure_twins(
     are left as they were.
     """
     assert module.comparison is not None
-    scores, metric = Scores({}, {}), module.comparison.metrics[split]
+    found: dict[str, dict[str, float]] = {}
+    costs: dict[str, Spent] = {}
     with beside_the_run(data):
         served: Any = data.reseeded(seed) if isinstance(data, ServesSamples | ServesDomains) else data
         entries = {name: one for name, one in module.twins(served, seed).items() if name not in leave_out}
         for name, learner, cost in train_entries(entries, served, seed=seed, budget=budget):
-            scores.values[name] = evaluate(learner, served, split, budget)[metric]
-            scores.spent[name] = cost
+            found[name], costs[name] = evaluate(learner, served, split, budget), cost
+        scores = Scores.of(found, costs, module.comparison.metrics[split])
         if baselines:
             scores.values.update(_baselines(learner, served, split))
     return scores

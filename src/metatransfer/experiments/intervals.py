@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from metatransfer.functional.intervals import SMALL, in_words, student
 from metatransfer.methods.twins import Comparison
 
 
@@ -16,45 +17,57 @@ class Interval(NamedTuple):
         values: one value for each seed.
         mean: their mean.
         ci95: half-width of the 95% confidence interval (Student's t); ``None`` for one seed.
+        low: lower end of the interval within the range of possible values.
+        high: upper end, as ``low``.
     """
 
     values: list[float]
     mean: float
     ci95: float | None
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """The interval of values."""
-        from scipy.stats import t  # slow to import
-
+    def of(cls, values: Sequence[float], lowest: float = 0.0) -> Interval:
+        """The interval of values between ``lowest`` and 1."""
         number = len(values)
         mean = sum(values) / number
         if number < 2:
             return cls(list(values), mean, None)
         spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (number - 1))
-        return cls(list(values), mean, float(t.ppf(0.975, number - 1)) * spread / math.sqrt(number))
+        half = student(number) * spread / math.sqrt(number)
+        return cls(list(values), mean, half, max(lowest, mean - half), min(1.0, mean + half))
 
     @classmethod
     def of_gain(cls, scores: Sequence[float], reference: Sequence[float]) -> Interval:
         """The interval of the differences, paired by seed."""
-        return cls.of([one - other for one, other in zip(scores, reference, strict=True)])
+        return cls.of([one - other for one, other in zip(scores, reference, strict=True)], lowest=-1.0)
 
     def __str__(self) -> str:
-        interval = f" ± {100 * self.ci95:.2f}" if self.ci95 is not None else ""
-        return f"{100 * self.mean:.2f}{interval}"
+        return in_words(self.mean, self.ci95, self.low, self.high)
+
+    def loss(self) -> Interval:
+        """The interval of the values with the opposite sign."""
+        return Interval.of([-value for value in self.values], lowest=-1.0)
 
 
-def verdict(gain: Interval, words: Comparison) -> str:
-    """A sentence that says whether a method gains, loses, or makes no significant difference."""
-    amount = f"{Interval(gain.values, abs(gain.mean), gain.ci95)} {words.points}"
+def verdict(gain: Interval, words: Comparison, samples: int | None = None) -> str:
+    """A sentence that says whether a method gains, loses, or makes no significant difference.
+
+    Args:
+        gain: over the seeds.
+        words: of the comparison.
+        samples: number of evaluated samples; a gain in one seed on few samples is also given as a count.
+    """
+    seeds, lost = len(gain.values), gain.mean < 0
+    amount = f"{gain.loss() if lost else gain} {words.points}"
     gains, loses = f"gains {amount} over {words.over}", f"loses {amount} compared with {words.over}"
     if gain.ci95 is None:
-        result = gains if gain.mean >= 0 else loses + words.loss
-        return f"{words.subject} {result}, in one seed only."
-    seeds = len(gain.values)
+        result = loses + words.loss if lost else gains
+        few = f" ({abs(gain.mean) * samples:.0f} of {samples} samples)" if samples and samples < SMALL else ""
+        return f"{words.subject} {result}, in one seed only{few}."
     if abs(gain.mean) <= gain.ci95:
-        sign = "-" if gain.mean < 0 else ""
-        return f"{words.subject} makes no significant difference over {seeds} seeds: {sign}{amount}."
-    if gain.mean > 0:
-        return f"{words.subject} {gains} ({seeds} seeds)."
-    return f"{words.subject} HURTS{words.loss}: it {loses} ({seeds} seeds)."
+        return f"{words.subject} makes no significant difference over {seeds} seeds: {gain} {words.points}."
+    if lost:
+        return f"{words.subject} HURTS{words.loss}: it {loses} ({seeds} seeds)."
+    return f"{words.subject} {gains} ({seeds} seeds)."

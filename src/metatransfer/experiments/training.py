@@ -74,8 +74,8 @@ class Budget:
         )
 
     def in_steps(self, steps: int | None) -> Budget:
-        """The same budget with a number of optimiser steps instead of epochs; unchanged for ``None``."""
-        return self if steps is None else replace(self, max_epochs=-1, max_steps=steps)
+        """The same budget with a number of optimiser steps instead of epochs; unchanged for ``None`` and 0."""
+        return replace(self, max_epochs=-1, max_steps=steps) if steps else self
 
     def card(self) -> dict[str, Any]:
         """The limits as plain values, for reports."""

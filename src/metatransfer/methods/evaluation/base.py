@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
+from metatransfer.functional.intervals import SMALL, in_words
 from metatransfer.methods.data_access import info_of
-from metatransfer.metrics import EpisodeMean
+from metatransfer.metrics.episode_metrics import EpisodeMean, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ Method: TypeAlias = Any
 Baseline: TypeAlias = Callable[[Any], Any]
 """Outputs for a batch, as the method's, by something that was not trained."""
 Numbers: TypeAlias = dict[str, dict[str, float | None]]
-"""``value``, and ``ci95`` where there is an interval, by metric."""
+"""By metric: ``value``, and where there is an interval ``ci95`` (half its length), ``low`` and ``high`` (its ends)."""
 
 
 class Evaluation(nn.Module, ABC):
@@ -86,6 +87,10 @@ class Evaluation(nn.Module, ABC):
         """The scores of one of the :meth:`baselines` for each episode or sample of a batch, ``(N,)``."""
         raise NotImplementedError
 
+    def answers(self, batch: Any) -> int:  # noqa: ANN401
+        """The number of answers that the :meth:`baseline_scores` of a batch are fractions of; 0 if they are not."""
+        return 0
+
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
         """Figures of the last evaluation, by file name without extension.
 
@@ -111,8 +116,12 @@ class Evaluation(nn.Module, ABC):
         return []
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names and contents of the table rows after the numbers."""
-        return []
+        """Names and contents of the table rows after the numbers: whether the method has diverged."""
+        number = results["metrics"].get(self.score_name)
+        if not number or number["value"] is not None or not results.get(self.unit):
+            return []
+        remedy = "train with a lower learning rate, or clip gradients"
+        return [("diverged", f"some outputs are NaN or infinite, so that nothing can be scored: {remedy}")]
 
     # ---- an evaluation
 
@@ -170,17 +179,22 @@ class Evaluation(nn.Module, ABC):
     def told(self, name: str, number: Mapping[str, float | None]) -> str:
         """Formats a number for a report, with its 95% interval: ``"98.22 ± 0.20 %"``.
 
+        Lopsided intervals are given by their ends, and accuracies of few samples also as a count:
+        ``"91.7 % [64.6, 98.5] (11 of 12)"``.
+
         Args:
             name: of the metric, possibly after the name of a test set.
-            number: ``value``, and ``ci95`` if it has an interval.
+            number: see :data:`Numbers`; ``of`` is the number of samples.
         """
-        value, half_width = number["value"], number.get("ci95")
+        value = number["value"]
         if value is None:
             return "not a number"
-        percent = name.rpartition("/")[2] in self.percentages
-        scale, unit, digits = (100.0, " %", 2) if percent else (1.0, "", 4)
-        interval = f" ± {scale * half_width:.{digits}f}" if half_width is not None else ""
-        return f"{scale * value:.{digits}f}{interval}{unit}"
+        interval = [number.get(part) for part in ("ci95", "low", "high")]
+        if name.rpartition("/")[2] not in self.percentages:
+            return in_words(value, *interval, scale=1.0, digits=4)
+        samples = number.get("of")
+        count = f" ({value * samples:.0f} of {samples:.0f})" if samples and samples < SMALL else ""
+        return in_words(value, *interval, unit=" %") + count
 
 
 class BaselineScores:
@@ -216,17 +230,16 @@ class BaselineScores:
             scores = self.evaluation.baseline_scores(self.module, baseline, batch)
             for index, mean in enumerate(self._means[name].values()):
                 if index in (0, place + 1):
-                    mean.update(scores)
+                    mean.update(scores, self.evaluation.answers(batch))
 
-    def compute(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Mean and half-width of the 95% interval by baseline and metric; all processes must call it."""
-        return {
-            name: {
-                key + self.evaluation.score_name: (float(value), float(half_width))
-                for key, (value, half_width) in ((key, mean.compute()) for key, mean in means.items())
-            }
-            for name, means in self._means.items()
-        }
+    def compute(self) -> dict[str, dict[str, float]]:
+        """By baseline, means and intervals as an evaluation logs them; all processes must call it."""
+        found: dict[str, dict[str, float]] = {name: {} for name in self._means}
+        for name, means in self._means.items():
+            for key, mean in means.items():
+                logged = named(key + self.evaluation.score_name, mean.compute())
+                found[name] |= {metric: float(value) for metric, value in logged.items()}
+        return found
 
 
 class EvaluatedModule(LightningModule):

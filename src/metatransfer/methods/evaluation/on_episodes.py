@@ -96,6 +96,10 @@ class OnEpisodes(Evaluation):
         parts = [score(widened(baseline(episode)), episode.query_y) for episode in episodes_of(batch)]
         return torch.cat(parts)
 
+    def answers(self, batch: MetaBatch) -> int:
+        """The number of queries with class labels."""
+        return sum(one.query_y.numel() for one in episodes_of(batch) if not is_regression(one.query_y))
+
     # ---- selection
 
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:

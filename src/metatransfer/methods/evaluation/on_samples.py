@@ -74,6 +74,10 @@ class OnSamples(Evaluation):
         """1 for each correct prediction, 0 for each wrong one."""
         return episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1))
 
+    def answers(self, batch: Any) -> int:  # noqa: ANN401
+        """The number of samples."""
+        return len(batch.y)
+
     # ---- what is told
 
     def _collected(self, stage: str) -> Any:  # noqa: ANN401

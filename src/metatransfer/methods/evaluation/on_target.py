@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from metatransfer.batches import DomainSamples
 from metatransfer.data_info import DataInfo, ServesDomains
 from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
 from metatransfer.methods.evaluation.on_samples import OnSamples, sample_baselines
-from metatransfer.metrics.collector import mean_with_interval
+from metatransfer.metrics.classification import accuracy_of
 from metatransfer.metrics.domain_evidence import Evidence, SideCollector
 from metatransfer.metrics.validators import (
     PANEL,
@@ -114,15 +115,15 @@ class OnTarget(OnSamples):
             super().finish(module, stage)
             return
         evidence = self.last_evidence()
-        right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double()
-        numbers = _with_interval("val/source_accuracy", right)
+        right = episode_scores(evidence.source_logits.unsqueeze(1), evidence.source_labels.unsqueeze(1)).double()
+        numbers = accuracy_of(right, "val/source_accuracy")
         exact = evidence.on_cpu()
         for one in _FULL if module.trainer.state.fn == TrainerFn.VALIDATING else _CHEAP:
             numbers[f"val/{_key(one)}"] = torch.tensor(one.value(exact) if exact.finite() else torch.nan)
         best: Tensor = module.best_source_accuracy
         if not module.trainer.sanity_checking:
             self._sizes = {"samples": len(evidence.target_logits), "source_samples": len(right)}
-            best.copy_(torch.maximum(best, right.mean().to(best)))
+            best.copy_(torch.fmax(best, right.mean().to(best)))
         allowed = self.validator.allows(float(right.mean()), float(best))
         numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else _NEVER)
         numbers |= self._by_labels(datamodule_of(module))
@@ -134,8 +135,8 @@ class OnTarget(OnSamples):
             return {}
         known = self.collector("target").compute()
         truth = labels[known.number.cpu()].to(known.logits.device)
-        right = (known.logits.argmax(-1) == truth)[truth >= 0].double()  # a target may be labelled in part
-        return _with_interval("oracle/accuracy", right)
+        right = episode_scores(known.logits.unsqueeze(1), truth.unsqueeze(1))
+        return accuracy_of(right[truth >= 0], "oracle/accuracy")  # a target may be labelled in part
 
     # ---- baselines and selection
 
@@ -173,7 +174,7 @@ class OnTarget(OnSamples):
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Accuracy and selection gap, from labels of the target."""
-        oracle, rows = results.get("oracle", {}), []
+        oracle, rows = results.get("oracle", {}), super().remarks(results)
         only = "labels of the target, for the report only"
         if oracle.get("accuracy") is not None:
             chosen = f", the state selected by {oracle['selected_by']}" if oracle.get("selected_by") else ""
@@ -186,7 +187,3 @@ class OnTarget(OnSamples):
 
 def _key(validator: Validator) -> str:
     return validator.name.replace(" ", "_").replace("-", "_")
-
-
-def _with_interval(name: str, right: Tensor) -> dict[str, Tensor]:
-    return dict(zip((name, f"{name}_ci95"), mean_with_interval(right), strict=True))
