@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from metatransfer import MLP, Arrays, BestCheckpoint, FineTuneModule, LabelledDataModule, Report, UserError
-from metatransfer.callbacks.adaptation_gain import FALLBACK, AdaptationGain, loaded
+from metatransfer.callbacks.adaptation_gain import FALLBACK, AdaptationGain, chosen_state, loaded
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 from metatransfer.data import DomainDataModule
@@ -191,6 +191,21 @@ def test_every_twin_takes_as_many_steps_as_the_run(tmp_path, kind):
     assert found["spent"]["target-trained"][0]["epochs"] == 5, "epochs of two batches"
 
 
+class Stop(pl.Callback):
+    """Ends a run after its first epoch, as early stopping does."""
+
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = True
+
+
+def test_twins_of_a_run_that_stopped_early_stop_as_well(tmp_path):
+    trainer(tmp_path, AdaptationGain(), Stop(), max_epochs=9).fit(module(), datamodule=data(tmp_path))
+    found = written(tmp_path)
+    steps = {name: one[0]["steps"] for name, one in found["budget"]["spent"].items()}
+    assert found["stopped_early"]
+    assert steps == dict.fromkeys(("adapted", "source only", "target-trained"), 5)
+
+
 # ---- without labels
 
 
@@ -237,7 +252,46 @@ def test_the_panel_compares_the_chosen_state_with_the_twin(tmp_path):
         assert found["votes"][name]["prefers"] == ("adapted" if vote.adapted_better else "source only")
 
 
+def zeros(method):
+    for parameter in method.parameters():
+        parameter.data.zero_()
+    return method
+
+
+def test_the_chosen_state_is_that_of_the_best_checkpoint(tmp_path):
+    method = module()
+    run = trainer(tmp_path, BestCheckpoint(), AdaptationGain(seeds=0))
+    run.fit(method, datamodule=data(tmp_path))
+    saved = torch.load(run.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
+    chosen = chosen_state(run, zeros(method))
+    assert all(torch.equal(value, saved[name]) for name, value in chosen.state_dict().items())
+    assert not any(parameter.any() for parameter in method.parameters()), "the method itself is left alone"
+    assert chosen_state(trainer(tmp_path), method) is None
+
+
+class Wiped(AdaptationGain):
+    """Forgets the last weights before it compares."""
+
+    def measure(self, trainer, module, start, budget):
+        return super().measure(trainer, zeros(module), start, budget)
+
+
+def test_the_panel_judges_the_chosen_state(tmp_path):
+    trainer(tmp_path, Wiped(oracle=False), BestCheckpoint()).fit(module(), datamodule=data(tmp_path))
+    found = written(tmp_path)
+    assert found["panel"]["votes"]["entropy"]["adapted"] < 1.09, "zeros know nothing: log 3"
+    assert found["selected_accuracy"] != found["accuracy"]["adapted"]["mean"]
+
+
 # ---- the fallback
+
+
+def test_no_fallback_where_nothing_hurts(tmp_path):
+    run = trainer(tmp_path, AdaptationGain(fallback=True), BestCheckpoint(), max_epochs=3)
+    run.fit(module(lr=0.02), datamodule=data(tmp_path))
+    assert not written(tmp_path)["panel"]["hurts"], "nothing to test"
+    assert written(tmp_path)["fallback"] is None
+    assert not run.checkpoint_callback.best_model_path.endswith(FALLBACK)
 
 
 class Ruined(DANNModule):

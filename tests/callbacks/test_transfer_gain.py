@@ -212,12 +212,15 @@ def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     again = measured(start, data(Given), range(3))
     for name, values in again.items():
         interval = Interval.of(values)
-        assert found["accuracy"][name] == {"values": values, "mean": interval.mean, "ci95": interval.ci95}
+        assert found["accuracy"][name] == interval._asdict()
     assert found["gain"]["values"] == gain_of(again).values
     assert found["verdict"] == verdict(gain_of(again), TRANSFER)
     assert (found["seeds"], found["split"], found["epochs"]) == (3, "test", 1)
+    assert found["samples"] == 18
     shown = " ".join(capsys.readouterr().out.split())
     assert found["verdict"] in shown
+    assert "One of the 18 samples is 5.6 points." in shown
+    assert f"The comparison took {found['seconds']:.0f} s" in shown
     for name, values in again.items():
         assert f"{name}: {Interval.of(values)} % (test accuracy, 3 seeds)" in shown
     pixels = np.asarray(Image.open(folder / "figures" / "transfer_gain.png").convert("RGB"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +9,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+from metatransfer.drawing.names import short_name
 
 _SAMPLES = 500  # of each domain: more points would overlap, and t-SNE would be slow
 _NAMED = 10  # more classes cannot be distinguished by colour
@@ -86,6 +88,7 @@ def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = (
         axis.set(xticks=[], yticks=[], title=title)
         axis.title.set_fontsize(10)
     figure.legend(handles=_legend(before, after, colors, names), loc="outside lower center", ncols=6, fontsize=8)
+    figure.suptitle("features of both domains in two dimensions", fontsize=10)
     return figure
 
 
@@ -127,9 +130,8 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
     if len(colors) > _NAMED:
         return [*found, mark(f"{len(colors)} classes, one colour each", marker="")]
     for one, shade in colors.items():
-        name = names[one] if one < len(names) else f"class {one}"
-        short = textwrap.shorten(name, 22, placeholder="…").replace("$", r"\$")
-        found.append(mark(short, marker="s", color=shade))
+        name = short_name(names[one] if one < len(names) else f"class {one}", one)
+        found.append(mark(name, marker="s", color=shade))
     return found
 
 
@@ -139,7 +141,9 @@ def domain_curves_figure(steps: Sequence[int], curves: Mapping[str, Sequence[flo
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, values) in zip(axes, curves.items(), strict=True):
         _curve(axis, steps, name, np.asarray(values, dtype=float), chance)
+    axes[0].set_title("course of the adaptation", fontsize=10)
     axes[-1].set_xlabel("optimiser step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(axes)
     return figure
 

@@ -157,13 +157,25 @@ def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) 
         predicted = point_of(module(first))[0].argmax(-1).cpu()
         shown: Any = first.map(lambda tensor: tensor[0].cpu())
         figures[f"{stage}_episode"] = drawing.episode_figure(
-            shown.support_x, shown.support_y, shown.query_x, shown.query_y, predicted
+            shown.support_x,
+            shown.support_y,
+            shown.query_x,
+            shown.query_y,
+            predicted,
+            _class_names(module, shown, stage),
         )
     elif regression and x.shape[2:] == episode.support_y.shape[2:] == (1,):
         figures[f"{stage}_episode"] = regression_figure(module, episode)
     if isinstance(module, AdaptsInSteps):
         figures["adaptation"] = drawing.adaptation_figure(module.adaptation_curve(episode).cpu(), score_name)
     return figures
+
+
+def _class_names(module: Any, task: Episode, stage: str) -> list[str]:  # noqa: ANN401
+    """The names of a task's classes, if the data name them."""
+    info = info_of(module)
+    names = info.episode_classes.get(stage, ()) if info is not None else ()
+    return [names[one] for one in task.classes.tolist()] if names and task.classes is not None else []
 
 
 def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> Figure:  # noqa: ANN401

@@ -49,6 +49,8 @@ class OnSamples(Evaluation):
         """Has the samples checked again, since the data may have changed."""
         super().setup(module, info, stage)
         self._checked.clear()
+        for metrics in (*self.metrics.values(), *self.test_metrics):
+            metrics.calibrated = getattr(module, "calibrated", True)
 
     def step(self, module: Method, batch: Any, stage: str, place: int = 0) -> None:  # noqa: ANN401
         """Scores a labelled batch, or a pair ``(x, y)``."""
@@ -91,16 +93,15 @@ class OnSamples(Evaluation):
         if metrics is None:
             return {}
         answers, confusion = metrics.answers(), metrics.confusion()  # all processes take part
-        error = float(metrics.compute()["calibration_error"])
+        error = metrics.compute().get("calibration_error")
         if not module.trainer.is_global_zero:
             return {}
         from metatransfer.drawing import classifiers as drawing  # matplotlib takes time to import
 
         data, names = datamodule_of(module), module.class_names
-        figures = {
-            f"{stage}_confusion": drawing.confusion_figure(confusion, names),
-            f"{stage}_calibration": drawing.calibration_figure(*reliability(answers), error),
-        }
+        figures = {f"{stage}_confusion": drawing.confusion_figure(confusion, names)}
+        if error is not None:
+            figures[f"{stage}_calibration"] = drawing.calibration_figure(*reliability(answers), float(error))
         wrong = most_confident_mistakes(answers, mistakes) if isinstance(data, ServesSamples | ServesDomains) else []
         samples = [data.show(stage, number) for number, *_ in wrong]
         if samples and (isinstance(samples[0], str) or (isinstance(samples[0], Tensor) and samples[0].dim() == 3)):

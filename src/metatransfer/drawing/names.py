@@ -1,0 +1,52 @@
+"""Names of classes in figures: short, without formulas, in fonts that have their letters."""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+
+# letters that matplotlib's own font lacks are looked for in those of these fonts that are installed
+_MORE = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+    "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Nirmala UI", "Noto Sans Devanagari", "Arial Unicode MS",
+)  # fmt: skip
+
+
+@functools.cache
+def _fonts() -> dict[str, frozenset[int]]:
+    """The letters of each usable font."""
+    found: dict[str, frozenset[int]] = {}
+    for font in font_manager.fontManager.ttflist:
+        if font.name == "DejaVu Sans" or font.name in _MORE:
+            found.setdefault(font.name, frozenset(FT2Font(font.fname).get_charmap()))
+    return dict(sorted(found.items(), key=lambda pair: pair[0] != "DejaVu Sans"))
+
+
+def plain(text: str) -> str:
+    """Escapes dollar signs, between which matplotlib expects formulas."""
+    return text.replace("$", r"\$")
+
+
+def short_name(name: str, place: int, width: int = 22) -> str:
+    """The beginning of the name of class number ``place``; ``class <place>`` if no installed font has its letters."""
+    known = frozenset().union(*_fonts().values())
+    shown = name if len(name) <= width else textwrap.shorten(name, width, placeholder="…")
+    if shown == "…":  # one long word
+        shown = name[: width - 1] + "…"
+    return plain(shown) if shown.strip() and {ord(letter) for letter in shown} <= known else f"class {place}"
+
+
+def short_names(names: list[str] | tuple[str, ...], width: int = 22) -> list[str]:
+    """:func:`short_name` of each class, in their order."""
+    return [short_name(str(name), place, width) for place, name in enumerate(names)]
+
+
+def use_fonts(figure: Figure) -> None:
+    """Lets all texts of a figure use the fonts that have their letters."""
+    for text in figure.findobj(Text):
+        text.set_fontfamily(list(_fonts()))
