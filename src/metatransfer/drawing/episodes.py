@@ -19,6 +19,7 @@ from metatransfer.drawing.names import plain, short_names, use_fonts
 from metatransfer.functional.intervals import estimate
 
 _ROWS = 20  # more classes do not fit on a screen
+_NOT_NEGATIVE = ("accuracy", "mse", "loss")
 _RIGHT, _WRONG, _SUPPORT = "#2e7d32", "#c62828", "#37474f"
 
 
@@ -40,7 +41,8 @@ def episode_figure(
     queries = min(12, max(int((query_y == way).sum()) for way in range(ways)))
     shots, shown = min(shots, 5), min(ways, _ROWS)
     columns = shots + queries
-    labels = short_names([names[way] if way < len(names) else f"class {way}" for way in range(ways)], 18)
+    known = [names[way] if way < len(names) else f"class {way}" for way in range(ways)]
+    labels, predicted_as = short_names(known, 18), short_names(known, 11)
     figure = Figure(figsize=(max(4.2, 0.62 * columns + 1.6), 0.78 * shown + 0.7), layout="constrained")
     grid = figure.subplots(shown, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
     for axis in grid.flat:
@@ -52,12 +54,15 @@ def episode_figure(
                 grid[way, 0].set_ylabel(labels[way], fontsize=7, rotation=0, ha="right", va="center")
         for column, index in enumerate((query_y == way).nonzero().flatten().tolist()[:queries]):
             right = int(predicted[index]) == way
-            title = "" if right else textwrap.shorten(labels[int(predicted[index])], 10, placeholder="…")
+            title = "" if right else predicted_as[int(predicted[index])]
             _tile(grid[way, shots + column], query[index], _RIGHT if right else _WRONG, title)
     accuracy = (predicted == query_y).float().mean().item()
     more = f", {shown} of {ways} classes" if shown < ways else ""
-    title = f"one task{more}: {shots} support images each, then queries; accuracy {accuracy:.0%}"
-    figure.suptitle(textwrap.fill(f"{title} (red: wrong, with the predicted class)", 11 * max(columns, 7)), fontsize=8)
+    first = f"{shots} support image{'s' * (shots > 1)} of each class, then queries"
+    title = f"one task{more}: {first}; accuracy {accuracy:.0%}"
+    figure.suptitle(
+        textwrap.fill(f"{title} (red: wrong, with the predicted class)", int(13 * figure.get_figwidth())), fontsize=8
+    )
     return figure
 
 
@@ -88,6 +93,8 @@ def learning_curve_figure(
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
     ends = np.asarray(intervals, dtype=float)
+    if name in _NOT_NEGATIVE:
+        ends = ends.clip(min=0)
     if np.isfinite(ends).any():
         label = "95 % interval"
         axis.fill_between(steps, ends[:, 0], ends[:, 1], alpha=0.2, color="#1565c0", linewidth=0, label=label)
@@ -113,9 +120,9 @@ def adaptation_figure(scores: Tensor, name: str) -> Figure:
     axis = figure.subplots()
     found = [estimate(len(row), float(row.sum()), float(row.square().sum())) for row in scores.double()]
     mean, half = (np.array([one[part] for one in found]) for part in (0, 1))
-    bars = np.stack([half, half])
+    bars = np.stack([np.minimum(half, mean) if name in _NOT_NEGATIVE else half, half])
     if name == "accuracy":
-        bars = np.stack([np.minimum(half, mean), np.minimum(half, 1 - mean)])
+        bars[1] = np.minimum(half, 1 - mean)
     label = f"mean over {scores.shape[1]} tasks" + (", bars: 95 % interval" if scores.shape[1] > 1 else "")
     axis.errorbar(range(len(mean)), mean, yerr=np.nan_to_num(bars), fmt="o-", capsize=3, color="#1565c0", label=label)
     axis.set(xlabel="inner step (0 = before adaptation)", ylabel=f"query {name}", title="adaptation to tasks")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import textwrap
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -33,12 +32,14 @@ def plain(text: str) -> str:
 
 
 def short_name(name: str, place: int, width: int = 22) -> str:
-    """The beginning of the name of class number ``place``; ``class <place>`` if no installed font has its letters."""
-    known = frozenset().union(*_fonts().values())
-    shown = name if len(name) <= width else textwrap.shorten(name, width, placeholder="…")
-    if shown == "…":  # one long word
-        shown = name[: width - 1] + "…"
-    return plain(shown) if shown.strip() and {ord(letter) for letter in shown} <= known else f"class {place}"
+    """The name of class number ``place`` without its middle if it is long, since numbers are often at the end.
+
+    Letters that no installed font has are drawn as boxes; a name without any other becomes ``class <place>``.
+    """
+    known, end = frozenset().union(*_fonts().values()), width // 3
+    shown = name if len(name) <= width else f"{name[: width - end - 1].rstrip()}…{name[-end:].lstrip()}"
+    drawn = "".join(letter if ord(letter) in known else "□" for letter in shown)
+    return plain(drawn) if drawn.strip("□ …") else f"class {place}"
 
 
 def short_names(names: list[str] | tuple[str, ...], width: int = 22) -> list[str]:
