@@ -126,7 +126,9 @@ def test_both_twins_of_a_seed_see_the_same_and_seeds_differ():
     assert len({tuple(sorted(rows)) for rows in samples}) == 3, "every seed draws labels of its own"
     assert set(scores) == {"transfer", "from scratch", "most frequent class", "pixel 1-NN"}
     assert {len(values) for values in scores.values()} == {3}
-    assert all(0 <= value <= 1 for values in scores.values() for value in values)
+    counts = [18 * value for values in scores.values() for value in values]
+    assert counts == pytest.approx([round(count) for count in counts]), "fractions of the 18 test samples"
+    assert len(set(scores["transfer"])) > 1, "seeds that make no difference"
 
 
 def test_it_is_reproducible_and_touches_nothing():

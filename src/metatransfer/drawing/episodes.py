@@ -59,10 +59,8 @@ def episode_figure(
     accuracy = (predicted == query_y).float().mean().item()
     more = f", {shown} of {ways} classes" if shown < ways else ""
     first = f"{shots} support image{'s' * (shots > 1)} of each class, then queries"
-    title = f"one task{more}: {first}; accuracy {accuracy:.0%}"
-    figure.suptitle(
-        textwrap.fill(f"{title} (red: wrong, with the predicted class)", int(13 * figure.get_figwidth())), fontsize=8
-    )
+    title = f"one task{more}: {first}; accuracy {accuracy:.0%} (red: wrong, with the predicted class)"
+    figure.suptitle(textwrap.fill(title, int(13 * figure.get_figwidth())), fontsize=8)
     return figure
 
 
