@@ -89,7 +89,11 @@ def learning_curve(trainer: Trainer, name: str) -> Figure | None:
         # a missing value leaves a gap
         [math.nan if number["value"] is None else number["value"] for _, number in points],
         [_ends(number) for _, number in points],
-        {label: float(one[name]["value"] or 0.0) for label, one in report.measured.items() if name in one},
+        {
+            label: one[name]["value"]
+            for label, one in report.measured.items()
+            if one.get(name, {}).get("value") is not None
+        },
         name.replace("_", " "),
     )
 
