@@ -224,7 +224,7 @@ def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     assert "One of the 18 samples is 5.6 points." in shown
     assert f"The comparison took {found['seconds']:.0f} s" in shown
     for name, values in again.items():
-        assert f"{name}: {Interval.of(values)} % (test accuracy, 3 seeds)" in shown
+        assert f"{name}: {Interval.of(values).over_samples(18)} (test accuracy, 3 seeds)" in shown
     pixels = np.asarray(Image.open(folder / "figures" / "transfer_gain.png").convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
     # the fit's own method and Trainer go on as if nothing had happened

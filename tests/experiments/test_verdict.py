@@ -40,6 +40,15 @@ def test_accuracies_over_seeds_stay_below_100_percent():
     assert Interval.of_gain([0.1, 0.3], [0.2, 0.35]).low < 0
 
 
+def test_seeds_that_agree_are_not_certain():
+    assert Interval.of([1.0] * 3).over_samples(24) == "100.0 % [86.2, 100.0] over 24 samples"
+    assert Interval.of([0.5]).over_samples(1000) == "50.00 ± 3.09 % over 1000 samples"
+    assert Interval.of([0.5]).over_samples(None) == "50.00 %"
+    assert Interval.of([0.5, 0.6]).over_samples(24) == f"{Interval.of([0.5, 0.6])} %"
+    assert "gains 12.50 points" in verdict(Interval.of([0.125] * 2), TRANSFER, 24)
+    assert verdict(Interval.of([0.125] * 2), TRANSFER, 24).endswith("the same in all 2 seeds (3 of 24 samples).")
+
+
 def test_a_gain_on_few_samples_is_also_a_count():
     assert verdict(Interval.of([0.125]), TRANSFER, 24).endswith("in one seed only (3 of 24 samples).")
     assert verdict(Interval.of([-0.125]), TRANSFER, 24).endswith("in one seed only (3 of 24 samples).")

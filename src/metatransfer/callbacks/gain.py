@@ -186,7 +186,10 @@ class Gain(Callback):
             publish_figures(trainer, {self.file: gain_figure(shown, sentence)})
         console = Console(width=160)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]
+        rows = [
+            f"{name}: {one.over_samples(samples)} ({self.score.format(self.split)}, {seeds})"
+            for name, one in intervals.items()
+        ]
         few = f"One of the {samples} samples is {100 / samples:.1f} points." if samples and samples < SMALL else ""
         took = f"The comparison took {content['seconds']:.0f} s, after the time of the run."
         for line in filter(None, [*rows, *self.remarks(content), few, took]):

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metatransfer.functional.intervals import SMALL, in_words, student
+from metatransfer.functional.intervals import SMALL, in_words, student, wilson
 from metatransfer.methods.twins import Comparison
+
+_SAME = 1e-9  # no two fractions of samples are so close
 
 
 class Interval(NamedTuple):
@@ -46,6 +48,19 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         return in_words(self.mean, self.ci95, self.low, self.high)
 
+    @property
+    def alike(self) -> bool:
+        """Whether there is one seed only, or all seeds have the same value, so that they say nothing of the spread."""
+        return self.ci95 is None or self.ci95 < _SAME
+
+    def over_samples(self, samples: int | None) -> str:
+        """An accuracy in percent with its interval; over the samples if the seeds say nothing of the spread."""
+        if not (samples and self.alike):
+            return f"{self} %"
+        low, high = wilson(self.mean, samples)
+        words = in_words(self.mean, (high - low) / 2, low, high, unit=" %")
+        return f"{words} over {samples} samples"
+
     def loss(self) -> Interval:
         """The interval of the values with the opposite sign."""
         return Interval.of([-value for value in self.values], lowest=-1.0)
@@ -60,12 +75,13 @@ def verdict(gain: Interval, words: Comparison, samples: int | None = None) -> st
         samples: number of evaluated samples; a gain in one seed on few samples is also given as a count.
     """
     seeds, lost = len(gain.values), gain.mean < 0
-    amount = f"{gain.loss() if lost else gain} {words.points}"
-    gains, loses = f"gains {amount} over {words.over}", f"loses {amount} compared with {words.over}"
-    if gain.ci95 is None:
-        result = loses + words.loss if lost else gains
+    amount = f"{100 * abs(gain.mean):.2f}" if gain.alike else str(gain.loss() if lost else gain)
+    gains = f"gains {amount} {words.points} over {words.over}"
+    loses = f"loses {amount} {words.points} compared with {words.over}"
+    if gain.ci95 is None or (gain.alike and abs(gain.mean) > _SAME):
+        often = "in one seed only" if seeds == 1 else f"the same in all {seeds} seeds"
         few = f" ({abs(gain.mean) * samples:.0f} of {samples} samples)" if samples and samples < SMALL else ""
-        return f"{words.subject} {result}, in one seed only{few}."
+        return f"{words.subject} {loses + words.loss if lost else gains}, {often}{few}."
     if abs(gain.mean) <= gain.ci95:
         return f"{words.subject} makes no significant difference over {seeds} seeds: {gain} {words.points}."
     if lost:
