@@ -383,7 +383,7 @@ def test_after_a_resume_nothing_is_measured(tmp_path):
     trainer(tmp_path, BestCheckpoint(dirpath=str(tmp_path))).fit(module(), datamodule=data(tmp_path))
     run = trainer(tmp_path / "on", AdaptationGain(), max_epochs=3)
     (tmp_path / "on").mkdir()
-    with pytest.warns(UserWarning, match="AdaptationGain measures nothing after a resumed fit"):
+    with pytest.warns(UserWarning, match="AdaptationGain is skipped: the fit was resumed"):
         run.fit(module(), datamodule=data(tmp_path), ckpt_path=str(tmp_path / "last.ckpt"))
     assert not list(tmp_path.rglob("adaptation_gain.json"))
 
@@ -396,7 +396,7 @@ def test_ctrl_c_in_the_comparison_leaves_the_run_done(tmp_path, monkeypatch):
     monkeypatch.setattr(DANNModule, "unadapted", lambda self: module(Impatient))
     handler = signal.getsignal(signal.SIGINT)
     run = trainer(tmp_path, AdaptationGain(), Report())
-    with pytest.warns(UserWarning, match="it was interrupted; the run itself is complete"):
+    with pytest.warns(UserWarning, match="was interrupted, so that no gain is reported; the run itself is complete"):
         run.fit(module(), datamodule=data(tmp_path))
     assert signal.getsignal(signal.SIGINT) == handler
     assert next(tmp_path.rglob("results.json")).exists()
@@ -416,7 +416,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     )
     assert not list(tmp_path.rglob("adaptation_gain.json")), "other methods are left alone"
     run = trainer(tmp_path, AdaptationGain.unasked(), limit_test_batches=0)
-    with pytest.warns(UserWarning, match=r"AdaptationGain measures nothing: .* limit_test_batches is 0"):
+    with pytest.warns(UserWarning, match=r"AdaptationGain is skipped: .* limit_test_batches is 0"):
         run.fit(module(), datamodule=data(tmp_path))
     assert run.global_step
     with pytest.raises(UserError, match="nowhere"):
@@ -430,7 +430,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     run = trainer(tmp_path)
     with pytest.raises(UserError, match="AdaptationGain trains in one process"):
         AdaptationGain().setup(run, module(), "fit")
-    with pytest.warns(UserWarning, match="AdaptationGain measures nothing: it trains in one process"):
+    with pytest.warns(UserWarning, match="AdaptationGain is skipped: it trains in one process"):
         AdaptationGain.unasked().setup(run, module(), "fit")
 
 

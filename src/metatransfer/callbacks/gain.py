@@ -85,7 +85,7 @@ class Gain(Callback):
         if obstacle is not None:
             if self._asked_for:
                 raise UserError(f"{type(self).__name__} {obstacle}.")
-            rank_zero_warn(f"{type(self).__name__} measures nothing: it {obstacle}.")
+            rank_zero_warn(f"{type(self).__name__} is skipped: it {obstacle}.")
             return
         assert isinstance(pl_module, MethodModule)
         agree_on_run_folder(trainer)
@@ -117,7 +117,7 @@ class Gain(Callback):
         if trainer.ckpt_path is not None and self._start is not None:
             self._start = None
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing after a resumed fit, whose initial weights are not known: to "
+                f"{type(self).__name__} is skipped: the fit was resumed, so that its initial weights are not known; to "
                 "measure the gain, fit from the start."
             )
 
@@ -138,7 +138,7 @@ class Gain(Callback):
         except SystemExit:  # Lightning's answer to Ctrl-C
             signal.signal(signal.SIGINT, handler)
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing, because it was interrupted; the run itself is complete."
+                f"{type(self).__name__} was interrupted, so that no gain is reported; the run itself is complete."
             )
             return
         more["seconds"] = round(time.perf_counter() - began, 1)
