@@ -94,7 +94,7 @@ def test_odd_features_are_embedded(method, source, target):
 
 def test_colours_are_classes_and_marks_are_domains():
     figure = embedding_figure(plane(), plane(known=False), ["cat", "$dog", "a long name of a class indeed"])
-    assert texts(figure) == ["source", "target, class unknown", "cat", r"\$dog", "a long name of…s indeed"]
+    assert texts(figure) == ["source", "target, class unknown", "cat", r"\$dog", "a long name of…indeed"]
     left, right = figure.axes
     assert (left.get_title(), right.get_title()) == ("before adaptation", "after adaptation")
     circles, crosses = left.collections
