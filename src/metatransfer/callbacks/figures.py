@@ -100,9 +100,10 @@ def learning_curve(trainer: Trainer, name: str) -> Figure | None:
 
 def _ends(number: Mapping[str, float | None]) -> tuple[float, float]:
     """The ends of an interval, NaN if they are not known."""
-    value, half = (math.nan if number.get(part) is None else number[part] for part in ("value", "ci95"))
-    low, high = number.get("low"), number.get("high")
-    return value - half if low is None else low, value + half if high is None else high  # type: ignore[operator]
+    value, half, low, high = (number.get(part) for part in ("value", "ci95", "low", "high"))
+    if value is None or half is None:
+        return math.nan, math.nan
+    return value - half if low is None else low, value + half if high is None else high
 
 
 def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:

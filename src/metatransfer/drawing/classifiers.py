@@ -30,7 +30,7 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     axis.title.set_fontsize(10)
     if few:
         ticks = range(len(names))
-        short = short_names(list(names))
+        short = short_names(names)
         axis.set_xticks(ticks, short, rotation=45 if max(map(len, short)) > 2 else 0, ha="right")
         axis.set_yticks(ticks, short)
         if max(map(len, short)) <= 2:

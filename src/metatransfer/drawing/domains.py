@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from metatransfer.drawing.names import short_name
+from metatransfer.drawing.names import short_names
 
 _SAMPLES = 500  # of each domain: more points would overlap, and t-SNE would be slow
 _NAMED = 10  # more classes cannot be distinguished by colour
@@ -129,9 +129,9 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
     ]
     if len(colors) > _NAMED:
         return [*found, mark(f"{len(colors)} classes, one colour each", marker="")]
+    shown = short_names(names)
     for one, shade in colors.items():
-        name = short_name(names[one] if one < len(names) else f"class {one}", one)
-        found.append(mark(name, marker="s", color=shade))
+        found.append(mark(shown[one] if one < len(shown) else f"class {one}", marker="s", color=shade))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -31,20 +32,17 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def short_name(name: str, place: int, width: int = 22) -> str:
-    """The name of class number ``place`` without its middle if it is long, since numbers are often at the end.
+def short_names(names: Iterable[str], width: int = 22) -> list[str]:
+    """Names of classes in their order, without their middle if they are long, since numbers are often at the end.
 
     Letters that no installed font has are drawn as boxes; a name without any other becomes ``class <place>``.
     """
-    known, end = frozenset().union(*_fonts().values()), width // 3
-    shown = name if len(name) <= width else f"{name[: width - end - 1].rstrip()}…{name[-end:].lstrip()}"
-    drawn = "".join(letter if ord(letter) in known else "□" for letter in shown)
-    return plain(drawn) if drawn.strip("□ …") else f"class {place}"
-
-
-def short_names(names: list[str] | tuple[str, ...], width: int = 22) -> list[str]:
-    """:func:`short_name` of each class, in their order."""
-    return [short_name(str(name), place, width) for place, name in enumerate(names)]
+    known, end, found = frozenset().union(*_fonts().values()), width // 3, []
+    for place, name in enumerate(names):
+        shown = name if len(name) <= width else f"{name[: width - end - 1].rstrip()}…{name[-end:].lstrip()}"
+        drawn = "".join(letter if ord(letter) in known else "□" for letter in shown)
+        found.append(plain(drawn) if drawn.strip("□ …") else f"class {place}")
+    return found
 
 
 def use_fonts(figure: Figure) -> None:

@@ -16,13 +16,7 @@ from metatransfer.methods.twins import Entry
 
 
 class Scores(NamedTuple):
-    """Results of entries for one seed.
-
-    Attributes:
-        values: the compared metric by entry.
-        spent: the cost of each training.
-        samples: number of evaluated samples, if the evaluation logs it.
-    """
+    """Results of entries for one seed: the compared metric, the cost of each training, and the evaluated samples."""
 
     values: dict[str, float]
     spent: dict[str, Spent]

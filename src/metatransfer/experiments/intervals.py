@@ -61,10 +61,6 @@ class Interval(NamedTuple):
         words = in_words(self.mean, (high - low) / 2, low, high, unit=" %")
         return f"{words} over {samples} samples"
 
-    def loss(self) -> Interval:
-        """The interval of the values with the opposite sign."""
-        return Interval.of([-value for value in self.values], lowest=-1.0)
-
 
 def verdict(gain: Interval, words: Comparison, samples: int | None = None) -> str:
     """A sentence that says whether a method gains, loses, or makes no significant difference.
@@ -75,12 +71,13 @@ def verdict(gain: Interval, words: Comparison, samples: int | None = None) -> st
         samples: number of evaluated samples; a gain in one seed on few samples is also given as a count.
     """
     seeds, lost = len(gain.values), gain.mean < 0
-    amount = f"{100 * abs(gain.mean):.2f}" if gain.alike else str(gain.loss() if lost else gain)
+    size = Interval.of([-value if lost else value for value in gain.values], lowest=-1.0)
+    amount = f"{100 * size.mean:.2f}" if gain.alike else str(size)
     gains = f"gains {amount} {words.points} over {words.over}"
     loses = f"loses {amount} {words.points} compared with {words.over}"
     if gain.ci95 is None or (gain.alike and abs(gain.mean) > _SAME):
         often = "in one seed only" if seeds == 1 else f"the same in all {seeds} seeds"
-        few = f" ({abs(gain.mean) * samples:.0f} of {samples} samples)" if samples and samples < SMALL else ""
+        few = f" ({size.mean * samples:.0f} of {samples} samples)" if samples and samples < SMALL else ""
         return f"{words.subject} {loses + words.loss if lost else gains}, {often}{few}."
     if abs(gain.mean) <= gain.ci95:
         return f"{words.subject} makes no significant difference over {seeds} seeds: {gain} {words.points}."

@@ -40,14 +40,14 @@ def wilson(value: float, count: float) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
 
 
-def student(count: int) -> float:
+def student(count: float) -> float:
     """The 0.975 quantile of Student's t for ``count`` values; NaN for fewer than two."""
     from scipy.special import stdtrit  # slow to import
 
     return float(stdtrit(count - 1, 0.975)) if count > 1 else math.nan
 
 
-def estimate(count: int, total: float, squares: float, answers: int = 0) -> Estimate:
+def estimate(count: float, total: float, squares: float, answers: float = 0) -> Estimate:
     r"""The mean of ``count`` independent scores with its 95% interval.
 
     Without ``answers`` the half-width is :math:`t_{n-1}\,s/\sqrt n`. Scores that are fractions of correct answers get
@@ -68,7 +68,7 @@ def estimate(count: int, total: float, squares: float, answers: int = 0) -> Esti
     variance = max(0.0, squares - total * mean) / (count - 1) / count if count > 1 else math.nan
     if not (answers and 0 <= mean <= 1):
         return Estimate(mean, quantile * math.sqrt(variance))
-    trials = float(answers)
+    trials = answers
     if answers > count:
         trials = min(trials, mean * (1 - mean) / variance if variance > 0 else trials) * (_Z / quantile) ** 2
     if not trials > 0:

@@ -67,11 +67,8 @@ class EpisodeMean(Metric):
 
     def compute(self) -> tuple[Tensor, ...]:
         """``(mean, half_width, low, high)`` as scalars."""
-        count, total, squares, answers = torch.stack(
-            [self.count, self.total, self.total_of_squares, self.answers]
-        ).tolist()
-        found = torch.tensor(estimate(int(count), total, squares, int(answers)), device=self.total.device)
-        return tuple(found.unbind())
+        sums = torch.stack([self.count, self.total, self.total_of_squares, self.answers]).tolist()
+        return tuple(torch.tensor(estimate(*sums), device=self.total.device).unbind())
 
 
 def named(name: str, found: Sequence[Tensor]) -> dict[str, Tensor]:

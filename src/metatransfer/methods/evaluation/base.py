@@ -92,14 +92,9 @@ class Evaluation(nn.Module, ABC):
         return 0
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """Figures of the last evaluation, by file name without extension.
+        """Figures of the last evaluation, by file name without extension, with some wrong predictions.
 
         All processes must call it; only the result of the first one is used.
-
-        Args:
-            module: the method.
-            stage: ``"val"`` or ``"test"``.
-            mistakes: number of wrong predictions to show.
         """
         return {}
 
@@ -108,11 +103,7 @@ class Evaluation(nn.Module, ABC):
         return {}
 
     def rows(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names and contents of the table rows before the numbers: what was counted.
-
-        Args:
-            results: the content of ``results.json``.
-        """
+        """Names and contents of the table rows before the numbers: what was counted, from ``results.json``."""
         return []
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -132,7 +123,7 @@ class Evaluation(nn.Module, ABC):
 
     def start(self, stage: str) -> None:
         """Resets the metrics of a stage."""
-        for _, metrics in self._metrics_of(stage):
+        for _, metrics in _metrics_of(self, stage):
             metrics.reset()
 
     def collectors(self, stage: str, place: int) -> list[Any]:
@@ -142,14 +133,9 @@ class Evaluation(nn.Module, ABC):
 
     def finish(self, module: Method, stage: str) -> None:
         """Logs ``<stage>/<metric>``, and ``test/<test set>/<metric>`` if there are several test sets."""
-        for prefix, metrics in self._metrics_of(stage):
+        for prefix, metrics in _metrics_of(self, stage):
             for name, value in metrics.compute().items():
                 module.log(f"{prefix}/{name}", value, prog_bar=name == self.score_name, sync_dist=True)
-
-    def _metrics_of(self, stage: str) -> list[tuple[str, Any]]:
-        whole: list[tuple[str, Any]] = [(stage, self.metrics[stage])] if stage in self.metrics else []
-        names = [f"test/{name}" for name in self.test_names] if stage == "test" else []
-        return whole + list(zip(names, self.test_metrics, strict=False))
 
     # ---- selection
 
@@ -195,6 +181,12 @@ class Evaluation(nn.Module, ABC):
         samples = number.get("of")
         count = f" ({value * samples:.0f} of {samples:.0f})" if samples and samples < SMALL else ""
         return in_words(value, *interval, unit=" %") + count
+
+
+def _metrics_of(evaluation: Evaluation, stage: str) -> list[tuple[str, Any]]:
+    whole: list[tuple[str, Any]] = [(stage, evaluation.metrics[stage])] if stage in evaluation.metrics else []
+    names = [f"test/{name}" for name in evaluation.test_names] if stage == "test" else []
+    return whole + list(zip(names, evaluation.test_metrics, strict=False))
 
 
 class BaselineScores:
