@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from metatransfer import Conv4, Digits, Division, FineTuneModule, GradualUnfreezing, LabelledDataModule
 from metatransfer.callbacks.run.report import machine
 from metatransfer.drawing.episodes import to_pixels
-from metatransfer.experiments.comparing import intervals, twins_over_seeds
+from metatransfer.experiments.comparing import by_entry, measure_twins
 from metatransfer.experiments.intervals import Interval
 from metatransfer.experiments.training import Budget
 from metatransfer.methods.twins import TRANSFER
@@ -41,7 +41,9 @@ def measure(labels: int, seeds: int) -> dict[str, Interval]:
         optimizer=partial(torch.optim.AdamW, lr=0.003),
     )
     budget = Budget(epochs, settings={"accelerator": "cpu"})
-    return intervals(twins_over_seeds(module, data, seeds=range(seeds), budget=budget, baselines=True), TRANSFER)
+    values = by_entry([measure_twins(module, data, seed=seed, budget=budget, baselines=True) for seed in range(seeds)])
+    gain = Interval.of_gain(values[TRANSFER.own], values[TRANSFER.reference])
+    return {name: Interval.of(one) for name, one in values.items()} | {"gain": gain}
 
 
 def draw(found: dict[int, dict[str, Interval]]) -> Figure:

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from metatransfer.experiments.intervals import Interval
+from metatransfer.functional.intervals import in_words
 
 FOLDER = Path(__file__).resolve().parent
 # names in result files that were written before collections and data modules were separated
@@ -172,7 +173,8 @@ def protocol(results: dict) -> str:
 def number(numbers: dict, metric: str) -> str:
     found = numbers[metric]
     scale, digits = (100, 2) if metric == "accuracy" else (1, 3)
-    return f"{scale * found['value']:.{digits}f} ± {scale * found['ci95']:.{digits}f}"
+    interval = [found.get(part) for part in ("ci95", "low", "high")]
+    return in_words(found["value"], *interval, scale=scale, digits=digits)
 
 
 def duration(seconds: float | None) -> str:

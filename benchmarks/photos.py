@@ -24,7 +24,8 @@ from sklearn.datasets import load_sample_images
 
 from metatransfer import Division, FineTuneModule, ImageFolder, LabelledDataModule, LayerwiseLRDecay, TimmBackbone
 from metatransfer.callbacks.run.report import machine
-from metatransfer.experiments.comparing import intervals, twins_over_seeds
+from metatransfer.experiments.comparing import by_entry, measure_twins
+from metatransfer.experiments.intervals import Interval
 from metatransfer.experiments.training import Budget
 from metatransfer.methods.twins import TRANSFER
 
@@ -79,8 +80,11 @@ def main() -> None:
             optimizer=partial(torch.optim.AdamW, lr=0.002),
         )
         budget = Budget(options.epochs, settings={"accelerator": "cpu"})
-        scores = twins_over_seeds(module, data, seeds=range(options.seeds), budget=budget, baselines=True)
-    rows = intervals(scores, TRANSFER)
+        values = by_entry(
+            [measure_twins(module, data, seed=seed, budget=budget, baselines=True) for seed in range(options.seeds)]
+        )
+    gain = Interval.of_gain(values[TRANSFER.own], values[TRANSFER.reference])
+    rows = {name: Interval.of(one) for name, one in values.items()} | {"gain": gain}
     print({name: str(row) for name, row in rows.items()})
     content = {
         "labels_per_class": 5,

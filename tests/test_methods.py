@@ -6,6 +6,7 @@ import copy
 import inspect
 import re
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -51,6 +52,30 @@ def test_query_labels_reach_nothing_but_the_metric(kind):
     garbage = batch._replace(query_y=torch.full_like(batch.query_y, 12345))
     with torch.no_grad():
         assert torch.equal(module(batch), module(garbage))
+
+
+def shapes(module):
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
+@by_name(EPISODIC)
+def test_loaded_it_predicts_as_the_live_method(kind, tmp_path):
+    """With settings that neither the class nor its YAML has, each of which changes the predictions."""
+    taken, odd = kind.__init__.__annotations__, {"inner": {"steps": 7, "lr": 0.07}, "batch_norm": "support"}
+    changes = {name: value for name, value in odd.items() if name in taken}
+    module, batch = small(kind, **changes).eval(), episode()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "live.ckpt")
+    loaded = kind.load_from_checkpoint(tmp_path / "live.ckpt", weights_only=True).eval()
+    with torch.no_grad():
+        expected = module(batch)
+        assert torch.equal(loaded(batch), expected)
+        for name in changes:
+            other = small(kind, **{key: value for key, value in changes.items() if key != name}).eval()
+            if shapes(other) == shapes(module):
+                other.load_state_dict(module.state_dict())
+                assert not torch.equal(other(batch), expected), f"{name} changes nothing: its loss would not be noticed"
 
 
 @by_name(EPISODIC)

@@ -14,15 +14,13 @@ import torch
 from PIL import Image
 
 from metatransfer import MLP, Arrays, BestCheckpoint, FineTuneModule, LabelledDataModule, Report, UserError
-from metatransfer.callbacks.adaptation_gain import AdaptationGain
-from metatransfer.callbacks.fallback import FALLBACK, loaded
+from metatransfer.callbacks.adaptation_gain import FALLBACK, AdaptationGain, chosen_state, loaded
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 from metatransfer.data import DomainDataModule
 from metatransfer.experiments.comparing import measure_twins
-from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget
-from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.domain import AdaBNModule, DANNModule, MCDModule, SourceOnlyModule
 from metatransfer.methods.twins import ADAPTATION
 from metatransfer.metrics.validators import panel_verdict
@@ -101,7 +99,7 @@ def test_scores_are_those_of_trainings_by_hand(tmp_path):
     }
     assert found["selected_accuracy"] == pytest.approx(selected)
     assert found["gain"]["values"] == [pytest.approx(last - twin)]
-    assert found["verdict"] == verdict(Interval.of([scores["adapted"][0] - scores["source only"][0]]), ADAPTATION)
+    assert found["verdict"] == verdict(Interval.of([scores["adapted"][0] - scores["source only"][0]]), ADAPTATION, 24)
     assert len({last, twin, oracle}) > 1, "nothing to tell apart"
 
 
@@ -140,7 +138,7 @@ def test_further_seeds_are_trained_anew(tmp_path):
         one - two for one, two in zip(*(found["accuracy"][name]["values"] for name in ("adapted", "source only")),
                                       strict=True)
     ]  # fmt: skip
-    assert found["gain"] == Interval.of(differences)._asdict()
+    assert found["gain"] == Interval.of(differences, lowest=-1.0)._asdict()
 
 
 def test_target_statistics_of_further_seeds_are_estimated(tmp_path):
@@ -193,6 +191,21 @@ def test_every_twin_takes_as_many_steps_as_the_run(tmp_path, kind):
     assert found["spent"]["target-trained"][0]["epochs"] == 5, "epochs of two batches"
 
 
+class Stop(pl.Callback):
+    """Ends a run after its first epoch, as early stopping does."""
+
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = True
+
+
+def test_twins_of_a_run_that_stopped_early_stop_as_well(tmp_path):
+    trainer(tmp_path, AdaptationGain(), Stop(), max_epochs=9).fit(module(), datamodule=data(tmp_path))
+    found = written(tmp_path)
+    steps = {name: one[0]["steps"] for name, one in found["budget"]["spent"].items()}
+    assert found["stopped_early"]
+    assert steps == dict.fromkeys(("adapted", "source only", "target-trained"), 5)
+
+
 # ---- without labels
 
 
@@ -239,7 +252,46 @@ def test_the_panel_compares_the_chosen_state_with_the_twin(tmp_path):
         assert found["votes"][name]["prefers"] == ("adapted" if vote.adapted_better else "source only")
 
 
+def zeros(method):
+    for parameter in method.parameters():
+        parameter.data.zero_()
+    return method
+
+
+def test_the_chosen_state_is_that_of_the_best_checkpoint(tmp_path):
+    method = module()
+    run = trainer(tmp_path, BestCheckpoint(), AdaptationGain(seeds=0))
+    run.fit(method, datamodule=data(tmp_path))
+    saved = torch.load(run.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
+    chosen = chosen_state(run, zeros(method))
+    assert all(torch.equal(value, saved[name]) for name, value in chosen.state_dict().items())
+    assert not any(parameter.any() for parameter in method.parameters()), "the method itself is left alone"
+    assert chosen_state(trainer(tmp_path), method) is None
+
+
+class Wiped(AdaptationGain):
+    """Forgets the last weights before it compares."""
+
+    def measure(self, trainer, module, start, budget):
+        return super().measure(trainer, zeros(module), start, budget)
+
+
+def test_the_panel_judges_the_chosen_state(tmp_path):
+    trainer(tmp_path, Wiped(oracle=False), BestCheckpoint()).fit(module(), datamodule=data(tmp_path))
+    found = written(tmp_path)
+    assert found["panel"]["votes"]["entropy"]["adapted"] < 1.09, "zeros know nothing: log 3"
+    assert found["selected_accuracy"] != found["accuracy"]["adapted"]["mean"]
+
+
 # ---- the fallback
+
+
+def test_no_fallback_where_nothing_hurts(tmp_path):
+    run = trainer(tmp_path, AdaptationGain(fallback=True), BestCheckpoint(), max_epochs=3)
+    run.fit(module(lr=0.02), datamodule=data(tmp_path))
+    assert not written(tmp_path)["panel"]["hurts"], "nothing to test"
+    assert written(tmp_path)["fallback"] is None
+    assert not run.checkpoint_callback.best_model_path.endswith(FALLBACK)
 
 
 class Ruined(DANNModule):
@@ -331,7 +383,7 @@ def test_after_a_resume_nothing_is_measured(tmp_path):
     trainer(tmp_path, BestCheckpoint(dirpath=str(tmp_path))).fit(module(), datamodule=data(tmp_path))
     run = trainer(tmp_path / "on", AdaptationGain(), max_epochs=3)
     (tmp_path / "on").mkdir()
-    with pytest.warns(UserWarning, match="AdaptationGain measures nothing after a resumed fit"):
+    with pytest.warns(UserWarning, match="AdaptationGain is skipped: the fit was resumed"):
         run.fit(module(), datamodule=data(tmp_path), ckpt_path=str(tmp_path / "last.ckpt"))
     assert not list(tmp_path.rglob("adaptation_gain.json"))
 
@@ -344,7 +396,7 @@ def test_ctrl_c_in_the_comparison_leaves_the_run_done(tmp_path, monkeypatch):
     monkeypatch.setattr(DANNModule, "unadapted", lambda self: module(Impatient))
     handler = signal.getsignal(signal.SIGINT)
     run = trainer(tmp_path, AdaptationGain(), Report())
-    with pytest.warns(UserWarning, match="it was interrupted; the run itself is complete"):
+    with pytest.warns(UserWarning, match="was interrupted, so that no gain is reported; the run itself is complete"):
         run.fit(module(), datamodule=data(tmp_path))
     assert signal.getsignal(signal.SIGINT) == handler
     assert next(tmp_path.rglob("results.json")).exists()
@@ -364,7 +416,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     )
     assert not list(tmp_path.rglob("adaptation_gain.json")), "other methods are left alone"
     run = trainer(tmp_path, AdaptationGain.unasked(), limit_test_batches=0)
-    with pytest.warns(UserWarning, match=r"AdaptationGain measures nothing: .* limit_test_batches is 0"):
+    with pytest.warns(UserWarning, match=r"AdaptationGain is skipped: .* limit_test_batches is 0"):
         run.fit(module(), datamodule=data(tmp_path))
     assert run.global_step
     with pytest.raises(UserError, match="nowhere"):
@@ -378,7 +430,7 @@ def test_what_it_cannot_do_is_refused_before_the_fit_where_it_was_asked_for(tmp_
     run = trainer(tmp_path)
     with pytest.raises(UserError, match="AdaptationGain trains in one process"):
         AdaptationGain().setup(run, module(), "fit")
-    with pytest.warns(UserWarning, match="AdaptationGain measures nothing: it trains in one process"):
+    with pytest.warns(UserWarning, match="AdaptationGain is skipped: it trains in one process"):
         AdaptationGain.unasked().setup(run, module(), "fit")
 
 

@@ -29,7 +29,7 @@ from metatransfer import (
 )
 from metatransfer.drawing import classifiers as classifier_drawing
 from metatransfer.drawing import episodes as drawing
-from metatransfer.methods.evaluation.sample_figures import class_table, most_confident_mistakes
+from metatransfer.methods.evaluation.on_samples import class_table, most_confident_mistakes
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
 from serving_by_names import labelled
 

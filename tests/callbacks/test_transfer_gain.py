@@ -31,10 +31,9 @@ from metatransfer import (
     TransferGain,
     UserError,
 )
-from metatransfer.experiments.comparing import by_entry, twins_over_seeds
-from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.comparing import by_entry, measure_twins
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget
-from metatransfer.experiments.verdict import verdict
 from metatransfer.methods.twins import TRANSFER
 from serving_by_names import grouped
 
@@ -43,7 +42,9 @@ BUDGET = Budget(1, settings={"accelerator": "cpu"})
 
 
 def measured(method, labelled, seeds, budget=BUDGET, **arguments):
-    return by_entry(twins_over_seeds(method, labelled, seeds=seeds, budget=budget, baselines=True, **arguments))
+    return by_entry(
+        [measure_twins(method, labelled, seed=seed, budget=budget, baselines=True, **arguments) for seed in seeds]
+    )
 
 
 def gain_of(scores):
@@ -125,7 +126,8 @@ def test_both_twins_of_a_seed_see_the_same_and_seeds_differ():
     assert len({tuple(sorted(rows)) for rows in samples}) == 3, "every seed draws labels of its own"
     assert set(scores) == {"transfer", "from scratch", "most frequent class", "pixel 1-NN"}
     assert {len(values) for values in scores.values()} == {3}
-    assert all(0 <= value <= 1 for values in scores.values() for value in values)
+    counts = [18 * value for values in scores.values() for value in values]
+    assert counts == pytest.approx([round(count) for count in counts]), "fractions of the 18 test samples"
 
 
 def test_it_is_reproducible_and_touches_nothing():
@@ -198,6 +200,13 @@ def test_what_is_not_reseeded_is_the_same_for_all(tmp_path):
 # ---- the callback
 
 
+def test_the_callback_takes_as_many_seeds_as_it_was_told(tmp_path):
+    labelled = data()
+    trainer(tmp_path, TransferGain(seeds=3)).fit(module(), datamodule=labelled)
+    seeds = [seed for _, seed, _ in Blobs.served]
+    assert seeds[-6:] == [0, 0, 1, 1, 2, 2], "both twins of every seed, after the fit itself"
+
+
 def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     gain = TransferGain(seeds=3)
     run = trainer(tmp_path, gain, Report(), Figures())
@@ -211,14 +220,17 @@ def test_a_fit_writes_the_gain_as_json_and_picture(tmp_path, capsys):
     again = measured(start, data(Given), range(3))
     for name, values in again.items():
         interval = Interval.of(values)
-        assert found["accuracy"][name] == {"values": values, "mean": interval.mean, "ci95": interval.ci95}
+        assert found["accuracy"][name] == interval._asdict()
     assert found["gain"]["values"] == gain_of(again).values
     assert found["verdict"] == verdict(gain_of(again), TRANSFER)
     assert (found["seeds"], found["split"], found["epochs"]) == (3, "test", 1)
+    assert found["samples"] == 18
     shown = " ".join(capsys.readouterr().out.split())
     assert found["verdict"] in shown
+    assert "One of the 18 samples is 5.6 points." in shown
+    assert f"The comparison took {found['seconds']:.0f} s" in shown
     for name, values in again.items():
-        assert f"{name}: {Interval.of(values)} % (test accuracy, 3 seeds)" in shown
+        assert f"{name}: {Interval.of(values).over_samples(18)} (test accuracy, 3 seeds)" in shown
     pixels = np.asarray(Image.open(folder / "figures" / "transfer_gain.png").convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
     # the fit's own method and Trainer go on as if nothing had happened

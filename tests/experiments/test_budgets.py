@@ -82,11 +82,11 @@ def test_other_data_are_learned_from_in_as_many_steps(count):
     entries = {"one": Entry(Line), "other": Entry(Line, lambda: Ones(count))}
     for accumulated in (1, 2):
         budget = Budget(2, settings={"accelerator": "cpu", "accumulate_grad_batches": accumulated})
-        found = {one.name: one.spent for one in train_entries(entries, Ones(), seed=0, budget=budget)}
+        found = {name: cost for name, _, cost in train_entries(entries, Ones(), seed=0, budget=budget)}
         assert found["one"]["epochs"] == 2
         assert found["one"]["steps"] == found["other"]["steps"] == {1: 6, 2: 4}[accumulated]
     given = train_entries({"other": entries["other"]}, Ones(), seed=0, budget=budget, steps=5)
-    assert next(given).spent["steps"] == 5
+    assert next(given)[2]["steps"] == 5
 
 
 def test_nothing_is_left_of_a_training():

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metatransfer.experiments.intervals import Interval
-from metatransfer.experiments.verdict import verdict
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.methods.twins import ADAPTATION, TRANSFER
 
 
@@ -26,9 +25,34 @@ def test_the_interval_is_students():
 
 
 def test_a_gain_is_paired_by_seed():
-    assert Interval.of_gain([0.9, 0.5], [0.8, 0.4]).ci95 == pytest.approx(0, abs=1e-9)
+    found = Interval.of_gain([0.9, 0.5], [0.8, 0.4])
+    assert found.values == pytest.approx([0.1, 0.1]), "what is gained is positive"
+    assert found.ci95 == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         Interval.of_gain([0.9, 0.5], [0.8])
+
+
+def test_accuracies_over_seeds_stay_below_100_percent():
+    found = Interval.of([1.0, 0.9, 0.98])
+    assert found.low < found.mean < found.high == 1
+    assert str(found) == f"96.0 [{100 * found.low:.1f}, 100.0]"
+    assert Interval.of([0.0, 0.1]).low == 0
+    assert Interval.of_gain([0.1, 0.3], [0.2, 0.35]).low < 0
+
+
+def test_seeds_that_agree_are_not_certain():
+    assert Interval.of([1.0] * 3).over_samples(24) == "100.0 % [86.2, 100.0] over 24 samples"
+    assert Interval.of([0.5]).over_samples(1000) == "50.00 ± 3.09 % over 1000 samples"
+    assert Interval.of([0.5]).over_samples(None) == "50.00 %"
+    assert Interval.of([0.5, 0.6]).over_samples(24) == f"{Interval.of([0.5, 0.6])} %"
+    assert "gains 12.50 points" in verdict(Interval.of([0.125] * 2), TRANSFER, 24)
+    assert verdict(Interval.of([0.125] * 2), TRANSFER, 24).endswith("the same in all 2 seeds (3 of 24 samples).")
+
+
+def test_a_gain_on_few_samples_is_also_a_count():
+    assert verdict(Interval.of([0.125]), TRANSFER, 24).endswith("in one seed only (3 of 24 samples).")
+    assert verdict(Interval.of([-0.125]), TRANSFER, 24).endswith("in one seed only (3 of 24 samples).")
+    assert verdict(Interval.of([0.125]), TRANSFER, 2400).endswith("in one seed only.")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +69,7 @@ def test_a_gain_is_paired_by_seed():
 )
 def test_the_verdict_in_words(values, parts):
     for words in (TRANSFER, ADAPTATION):
-        sentence = verdict(Interval.of(values), words)
+        sentence = verdict(Interval.of_gain(values, [0.0] * len(values)), words)
         assert sentence.startswith(words.subject)
         assert sentence.endswith(".")
         for part in (*parts, words.points):

@@ -30,6 +30,7 @@ from metatransfer import (
     UserError,
 )
 from metatransfer.adapters import Labelled
+from metatransfer.functional.intervals import wilson
 from serving_by_names import labelled
 
 CLASSES = 4
@@ -149,7 +150,9 @@ def test_it_is_the_classifier_on_the_features(make, tmp_path):
     torch.testing.assert_close(answers.confidence, outputs.softmax(1).amax(1), rtol=1e-4, atol=1e-4)
     right = (outputs.argmax(1) == features["test"].y).double()
     assert numbers["test/accuracy"] == pytest.approx(right.mean().item())
-    assert numbers["test/accuracy_ci95"] == pytest.approx(1.96 * right.std().item() / len(right) ** 0.5, rel=1e-5)
+    assert (numbers["test/accuracy_low"], numbers["test/accuracy_high"]) == pytest.approx(
+        wilson(right.mean().item(), len(right)), rel=1e-5
+    )
     assert numbers["test/accuracy"] > 0.5
     assert run.global_step == 1
 

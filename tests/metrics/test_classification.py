@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 import torch.nn.functional as F
+from scipy import stats
 from sklearn.metrics import confusion_matrix, f1_score
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -42,7 +43,11 @@ def test_accuracy_loss_and_intervals(sizes):
     losses = np.array([-row.log_softmax(0)[label].item() for row, label in zip(outputs, targets, strict=True)])
     for name, values in (("accuracy", right), ("loss", losses)):
         assert numbers[name].item() == pytest.approx(values.mean(), rel=1e-5)
-        assert numbers[f"{name}_ci95"].item() == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=1e-5)
+    assert numbers["loss_ci95"].item() == pytest.approx(stats.t.ppf(0.975, 399) * losses.std(ddof=1) / 20, rel=1e-5)
+    low, high = stats.binomtest(int(right.sum()), 400).proportion_ci(method="wilson")
+    assert numbers["accuracy_low"].item() == pytest.approx(low, rel=1e-4)
+    assert numbers["accuracy_high"].item() == pytest.approx(high, rel=1e-4)
+    assert numbers["accuracy_ci95"].item() == pytest.approx((high - low) / 2, rel=1e-4)
     assert numbers["samples"] == 400
     assert all(value.shape == () and value.dtype == torch.float32 for value in numbers.values())
 
@@ -122,11 +127,12 @@ def test_half_precision_and_graphs():
     assert not metrics.state_dict()
 
 
-def test_one_sample_has_no_interval():
+def test_one_sample_says_little():
     outputs, targets = outputs_and_targets(1)
     numbers = measured(outputs, targets).compute()
     assert numbers["accuracy"] == float(outputs.argmax(1) == targets)
-    assert math.isnan(numbers["accuracy_ci95"])
+    assert float(numbers["accuracy_high"] - numbers["accuracy_low"]) == pytest.approx(0.793, abs=1e-3)
+    assert math.isnan(numbers["loss_ci95"])
     assert not math.isnan(numbers["calibration_error"])
 
 

@@ -38,7 +38,10 @@ def test_classification(ways):
     for outputs, targets in batches:
         metrics.update(outputs, targets)
     numbers = {name: float(value) for name, value in metrics.compute().items()}
-    assert set(numbers) == {"episodes", "accuracy", "accuracy_ci95", "loss", "loss_ci95", "calibration_error"}
+    assert set(numbers) == {
+        "episodes", "accuracy", "accuracy_ci95", "accuracy_low", "accuracy_high", "loss", "loss_ci95",
+        "calibration_error",
+    }  # fmt: skip
     logits = torch.cat([outputs for outputs, _ in batches]).double().numpy()
     labels = torch.cat([targets for _, targets in batches]).numpy()
     accuracy = (logits.argmax(-1) == labels).mean(1)
@@ -46,7 +49,10 @@ def test_classification(ways):
     losses = -np.log(np.take_along_axis(probabilities, labels[..., None], -1))[..., 0].mean(1)
     for name, values in (("accuracy", accuracy), ("loss", losses)):
         assert numbers[name] == pytest.approx(values.mean(), rel=1e-5)
-        assert numbers[f"{name}_ci95"] == pytest.approx(1.96 * values.std(ddof=1) / np.sqrt(7), rel=1e-5)
+    assert numbers["loss_ci95"] == pytest.approx(2.446912 * losses.std(ddof=1) / np.sqrt(7), rel=1e-5)
+    low, high = numbers["accuracy_low"], numbers["accuracy_high"]
+    assert 0 <= low < accuracy.mean() < high <= 1
+    assert numbers["accuracy_ci95"] == pytest.approx((high - low) / 2, rel=1e-5)
     pooled = calibration_error(probabilities.reshape(-1, ways), labels.reshape(-1))
     assert numbers["calibration_error"] == pytest.approx(pooled, abs=1e-5)
 
@@ -59,7 +65,7 @@ def test_regression():
     assert set(numbers) == {"episodes", "mse", "mse_ci95", "loss", "loss_ci95"}
     squares = (outputs - targets).square().double().numpy().mean((1, 2))
     assert float(numbers["mse"]) == pytest.approx(squares.mean(), rel=1e-5)
-    assert float(numbers["loss_ci95"]) == pytest.approx(1.96 * squares.std(ddof=1) / 2, rel=1e-5)
+    assert float(numbers["loss_ci95"]) == pytest.approx(3.182446 * squares.std(ddof=1) / 2, rel=1e-5)
 
 
 def test_the_number_of_ways_and_queries_may_change():
@@ -134,3 +140,23 @@ def test_memory_does_not_keep_the_outputs():
         for value in states
     )
     assert kept <= 40 * 75 * 16
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_diverged_network_has_no_accuracy(broken):
+    """The largest of NaNs would be class 0, which may even be correct; one such task is enough."""
+    outputs, targets = draw(3, 4, 5, 0)
+    outputs[1, 2, 3] = broken
+    metrics = EpisodeMetrics()
+    metrics.update(outputs, targets * 0)
+    numbers = metrics.compute()
+    assert torch.isnan(numbers["accuracy"])
+    assert torch.isnan(numbers["accuracy_ci95"])
+
+
+def test_a_class_that_is_ruled_out_is_no_divergence():
+    outputs, targets = draw(3, 4, 5, 0)
+    outputs[..., 3] = -torch.inf
+    metrics = EpisodeMetrics()
+    metrics.update(outputs, targets * 0)
+    assert torch.isfinite(metrics.compute()["accuracy"])

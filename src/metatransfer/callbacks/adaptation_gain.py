@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
-from metatransfer.callbacks.fallback import chosen_state, fall_back, loaded, told
 from metatransfer.callbacks.gain import Gain, Start
+from metatransfer.callbacks.run.checkpoint import read_checkpoint, save_with_card
 from metatransfer.callbacks.run.numbers import number
 from metatransfer.callbacks.run.report import Report
 from metatransfer.checks import check_not_negative
@@ -18,7 +19,10 @@ from metatransfer.experiments.training import Budget, Evaluated, evaluate, spent
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.twins import ADAPTATION, ORACLE, detached, labelled, target_evaluation
 from metatransfer.metrics.validators import PanelVerdict, panel_verdict
+from metatransfer.storage import short_path
 
+FALLBACK = "source_only.ckpt"
+Module = TypeVar("Module", bound=MethodModule)
 ADAPTED, PLAIN = ADAPTATION.own, ADAPTATION.reference
 
 
@@ -104,14 +108,15 @@ class AdaptationGain(Gain):
                 for seed in range(first + 1, first + self.seeds)
             ]  # fmt: skip
             if chosen is not None:
-                more["selected_accuracy"] = self._accuracy(chosen, start, budget)
+                found = evaluate(chosen, start.data, self.split, budget)
+                more["selected_accuracy"] = found[ADAPTATION.metrics[self.split]]
         return scores, more | self._panel(trainer, run, chosen, start, budget)
 
-    def _accuracy(self, module: MethodModule, start: Start, budget: Budget) -> float:
-        return evaluate(module, start.data, self.split, budget)[ADAPTATION.metrics[self.split]]
-
     def _first_seed(self, trainer: Trainer, run: MethodModule, start: Start, budget: Budget, seed: int) -> Scores:
-        """The run itself and its twins with the same initial weights; no values if the labels are not known."""
+        """The run itself and its twins with the same initial weights; no values if the labels are not known.
+
+        The twins take as many optimiser steps as the run has taken, whatever has ended it.
+        """
         own = spent(trainer)
         entries = start.module.twins(start.data)
         told = labelled(start.data, self.split)
@@ -119,16 +124,16 @@ class AdaptationGain(Gain):
         del entries[mine]
         if not (self.oracle and told):
             entries.pop(ORACLE, None)
-        learners, scores = {mine: run}, Scores({}, {mine: own})
-        steps = None if PLAIN in entries else own["steps"]
+        learners, costs = {mine: run}, {mine: own}
         if PLAIN in entries and self.source_only is not None:
-            learners[PLAIN], steps = loaded(entries.pop(PLAIN).module(), self.source_only), own["steps"]
-        for one in train_entries(entries, start.data, seed=seed, budget=budget, steps=steps):
-            learners[one.name], scores.spent[one.name] = one.module, one.spent
+            learners[PLAIN] = loaded(entries.pop(PLAIN).module(), self.source_only)
+        limits = budget.in_steps(own["steps"])
+        for name, one, cost in train_entries(entries, start.data, seed=seed, budget=limits, steps=own["steps"]):
+            learners[name], costs[name] = one, cost
         self.twin = learners[PLAIN] if mine != PLAIN else None
-        if told:
-            scores.values.update({name: self._accuracy(one, start, budget) for name, one in learners.items()})
-        return scores
+        tested = learners if told else {}
+        found = {name: evaluate(one, start.data, self.split, budget) for name, one in tested.items()}
+        return Scores.of(found, costs, ADAPTATION.metrics[self.split])
 
     def _panel(
         self, trainer: Trainer, run: MethodModule, chosen: MethodModule | None, start: Start, budget: Budget
@@ -149,17 +154,17 @@ class AdaptationGain(Gain):
         path = fall_back(trainer, run, self.twin)
         for one in getattr(trainer, "callbacks", ()) if path else ():
             if isinstance(one, Report):
-                one.overrule(metrics, told(path))
-        return {"panel": card, "fallback": told(path)}
+                one.overrule(metrics, _told(path))
+        return {"panel": card, "fallback": _told(path)}
 
     # ---- the report
 
-    def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
+    def conclude(self, scores: dict[str, list[float]], samples: int | None) -> tuple[Interval | None, str]:
         """The gain of adaptation; for a method that is its own twin, the value of the target's labels."""
         if not scores:
             return None, "The accuracy on the target is not known, because its labels are missing or may not be used."
         if ADAPTED in scores:
-            return super().conclude(scores)
+            return super().conclude(scores, samples)
         if ORACLE not in scores:
             return None, ""
         more = Interval.of_gain(scores[ORACLE], scores[PLAIN])
@@ -186,3 +191,43 @@ def _panel_card(panel: PanelVerdict, judged: str) -> dict[str, Any]:
         for name, vote in panel.votes.items()
     }
     return {"judged": judged, "hurts": panel.hurts, "sentence": panel.sentence, "votes": votes}
+
+
+def loaded(module: Module, path: str | Path) -> Module:
+    """Loads the weights of a checkpoint into a module without a Trainer, and returns the module."""
+    content = read_checkpoint(path)
+    module.on_load_checkpoint(content)
+    module.load_state_dict(content["state_dict"])
+    return module
+
+
+def chosen_state(trainer: Trainer, module: Module) -> Module | None:
+    """A copy of a method with the weights of the run's best checkpoint; ``None`` if nothing was saved."""
+    path = getattr(trainer.checkpoint_callback, "best_model_path", None)
+    return loaded(detached(module), path) if path else None
+
+
+def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Path | None:
+    """Writes a checkpoint that predicts as the twin does, and makes it the best of the run."""
+    chooser: Any = trainer.checkpoint_callback
+    last = getattr(chooser, "last_model_path", "") or getattr(chooser, "best_model_path", "")
+    if not last:
+        return None
+    content, whole = read_checkpoint(last), detached(module)
+    whole.take_over(twin)  # type: ignore[operator]
+    kept: dict[str, Any] = {name: content[name] for name in ("protocol", "rng_state", "class_names") if name in content}
+    content["state_dict"] = whole.state_dict()
+    whole.on_save_checkpoint(content)  # parts that are not in the state_dict
+    content.update(kept)
+    content["protocol"] = {**content.get("protocol", {}), "selection": "source only, preferred by most validators"}
+    path = Path(last).with_name(FALLBACK)
+    save_with_card(path, content)
+    chooser.best_model_path = str(path)
+    return path
+
+
+def _told(path: Path | None) -> str:
+    """Describes the result of a fallback."""
+    if path is None:
+        return "No fallback was written, because the run saves no checkpoints."
+    return f"The best checkpoint is now {short_path(path)}, which predicts as the source-only model (fallback)."

@@ -62,7 +62,6 @@ class DomainDiagnostics(Callback):
         self.signs: dict[str, dict[str, Any]] = {}
         self._steps: list[int] = []
         self._curves: dict[str, list[float]] = {name: [] for name in _CURVES}
-        self._stride, self._seen = 1, 0
         self._due_at: int | None = None
         self._start: MethodModule | None = None
         self._adapts = False
@@ -71,21 +70,13 @@ class DomainDiagnostics(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Curves and signs, as plain values."""
-        return {
-            "signs": self.signs,
-            "steps": self._steps,
-            "curves": self._curves,
-            "stride": self._stride,
-            "seen": self._seen,
-        }
+        return {"signs": self.signs, "steps": self._steps, "curves": self._curves}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from an interrupted fit."""
-        if not self._fitting:
-            return
-        self.signs, self._steps = dict(state_dict["signs"]), list(state_dict["steps"])
-        self._curves = {name: list(values) for name, values in state_dict["curves"].items()}
-        self._stride, self._seen = state_dict["stride"], state_dict["seen"]
+        if self._fitting:
+            self.signs, self._steps = dict(state_dict["signs"]), list(state_dict["steps"])
+            self._curves = {name: list(values) for name, values in state_dict["curves"].items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copies the network before training, unless there will be a twin."""
@@ -117,19 +108,13 @@ class DomainDiagnostics(Callback):
         self._due_at = trainer.global_step if due else None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Adds logged values to the curves, which are thinned out when they become long."""
-        if self._due_at is None:
-            return
+        """Adds logged values to the curves."""
         known = {name: trainer.callback_metrics.get(f"train/{name}") for name in _CURVES}
-        if any(value is not None for value in known.values()):
-            if self._seen % self._stride == 0:
-                self._steps.append(self._due_at)
-                for name, value in known.items():
-                    self._curves[name].append(math.nan if value is None else float(value))
-            self._seen += 1
-        if len(self._steps) >= _POINTS:
-            self._steps, self._stride = self._steps[::2], 2 * self._stride
-            self._curves = {name: values[::2] for name, values in self._curves.items()}
+        if self._due_at is None or all(value is None for value in known.values()):
+            return
+        self._steps.append(self._due_at)
+        for name, value in known.items():
+            self._curves[name].append(math.nan if value is None else float(value))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks for signs of a collapse."""
@@ -137,7 +122,7 @@ class DomainDiagnostics(Callback):
         if not self._fitting or trainer.sanity_checking or not self._adapts or evaluation is None:
             return
         evidence = evaluation.last_evidence()
-        floor, best = evaluation.validator.source_floor, float(evaluation.best_source_accuracy)
+        floor, best = evaluation.validator.source_floor, float(pl_module.best_source_accuracy)  # type: ignore[arg-type]
         right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double().mean()
         found = collapse_signs(
             evidence.target_logits,
@@ -162,9 +147,11 @@ class DomainDiagnostics(Callback):
         self._start = None
         if not trainer.is_global_zero:
             return
-        curves: dict[str, Any] = {"step": self._steps}
-        curves |= {one: [number(value) for value in values] for one, values in self._curves.items()}
-        content: dict[str, Any] = {"signs": self.signs, "curves": curves}
+        thin = slice(None, None, 1 + len(self._steps) // _POINTS)
+        self._steps = self._steps[thin]
+        self._curves = {one: values[thin] for one, values in self._curves.items()}
+        curves = {one: [number(value) for value in values] for one, values in self._curves.items()}
+        content: dict[str, Any] = {"signs": self.signs, "curves": {"step": self._steps, **curves}}
         for when, who, known in (("before", before, _evidence(before)), ("after", pl_module, evidence)):
             if who is not None and known is not None:
                 network = name if when == "before" else "after the fit"

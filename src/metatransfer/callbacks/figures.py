@@ -88,10 +88,22 @@ def learning_curve(trainer: Trainer, name: str) -> Figure | None:
         [step for step, _ in points],
         # a missing value leaves a gap
         [math.nan if number["value"] is None else number["value"] for _, number in points],
-        [number.get("ci95") or 0.0 for _, number in points],
-        {label: float(one[name]["value"] or 0.0) for label, one in report.measured.items() if name in one},
+        [_ends(number) for _, number in points],
+        {
+            label: one[name]["value"]
+            for label, one in report.measured.items()
+            if one.get(name, {}).get("value") is not None
+        },
         name.replace("_", " "),
     )
+
+
+def _ends(number: Mapping[str, float | None]) -> tuple[float, float]:
+    """The ends of an interval, NaN if they are not known."""
+    value, half, low, high = (number.get(part) for part in ("value", "ci95", "low", "high"))
+    if value is None or half is None:
+        return math.nan, math.nan
+    return value - half if low is None else low, value + half if high is None else high
 
 
 def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:

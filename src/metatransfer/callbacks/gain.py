@@ -1,9 +1,10 @@
-"""The base of callbacks that measure the gain of a method over its twin."""
+"""Callbacks that measure the gain of a method over its twin, and the gain of transfer."""
 
 from __future__ import annotations
 
 import json
 import signal
+import time
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,15 +14,16 @@ from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
-from metatransfer.checks import check_choice
+from metatransfer.checks import check_choice, check_positive
+from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
-from metatransfer.experiments.comparing import Scores, by_entry
-from metatransfer.experiments.intervals import Interval
+from metatransfer.experiments.comparing import Scores, by_entry, measure_twins
+from metatransfer.experiments.intervals import Interval, verdict
 from metatransfer.experiments.training import Budget, Evaluated, Spent, beside_the_run
-from metatransfer.experiments.verdict import verdict
+from metatransfer.functional.intervals import SMALL
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.classifier import MOST_FREQUENT
-from metatransfer.methods.twins import Comparison, detached
+from metatransfer.methods.evaluation.on_samples import MOST_FREQUENT
+from metatransfer.methods.twins import TRANSFER, Comparison, detached
 from metatransfer.storage import write_atomically
 
 
@@ -83,7 +85,7 @@ class Gain(Callback):
         if obstacle is not None:
             if self._asked_for:
                 raise UserError(f"{type(self).__name__} {obstacle}.")
-            rank_zero_warn(f"{type(self).__name__} measures nothing: it {obstacle}.")
+            rank_zero_warn(f"{type(self).__name__} is skipped: it {obstacle}.")
             return
         assert isinstance(pl_module, MethodModule)
         agree_on_run_folder(trainer)
@@ -115,7 +117,7 @@ class Gain(Callback):
         if trainer.ckpt_path is not None and self._start is not None:
             self._start = None
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing after a resumed fit, whose initial weights are not known: to "
+                f"{type(self).__name__} is skipped: the fit was resumed, so that its initial weights are not known; to "
                 "measure the gain, fit from the start."
             )
 
@@ -129,15 +131,17 @@ class Gain(Callback):
         assert isinstance(pl_module, MethodModule)
         handler = signal.getsignal(signal.SIGINT)
         budget = Budget.of(trainer, validates=self.split == "val")
+        began = time.perf_counter()
         try:
             with beside_the_run(start.data):
                 scores, more = self.measure(trainer, pl_module, start, budget)
         except SystemExit:  # Lightning's answer to Ctrl-C
             signal.signal(signal.SIGINT, handler)
             rank_zero_warn(
-                f"{type(self).__name__} measures nothing, because it was interrupted; the run itself is complete."
+                f"{type(self).__name__} was interrupted, so that no gain is reported; the run itself is complete."
             )
             return
+        more["seconds"] = round(time.perf_counter() - began, 1)
         self._publish(trainer, scores, budget, more)
 
     @abstractmethod
@@ -146,23 +150,24 @@ class Gain(Callback):
     ) -> tuple[list[Scores], dict[str, Any]]:
         """Scores for each seed, and further fields of the JSON file; ``module`` is the method after the fit."""
 
-    def conclude(self, scores: dict[str, list[float]]) -> tuple[Interval | None, str]:
+    def conclude(self, scores: dict[str, list[float]], samples: int | None) -> tuple[Interval | None, str]:
         """The gain, or ``None`` if it is not known, and the verdict."""
         gain = Interval.of_gain(scores[self.comparison.own], scores[self.comparison.reference])
-        return gain, verdict(gain, self.comparison)
+        return gain, verdict(gain, self.comparison, samples)
 
     def remarks(self, content: dict[str, Any]) -> list[str]:
         """Lines that are printed after the rows: by default the verdict."""
         return [content["verdict"]]
 
     def _publish(self, trainer: Trainer, found: list[Scores], budget: Budget, more: dict[str, Any]) -> None:
-        scores = by_entry(found)
+        scores, samples = by_entry(found), found[0].samples
         spent: dict[str, list[Spent]] = {name: [one.spent[name] for one in found] for name in found[0].spent}
         intervals = {name: Interval.of(values) for name, values in scores.items()}
-        gain, sentence = self.conclude(scores)
+        gain, sentence = self.conclude(scores, samples)
         content: dict[str, Any] = {
             "split": self.split,
             "seeds": self.seeds,
+            "samples": samples,
             "weights": "the last ones, unselected",
             "budget": {**budget.card(), "spent": spent},
             "interval": "95 %, Student's t over the seeds",
@@ -181,6 +186,56 @@ class Gain(Callback):
             publish_figures(trainer, {self.file: gain_figure(shown, sentence)})
         console = Console(width=160)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]
-        for line in filter(None, [*rows, *self.remarks(content)]):
+        rows = [
+            f"{name}: {one.over_samples(samples)} ({self.score.format(self.split)}, {seeds})"
+            for name, one in intervals.items()
+        ]
+        few = f"One of the {samples} samples is {100 / samples:.1f} points." if samples and samples < SMALL else ""
+        took = f"The comparison took {content['seconds']:.0f} s, after the time of the run."
+        for line in filter(None, [*rows, *self.remarks(content), few, took]):
             console.print(line, highlight=False)
+
+
+class TransferGain(Gain):
+    """After fine-tuning, measures the gain of transfer with a 95% confidence interval.
+
+    For each seed, trains the method again, and on the same budget a twin of the same architecture that starts from
+    random weights and trains all of them. Both use the same samples, and are evaluated with their last weights, so that
+    no selection takes place. The seed determines the labelled samples, their order, the head and the twin's weights.
+    The gain is the mean difference of the accuracies, with Student's t interval over the seeds. Baselines that learn
+    from the same samples are reported, too.
+
+    Args:
+        seeds: number of seeds, counted from 0.
+        split: ``"test"`` or ``"val"``, the split that all are evaluated on.
+
+    Raises:
+        UserError: ``seeds`` is not positive, or ``split`` is invalid.
+    """
+
+    comparison, file, score = TRANSFER, "transfer_gain", "{} accuracy"
+
+    def __init__(self, seeds: int = 5, split: Evaluated = "test") -> None:
+        check_positive(seeds=seeds)
+        super().__init__(seeds, split)
+
+    def check(self, start: Start) -> None:
+        """Builds the twins once."""
+        if isinstance(start.data, ServesSamples) and not start.data.info().shared_vocabulary:
+            raise UserError(
+                "TransferGain cannot compare with tokenizer=words, because every seed builds another vocabulary, which "
+                "pretrained weights do not know: set the tokenizer of the pretrained network."
+            )
+        getattr(start.data, f"{self.split}_dataloader")()
+        for entry in start.module.twins(start.data, 0).values():
+            entry.module()
+
+    def measure(
+        self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
+    ) -> tuple[list[Scores], dict[str, Any]]:
+        """Trains both for each seed."""
+        scores = [
+            measure_twins(start.module, start.data, seed=seed, budget=budget, split=self.split, baselines=True)
+            for seed in range(self.seeds)
+        ]
+        return scores, {"epochs": trainer.current_epoch}

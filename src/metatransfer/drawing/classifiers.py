@@ -9,6 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from metatransfer.drawing.names import plain, short_names
+from metatransfer.functional.intervals import estimate
+
 _LABELLED = 30  # more classes leave no space for names and numbers
 
 
@@ -22,10 +25,12 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     axis = figure.subplots()
     image = axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axis, label="fraction of the class", shrink=0.8)
-    axis.set(xlabel="predicted class", ylabel="true class")
+    numbered = "" if few else ", by number"
+    axis.set(xlabel=f"predicted class{numbered}", ylabel=f"true class{numbered}", title="confusion matrix")
+    axis.title.set_fontsize(10)
     if few:
         ticks = range(len(names))
-        short = [_plain(textwrap.shorten(name, 22, placeholder="…")) for name in names]
+        short = short_names(names)
         axis.set_xticks(ticks, short, rotation=45 if max(map(len, short)) > 2 else 0, ha="right")
         axis.set_yticks(ticks, short)
         if max(map(len, short)) <= 2:
@@ -37,11 +42,6 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _plain(text: str) -> str:
-    """Escapes dollar signs, between which matplotlib expects formulas."""
-    return text.replace("$", r"\$")
-
-
 def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: float) -> Figure:
     """A reliability diagram: accuracy by confidence, and the number of predictions by confidence."""
     number, good, sure = (part.cpu().numpy() for part in (count, right, confidence))
@@ -50,7 +50,8 @@ def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], "--", color="#6d4c41", label="perfectly calibrated")
     upper.plot(sure[filled] / number[filled], good[filled] / number[filled], "o-", color="#1565c0", label="this method")
-    upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"calibration error {100 * error:.1f} %")
+    upper.set(ylabel="fraction correct", ylim=(0, 1.02))
+    upper.set_title(f"calibration error {100 * error:.1f} %", fontsize=10)
     upper.legend(loc="lower right", fontsize=8)
     upper.grid(alpha=0.3)
     edges = np.linspace(0, 1, len(number) + 1)
@@ -68,8 +69,8 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
         axis.axis("off")
         axis.set(xlim=(0, 1), ylim=(len(samples), 0))
         for row, (sample, caption) in enumerate(zip(samples, captions, strict=True)):
-            axis.text(0, row + 0.35, _plain(textwrap.shorten(str(sample), 110, placeholder=" …")), fontsize=9)
-            axis.text(0.02, row + 0.72, _plain(caption), fontsize=8, color="#c62828")
+            axis.text(0, row + 0.35, plain(textwrap.shorten(str(sample), 110, placeholder=" …")), fontsize=9)
+            axis.text(0.02, row + 0.72, plain(caption), fontsize=8, color="#c62828")
         return figure
     columns = min(6, max(1, len(samples)))
     rows = -(-len(samples) // columns) or 1
@@ -80,22 +81,28 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
     for axis, sample, caption in zip(axes, samples, captions, strict=False):
         pixels = sample.permute(1, 2, 0).clamp(0, 1).cpu().numpy()  # type: ignore[union-attr]
         axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
-        axis.set_title(_plain(textwrap.fill(caption, 24)), fontsize=7, color="#c62828")
+        axis.set_title(plain(textwrap.fill(caption, 24)), fontsize=7, color="#c62828")
     return figure
 
 
 def gain_figure(scores: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Accuracies of several ways to train for each seed, with their means."""
-    figure = Figure(figsize=(1.2 + 1.5 * len(scores), 4.0), layout="constrained")
+    """Accuracies in percent of several ways to train for each seed, with their means and 95% intervals."""
+    figure = Figure(figsize=(max(4.6, 1.2 + 1.5 * len(scores)), 4.0), layout="constrained")
     axis = figure.subplots()
-    values = np.array(list(scores.values()))
-    places = np.arange(len(scores))
-    for seed in range(values.shape[1]):
-        axis.plot(places, values[:, seed], "o-", color="#90a4ae", markersize=4, linewidth=0.8)
-    axis.plot(places, values.mean(1), "_", color="#c62828", markersize=34, markeredgewidth=2.5, label="mean over seeds")
-    axis.set_xticks(places, [textwrap.fill(name, 16) for name in scores])
-    axis.set(ylabel="accuracy (%)", title=textwrap.fill(title, 22 * len(scores)), xlim=(-0.5, len(scores) - 0.5))
-    axis.title.set_fontsize(9)
+    values, places = np.array(list(scores.values())), np.arange(len(scores))
+    mean, seeds = values.mean(1), values.shape[1]
+    if seeds > 1:
+        half = np.array([estimate(seeds, row.sum(), np.square(row).sum()).ci95 for row in values])
+        bars = np.stack([np.minimum(half, mean), np.minimum(half, 100 - mean)])
+        label = f"mean of {seeds} seeds, 95 % interval"
+        axis.errorbar(places, mean, bars, fmt="_", color="#c62828", markersize=22, capsize=5, label=label)
+    for seed in range(seeds):  # side by side, so that equal seeds are seen
+        shift = 0.16 * (seed / max(1, seeds - 1) - 0.5) if seeds > 1 else 0
+        name = "_nolegend_" if seed else "one seed" if seeds > 1 else "one seed, no interval"
+        axis.plot(places + shift, values[:, seed], "o", color="#546e7a", markersize=4, alpha=0.8, label=name)
+    axis.set_xticks(places, [textwrap.fill(plain(name), 16) for name in scores])
+    axis.set(ylabel="accuracy (%)", xlim=(-0.5, len(scores) - 0.5))
+    axis.set_title(textwrap.fill(title.replace(" ± ", "\u00a0±\u00a0"), 22 * max(3, len(scores))), fontsize=9)
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=8, markerscale=0.5)  # the marker is as wide as a column
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +9,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from metatransfer.checks import check_choice
-from metatransfer.errors import UserError
+from metatransfer.drawing.names import short_names
 
 _SAMPLES = 500  # of each domain: more points would overlap, and t-SNE would be slow
 _NAMED = 10  # more classes cannot be distinguished by colour
@@ -46,44 +45,25 @@ def embed(
     method: Literal["pca", "tsne"] = "tsne",
     seed: int = 0,
 ) -> Embedded:
-    """Projects the features of both domains to the same two dimensions."""
-    check_choice("method", method, ("pca", "tsne"))
-    _check_samples(source_features, source_y, "source")
-    _check_samples(target_features, target_y, "target")
+    """Projects finite features of the same layer for both domains, at most 500 samples each, to the same plane."""
     mine, other = (_drawn(len(x), seed) for x in (source_features, target_features))
-    rows = [
-        x.detach().cpu()[part].flatten(1).double() for x, part in ((source_features, mine), (target_features, other))
-    ]
-    if rows[0].shape[1] != rows[1].shape[1]:
-        raise UserError(
-            f"the source has {rows[0].shape[1]} features, but the target {rows[1].shape[1]}: use features of the same "
-            "layer."
-        )
-    both = torch.cat(rows).numpy()
-    if not np.isfinite(both).all():
-        raise UserError("features must be finite, but some are not: the network has diverged.")
-    points = torch.from_numpy(_principal(both) if method == "pca" or len(both) < 5 else _neighbours(both, seed))
+    rows = (source_features.detach().cpu()[mine], target_features.detach().cpu()[other])
+    both = torch.cat([part.flatten(1).double() for part in rows]).numpy()
+    few = method == "pca" or len(both) < 5
+    points = torch.from_numpy(_principal(both, 2) if few else _neighbours(both, seed))
     labels = None if target_y is None else target_y.cpu()[other]
     return Embedded(points[: len(mine)], points[len(mine) :], source_y.cpu()[mine], labels)
-
-
-def _check_samples(x: Tensor, y: Tensor | None, name: str) -> None:
-    if not len(x) or (y is not None and len(y) != len(x)):
-        raise UserError(
-            f"the {name} needs samples, and labels for all of them or none, but got {len(x)} samples and "
-            f"{'no' if y is None else len(y)} labels: give labels of the same samples."
-        )
 
 
 def _drawn(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_SAMPLES].sort().values
 
 
-def _principal(x: np.ndarray, count: int = 2) -> np.ndarray:
-    centred = x - x.mean(0)
-    directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
-    points: np.ndarray = centred @ (directions * np.where(largest < 0, -1.0, 1.0)).T
+def _principal(x: np.ndarray, count: int) -> np.ndarray:
+    from sklearn.decomposition import PCA  # slow to import
+
+    with np.errstate(invalid="ignore"):  # all samples may be equal
+        points: np.ndarray = PCA(min(count, *x.shape), svd_solver="full").fit_transform(x)
     return np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
 
 
@@ -92,10 +72,8 @@ def _neighbours(x: np.ndarray, seed: int) -> np.ndarray:
 
     if np.ptp(x, axis=0).max() == 0:
         return np.zeros((len(x), 2))  # all samples are equal
-    perplexity = min(30.0, (len(x) - 1) / 3)
-    start = _principal(x)
-    start *= 1e-4 / max(float(start[:, 0].std()), 1e-300)
-    found: np.ndarray = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(_principal(x, _KEPT))
+    kept, perplexity = _principal(x, _KEPT), min(30.0, (len(x) - 1) / 3)
+    found: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(kept)
     return found.astype(np.float64)
 
 
@@ -110,6 +88,7 @@ def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = (
         axis.set(xticks=[], yticks=[], title=title)
         axis.title.set_fontsize(10)
     figure.legend(handles=_legend(before, after, colors, names), loc="outside lower center", ncols=6, fontsize=8)
+    figure.suptitle("features of both domains in two dimensions", fontsize=10)
     return figure
 
 
@@ -150,27 +129,21 @@ def _legend(before: Embedded, after: Embedded, colors: Mapping[int, Any], names:
     ]
     if len(colors) > _NAMED:
         return [*found, mark(f"{len(colors)} classes, one colour each", marker="")]
+    shown = short_names(names)
     for one, shade in colors.items():
-        name = names[one] if one < len(names) else f"class {one}"
-        short = textwrap.shorten(name, 22, placeholder="…").replace("$", r"\$")
-        found.append(mark(short, marker="s", color=shade))
+        found.append(mark(shown[one] if one < len(shown) else f"class {one}", marker="s", color=shade))
     return found
 
 
 def domain_curves_figure(steps: Sequence[int], curves: Mapping[str, Sequence[float]], chance: float = 0.5) -> Figure:
     """Logged values of an adaptation over the optimiser steps, one curve below the other."""
-    curves = {name: values for name, values in curves.items() if len(values)}
-    sizes = {name: len(values) for name, values in curves.items()}
-    if set(sizes.values()) != {len(steps)}:
-        raise UserError(
-            f"curves must have one value for each of the {len(steps)} steps, but have {sizes or 'none'}: log all at "
-            "the same steps."
-        )
     figure = Figure(figsize=(6.4, 0.6 + 1.9 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, values) in zip(axes, curves.items(), strict=True):
         _curve(axis, steps, name, np.asarray(values, dtype=float), chance)
+    axes[0].set_title("course of the adaptation", fontsize=10)
     axes[-1].set_xlabel("optimiser step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(axes)
     return figure
 
@@ -185,10 +158,5 @@ def _curve(axis: Any, steps: Sequence[int], name: str, values: np.ndarray, chanc
         axis.axhline(chance, linestyle="--", color="#6d4c41", label=f"chance ({100 * chance:.0f} %)")
         axis.set_ylim(min(0.4, chance - 0.1, float(np.nanmin(np.append(shown, 1.0))) - 0.03), 1.03)
         axis.legend(loc="best", fontsize=8)
-    elif name == "gradient ratio" and (shown[np.isfinite(shown)] > 0).all() and _spread(shown) > 30:
-        axis.set_yscale("log")
-
-
-def _spread(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.max() / finite.min()) if len(finite) and finite.min() > 0 else 1.0
+    elif name == "gradient ratio" and np.nanmin(shown, initial=np.inf) * 30 < np.nanmax(shown, initial=0):
+        axis.set_yscale("log" if np.nanmin(shown) > 0 else "linear")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,31 +12,55 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from metatransfer.drawing.names import plain, short_names, use_fonts
+from metatransfer.functional.intervals import estimate
+
+_ROWS = 20  # more classes do not fit on a screen
+_NOT_NEGATIVE = ("accuracy", "mse", "loss")
 _RIGHT, _WRONG, _SUPPORT = "#2e7d32", "#c62828", "#37474f"
 
 
-def episode_figure(support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, predicted: Tensor) -> Figure:
-    """One task: a row per class with support images at the left and queries at the right; mistakes are red."""
+def episode_figure(
+    support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, predicted: Tensor, names: Sequence[str] = ()
+) -> Figure:
+    """One task: a row per class with support images at the left and queries at the right; mistakes are red.
+
+    Args:
+        support: ``(S, C, H, W)``.
+        support_y: ``(S,)`` labels.
+        query: ``(Q, C, H, W)``.
+        query_y: ``(Q,)``.
+        predicted: ``(Q,)``.
+        names: name of the class of each label.
+    """
     ways = int(torch.cat([support_y, query_y]).max()) + 1
     shots = max(int((support_y == way).sum()) for way in range(ways))
     queries = min(12, max(int((query_y == way).sum()) for way in range(ways)))
-    shots = min(shots, 5)
+    shots, shown = min(shots, 5), min(ways, _ROWS)
     columns = shots + queries
-    figure = Figure(figsize=(0.62 * columns + 1.2, 0.72 * ways + 0.7), layout="constrained")
-    grid = figure.subplots(ways, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+    known = [names[way] if way < len(names) else f"class {way}" for way in range(ways)]
+    labels, predicted_as = short_names(known, 18), short_names(known, 11)
+    figure = Figure(figsize=(max(4.2, 0.62 * columns + 1.6), 0.78 * shown + 0.7), layout="constrained")
+    grid = figure.subplots(shown, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
     for axis in grid.flat:
         axis.axis("off")
-    for way in range(ways):
+    for way in range(shown):
         for column, index in enumerate((support_y == way).nonzero().flatten().tolist()[:shots]):
-            _tile(grid[way, column], support[index], _SUPPORT, f"class {way}" if column == 0 else "")
+            _tile(grid[way, column], support[index], _SUPPORT, "")
+            if column == 0:
+                grid[way, 0].set_ylabel(labels[way], fontsize=7, rotation=0, ha="right", va="center")
         for column, index in enumerate((query_y == way).nonzero().flatten().tolist()[:queries]):
             right = int(predicted[index]) == way
-            title = "" if right else f"as {int(predicted[index])}"
+            title = "" if right else predicted_as[int(predicted[index])]
             _tile(grid[way, shots + column], query[index], _RIGHT if right else _WRONG, title)
     accuracy = (predicted == query_y).float().mean().item()
-    figure.suptitle(f"support | queries (red: wrong prediction); accuracy {accuracy:.0%}", fontsize=9)
+    more = f", {shown} of {ways} classes" if shown < ways else ""
+    first = f"{shots} support image{'s' * (shots > 1)} of each class, then queries"
+    title = f"one task{more}: {first}; accuracy {accuracy:.0%} (red: wrong, with the predicted class)"
+    figure.suptitle(textwrap.fill(title, int(13 * figure.get_figwidth())), fontsize=8)
     return figure
 
 
@@ -54,32 +81,53 @@ def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: AN
 
 
 def learning_curve_figure(
-    steps: Sequence[int], values: Sequence[float], intervals: Sequence[float], baselines: dict[str, float], name: str
+    steps: Sequence[int],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    baselines: dict[str, float],
+    name: str,
 ) -> Figure:
-    """A validation score over training with its 95% confidence interval; baselines are horizontal lines."""
+    """A validation score over training with the ends of its 95% intervals; baselines are horizontal lines."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
-    y, h = np.asarray(values), np.nan_to_num(np.asarray(intervals, dtype=float))
-    axis.fill_between(steps, y - h, y + h, alpha=0.2, color="#1565c0", linewidth=0)
-    axis.plot(steps, y, marker="o", markersize=3, color="#1565c0", label="this method")
-    for style, (label, value) in zip(("--", ":", "-.", (0, (1, 4))), baselines.items(), strict=False):
-        axis.axhline(value, linestyle=style, color="#6d4c41", label=label)
-    axis.set(xlabel="optimiser step", ylabel=f"validation {name} (mean, 95% CI)")
+    ends = np.asarray(intervals, dtype=float)
+    if name in _NOT_NEGATIVE:
+        ends = ends.clip(min=0)
+    if np.isfinite(ends).any():
+        label = "95 % interval"
+        axis.fill_between(steps, ends[:, 0], ends[:, 1], alpha=0.2, color="#1565c0", linewidth=0, label=label)
+    axis.plot(steps, np.asarray(values), marker="o", markersize=3, color="#1565c0", label="this method")
+    for style, (label, value) in zip(itertools.cycle(("--", ":", "-.", (0, (1, 4)))), baselines.items(), strict=False):
+        axis.axhline(value, linestyle=style, color="#6d4c41", label=plain(label))
+    axis.set(xlabel="optimiser step", ylabel=f"validation {name}", title="validations during training")
+    axis.title.set_fontsize(10)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize=8)
     return figure
 
 
 def adaptation_figure(scores: Tensor, name: str) -> Figure:
-    """A score before adaptation and after each inner step: mean over tasks with its 95% confidence interval."""
+    """A score before adaptation and after each inner step: mean over tasks with its 95% interval.
+
+    Args:
+        scores: ``(steps + 1, T)``.
+        name: of the score; an accuracy is drawn as fraction correct, within [0, 1].
+    """
     figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axis = figure.subplots()
-    mean = scores.mean(1).numpy()
-    half = (1.96 * scores.std(1) / scores.shape[1] ** 0.5).numpy() if scores.shape[1] > 1 else np.zeros_like(mean)
-    axis.errorbar(range(len(mean)), mean, yerr=half, marker="o", capsize=3, color="#1565c0")
-    axis.set(xlabel="inner step (0 = before adaptation)", ylabel=f"query {name}")
-    axis.set_xticks(range(len(mean)))
+    found = [estimate(len(row), float(row.sum()), float(row.square().sum())) for row in scores.double()]
+    mean, half = (np.array([one[part] for one in found]) for part in (0, 1))
+    bars = np.stack([np.minimum(half, mean) if name in _NOT_NEGATIVE else half, half])
+    if name == "accuracy":
+        bars[1] = np.minimum(half, 1 - mean)
+    label = f"mean over {scores.shape[1]} tasks" + (", bars: 95 % interval" if scores.shape[1] > 1 else "")
+    axis.errorbar(range(len(mean)), mean, yerr=np.nan_to_num(bars), fmt="o-", capsize=3, color="#1565c0", label=label)
+    axis.set(xlabel="inner step (0 = before adaptation)", ylabel=f"query {name}", title="adaptation to tasks")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.title.set_fontsize(10)
     axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
     return figure
 
 
@@ -108,8 +156,11 @@ def regression_figure(
 
 def to_pixels(figure: Figure) -> np.ndarray:
     """Renders a figure as ``(H, W, 3)`` uint8."""
+    use_fonts(figure)
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # sentences in other alphabets
+        canvas.draw()  # type: ignore[no-untyped-call]
     pixels: np.ndarray = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return pixels[..., :3].copy()

@@ -74,8 +74,8 @@ class Budget:
         )
 
     def in_steps(self, steps: int | None) -> Budget:
-        """The same budget with a number of optimiser steps instead of epochs; unchanged for ``None``."""
-        return self if steps is None else replace(self, max_epochs=-1, max_steps=steps)
+        """The same budget with a number of optimiser steps instead of epochs; unchanged for ``None`` and 0."""
+        return replace(self, max_epochs=-1, max_steps=steps) if steps else self
 
     def card(self) -> dict[str, Any]:
         """The limits as plain values, for reports."""
@@ -146,15 +146,12 @@ def _own_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Lightning's messages and all warnings."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silences log messages below errors and all warnings."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)

@@ -24,8 +24,7 @@ from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.errors import UserError
 from metatransfer.methods.data_access import info_of
-from metatransfer.methods.evaluation.base import Baseline, Evaluation
-from metatransfer.methods.evaluation.hooks import EvaluatedModule
+from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone

@@ -15,8 +15,6 @@ from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation import Evaluation, OnSamples
-from metatransfer.methods.evaluation.sample_baselines import MOST_FREQUENT as MOST_FREQUENT
-from metatransfer.methods.evaluation.sample_baselines import NearestSample as NearestSample
 
 _REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
-from metatransfer.methods.evaluation.hooks import EvaluatedModule
+from metatransfer.methods.evaluation.base import EvaluatedModule
 from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.nn.backbones.image_backbone import ImageBackbone
 

@@ -1,8 +1,7 @@
 """Metrics (``torchmetrics.Metric``), and validators that select a model without labels of the target."""
 
 from metatransfer.metrics.classification import Answers, ClassifierMetrics, reliability
-from metatransfer.metrics.episode_mean import EpisodeMean
-from metatransfer.metrics.episode_metrics import EpisodeMetrics
+from metatransfer.metrics.episode_metrics import EpisodeMean, EpisodeMetrics
 from metatransfer.metrics.validators import (
     DeepEmbeddedValidation,
     Entropy,

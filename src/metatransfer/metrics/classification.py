@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
 
-from metatransfer.metrics.collector import Collector, mean_with_interval
+from metatransfer.functional.intervals import estimate
+from metatransfer.metrics.collector import Collector
+from metatransfer.metrics.episode_metrics import named
 
 
 class Answers(NamedTuple):
@@ -47,15 +49,19 @@ class _Collected(Collector):
 class ClassifierMetrics(nn.Module):
     r"""Accuracy, macro-F1, loss and calibration error of a classifier over a split, and the predictions.
 
-    The intervals are :math:`1.96\,s/\sqrt N` over the :math:`N` samples. Macro-F1 is the mean over the classes that
-    occur in labels or predictions; the calibration error is that of Guo et al. 2017 (1706.04599) with 15 bins. If any
-    output is NaN, so are all numbers.
+    The interval of the accuracy is Wilson's over the :math:`N` samples, that of the loss Student's. Macro-F1 is the
+    mean over the classes that occur in labels or predictions; the calibration error is that of Guo et al. 2017
+    (1706.04599) with 15 bins. If any output is NaN, so are all numbers.
 
     Args:
         num_classes: size of the output layer.
+
+    Attributes:
+        calibrated: whether the softmax of the outputs is meant as a probability; without, no calibration error.
     """
 
     score_name = "accuracy"
+    calibrated = True
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -87,16 +93,16 @@ class ClassifierMetrics(nn.Module):
         return Answers(*(part.reshape(-1) for part in self.collected.compute()))  # torchmetrics squeezes a single one
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers by name; ``<name>_ci95`` is the half-width of an interval."""
+        """The numbers by name; ``<name>_ci95`` is half the length of an interval, and accuracy has its ends, too."""
         found = self.answers()
         numbers = {"samples": torch.tensor(float(len(found.target)))}
-        for name, values in (("accuracy", (found.prediction == found.target).double()), ("loss", found.loss.double())):
-            numbers[name], numbers[f"{name}_ci95"] = (value.float() for value in mean_with_interval(values))
+        numbers |= accuracy_of(found.prediction == found.target) | _named("loss", found.loss)
         if len(found.target):
             numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
         else:
             numbers["macro_f1"] = torch.tensor(torch.nan)
-        numbers["calibration_error"] = _calibration_error(found)
+        if self.calibrated:
+            numbers["calibration_error"] = _calibration_error(found)
         if found.confidence.isnan().any():
             return {name: value if name == "samples" else value * torch.nan for name, value in numbers.items()}
         return numbers
@@ -110,6 +116,17 @@ class ClassifierMetrics(nn.Module):
         """Removes all samples."""
         self.collected.reset()
         self._count = 0
+
+
+def accuracy_of(right: Tensor, name: str = "accuracy") -> dict[str, Tensor]:
+    """The accuracy of answers ``(N,)``, 1 if correct and NaN if not finite, with Wilson's interval."""
+    return _named(name, right, len(right))
+
+
+def _named(name: str, values: Tensor, answers: int = 0) -> dict[str, Tensor]:
+    values = values.double()
+    found = estimate(len(values), float(values.sum()), float(values.square().sum()), answers)
+    return named(name, torch.tensor(found, device=values.device).unbind())
 
 
 def _calibration_error(found: Answers) -> Tensor:

@@ -33,9 +33,3 @@ class Collector(Metric):
         """All batches, in the order of the fields."""
         parts = [getattr(self, name) for name in self.fields]
         return [torch.cat(part) if isinstance(part, list) else part for part in parts]
-
-
-def mean_with_interval(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of float64 values ``(N,)`` and the half-width of its 95% interval, which is NaN for a single value."""
-    spread = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
-    return values.mean(), 1.96 * spread

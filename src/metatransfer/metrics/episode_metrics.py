@@ -1,15 +1,80 @@
-"""Metrics of an evaluation over episodes."""
+"""Means over episodes with 95% intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassCalibrationError
 
+from metatransfer.functional.intervals import estimate
 from metatransfer.functional.losses import episode_losses, episode_scores, is_regression
-from metatransfer.metrics.episode_mean import EpisodeMean
+
+# Apple's GPUs know no float64, and Lightning moves metrics there
+_STATE_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+
+
+class EpisodeMean(Metric):
+    r"""Mean of a per-episode score with its 95% interval.
+
+    .. math:: \bar a = \frac1n\sum_i a_i, \qquad
+              h = t_{n-1}\,\sqrt{\frac{1}{n(n-1)}\sum_i (a_i-\bar a)^2}
+
+    over the :math:`n` **episodes**, not over batches or predictions (Vinyals et al. 2016; Finn et al. 2017). The state
+    is sums in float64, which merge exactly between processes.
+
+    ``update`` takes per-episode scores of any shape; ``compute`` returns ``(mean, half_width, low, high)``. If
+    ``update`` is told the number of answers that the scores are fractions of, the interval stays within [0, 1], see
+    :func:`~metatransfer.functional.intervals.estimate`; else ``low`` and ``high`` are NaN. The half-width is NaN for
+    fewer than two episodes.
+
+    Example:
+        >>> metric = EpisodeMean()
+        >>> metric.update(torch.tensor([0.8, 1.0, 0.6, 0.8]))
+        >>> [round(float(v), 4) for v in metric.compute()[:2]]
+        [0.8, 0.2598]
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    count: Tensor
+    total: Tensor
+    total_of_squares: Tensor
+    answers: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' own signature
+        super().__init__(**kwargs)
+        for name in ("count", "total", "total_of_squares", "answers"):
+            self.add_state(name, torch.zeros((), dtype=_STATE_DTYPE), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, answers: int = 0) -> None:
+        """Adds scores, one per episode, of any shape.
+
+        Args:
+            scores: one for each episode.
+            answers: number of answers in all of these episodes; 0 if scores are not fractions of correct answers.
+        """
+        scores = scores.detach().to(self.total.dtype)
+        self.count += scores.numel()
+        self.total += scores.sum()
+        self.total_of_squares += scores.square().sum()
+        self.answers += answers
+
+    def compute(self) -> tuple[Tensor, ...]:
+        """``(mean, half_width, low, high)`` as scalars."""
+        sums = torch.stack([self.count, self.total, self.total_of_squares, self.answers]).tolist()
+        return tuple(torch.tensor(estimate(*sums), device=self.total.device).unbind())
+
+
+def named(name: str, found: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Names a mean and its interval: ``<name>``, ``<name>_ci95`` (half its length) and its ends, if they are known."""
+    ends = {} if found[2].isnan() else {f"{name}_low": found[2], f"{name}_high": found[3]}
+    return {name: found[0], f"{name}_ci95": found[1], **ends}
 
 
 class EpisodeMetrics(nn.Module):
@@ -43,7 +108,8 @@ class EpisodeMetrics(nn.Module):
             losses: ``(T,)``; by default computed from logits or values.
         """
         outputs = outputs.detach().float() if isinstance(outputs, Tensor) else outputs
-        self.score.update(episode_scores(outputs, targets) if scores is None else scores)
+        answers = 0 if is_regression(targets) else targets.numel()
+        self.score.update(episode_scores(outputs, targets) if scores is None else scores, answers)
         self.loss.update(episode_losses(outputs, targets) if losses is None else losses)
         self.number.update(len(targets))
         if is_regression(targets):
@@ -52,10 +118,10 @@ class EpisodeMetrics(nn.Module):
             self.calibration.update(outputs.softmax(-1).flatten(0, 1), targets.flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers by name, synchronised between processes; ``<name>_ci95`` is the half-width of an interval."""
+        """The numbers by name, synchronised between processes; for those with intervals, see :func:`named`."""
         numbers = {"episodes": self.number.compute()}
         for name, metric in ((self.score_name, self.score), ("loss", self.loss)):
-            numbers[name], numbers[f"{name}_ci95"] = metric.compute()
+            numbers |= named(name, metric.compute())
         if self.calibration.update_called:
             numbers["calibration_error"] = self.calibration.compute()
         return numbers

@@ -31,9 +31,10 @@ from metatransfer import (
 from metatransfer.callbacks.run.table import print_report
 from metatransfer.drawing import episodes as drawing
 from metatransfer.functional import nearest_neighbor
+from metatransfer.functional.intervals import estimate, student
 from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.evaluation import OnEpisodes
-from metatransfer.methods.evaluation.episode_figures import regression_figure
+from metatransfer.methods.evaluation.on_episodes import regression_figure
 from metatransfer.methods.options import InnerLoop
 
 PROTONET = ROOT / "configs" / "protonet.yaml"
@@ -57,7 +58,8 @@ def test_numbers_are_those_of_the_fixed_test_episodes(cli):
         (pixels, tested["baselines"]["pixel 1-NN"]["accuracy"]),
     ):
         assert number["value"] == pytest.approx(np.mean(values), abs=1e-6)
-        assert number["ci95"] == pytest.approx(1.96 * np.std(values, ddof=1) / math.sqrt(6), abs=1e-6)
+        expected = estimate(6, sum(values), sum(value**2 for value in values), 6 * 10)
+        assert [number[part] for part in ("ci95", "low", "high")] == pytest.approx(expected[1:], abs=1e-5)
     assert tested["baselines"] != results(run)["baselines"], "those of the validation"
 
 
@@ -124,7 +126,7 @@ def test_the_table_says_all_of_it(cli, capsys):
     assert f"lightning test --config lightning_logs/version_0/config.yaml --ckpt_path {answer['checkpoint']}" in shown
     assert "pixel 1-NN" in shown
     assert "untrained" in shown
-    assert f"{100 * answer['metrics']['accuracy']['value']:.2f} ±" in shown
+    assert OnEpisodes().told("accuracy", answer["metrics"]["accuracy"]) in shown
 
 
 def test_results_are_json_even_where_a_number_is_not_a_number(cli, capsys):
@@ -160,9 +162,9 @@ def test_metric_in_the_interval_is_over_episodes():
     metric, values = EpisodeMean(), torch.rand(40)
     for part in values.split([7, 20, 13]):
         metric.update(part)
-    mean, half = metric.compute()
+    mean, half, *_ = metric.compute()
     assert mean.item() == pytest.approx(values.mean().item())
-    assert half.item() == pytest.approx(1.96 * values.std().item() / math.sqrt(40), rel=1e-5)
+    assert half.item() == pytest.approx(student(40) * values.std().item() / math.sqrt(40), rel=1e-5)
 
 
 def test_the_number_of_episodes_is_the_measured_one(cli, capsys):

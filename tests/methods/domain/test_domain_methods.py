@@ -31,6 +31,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from metatransfer.batches import DomainSamples, LabelledBatch
 from metatransfer.errors import UserError
+from metatransfer.functional.intervals import wilson
 from metatransfer.methods.domain.adabn import AdaBNModule
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
@@ -334,9 +335,23 @@ def test_the_oracle_is_the_accuracy_on_the_targets_validation_samples():
     x = torch.cat([part.x for part in data.val_dataloader()[1]])
     right = (method.eval()(x).argmax(-1) == data.oracle_labels("val")).double()
     assert found["oracle/accuracy"] == pytest.approx(float(right.mean()))
-    assert found["oracle/accuracy_ci95"] == pytest.approx(float(1.96 * right.std() / len(right) ** 0.5))
+    low, high = wilson(float(right.mean()), len(right))
+    assert found["oracle/accuracy_ci95"] == pytest.approx((high - low) / 2)
     blind = running.validate(method, datamodule=clouds(oracle="none"), verbose=False)[0]
     assert not [name for name in blind if name.startswith("oracle")]
+
+
+def test_a_diverged_validation_is_no_accuracy_and_forgotten():
+    method, data = module(DANNModule), clouds()
+    running = fit(method, data, max_epochs=1)
+    best = method.best_source_accuracy.clone()
+    broken = copy.deepcopy(method)
+    for parameter in broken.parameters():
+        parameter.data.fill_(math.nan)
+    found = running.validate(broken, datamodule=data, verbose=False)[0]
+    assert all(math.isnan(found[name]) for name in ("val/source_accuracy", "oracle/accuracy", "val/entropy"))
+    assert math.isfinite(found["val/selection"]), "EarlyStopping takes NaN and infinity for a failure of the run"
+    assert broken.best_source_accuracy == best > 0
 
 
 def test_states_below_the_floor_of_the_source_are_never_chosen():

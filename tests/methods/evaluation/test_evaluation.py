@@ -239,6 +239,16 @@ def test_numbers_are_told_in_their_units():
     assert OnSamples(3).told("loss", {"value": 0.5}) == "0.5000"
     assert OnTarget(3).told("source_accuracy", {"value": 0.5}) == "50.00 %"
     assert OnEpisodes().told("mse", {"value": None}) == "not a number"
+    few = {"value": 11 / 12, "ci95": 0.169, "low": 0.646, "high": 0.985, "of": 12.0}
+    assert OnSamples(3).told("accuracy", few) == "91.7 % [64.6, 98.5] (11 of 12)"
+    assert OnSamples(3).told("accuracy", few | {"of": 120.0}) == "91.7 % [64.6, 98.5]"
+
+
+def test_a_diverged_method_says_so_in_one_sentence():
+    results = {"metrics": {"accuracy": {"value": None}}, "samples": 12}
+    assert "lower learning rate" in dict(OnSamples(3).remarks(results))["diverged"]
+    assert OnSamples(3).remarks(results | {"samples": 0}) == []
+    assert OnSamples(3).remarks({"metrics": {"accuracy": {"value": 0.5}}, "samples": 12}) == []
 
 
 def test_baselines_are_scored_as_a_whole_and_for_each_test_set():
@@ -249,10 +259,10 @@ def test_baselines_are_scored_as_a_whole_and_for_each_test_set():
     scores.update(batch, 0)
     scores.update([batch, batch], 1)
     found = scores.compute()
-    assert {name: value[0] for name, value in found["right"].items()} == dict.fromkeys(
-        ("accuracy", "near/accuracy", "far/accuracy"), 1.0
-    )
-    assert found["wrong"]["accuracy"] == (0.0, 0.0)
+    names = ("accuracy", "near/accuracy", "far/accuracy")
+    assert [found["right"][name] for name in names] == [1, 1, 1]
+    assert found["wrong"]["accuracy"] == found["wrong"]["accuracy_low"] == 0
+    assert 0 < found["right"]["near/accuracy_low"] < found["right"]["far/accuracy_low"] < 1, "more episodes tell more"
 
 
 # ---- an evaluation that nobody knows

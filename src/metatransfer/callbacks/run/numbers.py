@@ -13,6 +13,8 @@ import torch
 
 from metatransfer.methods.evaluation.base import Numbers
 
+_INTERVAL = ("ci95", "low", "high")
+
 
 class Overruled(NamedTuple):
     """Weights that replace those of the best checkpoint, such as a fallback.
@@ -35,20 +37,19 @@ def number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
-    """The logged metrics with a prefix, each with its confidence interval."""
-    logged = {
-        name.removeprefix(f"{prefix}/"): float(value)
-        for name, value in metrics.items()
-        if name.startswith(f"{prefix}/")
-    }
+def numbers_of(metrics: Mapping[str, float], prefix: str = "") -> Numbers:
+    """The logged metrics with a prefix (``"val/"``), with intervals and, for accuracies, the number of samples."""
+    logged = {name.removeprefix(prefix): float(value) for name, value in metrics.items() if name.startswith(prefix)}
     numbers: Numbers = {}
     for name, value in logged.items():
-        if name.endswith("_ci95"):
+        base, _, part = name.rpartition("_")
+        if base in logged and part in _INTERVAL:
             continue
-        numbers[name] = {"value": number(value)}
-        if f"{name}_ci95" in logged:
-            numbers[name]["ci95"] = number(logged[f"{name}_ci95"])
+        interval = {part: number(logged[f"{name}_{part}"]) for part in _INTERVAL if f"{name}_{part}" in logged}
+        numbers[name] = {"value": number(value), **interval}
+        samples = logged.get(f"{name.rpartition('/')[0]}/samples".removeprefix("/"))
+        if "low" in interval and samples is not None:
+            numbers[name]["of"] = samples
     return numbers
 
 

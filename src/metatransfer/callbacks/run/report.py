@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from metatransfer.callbacks.run.numbers import Overruled, machine, number, numbers_of, withheld_card
+from metatransfer.callbacks.run.numbers import Overruled, machine, numbers_of, withheld_card
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.callbacks.run.table import print_report
 from metatransfer.methods.base import MethodModule
@@ -114,9 +114,7 @@ class Report(Callback):
 
     def _finish(self) -> None:
         for name, numbers in self._running.compute().items() if self._running is not None else ():
-            self.measured[name] = {
-                metric: {"value": number(value), "ci95": number(half)} for metric, (value, half) in numbers.items()
-            }
+            self.measured[name] = numbers_of(numbers)
         self._running = None
 
     # ---- results
@@ -167,7 +165,8 @@ class Report(Callback):
             selected_by: what preferred them.
             withheld: first part of the names of metrics that no run may be selected by.
         """
-        self._overruled = Overruled(numbers_of(metrics, "val"), numbers_of(metrics, withheld), sentence, selected_by)
+        known, apart = (numbers_of(metrics, f"{prefix}/") for prefix in ("val", withheld))
+        self._overruled = Overruled(known, apart, sentence, selected_by)
 
     def _best(self, trainer: Trainer, evaluation: Evaluation) -> dict[str, Any]:
         """The validation that the best checkpoint was selected by."""
@@ -238,7 +237,7 @@ class Report(Callback):
 
 
 def _numbers(trainer: Trainer, prefix: str) -> Numbers:
-    return numbers_of({name: float(value) for name, value in trainer.callback_metrics.items()}, prefix)
+    return numbers_of({name: float(value) for name, value in trainer.callback_metrics.items()}, f"{prefix}/")
 
 
 def _results_path(folder: Path, stage: str) -> Path:

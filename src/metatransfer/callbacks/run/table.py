@@ -42,6 +42,7 @@ def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) 
         table.add_row(*row)
     for baseline, numbers in results["baselines"].items():
         for name, number in numbers.items():
+            number = {**number, "of": results["metrics"].get(name, {}).get("of")}
             table.add_row(baseline, f"{evaluation.told(name, number)}  ({name}, same {evaluation.unit})")
     for row in _run_rows(results):
         table.add_row(*row)

@@ -231,6 +231,11 @@ class EpisodicDataModule(CollectionDataModule):
             sample_shape=() if self.collection.of_texts else self._sample_shape,
             num_ways=None if targets else self.tasks["train"].num_ways,
             num_targets=targets,
+            episode_classes={
+                split: one.source.class_names
+                for split, one in self._samplers.items()
+                if isinstance(one, EpisodeSampler)
+            },
             vocabulary_size=(encoder.size or None) if encoder is not None else None,
             shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
             skipped=dict(self.collection.skipped),

@@ -1,4 +1,4 @@
-"""Base class of all evaluations."""
+"""Base class of all evaluations, and Lightning's hooks that call them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from metatransfer.data_info import DataInfo
-from metatransfer.metrics import EpisodeMean
+from metatransfer.errors import UserError
+from metatransfer.functional.intervals import SMALL, in_words
+from metatransfer.methods.data_access import info_of
+from metatransfer.metrics.episode_metrics import EpisodeMean, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +24,7 @@ Method: TypeAlias = Any
 Baseline: TypeAlias = Callable[[Any], Any]
 """Outputs for a batch, as the method's, by something that was not trained."""
 Numbers: TypeAlias = dict[str, dict[str, float | None]]
-"""``value``, and ``ci95`` where there is an interval, by metric."""
+"""By metric: ``value``, and where there is an interval ``ci95`` (half its length), ``low`` and ``high`` (its ends)."""
 
 
 class Evaluation(nn.Module, ABC):
@@ -82,15 +87,14 @@ class Evaluation(nn.Module, ABC):
         """The scores of one of the :meth:`baselines` for each episode or sample of a batch, ``(N,)``."""
         raise NotImplementedError
 
+    def answers(self, batch: Any) -> int:  # noqa: ANN401
+        """The number of answers that the :meth:`baseline_scores` of a batch are fractions of; 0 if they are not."""
+        return 0
+
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """Figures of the last evaluation, by file name without extension.
+        """Figures of the last evaluation, by file name without extension, with some wrong predictions.
 
         All processes must call it; only the result of the first one is used.
-
-        Args:
-            module: the method.
-            stage: ``"val"`` or ``"test"``.
-            mistakes: number of wrong predictions to show.
         """
         return {}
 
@@ -99,33 +103,27 @@ class Evaluation(nn.Module, ABC):
         return {}
 
     def rows(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names and contents of the table rows before the numbers: what was counted.
-
-        Args:
-            results: the content of ``results.json``.
-        """
+        """Names and contents of the table rows before the numbers: what was counted, from ``results.json``."""
         return []
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names and contents of the table rows after the numbers."""
-        return []
+        """Names and contents of the table rows after the numbers: whether the method has diverged."""
+        number = results["metrics"].get(self.score_name)
+        if not number or number["value"] is not None or not results.get(self.unit):
+            return []
+        remedy = "train with a lower learning rate, or clip gradients"
+        return [("diverged", f"some outputs are NaN or infinite, so that nothing can be scored: {remedy}")]
 
     # ---- an evaluation
 
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
-        """Prepares for a stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
-
-        Args:
-            module: the method.
-            info: description of the data, if known.
-            stage: the stage.
-        """
+        """Prepares for a stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; ``info`` may be unknown."""
         self.test_names = info.test_names if info is not None and stage == "test" else ()
         self.test_metrics = nn.ModuleList(self.make_metrics() for _ in self.test_names).to(module.device)
 
     def start(self, stage: str) -> None:
         """Resets the metrics of a stage."""
-        for _, metrics in self._metrics_of(stage):
+        for _, metrics in _metrics_of(self, stage):
             metrics.reset()
 
     def collectors(self, stage: str, place: int) -> list[Any]:
@@ -135,14 +133,9 @@ class Evaluation(nn.Module, ABC):
 
     def finish(self, module: Method, stage: str) -> None:
         """Logs ``<stage>/<metric>``, and ``test/<test set>/<metric>`` if there are several test sets."""
-        for prefix, metrics in self._metrics_of(stage):
+        for prefix, metrics in _metrics_of(self, stage):
             for name, value in metrics.compute().items():
                 module.log(f"{prefix}/{name}", value, prog_bar=name == self.score_name, sync_dist=True)
-
-    def _metrics_of(self, stage: str) -> list[tuple[str, Any]]:
-        whole: list[tuple[str, Any]] = [(stage, self.metrics[stage])] if stage in self.metrics else []
-        names = [f"test/{name}" for name in self.test_names] if stage == "test" else []
-        return whole + list(zip(names, self.test_metrics, strict=False))
 
     # ---- selection
 
@@ -165,29 +158,35 @@ class Evaluation(nn.Module, ABC):
     # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
-        """Number of ``episodes`` and ``samples``, one of which is ``None``, and of anything else that was counted.
-
-        Args:
-            numbers: what was logged.
-            stage: ``"fit"``, ``"validate"`` or ``"test"``.
-        """
+        """Number of ``episodes`` and ``samples``, one of which is ``None``, and of anything else that was counted."""
         found = {name: numbers.get(name, {}).get("value") for name in ("episodes", "samples")}
         return {name: None if value is None else int(value) for name, value in found.items()}
 
     def told(self, name: str, number: Mapping[str, float | None]) -> str:
         """Formats a number for a report, with its 95% interval: ``"98.22 ± 0.20 %"``.
 
+        Lopsided intervals are given by their ends, and accuracies of few samples also as a count:
+        ``"91.7 % [64.6, 98.5] (11 of 12)"``.
+
         Args:
             name: of the metric, possibly after the name of a test set.
-            number: ``value``, and ``ci95`` if it has an interval.
+            number: see :data:`Numbers`; ``of`` is the number of samples.
         """
-        value, half_width = number["value"], number.get("ci95")
+        value = number["value"]
         if value is None:
             return "not a number"
-        percent = name.rpartition("/")[2] in self.percentages
-        scale, unit, digits = (100.0, " %", 2) if percent else (1.0, "", 4)
-        interval = f" ± {scale * half_width:.{digits}f}" if half_width is not None else ""
-        return f"{scale * value:.{digits}f}{interval}{unit}"
+        interval = [number.get(part) for part in ("ci95", "low", "high")]
+        if name.rpartition("/")[2] not in self.percentages:
+            return in_words(value, *interval, scale=1.0, digits=4)
+        samples = number.get("of")
+        count = f" ({value * samples:.0f} of {samples:.0f})" if samples and samples < SMALL else ""
+        return in_words(value, *interval, unit=" %") + count
+
+
+def _metrics_of(evaluation: Evaluation, stage: str) -> list[tuple[str, Any]]:
+    whole: list[tuple[str, Any]] = [(stage, evaluation.metrics[stage])] if stage in evaluation.metrics else []
+    names = [f"test/{name}" for name in evaluation.test_names] if stage == "test" else []
+    return whole + list(zip(names, evaluation.test_metrics, strict=False))
 
 
 class BaselineScores:
@@ -223,14 +222,65 @@ class BaselineScores:
             scores = self.evaluation.baseline_scores(self.module, baseline, batch)
             for index, mean in enumerate(self._means[name].values()):
                 if index in (0, place + 1):
-                    mean.update(scores)
+                    mean.update(scores, self.evaluation.answers(batch))
 
-    def compute(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Mean and half-width of the 95% interval by baseline and metric; all processes must call it."""
-        return {
-            name: {
-                key + self.evaluation.score_name: (float(value), float(half_width))
-                for key, (value, half_width) in ((key, mean.compute()) for key, mean in means.items())
-            }
-            for name, means in self._means.items()
-        }
+    def compute(self) -> dict[str, dict[str, float]]:
+        """By baseline, means and intervals as an evaluation logs them; all processes must call it."""
+        found: dict[str, dict[str, float]] = {name: {} for name in self._means}
+        for name, means in self._means.items():
+            for key, mean in means.items():
+                logged = named(key + self.evaluation.score_name, mean.compute())
+                found[name] |= {metric: float(value) for metric, value in logged.items()}
+        return found
+
+
+class EvaluatedModule(LightningModule):
+    """A module whose validation and test are done by its ``evaluation``."""
+
+    evaluation: Evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a validation batch."""
+        self.evaluation.step(self, batch, "val", dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
+        """Scores a test batch."""
+        self.evaluation.step(self, batch, "test", dataloader_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Resets the validation metrics."""
+        self.evaluation.start("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Resets the test metrics."""
+        self.evaluation.start("test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self.evaluation.finish(self, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self.evaluation.finish(self, "test")
+
+    def on_fit_start(self) -> None:
+        """Checks the monitored metrics."""
+        info = info_of(self)
+        watching = [
+            (type(one).__name__, one.monitor)
+            for one in self.trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(one, ModelCheckpoint | EarlyStopping)
+        ]
+        watching += [
+            (type(one.scheduler).__name__, one.monitor)
+            for one in self.trainer.lr_scheduler_configs
+            if one.reduce_on_plateau
+        ]
+        for name, metric in watching:
+            obstacle = self.evaluation.obstacle(str(metric), info)
+            if obstacle is not None:
+                raise UserError(f"{name} monitors {metric}, {obstacle}")
+
+    def on_train_start(self) -> None:
+        """Discards the numbers of the sanity check."""
+        self.evaluation.start("val")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,11 +15,22 @@ from metatransfer.functional.losses import is_regression
 from metatransfer.functional.meta.prototypes import nearest_neighbor
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
-from metatransfer.methods.outputs import default_score, widened
+from metatransfer.methods.outputs import default_score, point_of, widened
 from metatransfer.metrics import EpisodeMetrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@runtime_checkable
+class AdaptsInSteps(Protocol):
+    """A method that learns a task in steps."""
+
+    def adaptation_curve(self, episode: Episode) -> Tensor:
+        """The query score before adaptation and after each step ``(steps + 1, T)``."""
+
+    def adaptation_outputs(self, episode: Episode) -> list[Any]:
+        """The outputs before adaptation and after each step."""
 
 
 class OnEpisodes(Evaluation):
@@ -85,6 +96,10 @@ class OnEpisodes(Evaluation):
         parts = [score(widened(baseline(episode)), episode.query_y) for episode in episodes_of(batch)]
         return torch.cat(parts)
 
+    def answers(self, batch: MetaBatch) -> int:
+        """The number of queries with class labels."""
+        return sum(one.query_y.numel() for one in episodes_of(batch) if not is_regression(one.query_y))
+
     # ---- selection
 
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:
@@ -100,8 +115,6 @@ class OnEpisodes(Evaluation):
         episode, self._shown = self._shown, None
         if episode is None or not module.trainer.is_global_zero:
             return {}
-        from metatransfer.methods.evaluation.episode_figures import episode_figures
-
         return episode_figures(module, episode, stage, self.score_name)
 
     def rows(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -128,3 +141,64 @@ def _shape_line(shape: Mapping[str, Any]) -> str:
     if "num_ways" not in shape:
         return f"{shape['num_shots']} shots, {shape['num_queries']} queries"
     return f"{shape['num_ways']}-way {shape['num_shots']}-shot, {shape['num_queries']} queries per class"
+
+
+@torch.no_grad()
+def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) -> dict[str, Figure]:  # noqa: ANN401
+    """Figures of the first task, or of the first regression tasks with one input and one target variable."""
+    from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
+
+    figures: dict[str, Figure] = {}
+    x, regression = episode.support_x, is_regression(episode.query_y)
+    if not isinstance(x, Tensor):
+        return figures
+    if x.dim() == 5 and not regression:
+        first = episode.map(lambda tensor: tensor[:1])
+        predicted = point_of(module(first))[0].argmax(-1).cpu()
+        shown: Any = first.map(lambda tensor: tensor[0].cpu())
+        figures[f"{stage}_episode"] = drawing.episode_figure(
+            shown.support_x,
+            shown.support_y,
+            shown.query_x,
+            shown.query_y,
+            predicted,
+            _class_names(module, shown, stage),
+        )
+    elif regression and x.shape[2:] == episode.support_y.shape[2:] == (1,):
+        figures[f"{stage}_episode"] = regression_figure(module, episode)
+    if isinstance(module, AdaptsInSteps):
+        figures["adaptation"] = drawing.adaptation_figure(module.adaptation_curve(episode).cpu(), score_name)
+    return figures
+
+
+def _class_names(module: Any, task: Episode, stage: str) -> list[str]:  # noqa: ANN401
+    """The names of a task's classes, if the data name them."""
+    info = info_of(module)
+    names = info.episode_classes.get(stage, ()) if info is not None else ()
+    return [names[one] for one in task.classes.tolist()] if names and task.classes is not None else []
+
+
+def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> Figure:  # noqa: ANN401
+    """Regression tasks with one variable: true curve, support points, and the predictions on a grid."""
+    from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
+
+    few = episode.map(lambda tensor: tensor[:tasks])
+    assert isinstance(few.query_x, Tensor)
+    low, high = few.query_x.amin(1, keepdim=True), few.query_x.amax(1, keepdim=True)
+    grid = low + (high - low) * torch.linspace(0, 1, points, device=low.device).view(1, -1, 1)
+    asked = few._replace(query_x=grid)
+    outputs = module.adaptation_outputs(asked) if isinstance(module, AdaptsInSteps) else [module(asked)]
+    last = len(outputs) - 1
+    names = {0: "before adaptation"} | {
+        step: f"after {step} step{'s' * (step > 1)}" for step in sorted({1, last}) if step
+    }
+    curves = {name: outputs[step] for step, name in names.items() if step <= last} if last else {"method": outputs[0]}
+    shown: Any = few.map(_plain)
+    return drawing.regression_figure(
+        shown.support_x, shown.support_y, shown.query_x, shown.query_y, _plain(grid),
+        {name: _plain(point_of(values)) for name, values in curves.items()},
+    )  # fmt: skip
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.squeeze(-1).float().cpu()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import functools
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metatransfer.batches import LabelledBatch
-from metatransfer.data_info import ServesDomains, ServesSamples
+from metatransfer.data_info import DataInfo, ServesDomains, ServesSamples
 from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
-from metatransfer.methods.evaluation.sample_baselines import sample_baselines
-from metatransfer.metrics import ClassifierMetrics
+from metatransfer.metrics import Answers, ClassifierMetrics, reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MOST_FREQUENT = "most frequent class"
+_NEIGHBOUR_LIMIT = 2**26  # numbers in all training samples: beyond, searching neighbours costs more than it tells
 
 
 class OnSamples(Evaluation):
@@ -42,6 +49,8 @@ class OnSamples(Evaluation):
         """Has the samples checked again, since the data may have changed."""
         super().setup(module, info, stage)
         self._checked.clear()
+        for metrics in (*self.metrics.values(), *self.test_metrics):
+            metrics.calibrated = getattr(module, "calibrated", True)
 
     def step(self, module: Method, batch: Any, stage: str, place: int = 0) -> None:  # noqa: ANN401
         """Scores a labelled batch, or a pair ``(x, y)``."""
@@ -67,33 +76,44 @@ class OnSamples(Evaluation):
         """1 for each correct prediction, 0 for each wrong one."""
         return episode_scores(baseline(batch).unsqueeze(1), batch.y.unsqueeze(1))
 
+    def answers(self, batch: Any) -> int:  # noqa: ANN401
+        """The number of samples."""
+        return len(batch.y)
+
     # ---- what is told
+
+    def _collected(self, stage: str) -> Any:  # noqa: ANN401
+        """The metrics of the last evaluation; ``None`` if nothing was collected."""
+        metrics: Any = dict(self.metrics.items()).get(stage)
+        return metrics if metrics is not None and metrics.collected.update_called else None
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
         """Confusion matrix, calibration, and the most confident wrong predictions."""
-        metrics: Any = self.metrics[stage]
-        if not metrics.collected.update_called:
+        metrics = self._collected(stage)
+        if metrics is None:
             return {}
         answers, confusion = metrics.answers(), metrics.confusion()  # all processes take part
-        error = float(metrics.compute()["calibration_error"])
+        error = metrics.compute().get("calibration_error")
         if not module.trainer.is_global_zero:
             return {}
-        from metatransfer.methods.evaluation.sample_figures import sample_figures
+        from metatransfer.drawing import classifiers as drawing  # matplotlib takes time to import
 
-        data = datamodule_of(module)
-        show = data.show if isinstance(data, ServesSamples | ServesDomains) else None
-        found = sample_figures(
-            answers, confusion, error, module.class_names, lambda n: show and show(stage, n), mistakes
-        )
-        return {f"{stage}_{name}": figure for name, figure in found.items()}
+        data, names = datamodule_of(module), module.class_names
+        figures = {f"{stage}_confusion": drawing.confusion_figure(confusion, names)}
+        if error is not None:
+            figures[f"{stage}_calibration"] = drawing.calibration_figure(*reliability(answers), float(error))
+        wrong = most_confident_mistakes(answers, mistakes) if isinstance(data, ServesSamples | ServesDomains) else []
+        samples = [data.show(stage, number) for number, *_ in wrong]
+        if samples and (isinstance(samples[0], str) or (isinstance(samples[0], Tensor) and samples[0].dim() == 3)):
+            captions = [f"{names[target]}, taken for {names[taken]} ({sure:.0%})" for _, target, taken, sure in wrong]
+            figures[f"{stage}_mistakes"] = drawing.mistakes_figure(samples, captions)
+        return figures
 
     def tables(self, module: Method, stage: str) -> dict[str, str]:
         """``<stage>_classes.csv``: precision, recall, F1 and number of samples of each class."""
-        metrics: Any = self.metrics[stage]
-        if not metrics.collected.update_called:
+        metrics = self._collected(stage)
+        if metrics is None:
             return {}
-        from metatransfer.methods.evaluation.sample_figures import class_table
-
         return {f"{stage}_classes.csv": class_table(metrics.confusion().cpu().tolist(), module.class_names)}
 
     def rows(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -110,3 +130,57 @@ class OnSamples(Evaluation):
         labels = seen.get("labels_per_class")
         learned = f"{labels} labels per class" if labels else f"{seen.get('samples', 'its')} samples"
         return f"{results['samples']} {split}", learned
+
+
+def sample_baselines(info: DataInfo, samples: Callable[[], Iterable[Any]], prefix: str = "") -> dict[str, Baseline]:
+    """The most frequent class, and the class of the nearest training sample unless there is too much data."""
+    found: dict[str, Baseline] = {MOST_FREQUENT: _most_frequent_class(info.class_counts)}
+    shape, count = info.sample_shape, sum(info.class_counts)
+    # texts have no shape, and no distance
+    if shape and count * torch.Size(shape).numel() <= _NEIGHBOUR_LIMIT:
+        found[f"{prefix}{'pixel 1-NN' if len(shape) == 3 else '1-NN'}"] = _nearest(samples, len(info.class_counts))
+    return found
+
+
+def _most_frequent_class(counts: Sequence[int]) -> Baseline:
+    row = F.one_hot(torch.tensor(counts).argmax(), len(counts)).float()
+    return lambda batch: row.to(batch.y.device).expand(len(batch.y), -1)
+
+
+def _nearest(samples: Callable[[], Iterable[Any]], num_classes: int) -> Baseline:
+    """Predicts the class of the nearest training sample by Euclidean distance, one-hot."""
+
+    @functools.cache
+    def known() -> tuple[Tensor, Tensor]:
+        parts = [(part.x.flatten(1), part.y) for part in samples()]
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    def predict(batch: Any) -> Tensor:  # noqa: ANN401
+        x, y = (tensor.to(batch.y.device) for tensor in known())
+        return F.one_hot(y[torch.cdist(batch.x.flatten(1).to(x.dtype), x).argmin(1)], num_classes).float()
+
+    return predict
+
+
+def most_confident_mistakes(answers: Answers, count: int) -> list[tuple[int, int, int, float]]:
+    """Number, class, prediction and confidence of wrong predictions, the most confident first."""
+    wrong = (answers.prediction != answers.target) & ~answers.confidence.isnan()
+    order = answers.confidence[wrong].argsort(descending=True)[:count]
+    chosen = [part[wrong][order].tolist() for part in answers]
+    return list(zip(chosen[0], chosen[1], chosen[2], chosen[3], strict=True))
+
+
+def class_table(confusion: list[list[int]], names: Sequence[str]) -> str:
+    """Precision, recall and F1 of each class, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "samples", "precision", "recall", "f1", "most often taken for"])
+    for place, name in enumerate(names):
+        row, right = confusion[place], confusion[place][place]
+        samples, answered = sum(row), sum(line[place] for line in confusion)
+        others = [(count, other) for other, count in enumerate(row) if other != place and count]
+        numbers = [right / answered if answered else None, right / samples if samples else None]
+        numbers.append(2 * right / (samples + answered) if samples + answered else None)
+        shown = ["" if number is None else f"{number:.4f}" for number in numbers]
+        writer.writerow([name, samples, *shown, names[max(others, key=lambda pair: pair[0])[1]] if others else ""])
+    return text.getvalue()

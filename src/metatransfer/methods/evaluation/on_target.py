@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from metatransfer.batches import DomainSamples
 from metatransfer.data_info import DataInfo, ServesDomains
 from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
-from metatransfer.methods.evaluation.on_samples import OnSamples
-from metatransfer.methods.evaluation.sample_baselines import sample_baselines
-from metatransfer.metrics.collector import mean_with_interval
+from metatransfer.methods.evaluation.on_samples import OnSamples, sample_baselines
+from metatransfer.metrics.classification import accuracy_of
 from metatransfer.metrics.domain_evidence import Evidence, SideCollector
 from metatransfer.metrics.validators import (
     PANEL,
@@ -27,14 +27,13 @@ from metatransfer.metrics.validators import (
     Validator,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Side = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
 REMEDY = "give it a DomainDataModule, with named sources and targets"
 _CARD = ("sources", "targets")
 _NEVER = -1e9  # below any score; EarlyStopping takes an infinite one for a failure
+# the accuracy on the source is logged with its interval
+_FULL = tuple(one for one in PANEL if not isinstance(one, SourceAccuracy))
 _CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
 
 
@@ -54,7 +53,6 @@ class OnTarget(OnSamples):
     monitor: ClassVar[str] = "val/selection"
     percentages: ClassVar[frozenset[str]] = OnSamples.percentages | {"source_accuracy"}
     withheld: ClassVar[str | None] = "oracle"
-    best_source_accuracy: Tensor
 
     def __init__(self, num_classes: int, validator: Validator | None = None) -> None:
         super().__init__(num_classes)
@@ -62,7 +60,6 @@ class OnTarget(OnSamples):
         self.score_name = "source_accuracy"
         self.validator = validator or InformationMaximization()
         self._sizes: dict[str, int] = {}
-        self.register_buffer("best_source_accuracy", torch.zeros(()), persistent=False)
         self.sides = nn.ModuleDict({side: SideCollector() for side in SIDES})
 
     # ---- the start of a run
@@ -118,28 +115,19 @@ class OnTarget(OnSamples):
             super().finish(module, stage)
             return
         evidence = self.last_evidence()
-        right = (evidence.source_logits.argmax(-1) == evidence.source_labels).double()
-        numbers = _with_interval("val/source_accuracy", right)
-        numbers |= self._judged(evidence, PANEL if module.trainer.state.fn == TrainerFn.VALIDATING else _CHEAP)
+        right = episode_scores(evidence.source_logits.unsqueeze(1), evidence.source_labels.unsqueeze(1)).double()
+        numbers = accuracy_of(right, "val/source_accuracy")
+        exact = evidence.on_cpu()
+        for one in _FULL if module.trainer.state.fn == TrainerFn.VALIDATING else _CHEAP:
+            numbers[f"val/{_key(one)}"] = torch.tensor(one.value(exact) if exact.finite() else torch.nan)
         best: Tensor = module.best_source_accuracy
         if not module.trainer.sanity_checking:
             self._sizes = {"samples": len(evidence.target_logits), "source_samples": len(right)}
-            best.copy_(torch.maximum(best, right.mean().to(best)))
-        self.best_source_accuracy.copy_(best)
+            best.copy_(torch.fmax(best, right.mean().to(best)))
         allowed = self.validator.allows(float(right.mean()), float(best))
         numbers["val/selection"] = torch.tensor(self.validator.score(evidence) if allowed else _NEVER)
         numbers |= self._by_labels(datamodule_of(module))
         module.log_dict({name: value.float() for name, value in numbers.items()})
-
-    @staticmethod
-    def _judged(evidence: Evidence, panel: tuple[Validator, ...]) -> dict[str, Tensor]:
-        """The values of the validators, by name."""
-        exact = evidence.on_cpu()
-        return {
-            f"val/{_key(one)}": torch.tensor(one.value(exact) if exact.finite() else torch.nan)
-            for one in panel
-            if not isinstance(one, SourceAccuracy)  # already there with its interval
-        }
 
     def _by_labels(self, data: Any) -> dict[str, Tensor]:  # noqa: ANN401
         labels = data.oracle_labels("val") if isinstance(data, ServesDomains) else None
@@ -147,8 +135,8 @@ class OnTarget(OnSamples):
             return {}
         known = self.collector("target").compute()
         truth = labels[known.number.cpu()].to(known.logits.device)
-        right = (known.logits.argmax(-1) == truth)[truth >= 0].double()  # a target may be labelled in part
-        return _with_interval("oracle/accuracy", right)
+        right = episode_scores(known.logits.unsqueeze(1), truth.unsqueeze(1))
+        return accuracy_of(right[truth >= 0], "oracle/accuracy")  # a target may be labelled in part
 
     # ---- baselines and selection
 
@@ -175,14 +163,6 @@ class OnTarget(OnSamples):
         """Number of target samples and, in a validation, of source samples."""
         return super().counts(numbers, stage) | (self._sizes if stage != "test" else {})
 
-    def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
-        """Figures of a classifier, in a test only: a validation does not know which predictions are correct."""
-        return super().figures(module, stage, mistakes) if stage in self.metrics else {}
-
-    def tables(self, module: Method, stage: str) -> dict[str, str]:
-        """Tables of a classifier, in a test only."""
-        return super().tables(module, stage) if stage in self.metrics else {}
-
     def counted_line(self, results: Mapping[str, Any], split: str, seen: Mapping[str, Any]) -> tuple[str, str]:
         """Number of target and source samples, and the domains that were trained on."""
         if "targets" not in seen:
@@ -194,7 +174,7 @@ class OnTarget(OnSamples):
 
     def remarks(self, results: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Accuracy and selection gap, from labels of the target."""
-        oracle, rows = results.get("oracle", {}), []
+        oracle, rows = results.get("oracle", {}), super().remarks(results)
         only = "labels of the target, for the report only"
         if oracle.get("accuracy") is not None:
             chosen = f", the state selected by {oracle['selected_by']}" if oracle.get("selected_by") else ""
@@ -207,7 +187,3 @@ class OnTarget(OnSamples):
 
 def _key(validator: Validator) -> str:
     return validator.name.replace(" ", "_").replace("-", "_")
-
-
-def _with_interval(name: str, right: Tensor) -> dict[str, Tensor]:
-    return dict(zip((name, f"{name}_ci95"), mean_with_interval(right), strict=True))
