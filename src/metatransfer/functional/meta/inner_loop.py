@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint as recompute
 
@@ -27,13 +26,6 @@ FixedAt = Callable[[int], Params]
 """``fixed_at(step)``: parameters that do not adapt but differ from step to step; steps count from 0."""
 
 
-def _check_params(params: Params) -> None:
-    if not params:
-        raise UserError(
-            "the inner loop has no parameter to adapt: check which parameters are selected and which are frozen."
-        )
-
-
 def inner_loop(
     forward: Network,
     params: Params,
@@ -47,45 +39,22 @@ def inner_loop(
     clip: float | None = None,
     fixed_at: FixedAt | None = None,
 ) -> Params:
-    r"""Adapts ``params`` to one task with ``torch.func``, so that it can itself be mapped, differentiated and compiled.
+    r"""Adapts ``params`` to one task.
 
     .. math:: \theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))
 
     Finn et al. 2017 (1703.03400), Eq. 1. The result is differentiable with respect to ``params`` and everything that
-    ``update`` depends on. Works inside ``torch.inference_mode`` and ``torch.func.vmap``. Autocast is disabled, so that
-    inner gradients have the precision of the parameters. The arguments are those of :func:`adapt_tasks`, which is
-    faster for many tasks, without the task axis.
+    ``update`` depends on. The arguments are those of :func:`adapt_tasks`, without the task axis.
 
     Returns:
         The adapted parameters, under the same names.
     """
-    _check_params(params)
-    if torch.is_inference_mode_enabled():  # torch 2.6 silently returns gradients of 0 there
-        wanted = torch.is_grad_enabled()  # leaving inference mode enables them
-        with torch.inference_mode(False), torch.set_grad_enabled(wanted):
-            return inner_loop(
-                forward, *pytree.tree_map(_ordinary, (params, support_x, support_y)), steps=steps, update=update,
-                first_order=first_order, loss=loss, clip=clip, fixed_at=fixed_at,
-            )  # fmt: skip
-    support_x, rule = as_precise(support_x, params), as_rule(update)
-    state = rule.start(params)
-    for step in range(steps):
-        fixed = {} if fixed_at is None else fixed_at(step)
-
-        def support_loss(current: Params, fixed: Params = fixed) -> Tensor:
-            return loss(forward({**fixed, **current}, support_x), support_y)
-
-        # detached, so that no outer graph is built through the adapted parameters
-        point = {name: value.detach() for name, value in params.items()} if first_order else params
-        # around the gradient, not inside the loss: autocast and the choice of kernels affect the backward pass too
-        with torch.autocast(support_y.device.type, enabled=False), MATH_ATTENTION:
-            gradients = grad(support_loss)(point)
-        if first_order:  # parameters that do not adapt, or inputs, may require gradients too
-            gradients = {name: value.detach() for name, value in gradients.items()}
-        if clip is not None:
-            gradients = clip_norm(gradients, clip)
-        params, state = rule.update(params, gradients, state, step)
-    return params
+    x, y = pytree.tree_map(lambda part: part.unsqueeze(0), (support_x, support_y))
+    [adapted], _ = adapt_tasks(
+        forward, params, x, y, steps=steps, update=update, first_order=first_order, loss=loss, clip=clip,
+        fixed_at=fixed_at,
+    )  # fmt: skip
+    return {name: value.squeeze(0) for name, value in adapted.items()}
 
 
 @dataclass(frozen=True)
@@ -181,7 +150,8 @@ def adapt_tasks(
 ) -> InnerLoopResult:
     r"""Adapts ``params`` to each of ``T`` tasks; the formula is that of :func:`inner_loop`.
 
-    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no outer graph.
+    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no outer graph. Autocast is disabled,
+    so that inner gradients have the precision of the parameters.
 
     Args:
         forward: ``forward(params, x)``, a pure function, see :func:`stateless`.
@@ -209,7 +179,10 @@ def adapt_tasks(
         UserError: there is nothing to adapt, or none of it affects the loss.
     """
     own = task_params or {}
-    _check_params({**params, **own})
+    if not {**params, **own}:
+        raise UserError(
+            "the inner loop has no parameter to adapt: check which parameters are selected and which are frozen."
+        )
     differentiable = torch.is_grad_enabled()  # leaving inference mode enables gradients
     second_order = differentiable and not first_order
     step_of = _Step(forward, loss, as_rule(update), clip, fixed_at, second_order, stacked=batching == "vmap")

@@ -43,7 +43,7 @@ def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
 
 
-def stateless(module: nn.Module, *, running: bool = False, composite: bool = False) -> Forward:
+def stateless(module: nn.Module, *, running: bool = False) -> Forward:
     """Turns ``module`` into a pure function of its parameters, which leaves the module untouched.
 
     Every call runs a copy of the module's structure, so that several threads may call it, and a block that is computed
@@ -52,8 +52,6 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
     Args:
         module: any network.
         running: normalise by the running averages instead of batch statistics.
-        composite: compute BatchNorm, InstanceNorm and LayerNorm from elementary operations, as second derivatives of
-            the native layers are silently wrong under ``torch.func.vmap``.
 
     Returns:
         A function of ``(params, x, statistics_rows=None)``; parameters missing from ``params`` are taken from
@@ -79,7 +77,7 @@ def stateless(module: nn.Module, *, running: bool = False, composite: bool = Fal
     def forward(params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Any:  # noqa: ANN401
         own = replica(module, params, buffers)
         for layer in own.modules():
-            function = _function_of(layer, running, composite, statistics_rows)
+            function = _function_of(layer, running, statistics_rows)
             if function is not None:
                 layer.forward = function
         on_cudnn = recurrent and pytree.tree_leaves(x)[0].is_cuda
@@ -108,44 +106,21 @@ def _check_layer(name: str, layer: nn.Module, running: bool) -> None:
         )
 
 
-def _function_of(
-    layer: nn.Module, running: bool, composite: bool, rows: int | None
-) -> Callable[[Tensor], Tensor] | None:
+def _function_of(layer: nn.Module, running: bool, rows: int | None) -> Callable[[Tensor], Tensor] | None:
     """What a layer computes instead of its own ``forward``; ``None`` for layers that stay as they are."""
     # a proxy, since a cycle of references would keep the tensors of a call alive
     proxy: Any = weakref.proxy(layer)
     if isinstance(layer, _BatchNorm):
-        return partial(_batch_norm, proxy, running, composite, rows)
+        return partial(_batch_norm, proxy, running, rows)
     if isinstance(layer, _InstanceNorm):
-        return partial(_instance_norm, proxy, composite)
-    if isinstance(layer, nn.LayerNorm) and composite:
-        return partial(_layer_norm, proxy)
+        return partial(_instance_norm, proxy)
     if isinstance(layer, nn.Embedding) and (layer.padding_idx is not None or layer.sparse):
         return partial(_embedding, proxy)
     return None
 
 
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(1, -1, *[1] * (like.dim() - 2))
-
-
-def _affine(layer: _BatchNorm | _InstanceNorm, normalized: Tensor) -> Tensor:
-    if not layer.affine:
-        return normalized
-    return normalized * _per_channel(layer.weight, normalized) + _per_channel(layer.bias, normalized)
-
-
-def _by_running(layer: _BatchNorm | _InstanceNorm, x: Tensor) -> Tensor:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    scale = (layer.running_var + layer.eps).rsqrt()
-    return _affine(layer, (x - _per_channel(layer.running_mean, x)) * _per_channel(scale, x))
-
-
-def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | None, x: Tensor) -> Tensor:
+def _batch_norm(layer: _BatchNorm, running: bool, rows: int | None, x: Tensor) -> Tensor:
     if running:
-        if composite:
-            return _by_running(layer, x)
         return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
     values = (rows or len(x)) * math.prod(x.shape[2:])
     if values < 2:
@@ -157,28 +132,19 @@ def _batch_norm(layer: _BatchNorm, running: bool, composite: bool, rows: int | N
     wide = x.float() if x.dtype.itemsize < 4 else x
     if rows is not None:
         var, mean = torch.var_mean(wide[:rows], [0, *range(2, x.dim())], correction=0, keepdim=True)
-        return _affine(layer, (wide - mean) * (var + layer.eps).rsqrt()).to(x.dtype)
-    if composite:
-        return _affine(layer, F.batch_norm(wide, None, None, None, None, True, 0.0, layer.eps)).to(x.dtype)
+        normalized = (wide - mean) * (var + layer.eps).rsqrt()
+        if layer.affine:
+            normalized = normalized * layer.weight.view_as(mean) + layer.bias.view_as(mean)
+        return normalized.to(x.dtype)
     if layer.affine and x.device.type == "cpu" and x.dtype == layer.weight.dtype and x.dtype.itemsize >= 4:
         return batch_norm(x, layer.weight, layer.bias, layer.eps)
     return F.batch_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
 
 
-def _instance_norm(layer: _InstanceNorm, composite: bool, x: Tensor) -> Tensor:
-    if not layer.training and layer.running_mean is not None:
-        return _by_running(layer, x)
-    if composite:
-        return _affine(layer, F.instance_norm(x, eps=layer.eps))
-    return F.instance_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
-
-
-def _layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
-    normalized = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
-    if not layer.elementwise_affine:
-        return normalized
-    scaled = normalized * layer.weight
-    return scaled if layer.bias is None else scaled + layer.bias
+def _instance_norm(layer: _InstanceNorm, x: Tensor) -> Tensor:
+    own = layer.training or layer.running_mean is None
+    statistics = (None, None) if own else (layer.running_mean, layer.running_var)
+    return F.instance_norm(x, *statistics, layer.weight, layer.bias, own, 0.0, layer.eps)
 
 
 def _embedding(layer: nn.Embedding, x: Tensor) -> Tensor:
