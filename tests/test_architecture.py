@@ -176,9 +176,6 @@ def test_the_package_is_typed():
 
 # ---- exports
 
-# public names with a second meaning in a room below, with the reason
-TWO_MEANINGS = {"Adaptation": "options of domain adaptation; in functional, the result of an inner loop"}
-
 
 def test_a_public_name_means_one_thing():
     """A family exports a class in its ``__init__``; the rooms above repeat it by themselves."""
@@ -187,7 +184,7 @@ def test_a_public_name_means_one_thing():
         module = importlib.import_module(".".join(["metatransfer", *path.relative_to(SOURCE).parts[:-1]]))
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
-            if hasattr(metatransfer, name) and isinstance(value, type) and name not in TWO_MEANINGS:
+            if hasattr(metatransfer, name) and isinstance(value, type):
                 assert getattr(metatransfer, name) is value, f"{module.__name__}.{name}"
 
 

@@ -48,8 +48,7 @@ GELU = {
 }  # fmt: skip
 SMOOTH = [*(name for name in NETWORKS if name not in KINKED), *GELU]
 MODES = {
-    "inner_loop": {"engine": "one", "batching": "loop"},
-    "inner_loop-vmap": ENGINES["vmap"],
+    "inner_loop": ENGINES["one"],
     "loop": ENGINES["tasks-loop"],
     "vmap": ENGINES["tasks-vmap"],
     "vmap-chunks": ENGINES["tasks-vmap-chunks"],
@@ -226,7 +225,7 @@ def by_numpy(steps):
 
 def by_torch(steps, mode):
     net, data = mixed(), mixed_tasks()
-    params, forward = trainable(net), stateless(net, composite=mode == "inner_loop-vmap")
+    params, forward = trainable(net), stateless(net)
     _, rates, _, _ = by_numpy(steps)
     learned = {
         name: torch.tensor(rate, dtype=torch.float64, requires_grad=True)
@@ -240,7 +239,7 @@ def by_torch(steps, mode):
 
     if "inner_loop" in mode:
         one = lambda sx, sy, qx, qy: query(inner_loop(forward, params, sx, sy, **options), qx, qy)  # noqa: E731
-        loss = over_tasks(one, *data, **spread).mean()
+        loss = over_tasks(one, *data).mean()
     else:
         [adapted], _ = adapt_tasks(
             forward, params, *data[:2], checkpoint="checkpoint" in mode, **options, **spread

@@ -13,10 +13,11 @@ from metatransfer.batches import Episode, Inputs, Predictions, PredictionTask, e
 from metatransfer.checks import check_batch_kind, check_episode
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import is_regression, mask_absent_classes
+from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnEpisodes
 from metatransfer.methods.outputs import Outputs, default_loss, default_score, default_task_losses, map_tensors
-from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, evaluating, support_set
+from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, support_set
 
 State = TypeVar("State")
 
@@ -163,8 +164,9 @@ class EpisodicModule(MethodModule, Generic[State]):
         targets = encode(labels, self.device)
         if not found:
             self._check_regression(targets)
-        with evaluating(self):
-            state = self.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
+        module = replica(self).eval()  # a copy, since other threads may use the module
+        with torch.no_grad():
+            state = module.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
         return Predictor(self, state, labels)
 
     def _check_regression(self, targets: Tensor) -> None:

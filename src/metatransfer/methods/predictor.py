@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Inputs, Tokens, map_inputs
 from metatransfer.checks import check_finite, check_float_samples, check_support
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.outputs import Outputs, map_tensors, point_of
 
 if TYPE_CHECKING:
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 Labels = Tensor | np.ndarray | Sequence[Hashable]
 Samples = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients within the block; afterwards each submodule is in its previous mode."""
-    in_training = [submodule for submodule in module.modules() if submodule.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for submodule in in_training:
-            submodule.training = True
 
 
 class Predictor(Generic[State]):
@@ -77,8 +64,13 @@ class Predictor(Generic[State]):
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
         check_finite(samples, "x", "clean the samples before asking about them")
         self.module.check_samples(samples)
-        with evaluating(self.module):
-            outputs = self.module.predict_tasks(self.state, map_inputs(lambda part: part.unsqueeze(0), samples))
+        with torch.no_grad():
+            # a copy, since other threads may use the module
+            outputs = (
+                replica(self.module)
+                .eval()
+                .predict_tasks(self.state, map_inputs(lambda part: part.unsqueeze(0), samples))
+            )
         outputs = map_tensors(lambda part: part.squeeze(0).float(), outputs)
         return outputs[:, : len(self.classes)] if self.classes and isinstance(outputs, Tensor) else outputs
 

@@ -25,28 +25,22 @@ from metatransfer.functional import (
 from metatransfer.functional.losses import episode_loss
 
 LR = 0.3
-BATCHINGS = {
-    "loop": {"batching": "loop", "composite": False},
-    "loop-composite": {"batching": "loop", "composite": True},
-    "vmap": {"batching": "vmap", "composite": True},
-    "vmap-chunks": {"batching": "vmap", "composite": True, "chunk_size": 2},
-}
-ENGINES = BATCHINGS | {
-    "tasks-loop": {"engine": "tasks", "batching": "loop"},
-    "tasks-vmap": {"engine": "tasks", "batching": "vmap"},
-    "tasks-vmap-composite": {"engine": "tasks", "batching": "vmap", "composite": True},
-    "tasks-vmap-chunks": {"engine": "tasks", "batching": "vmap", "chunk_size": 2},
-    "tasks-loop-checkpoint": {"engine": "tasks", "batching": "loop", "checkpoint": True},
-    "tasks-vmap-checkpoint": {"engine": "tasks", "batching": "vmap", "checkpoint": True},
+ENGINES = {
+    "one": {"engine": "one"},
+    "tasks-loop": {"batching": "loop"},
+    "tasks-vmap": {"batching": "vmap"},
+    "tasks-vmap-chunks": {"batching": "vmap", "chunk_size": 2},
+    "tasks-loop-checkpoint": {"batching": "loop", "checkpoint": True},
+    "tasks-vmap-checkpoint": {"batching": "vmap", "checkpoint": True},
 }
 
 
 def ours(
-    net, data, steps, *, engine="one", batching="loop", composite=False, chunk_size=None, first_order=False,
-    start=None, checkpoint=False,
+    net, data, steps, *, engine="tasks", batching="loop", chunk_size=None, first_order=False, start=None,
+    checkpoint=False,
 ):  # fmt: skip
     start = trainable(net) if start is None else start
-    forward = stateless(net, composite=composite)
+    forward = stateless(net)
     options = {"steps": steps, "update": sgd(LR), "first_order": first_order}
     spread = {"batching": batching, "chunk_size": chunk_size}
 
@@ -98,7 +92,7 @@ def test_second_order_gradient_equals_plain_autograd(name, steps, engine):
     assert relative_error(gradients(loss, params), gradients(expected_loss, params)) < 1e-10
 
 
-@pytest.mark.parametrize("engine", ["loop", "tasks-loop", "tasks-loop-checkpoint"])
+@pytest.mark.parametrize("engine", ["one", "tasks-loop", "tasks-loop-checkpoint"])
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_layers_equal_plain_autograd_in_a_loop(name, steps, engine):
@@ -106,19 +100,6 @@ def test_recurrent_layers_equal_plain_autograd_in_a_loop(name, steps, engine):
     params = trainable(net)
     expected = gradients(reference(net, data, steps), params)
     assert relative_error(gradients(ours(net, data, steps, **ENGINES[engine]), params), expected) < 1e-10
-
-
-@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
-def test_native_normalisation_under_vmap_is_wrong_and_composite_is_needed(name):
-    """The reason for ``composite``: torch's own batch_norm, under vmap(grad), loses a second-order term silently."""
-    net, data = build(name), tasks(name)
-    params = trainable(net)
-    expected = gradients(reference(net, data, 3), params)
-    error = relative_error(gradients(ours(net, data, 3, batching="vmap", composite=False), params), expected)
-    if error < 1e-5:
-        pytest.skip(f"{name} is differentiated rightly under vmap, by torch {torch.__version__} or our own rule")
-    assert error > 1e-5
-    assert relative_error(gradients(ours(net, data, 3, batching="vmap", composite=True), params), expected) < 1e-10
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -188,9 +169,9 @@ def test_dropout_masks_under_a_seed_equal_the_plain_loop():
     torch.manual_seed(11)
     expected = reference(net, data, 3)
     torch.manual_seed(11)
-    found = ours(net, data, 3, batching="loop")
+    found = ours(net, data, 3)
     torch.manual_seed(12)
-    other = ours(net, data, 3, batching="loop")
+    other = ours(net, data, 3)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-12)
     assert float(other.detach()) != pytest.approx(float(expected.detach()), abs=1e-6)
     assert relative_error(gradients(found, params), gradients(expected, params)) < 1e-10
@@ -204,21 +185,20 @@ def test_every_task_and_step_draws_its_own_dropout_mask(batching, chunk_size):
     x = torch.ones(6, 50, 4, dtype=torch.float64)
     seen = []
 
-    def task(x):
-        def loss(outputs, targets):
-            return outputs.sum()
+    def loss(outputs, targets):
+        return outputs.sum()
 
-        # the gradient of the sum shows the mask of each step
-        def keep(params, found, step):
-            seen.append(step)
-            return {name: value - found[name] for name, value in params.items()}
+    # the gradient of the sum shows the mask of each step
+    def keep(params, found, step):
+        seen.append(step)
+        return {name: value - found[name] for name, value in params.items()}
 
-        start = dict(net.named_parameters())
-        one = inner_loop(stateless(net, composite=True), start, x, x, steps=1, update=keep, loss=loss)
-        two = inner_loop(stateless(net, composite=True), start, x, x, steps=1, update=keep, loss=loss)
-        return one["0.weight"] - two["0.weight"], one["0.weight"]
+    def adapted():
+        options = {"steps": 1, "update": keep, "loss": loss, "batching": batching, "chunk_size": chunk_size}
+        return adapt_tasks(stateless(net), dict(net.named_parameters()), x, x, **options).steps[0]["0.weight"]
 
-    between, first = over_tasks(task, x, batching=batching, chunk_size=chunk_size)
+    first, between = adapted(), adapted()
+    between = between - first
     assert (between.flatten(1).abs().sum(1) > 0).all()
     assert len({tuple(row.flatten().tolist()) for row in first}) == 6
     assert set(seen) == {0}
@@ -243,21 +223,16 @@ def test_state_dict_and_modes_stay_as_they_are(name, mode, engine):
 def test_an_error_inside_the_network_leaves_it_as_it_was():
     net = build("batch_norm")
     with pytest.raises(RuntimeError):
-        stateless(net, composite=True)(trainable(net), torch.zeros(2, 3, 6, 6, dtype=torch.float64))
+        stateless(net)(trainable(net), torch.zeros(2, 3, 6, 6, dtype=torch.float64))
     assert not any("forward" in layer.__dict__ for layer in net.modules())
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), trainable(net).values(), strict=True))
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
 def test_no_steps_is_identity(batching):
     net, data = build("batch_norm"), tasks("batch_norm")
     start = trainable(net)
-    options = BATCHINGS[batching]
-
-    def task(sx, sy):
-        return inner_loop(stateless(net, composite=options["composite"]), start, sx, sy, steps=0, update=sgd(LR))
-
-    adapted = over_tasks(task, *data[:2], batching=options["batching"], chunk_size=options.get("chunk_size"))
+    [adapted], _ = adapt_tasks(stateless(net), start, *data[:2], steps=0, update=sgd(LR), batching=batching)
     assert list(adapted) == list(start)
     assert all(torch.equal(adapted[name], value.expand(TASKS, *value.shape)) for name, value in start.items())
 
@@ -274,9 +249,8 @@ def test_adapts_where_autograd_is_off(context, engine):
         assert float(loss) == pytest.approx(expected, abs=1e-13)
 
 
-@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
 def test_inner_gradients_ignore_autocast(batching):
-    options = BATCHINGS[batching]
     torch.manual_seed(0)
     net = conv(lambda: nn.BatchNorm2d(4)).train()
     sx, sy, _, _ = tasks("batch_norm", torch.float32)
@@ -286,12 +260,8 @@ def test_inner_gradients_ignore_autocast(batching):
         dtypes.update(value.dtype for value in found.values())
         return sgd(LR)(params, found, step)
 
-    def adapt(x, y):
-        forward = stateless(net, composite=options["composite"])
-        return inner_loop(forward, trainable(net), x, y, steps=2, update=watched)
-
     def run(x):
-        return over_tasks(adapt, x, sy, batching=options["batching"], chunk_size=options.get("chunk_size"))
+        return adapt_tasks(stateless(net), trainable(net), x, sy, steps=2, update=watched, batching=batching).steps[0]
 
     plain = run(sx)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -319,12 +289,10 @@ def test_learned_rates_get_their_gradient(batching):
     rates = {name: torch.full_like(value, 0.2, requires_grad=True) for name, value in start.items()}
 
     def outer(rates):
-        def task(sx, sy, qx, qy):
-            forward = stateless(net, composite=True)
-            adapted = inner_loop(forward, start, sx, sy, steps=2, update=sgd(rates))
-            return F.cross_entropy(forward(adapted, qx), qy)
-
-        return over_tasks(task, *data, batching=batching).mean()
+        forward = stateless(net)
+        [adapted], _ = adapt_tasks(forward, start, *data[:2], steps=2, update=sgd(rates), batching=batching)
+        query = lambda params, x, y: F.cross_entropy(forward(params, x), y)  # noqa: E731
+        return over_tasks(query, adapted, *data[2:], batching=batching).mean()
 
     found = torch.autograd.grad(outer(rates), list(rates.values()))
     for (name, rate), gradient in zip(rates.items(), found, strict=True):
@@ -354,11 +322,9 @@ def test_regression_targets_use_squared_error(batching):
     torch.manual_seed(0)
     net = nn.Linear(3, 2).double()
     x, y = torch.randn(2, 4, 3, dtype=torch.float64), torch.randn(2, 4, 2, dtype=torch.float64)
-
-    def task(x, y):
-        return inner_loop(stateless(net), dict(net.named_parameters()), x, y, steps=1, update=sgd(0.1))
-
-    adapted = over_tasks(task, x, y, batching=batching)
+    [adapted], _ = adapt_tasks(
+        stateless(net), dict(net.named_parameters()), x, y, steps=1, update=sgd(0.1), batching=batching
+    )
     for index in range(2):
         residual = net(x[index]) - y[index]
         expected = net.weight - 0.1 * 2 / 8 * residual.T @ x[index]
@@ -367,14 +333,12 @@ def test_regression_targets_use_squared_error(batching):
 
 def test_task_order_and_composition_do_not_matter():
     net, data = build("batch_norm"), tasks("batch_norm")
-
-    def adapt(x, y):
-        return inner_loop(stateless(net, composite=True), trainable(net), x, y, steps=3, update=sgd(LR))
-
     for batching in ("loop", "vmap"):
-        together = over_tasks(adapt, *data[:2], batching=batching)
+        options = {"steps": 3, "update": sgd(LR), "batching": batching}
+        [together], _ = adapt_tasks(stateless(net), trainable(net), *data[:2], **options)
         for index in range(TASKS):
-            alone = over_tasks(adapt, data[0][index : index + 1], data[1][index : index + 1], batching=batching)
+            own = (part[index : index + 1] for part in data[:2])
+            [alone], _ = adapt_tasks(stateless(net), trainable(net), *own, **options)
             for name, value in together.items():
                 torch.testing.assert_close(alone[name][0], value[index], rtol=1e-12, atol=1e-13)
 
@@ -507,7 +471,7 @@ def test_checkpointing_repeats_the_dropout_masks(batching):
     found = []
     for checkpoint in (False, True):
         torch.manual_seed(5)
-        loss = ours(net, data, 3, engine="tasks", batching=batching, checkpoint=checkpoint)
+        loss = ours(net, data, 3, batching=batching, checkpoint=checkpoint)
         found.append(gradients(loss, params))
     assert relative_error(*found) < 1e-12
 

@@ -52,10 +52,9 @@ def by_support(net, support, query):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("composite", [False, True])
-def test_support_policy(net, batch, composite, training):
+def test_support_policy(net, batch, training):
     support, query = batch
-    forward = stateless(net.train(training), composite=composite)
+    forward = stateless(net.train(training))
     found = forward(dict(net.named_parameters()), torch.cat(batch), len(support))
     expected_support, expected_query = by_support(net, support, query)
     torch.testing.assert_close(found[: len(support)], expected_support, rtol=1e-11, atol=1e-12)
@@ -72,18 +71,16 @@ def test_support_policy_differs_from_transductive(net, batch):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("composite", [False, True])
-def test_transductive_policy_is_plain_training_mode(net, batch, composite, training):
+def test_transductive_policy_is_plain_training_mode(net, batch, training):
     expected = copy.deepcopy(net).train()(batch[1])
-    found = stateless(net.train(training), composite=composite)(dict(net.named_parameters()), batch[1])
+    found = stateless(net.train(training))(dict(net.named_parameters()), batch[1])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("composite", [False, True])
-def test_running_policy_is_plain_evaluation_mode(net, batch, composite, training):
+def test_running_policy_is_plain_evaluation_mode(net, batch, training):
     expected = copy.deepcopy(net).eval()(batch[1])
-    forward = stateless(net.train(training), running=True, composite=composite)
+    forward = stateless(net.train(training), running=True)
     torch.testing.assert_close(forward(dict(net.named_parameters()), batch[1]), expected, rtol=1e-12, atol=1e-13)
     one = forward(dict(net.named_parameters()), batch[1][:1])
     torch.testing.assert_close(one, expected[:1], rtol=1e-12, atol=1e-13)
@@ -96,55 +93,50 @@ def test_running_policy_needs_running_averages():
     stateless(net)
 
 
-@pytest.mark.parametrize("composite", [False, True])
 @pytest.mark.parametrize("rows", [None, 3])
 @pytest.mark.parametrize("running", [False, True])
-def test_nothing_is_mutated(net, batch, running, rows, composite):
+def test_nothing_is_mutated(net, batch, running, rows):
     before = copy.deepcopy(net.state_dict())
-    output = stateless(net, running=running, composite=composite)(dict(net.named_parameters()), batch[0], rows)
+    output = stateless(net, running=running)(dict(net.named_parameters()), batch[0], rows)
     output.sum().backward()
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     net.train()(batch[0])  # the plain module still collects
     assert not torch.equal(before["1.running_mean"], net[1].running_mean)
 
 
-@pytest.mark.parametrize("composite", [False, True])
-def test_given_parameters_are_used_and_the_rest_is_the_modules(net, batch, composite):
+def test_given_parameters_are_used_and_the_rest_is_the_modules(net, batch):
     params = {name: torch.zeros_like(value) for name, value in net.named_parameters() if name == "9.weight"}
-    found = stateless(net, composite=composite)(params, batch[0])
+    found = stateless(net)(params, batch[0])
     torch.testing.assert_close(found, net[9].bias.expand_as(found))
     scaled = {"9.weight": 2 * net[9].weight, "9.bias": 2 * net[9].bias}
-    forward = stateless(net, composite=composite)
+    forward = stateless(net)
     torch.testing.assert_close(forward(scaled, batch[0]), 2 * forward({}, batch[0]))
 
 
-@pytest.mark.parametrize("composite", [False, True])
 @pytest.mark.parametrize("kind", [nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d])
 @pytest.mark.parametrize("affine", [False, True])
-def test_instance_norm_is_the_native_one(kind, affine, composite):
+def test_instance_norm_is_the_native_one(kind, affine):
     torch.manual_seed(0)
     layer = kind(3, affine=affine, eps=1e-2).double()
     for value in layer.parameters():
         nn.init.uniform_(value, 0.5, 2.0)
     x = torch.randn(4, 3, *[5] * int(kind.__name__[-2]), dtype=torch.float64)
-    torch.testing.assert_close(stateless(layer, composite=composite)(dict(layer.named_parameters()), x), layer(x))
+    torch.testing.assert_close(stateless(layer)(dict(layer.named_parameters()), x), layer(x))
 
 
-@pytest.mark.parametrize("composite", [False, True])
-def test_instance_norm_with_running_averages_is_not_mutated(composite):
+def test_instance_norm_with_running_averages_is_not_mutated():
     layer = nn.InstanceNorm2d(3, affine=True, track_running_stats=True).train()
     before = copy.deepcopy(layer.state_dict())
-    stateless(layer, composite=composite)(dict(layer.named_parameters()), torch.randn(4, 3, 5, 5))
+    stateless(layer)(dict(layer.named_parameters()), torch.randn(4, 3, 5, 5))
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
 
 
-def test_instance_norm_with_running_averages_is_one_function_in_both_batchings():
+def test_instance_norm_with_running_averages_uses_them_in_evaluation():
     torch.manual_seed(0)
     layer = nn.InstanceNorm2d(3, affine=True, track_running_stats=True).eval()
     layer.running_mean.fill_(2.0)
     x = torch.randn(4, 3, 5, 5)
-    looped, mapped = (stateless(layer, composite=flag)(dict(layer.named_parameters()), x) for flag in (False, True))
-    torch.testing.assert_close(looped, mapped)
+    torch.testing.assert_close(stateless(layer)(dict(layer.named_parameters()), x), layer(x))
 
 
 def test_buffers_of_other_layers_are_not_mutated():
@@ -161,7 +153,7 @@ def test_shared_layers_and_nested_names():
     assert list(batch_norm_layers(net)) == ["1"]
     x = torch.randn(7, 4, dtype=torch.float64)
     params = dict(net.named_parameters()) | {"1.weight": torch.full((4,), 3.0, dtype=torch.float64)}
-    found = stateless(net, composite=True)(params, x)
+    found = stateless(net)(params, x)
     normal = lambda h: F.batch_norm(h, None, None, training=True) * 3  # noqa: E731
     torch.testing.assert_close(found, normal(net[2][0](normal(net[0](x)))))
 
@@ -169,7 +161,7 @@ def test_shared_layers_and_nested_names():
 def test_hooks_still_run(net, batch):
     seen = []
     net[1].register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    stateless(net, composite=True)(dict(net.named_parameters()), batch[0])
+    stateless(net)(dict(net.named_parameters()), batch[0])
     assert seen == [torch.Size([6, 4, 6, 6])]
 
 
@@ -191,18 +183,15 @@ def test_statistics_are_as_precise_under_autocast_as_the_native_ones():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         native = stateless(layer)(params, x)
         rows = stateless(layer)(params, x, len(x))
-        composite = stateless(layer, composite=True)(params, x)
     bound = 2 * (native.float() - exact).abs().max()
-    assert (composite.float() - exact).abs().max() <= bound
     assert (rows.float() - exact).abs().max() <= bound
 
 
-@pytest.mark.parametrize("composite", [False, True])
 @pytest.mark.parametrize("rows", [None, 1])
-def test_batch_norm_of_one_value_a_channel_is_refused(composite, rows):
+def test_batch_norm_of_one_value_a_channel_is_refused(rows):
     """Its output would be its shift, whatever the sample."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
-    forward = stateless(network, composite=composite)
+    forward = stateless(network)
     with pytest.raises(UserError, match="needs at least 2 values for each of its 3 channels, but a task has only 1"):
         forward({}, torch.rand(1 if rows is None else 4, 2, dtype=torch.float64), rows)
     forward({}, torch.rand(2, 2, dtype=torch.float64))

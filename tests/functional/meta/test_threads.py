@@ -13,7 +13,7 @@ from torch import nn
 
 from metatransfer import Backbone, Conv4, Episode, MAMLModule, UserError
 from metatransfer.functional import adapt_tasks, choose_batching, in_threads, over_tasks, sgd, stateless
-from metatransfer.functional.meta.threads import _pools, replica_of, thread_count
+from metatransfer.functional.meta.threads import _pools, thread_count
 from metatransfer.methods.options import Execution, InnerLoop
 
 
@@ -118,16 +118,6 @@ def test_the_callers_modes_hold_and_cores_are_shared_out():
         assert in_threads([seen] * 2) == [(False, True, True, torch.float16, 1, 1)] * 2
 
 
-def test_a_replica_shares_its_tensors_and_is_made_once_a_thread():
-    network = Conv4(hidden_channels=4)
-    one, two = in_threads([lambda: (replica_of(network), replica_of(network))] * 2)
-    assert one[0] is one[1]
-    assert len({id(network), id(one[0]), id(two[0])}) == 3
-    assert all(mine is theirs for mine, theirs in zip(network.parameters(), one[0].parameters(), strict=True))
-    assert all(mine is theirs for mine, theirs in zip(network.buffers(), two[0].buffers(), strict=True))
-    assert replica_of(network) is network
-
-
 def test_an_error_of_a_task_is_the_users_to_see():
     def wrong(x):
         raise UserError("this task is wrong.")
@@ -144,26 +134,6 @@ def test_one_thread_is_a_loop():
         assert in_threads([lambda: 1, lambda: 2]) == [1, 2]
     finally:
         torch.set_num_threads(2)
-
-
-class Stubborn(Backbone):
-    """Cannot be copied, as networks with torch's old weight_norm cannot."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.out_features = nn.Conv2d(1, 4, 3), 4
-
-    def __deepcopy__(self, memo):
-        raise RuntimeError("only tensors created explicitly by the user support the deepcopy protocol")
-
-    def forward(self, x):
-        return self.conv(x).mean((2, 3))
-
-
-def test_a_network_that_cannot_be_copied_is_looped_over():
-    module, batch = MAMLModule(Stubborn(), 3).double().train(), episode()
-    for one, two in zip(gradients(module, batch, "loop"), gradients(module, batch, "threads"), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-13)
 
 
 def test_when_one_task_fails_the_others_have_ended():

@@ -3,15 +3,19 @@
 from metatransfer.functional.meta.batch_norm import batch_norm
 from metatransfer.functional.meta.batching import (
     Batching,
-    check_batching,
     choose_batching,
     known_gradients,
     mean_over_parts,
     over_tasks,
 )
 from metatransfer.functional.meta.compiled import CompiledLoss
-from metatransfer.functional.meta.divergence import all_finite, first_divergence
-from metatransfer.functional.meta.inner_loop import Adaptation, adapt_tasks, inner_loop
+from metatransfer.functional.meta.inner_loop import (
+    InnerLoopResult,
+    adapt_tasks,
+    all_finite,
+    first_divergence,
+    inner_loop,
+)
 from metatransfer.functional.meta.inputs import as_precise, concatenated, sample_axes
 from metatransfer.functional.meta.prototypes import (
     Distance,
@@ -21,6 +25,7 @@ from metatransfer.functional.meta.prototypes import (
     prototype_scores,
     squared_euclidean_scores,
 )
+from metatransfer.functional.meta.replicas import replica
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.threads import in_threads
 from metatransfer.functional.meta.update_rules import (
@@ -35,12 +40,12 @@ from metatransfer.functional.meta.update_rules import (
 )
 
 __all__ = [
-    "Adaptation",
     "BatchNormPolicy",
     "Batching",
     "CompiledLoss",
     "Distance",
     "Forward",
+    "InnerLoopResult",
     "Params",
     "PlainRule",
     "RuleState",
@@ -51,7 +56,6 @@ __all__ = [
     "as_precise",
     "batch_norm",
     "batch_norm_layers",
-    "check_batching",
     "choose_batching",
     "class_prototypes",
     "clip_norm",
@@ -66,6 +70,7 @@ __all__ = [
     "nearest_neighbor",
     "over_tasks",
     "prototype_scores",
+    "replica",
     "sample_axes",
     "sgd",
     "squared_euclidean_scores",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -48,37 +47,31 @@ def choose_batching(network: nn.Module, x: Inputs) -> Batching:
     return "loop" if (random and network.training) or torch.get_num_threads() == 1 else "threads"
 
 
-def check_batching(network: nn.Module, batching: str) -> None:
-    """Raises an error if ``batching`` (``"auto"`` or one of :data:`Batching`) cannot compute a network.
+def mapped(function: Callable[..., Result], chunk_size: int | None = None) -> Callable[..., Result]:
+    """``torch.func.vmap`` of a function over the tasks, with a readable error if only ``vmap`` cannot compute it.
+
+    Args:
+        function: takes the slices of one task.
+        chunk_size: number of tasks at a time.
 
     Raises:
-        UserError: recurrent layers with ``"vmap"``.
+        UserError: the function works for one task, but not under ``vmap``.
     """
-    for name, layer in network.named_modules():
-        if batching == "vmap" and isinstance(layer, RECURRENT):
-            raise UserError(
-                f"batching='vmap' cannot map the recurrent layer '{name}' ({type(layer).__name__}) over tasks: choose "
-                "'loop' or 'auto'."
-            )
 
-
-@contextmanager
-def explains_vmap() -> Iterator[None]:
-    """Rewords torch's errors about operations that vmap does not support.
-
-    Raises:
-        UserError: the network cannot be mapped over tasks.
-        RuntimeError: any other error, unchanged.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        if "vmap" not in reason and "batching rule" not in reason:
+    def run(*batched: Any) -> Result:  # noqa: ANN401
+        try:
+            return vmap(function, randomness="different", chunk_size=chunk_size)(*batched)
+        except UserError:
             raise
-        raise UserError(
-            f"this network cannot be mapped over tasks ({reason[:160].rstrip('.')}): choose batching='loop'."
-        ) from error
+        except (RuntimeError, TypeError, ValueError) as error:  # recomputing stops by an exception of another type
+            function(*unstacked(batched)[0])  # an error of its own is clearer
+            reason = " ".join(str(error).split())[:160].rstrip(".")
+            raise UserError(
+                f"this network cannot be mapped over tasks ({reason}): set batching='loop' (--model.execution.batching "
+                "loop)."
+            ) from error
+
+    return run
 
 
 def over_tasks(
@@ -100,8 +93,7 @@ def over_tasks(
         The results, with a leading task axis.
     """
     if batching == "vmap":
-        with explains_vmap():
-            return vmap(function, randomness="different", chunk_size=chunk_size)(*batched)
+        return mapped(function, chunk_size)(*batched)
     tasks = unstacked(batched)
     return joined(by_shares(lambda share: [function(*task) for task in share], tasks, batching), torch.stack)
 

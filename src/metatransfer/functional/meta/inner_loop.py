@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint as recompute
 
 from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss
-from metatransfer.functional.meta.batching import Batching, by_shares, explains_vmap, joined, unstacked
+from metatransfer.functional.meta.batching import Batching, by_shares, joined, mapped, unstacked
 from metatransfer.functional.meta.inputs import as_precise
+from metatransfer.functional.meta.threads import MATH_ATTENTION
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, as_rule, clip_norm
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -26,21 +24,6 @@ Loss = Callable[[Any, Tensor], Tensor]
 Network = Callable[[Params, Any], Any]
 FixedAt = Callable[[int], Params]
 """``fixed_at(step)``: parameters that do not adapt but differ from step to step; steps count from 0."""
-
-
-@contextmanager
-def _inner_pass(device: torch.device) -> Iterator[None]:
-    # around the gradient, not inside the loss: autocast affects the backward pass too, and the fused attention kernels
-    # have no second derivative
-    with torch.autocast(device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-def _check_params(params: Params) -> None:
-    if not params:
-        raise UserError(
-            "the inner loop has no parameter to adapt: check which parameters are selected and which are frozen."
-        )
 
 
 def inner_loop(
@@ -56,44 +39,22 @@ def inner_loop(
     clip: float | None = None,
     fixed_at: FixedAt | None = None,
 ) -> Params:
-    r"""Adapts ``params`` to one task with ``torch.func``, so that it can itself be mapped, differentiated and compiled.
+    r"""Adapts ``params`` to one task.
 
     .. math:: \theta_{t+1} = U(\theta_t, \nabla_{\theta_t}\mathcal L(f_{\theta_t}(x), y))
 
     Finn et al. 2017 (1703.03400), Eq. 1. The result is differentiable with respect to ``params`` and everything that
-    ``update`` depends on. Works inside ``torch.inference_mode`` and ``torch.func.vmap``. Autocast is disabled, so that
-    inner gradients have the precision of the parameters. The arguments are those of :func:`adapt_tasks`, which is
-    faster for many tasks, without the task axis.
+    ``update`` depends on. The arguments are those of :func:`adapt_tasks`, without the task axis.
 
     Returns:
         The adapted parameters, under the same names.
     """
-    _check_params(params)
-    if torch.is_inference_mode_enabled():  # torch 2.6 silently returns gradients of 0 there
-        wanted = torch.is_grad_enabled()  # leaving inference mode enables them
-        with torch.inference_mode(False), torch.set_grad_enabled(wanted):
-            return inner_loop(
-                forward, *pytree.tree_map(_ordinary, (params, support_x, support_y)), steps=steps, update=update,
-                first_order=first_order, loss=loss, clip=clip, fixed_at=fixed_at,
-            )  # fmt: skip
-    support_x, rule = as_precise(support_x, params), as_rule(update)
-    state = rule.start(params)
-    for step in range(steps):
-        fixed = {} if fixed_at is None else fixed_at(step)
-
-        def support_loss(current: Params, fixed: Params = fixed) -> Tensor:
-            return loss(forward({**fixed, **current}, support_x), support_y)
-
-        # detached, so that no outer graph is built through the adapted parameters
-        point = {name: value.detach() for name, value in params.items()} if first_order else params
-        with _inner_pass(support_y.device):
-            gradients = grad(support_loss)(point)
-        if first_order:  # parameters that do not adapt, or inputs, may require gradients too
-            gradients = {name: value.detach() for name, value in gradients.items()}
-        if clip is not None:
-            gradients = clip_norm(gradients, clip)
-        params, state = rule.update(params, gradients, state, step)
-    return params
+    x, y = pytree.tree_map(lambda part: part.unsqueeze(0), (support_x, support_y))
+    [adapted], _ = adapt_tasks(
+        forward, params, x, y, steps=steps, update=update, first_order=first_order, loss=loss, clip=clip,
+        fixed_at=fixed_at,
+    )  # fmt: skip
+    return {name: value.squeeze(0) for name, value in adapted.items()}
 
 
 @dataclass(frozen=True)
@@ -113,7 +74,7 @@ class _Step:
     stacked: bool
 
     def _mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return vmap(function, randomness="different") if self.stacked else function
+        return mapped(function) if self.stacked else function
 
     def start(self, params: Params) -> RuleState:
         return self._mapped(self.rule.start)(params)
@@ -143,9 +104,8 @@ class _Step:
         def support_loss(current: Params, x: Inputs, y: Tensor) -> Tensor:
             return self.loss(self.forward({**fixed, **current}, x), y)
 
-        with torch.enable_grad(), _inner_pass(y.device):
-            with explains_vmap() if self.stacked else nullcontext():
-                total = self._mapped(support_loss)(point, x, y).sum()
+        with torch.enable_grad(), torch.autocast(y.device.type, enabled=False), MATH_ATTENTION:
+            total = self._mapped(support_loss)(point, x, y).sum()
             if not total.requires_grad:
                 raise UserError(
                     f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) affects "
@@ -157,7 +117,7 @@ class _Step:
         return dict(zip(point, found, strict=True))
 
 
-class Adaptation(NamedTuple):
+class InnerLoopResult(NamedTuple):
     """Result of the inner loop of ``T`` tasks.
 
     Attributes:
@@ -187,10 +147,11 @@ def adapt_tasks(
     trajectory: bool = False,
     batching: Batching = "loop",
     chunk_size: int | None = None,
-) -> Adaptation:
+) -> InnerLoopResult:
     r"""Adapts ``params`` to each of ``T`` tasks; the formula is that of :func:`inner_loop`.
 
-    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no outer graph.
+    Works inside ``torch.no_grad`` and ``torch.inference_mode``, where it builds no outer graph. Autocast is disabled,
+    so that inner gradients have the precision of the parameters.
 
     Args:
         forward: ``forward(params, x)``, a pure function, see :func:`stateless`.
@@ -218,12 +179,15 @@ def adapt_tasks(
         UserError: there is nothing to adapt, or none of it affects the loss.
     """
     own = task_params or {}
-    _check_params({**params, **own})
+    if not {**params, **own}:
+        raise UserError(
+            "the inner loop has no parameter to adapt: check which parameters are selected and which are frozen."
+        )
     differentiable = torch.is_grad_enabled()  # leaving inference mode enables gradients
     second_order = differentiable and not first_order
     step_of = _Step(forward, loss, as_rule(update), clip, fixed_at, second_order, stacked=batching == "vmap")
 
-    def adapt(batch: _Tasks) -> Adaptation:
+    def adapt(batch: _Tasks) -> InnerLoopResult:
         start = params
         if step_of.stacked:
             start = {name: value.expand(len(batch.y), *value.shape) for name, value in params.items()}
@@ -240,7 +204,7 @@ def adapt_tasks(
             else:
                 current, state = step_of(*arguments)
             seen = [*seen, current] if trajectory else [current]
-        return Adaptation(seen, state)
+        return InnerLoopResult(seen, state)
 
     with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         params, own, support_x, support_y = pytree.tree_map(_ordinary, (params, own, support_x, support_y))
@@ -276,3 +240,28 @@ class _Tasks(NamedTuple):
         chosen = (torch.arange(len(rows), device=rows.device).unsqueeze(1), rows) if stacked else rows
         found: tuple[Inputs, Tensor] = pytree.tree_map(lambda part: part[chosen], (self.x, self.y))
         return found
+
+
+def all_finite(params: Params) -> Tensor:
+    """Whether no parameter is NaN or infinite, as a boolean tensor on the device (no synchronisation)."""
+    if not params:
+        return torch.tensor(True)
+    # the largest magnitude is NaN or infinite as soon as one number is
+    return torch.isfinite(torch.nn.utils.get_total_norm(list(params.values()), norm_type=torch.inf))
+
+
+def first_divergence(trajectory: list[Params]) -> tuple[int, int, str] | None:
+    """Finds the first inner step and task with a parameter that is not finite.
+
+    Args:
+        trajectory: parameters ``(T, *shape)`` before and after each step.
+
+    Returns:
+        Step (-1 for the initial parameters), task and name of the parameter; ``None`` if all are finite.
+    """
+    for step, params in enumerate(trajectory):
+        for name, value in params.items():
+            wrong = ~torch.isfinite(value).flatten(1).all(1)
+            if wrong.any():
+                return step - 1, int(wrong.int().argmax()), name
+    return None

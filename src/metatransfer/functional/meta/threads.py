@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Result = TypeVar("Result")
@@ -23,21 +21,57 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)  # a forked child has no threads of its parent
 
 
-class _NoReplica(Exception):
-    """A network cannot be copied."""
+class SharedSetting:
+    """A setting of the whole process, which is in force while any thread is inside a ``with`` block of it.
+
+    Args:
+        context: makes the context manager that changes the setting and restores it.
+    """
+
+    def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._context, self._lock, self._users = context, threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._held = self._context()
+                self._held.__enter__()
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._held.__exit__(None, None, None)
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+# kernels without a second derivative are disabled: fused attention, that of eval mode, and cuDNN's recurrent layers
+MATH_ATTENTION = SharedSetting(lambda: sdpa_kernel(SDPBackend.MATH))
+UNFUSED_ATTENTION = SharedSetting(_unfused)
+WITHOUT_CUDNN = SharedSetting(lambda: torch.backends.cudnn.flags(enabled=False))
 
 
 def thread_count(jobs: int) -> int:
     """Number of threads for ``jobs`` independent jobs; 1 inside such a thread."""
-    return 1 if hasattr(_local, "replicas") else max(1, min(jobs, torch.get_num_threads(), MOST))
+    return 1 if hasattr(_local, "busy") else max(1, min(jobs, torch.get_num_threads(), MOST))
 
 
 def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
     """Runs jobs in parallel threads, with the gradient, inference and autocast modes of the caller.
 
     The cores (``torch.get_num_threads``) are divided among the threads. Jobs must not change shared objects; networks
-    called through :func:`stateless` are safe. If jobs draw random numbers or a network cannot be copied, the jobs run
-    again one after the other, so that results depend only on the seed.
+    called through :func:`stateless` are safe. If jobs draw random numbers, they run again one after the other, so that
+    results depend only on the seed.
 
     Args:
         jobs: functions without arguments.
@@ -46,7 +80,7 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         Their results, in order.
     """
     cores = torch.get_num_threads()
-    if len(jobs) == 1 or cores == 1 or hasattr(_local, "replicas"):
+    if len(jobs) == 1 or cores == 1 or hasattr(_local, "busy"):
         return [job() for job in jobs]
     before = torch.get_rng_state()
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -54,7 +88,7 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
     dtype = torch.get_autocast_dtype("cpu")
 
     def run(job: Callable[[], Result]) -> Result:
-        _local.replicas = {}
+        _local.busy = True
         torch.set_num_threads(max(1, cores // len(jobs)))
         try:
             with (
@@ -64,23 +98,12 @@ def in_threads(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
             ):
                 return job()
         finally:
-            del _local.replicas
+            del _local.busy
 
-    with ExitStack() as stack:
-        # these flags are global, so they are set once for all threads
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        fused = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
-        # set_num_threads in a thread also affects threads started later
-        stack.callback(torch.set_num_threads, cores)
-        futures = [_pool(len(jobs)).submit(run, job) for job in jobs]
-        wait(futures)  # all of them, also if one failed, before the flags are restored
-    try:
-        results = [future.result() for future in futures]
-    except _NoReplica:
-        torch.set_rng_state(before)
-        return [job() for job in jobs]
+    futures = [_pool(len(jobs)).submit(run, job) for job in jobs]
+    wait(futures)  # all of them, also if one failed
+    torch.set_num_threads(cores)  # the number of a thread also affects threads started later
+    results = [future.result() for future in futures]
     if torch.equal(before, torch.get_rng_state()):
         return results
     warnings.warn(
@@ -96,21 +119,3 @@ def _pool(size: int) -> ThreadPoolExecutor:
     if size not in _pools:
         _pools[size] = ThreadPoolExecutor(size, thread_name_prefix="tasks")
     return _pools[size]
-
-
-def replica_of(module: nn.Module) -> nn.Module:
-    """The module, or inside :func:`in_threads` the copy of this thread, which shares all parameters and buffers.
-
-    Raises:
-        _NoReplica: the module cannot be copied; :func:`in_threads` catches it.
-    """
-    replicas: dict[int, nn.Module] | None = getattr(_local, "replicas", None)
-    if replicas is None:
-        return module
-    if id(module) not in replicas:
-        shared = [*module.parameters(), *module.buffers()]
-        try:
-            replicas[id(module)] = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
-        except Exception as error:  # any attribute may fail to copy, such as the weight of torch's old weight_norm
-            raise _NoReplica from error
-    return replicas[id(module)]

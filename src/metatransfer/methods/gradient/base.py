@@ -15,9 +15,8 @@ from metatransfer.batches import Episode, Inputs
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, mask_absent_classes
-from metatransfer.functional.meta.batching import check_batching, mean_over_parts, over_tasks
-from metatransfer.functional.meta.divergence import all_finite
-from metatransfer.functional.meta.inner_loop import adapt_tasks
+from metatransfer.functional.meta.batching import mean_over_parts, over_tasks
+from metatransfer.functional.meta.inner_loop import adapt_tasks, all_finite
 from metatransfer.functional.meta.inputs import as_precise, concatenated, sample_axes
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
@@ -96,7 +95,6 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         # in a list, so that the state_dict names each parameter once
         self._network = [sequence]
         self.transductive = batch_norm == "transductive" and bool(batch_norm_layers(sequence))
-        check_batching(sequence, execution.batching)
         stateless(sequence, running=batch_norm == "running")  # raises errors now instead of in training
 
     # ---- hooks of subclasses

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs, map_inputs
 from metatransfer.errors import UserError
-from metatransfer.functional.meta import CompiledLoss, Params, first_divergence, known_gradients, sample_axes
+from metatransfer.functional.meta import (
+    CompiledLoss,
+    Params,
+    first_divergence,
+    known_gradients,
+    replica,
+    sample_axes,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from metatransfer.methods.gradient.base import InnerLoopModule
@@ -47,7 +53,7 @@ def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
     if module.batch_norm != "running" or not module.training:
         return
     try:
-        functional_call(module.network, module.parameters_at(0), (map_inputs(lambda x: x.flatten(0, 1), support_x),))
+        replica(module.network, module.parameters_at(0))(map_inputs(lambda x: x.flatten(0, 1), support_x))
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -79,11 +85,8 @@ class CompiledStep:
     """``module.part_loss`` and the gradients of all trainable parameters as one compiled function."""
 
     def __init__(self, module: InnerLoopModule) -> None:
-        whole = _PartLoss(module)
-
         def function(params: Params, part: Episode) -> tuple[Tensor, Any, Tensor]:
-            named = {f"module.{name}": value for name, value in params.items()}
-            return functional_call(whole, named, (part,))  # type: ignore[no-any-return]
+            return replica(module, params).part_loss(part)
 
         self._loss = CompiledLoss(function)
 
@@ -97,15 +100,3 @@ class CompiledStep:
     def __deepcopy__(self, memo: object) -> CompiledStep | None:
         """A copied module compiles again."""
         return None
-
-
-class _PartLoss(nn.Module):
-    """Makes ``part_loss`` the forward pass, for ``functional_call``."""
-
-    def __init__(self, module: InnerLoopModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, part: Episode) -> tuple[Tensor, Any, Tensor]:
-        """The part loss."""
-        return self.module.part_loss(part)

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from metatransfer.batches import Episode
 from metatransfer.checks import check_positive
 from metatransfer.functional.meta.batching import known_gradients
-from metatransfer.functional.meta.divergence import all_finite
+from metatransfer.functional.meta.inner_loop import all_finite
 from metatransfer.functional.meta.inputs import concatenated
 from metatransfer.functional.meta.stateless import BatchNormPolicy
 from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, adam
