@@ -117,7 +117,7 @@ BYTES = {
         ("empty", {}, "list.csv' is empty: the first row must name the columns"),
         ("header", {}, "has no rows below the names"),
         ("latin", {}, "line 2: byte 0xfc is not UTF-8 text"),
-        ("quote", {}, "line 3: the quote that opens here is not closed"),
+        ("quote", {}, "line 3: a quote of this row is not closed"),
         ("short", {}, "line 2: 1 fields, but there are 2 columns"),
         ("columns", {}, "two columns called 'label'"),
         ("nul", {}, "list.csv'"),

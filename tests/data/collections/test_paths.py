@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from scipy.io import savemat
 
 from metatransfer.data import collections
-from metatransfer.data.collections import describe_path
+from metatransfer.data.collections import describe_path, open_path
 from metatransfer.errors import UserError
 
 
@@ -112,15 +112,15 @@ def test_the_home_folder(photographs, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("glyfs", "is not the name of a collection. Did you mean Glyphs?"),
+        ("glyfs", "does not exist as a path. Did you mean Glyphs?"),
         ("ImagFolder", "Did you mean ImageFolder?"),
-        ("photograph", "the data 'photograph' does not exist. Did you mean photographs?"),
-        ("none/of/this", "does not exist: give an existing path, or the name of a collection"),
+        ("photograph", "the data 'photograph' does not exist as a path. Did you mean photographs?"),
+        ("none/of/this", "does not exist as a path: give an existing path, or the name of a collection"),
         ("one.jpg", "is a single image: give a folder with one folder of images per class"),
         ("table.xlsx", "is neither a folder or zip file of images, nor a table .*: convert it, or unpack it"),
         ("data.tar.gz", "unpack it if it is an archive"),
-        ("notes", "holds no images but only files such as a.csv, b.txt: give a folder with a folder of images"),
-        ("empty", "the folder '.*empty' holds no images but no files"),
+        ("notes", "'.*notes' has no folders: put the images of each class into a folder of its own"),
+        ("empty", "'.*empty' has no folders: put the images of each class into a folder of its own"),
         ("empty.csv", "empty.csv' is empty"),
     ],
 )
@@ -133,5 +133,5 @@ def test_one_sentence(photographs, tmp_path, monkeypatch, path, words):
     for name in ("a.csv", "b.txt"):
         (tmp_path / "notes" / name).touch()
     with pytest.raises(UserError, match=words) as caught:
-        describe_path(path)
+        open_path(path).opened()
     assert "\n" not in str(caught.value)

@@ -91,7 +91,7 @@ def test_the_encoding_of_a_checkpoint(tmp_path):
     data = table(path, split="part")
     encoder = data.encoder(data.opened()["train"])
     again = table(path, split="part").encoder_from(encoder.state())
-    rows = data.opened()["test"].rows
+    rows = data.opened()["test"].data.numpy()
     assert again.key() == encoder.key()
     assert np.array_equal(again(rows), encoder(rows))
     assert table(path).encoder(table(path).opened()["all"]).key() != encoder.key()
@@ -164,7 +164,7 @@ BAD = {
     "suffix": (lambda p: text(p / "t.xlsx", "x"), {}, "must end in .csv"),
     "empty": (lambda p: text(p / "t.csv", ""), {}, "is empty: the first row must name the columns"),
     "no rows": (lambda p: text(p / "t.csv", HEAD), {}, "has no rows"),
-    "quote": (lambda p: text(p / "t.csv", HEAD + '1,x\n2,"y\n3,z\n'), {}, "line 3: the quote that opens here"),
+    "quote": (lambda p: text(p / "t.csv", HEAD + '1,x\n2,"y\n3,z\n'), {}, "line 3: a quote of this row"),
     "long": (lambda p: text(p / "t.csv", HEAD + "1,x\n\n2,y,z\n"), {}, "line 4: 3 fields, but there are 2 columns"),
     "short": (lambda p: text(p / "t.csv", HEAD + "1\n"), {}, "line 2: 1 fields"),
     "utf-8": (lambda p: text(p / "t.csv", HEAD.encode() + b"1,\xff\n"), {}, "is not UTF-8 text"),

@@ -105,7 +105,7 @@ def test_words():
     assert words.size == 9
     assert not words.shared
     found = words(["a Test unseen", "...", "  ", "ünï a a a"])
-    assert [found.flat[a:b].tolist() for a, b in zip(found.offsets, found.offsets[1:], strict=False)] == [
+    assert [found.flat[a : a + n].tolist() for a, n in zip(found.offsets, found.lengths, strict=True)] == [
         [2, 3, 1],
         [5, 5, 5],
         [1],

@@ -12,14 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from metatransfer.checks import check_choice
-from metatransfer.data.readers.array_checks import check_alike, class_labels, finite_rows, plain, sample_tensor
-from metatransfer.data.readers.array_files import LABELS, SAMPLES, ArrayFile, named_pair, open_arrays, split_names
+from metatransfer.checks import check_choice, did_you_mean
+from metatransfer.data.readers.array_files import (
+    ArrayFile,
+    check_alike,
+    class_labels,
+    finite_rows,
+    open_arrays,
+    plain,
+    sample_tensor,
+)
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
-from metatransfer.data.readers.splits import rows_of_splits
+from metatransfer.data.readers.tables import rows_of_splits
 from metatransfer.data.sources import (
     NO_CLASS,
+    SPLIT_NAMES,
     SPLITS,
     Collection,
     Source,
@@ -29,6 +37,10 @@ from metatransfer.data.sources import (
     numbered,
 )
 from metatransfer.errors import UserError
+
+SAMPLES = ("x", "X", "data", "images")
+LABELS = ("y", "Y", "labels", "targets")
+_FEATURES = ("features", "fts")  # samples of files of feature vectors, if none of the above exists
 
 
 class Arrays(Collection):
@@ -128,39 +140,34 @@ class Arrays(Collection):
     def parts(self) -> Mapping[str, Source]:
         """All samples, or those of each split, in memory; the labels are the class names."""
         found: dict[str, Source] = {}
-        for part, one in self._found(labelled=True).items():
-            assert one.y is not None
-            labels, names = numbered(one.y)
-            groups = None
-            if one.groups is not None:
-                of_class = group_of_classes(one.y, one.groups, self._where)
-                groups = [of_class[name] for name in names]
-            found[part] = TensorSource(one.x, labels, names, self._name(part), groups)
+        for part, (x, y, groups) in self._found(labelled=True).items():
+            assert y is not None
+            labels, names = numbered(y)
+            of_class = group_of_classes(y, groups, names, self._where)
+            found[part] = TensorSource(x, labels, names, self._name(part), of_class)
         return found
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
         """The samples in the order of the file, with or without labels."""
         return {
-            part: UnlabelledPart(TensorSource(x, np.zeros(len(x), np.int64), [NO_CLASS], self._name(part)), y)
+            part: UnlabelledPart(_without_classes(x, self._name(part)), y)
             for part, (x, y, _) in self._found(labelled=False).items()
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
         """The samples of a file, named by their index."""
-        arrays = open_arrays(path)
-        known = [self.names["x"]] if self.names["x"] is not None else list(SAMPLES)
-        there = [name for name in known if name in arrays] or (list(arrays) if len(arrays) == 1 else [])
-        if len(there) != 1:
+        arrays, where = open_arrays(path), f"predict '{path}'"
+        pair = (*arrays, None) if len(arrays) == 1 else _named_pair(arrays, self.names, None, labelled=False)
+        if pair is None:
             raise UserError(
-                f"predict '{path}' must hold samples called {' or '.join(known)}, but holds "
+                f"{where} must hold samples called {' or '.join(SAMPLES)}, but holds "
                 f"{', '.join(arrays) or 'nothing'}: set x to their name."
             )
-        where = f"predict '{path}'"
-        x = sample_tensor(arrays[there[0]], self.channels_last, where)
-        self._check_finite(x, where)
+        x = sample_tensor(arrays[pair[0]], self.channels_last, where)
         train = next(iter(self._found(labelled=False).values())).x
         check_alike(x, train, f"{where}: the samples", "those of the training")
-        return TensorSource(x, np.zeros(len(x), np.int64), [NO_CLASS], where), tuple(map(str, range(len(x))))
+        good = self._finite(x, "predict", where)
+        return _without_classes(x[good], where), tuple(map(str, good.tolist()))
 
     def convert(self, item: Image.Image) -> Tensor:
         """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1]."""
@@ -183,11 +190,11 @@ class Arrays(Collection):
 
     def _found(self, *, labelled: bool) -> dict[str, _Part]:
         arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
-        by_split = {split: named_pair(arrays, self.names, split, labelled=labelled) for split in SPLITS}
-        pairs = {split: pair for split, pair in by_split.items() if pair is not None}
-        plain_pair = named_pair(arrays, self.names, None, labelled=labelled) if "train" not in pairs else None
-        if plain_pair is not None:
-            pairs = {"train" if pairs else "all": plain_pair} | pairs
+        named = partial(_named_pair, arrays, self.names, labelled=labelled)
+        pairs = {split: pair for split in SPLITS if (pair := named(split))}
+        whole = None if "train" in pairs else named(None)
+        if whole is not None:
+            pairs = {"train" if pairs else "all": whole} | pairs
         elif "train" not in pairs:
             raise UserError(
                 f"{self._where} has no samples and labels called {' or '.join(SAMPLES)} and {' or '.join(LABELS)}, "
@@ -195,52 +202,44 @@ class Arrays(Collection):
             )
         found = {part: self._part(arrays, part, *pair) for part, pair in pairs.items()}
         if "all" in found and self.split in arrays:
-            found = self._by_split(arrays, found["all"])
+            words = self._words(arrays, self.split, len(found["all"].x)).tolist()
+            rows = rows_of_splits(words, self.split, self._where, lambda row: f"{self._where}, sample {row}")
+            found = {split: found["all"].at(chosen) for split, chosen in rows.items()}
         first = next(iter(found))
         for part, one in found.items():
             check_alike(one.x, found[first].x, f"{self._where}: the samples of {part}", f"those of {first}")
-        return {part: self._finite(one, part) for part, one in found.items()}
+        return {part: one.at(self._finite(one.x, part, self._name(part))) for part, one in found.items()}
 
     def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> _Part:
         x = sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")
-        names = [*split_names(self.groups, part if part in SPLITS else None), self.groups]
+        names = [*_split_names(self.groups, part if part in SPLITS else None), self.groups]
         groups = next((name for name in names if name in arrays), None)
-        y, of_sample = (self._words(arrays, name, len(x)) for name in (y_name, groups))
+        y, of_sample = (self._words(arrays, name, len(x)) if name else None for name in (y_name, groups))
         return _Part(x, y, of_sample)
 
-    def _words(self, arrays: ArrayFile, name: str | None, count: int) -> NDArray[np.str_] | None:
-        if name is None:
-            return None
+    def _words(self, arrays: ArrayFile, name: str, count: int) -> NDArray[np.str_]:
         where = f"{self._where}: '{name}'"
         words = class_labels(arrays[name], where)
         if len(words) != count:
             raise UserError(f"{where} holds {len(words)} values for {count} samples: give one for each.")
         return words
 
-    def _by_split(self, arrays: ArrayFile, whole: _Part) -> dict[str, _Part]:
-        words = self._words(arrays, self.split, len(whole.x))
-        assert words is not None
-        rows = rows_of_splits(words.tolist(), self.split, self._where, lambda row: f"{self._where}, sample {row}")
-        return {split: whole.at(chosen) for split, chosen in rows.items()}
-
-    def _finite(self, one: _Part, part: str) -> _Part:
-        if self.on_bad_sample == "error":
-            self._check_finite(one.x, self._name(part))
-            return one
-        good = np.flatnonzero(finite_rows(one.x))
-        self.skipped[part] = len(one.x) - len(good)
-        if not len(good):
-            raise UserError(f"{self._name(part)}: all samples hold NaN or infinity: fix them.")
-        return one.at(good) if self.skipped[part] else one
-
-    def _check_finite(self, x: Tensor, where: str) -> None:
-        bad = np.flatnonzero(~finite_rows(x))
-        if len(bad):
-            more = f", {len(bad)} here" if len(bad) > 1 else ""
+    def _finite(self, x: Tensor, part: str, where: str) -> NDArray[np.int64]:
+        """The samples without NaN and infinity."""
+        good = finite_rows(x)
+        self.skipped[part] = count = len(good) - int(good.sum())
+        if count and self.on_bad_sample == "error":
             raise UserError(
-                f"{where}: sample {bad[0]} holds NaN, infinity or a value beyond float32: fix it, or set "
-                f"on_bad_sample=skip to leave out and count such samples{more}."
+                f"{where}: sample {good.argmin()} holds NaN, infinity or a value beyond float32: fix it, or set "
+                f"on_bad_sample=skip to leave out and count such samples, {count} here."
             )
+        if not good.any():
+            raise UserError(f"{where}: all samples hold NaN or infinity: fix them.")
+        return np.flatnonzero(good)
+
+
+def _without_classes(x: Tensor, where: str) -> TensorSource:
+    return TensorSource(x, np.zeros(len(x), np.int64), [NO_CLASS], where)
 
 
 class _Part(NamedTuple):
@@ -251,5 +250,44 @@ class _Part(NamedTuple):
     groups: NDArray[np.str_] | None
 
     def at(self, rows: NDArray[np.int64]) -> _Part:
+        if len(rows) == len(self.x):
+            return self
         y, groups = (None if one is None else one[rows] for one in (self.y, self.groups))
         return _Part(self.x[torch.from_numpy(rows)], y, groups)
+
+
+def _named_pair(
+    arrays: ArrayFile, names: Mapping[str, str | None], split: str | None, *, labelled: bool = True
+) -> tuple[str, str | None] | None:
+    """The names of the arrays of samples and labels, of a split or undivided."""
+    samples, labels = (_named(arrays, names, argument, split) for argument in ("x", "y"))
+    if samples is None and labels is not None:
+        raise UserError(f"{arrays.name} has '{labels}' without its samples: add them, or set x to their name.")
+    if samples is not None and labels is None and labelled:
+        raise UserError(
+            f"{arrays.name} has the samples '{samples}' without labels: add them, set y to their name, or set "
+            "labels_path to their .npy file if the samples are a .npy file."
+        )
+    return (samples, labels) if samples is not None else None
+
+
+def _split_names(word: str, split: str | None) -> list[str]:
+    """Possible names of an array: ``x`` itself, or in a split ``x_train``, ``train_x``, ..."""
+    if split is None:
+        return [word]
+    return [one for name in SPLIT_NAMES[split] for one in (f"{word}_{name}", f"{name}_{word}")]
+
+
+def _named(arrays: ArrayFile, names: Mapping[str, str | None], argument: str, split: str | None) -> str | None:
+    given = names[argument]
+    usual = (SAMPLES, _FEATURES) if argument == "x" else (LABELS,)
+    choices = usual if given is None else ((given,),)
+    found = ([name for word in known for name in _split_names(word, split) if name in arrays] for known in choices)
+    there = next(filter(None, found), [])
+    if len(there) > 1:
+        raise UserError(f"{arrays.name} has both '{there[0]}' and '{there[1]}': set {argument} to one of them.")
+    if not there and given is not None and split is None:
+        raise UserError(
+            f"{arrays.name} has no array '{given}' ({argument}), only {', '.join(arrays)}{did_you_mean(given, arrays)}"
+        )
+    return there[0] if there else None

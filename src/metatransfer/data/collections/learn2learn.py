@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -77,8 +78,8 @@ class Learn2Learn(Collection):
             )
         if benchmark is not None:
             check_choice("benchmark", benchmark, BENCHMARKS)
-            if own_tasks:
-                raise UserError("own_tasks needs learn2learn Tasksets as train, val and test: leave out the benchmark.")
+        if benchmark is not None and own_tasks:
+            raise UserError("own_tasks needs learn2learn Tasksets as train, val and test: leave out the benchmark.")
         self.benchmark, self.root, self.split_seed, self.own_tasks = benchmark, root, split_seed, own_tasks
         self._given: dict[str, Any] = given
         if benchmark == "omniglot":
@@ -86,12 +87,11 @@ class Learn2Learn(Collection):
 
     def parts(self) -> Mapping[str, Source | TaskGenerator]:
         """The samples of each split, read when they are drawn; with ``own_tasks`` generators of tasks."""
-        if self.benchmark is not None and not self._given:
-            self._given = _benchmark(self.benchmark, self.root, self.split_seed)
-        names = {split: f"{self.benchmark or type(data).__name__} {split}" for split, data in self._given.items()}
+        given = self._given or _benchmark(str(self.benchmark), self.root, self.split_seed)
+        names = {split: f"{self.benchmark or type(data).__name__} {split}" for split, data in given.items()}
         if self.own_tasks:
-            return {split: _Tasks(data, names[split]) for split, data in self._given.items()}
-        return LazyParts(lambda split: _Samples(self._given[split], names[split]), list(self._given))
+            return {split: _Tasks(data, names[split]) for split, data in given.items()}
+        return LazyParts(lambda split: _Samples(given[split], names[split]), list(given))
 
     def protocol(self) -> dict[str, Any]:
         """The benchmark, and whether learn2learn or metatransfer draws the tasks."""
@@ -156,9 +156,8 @@ class _Tasks(TaskGenerator):
         # the first transform draws from a data set of its own, which may have classes that the split does not have
         transforms = self.tasks.task_transforms
         first = next(iter(transforms), None) if not callable(transforms) else None
-        base = getattr(first, "dataset", None)
-        asked = (getattr(first, "filter_labels", None), getattr(first, "labels", None), getattr(base, "labels", None))
-        drawn = set(next((labels for labels in asked if labels), ()))
+        places = ((first, "filter_labels"), (first, "labels"), (getattr(first, "dataset", None), "labels"))
+        drawn = set(next(filter(None, (getattr(*place, None) for place in places)), ()))
         if outside := drawn - set(self.tasks.dataset.labels):
             raise UserError(
                 f"{self.name}: its {type(first).__name__} draws from {len(drawn)} classes, of which {len(outside)} are "
@@ -172,8 +171,13 @@ class _Tasks(TaskGenerator):
         return Episode(*(torch.cat(part).to(device) for part in list(zip(*tasks, strict=True))[:4]))
 
     def _task(self, key: Bits, num_shots: int, num_queries: int) -> Any:  # noqa: ANN401
-        with _seeded(int(key[0])):
-            description = self._described()
+        try:
+            with _seeded(int(key[0])):
+                description = self.tasks.sample_task_description()  # not tasks[index], which would store every task
+        except ValueError as error:
+            raise UserError(
+                f"{self.name}: its transforms cannot draw a task ({error}): request fewer classes or samples."
+            ) from error
         with _seeded(int(key[0]) + 1):
             samples, labels = self.tasks.get_task(description)[:2]
         x = _as_tensor(samples, f"{self.name}: a task")
@@ -187,20 +191,10 @@ class _Tasks(TaskGenerator):
             )
         y = random_permutations(key, len(counts))[0][y]
         order = random_permutations(key, len(y), start=len(counts))[0]
-        x, y = x[torch.from_numpy(order)], y[order]
-        rank = np.tril(y[:, None] == y).sum(1)  # 1 for the first sample of a class, 2 for the second, ...
-        parts = (torch.from_numpy(rank <= num_shots), torch.from_numpy(rank > num_shots))
-        support, query = ((x[part][None], torch.from_numpy(y)[part][None]) for part in parts)
+        x, y = x[order], y[order]
+        first = np.tril(y[:, None] == y).sum(1) <= num_shots  # the first samples of each class
+        support, query = ((x[part][None], torch.from_numpy(y[part])[None]) for part in (first, ~first))
         return Episode(*support, *query)
-
-    def _described(self) -> Any:  # noqa: ANN401
-        try:
-            # not tasks[index], which would store every task
-            return self.tasks.sample_task_description()
-        except ValueError as error:
-            raise UserError(
-                f"{self.name}: its transforms cannot draw a task ({error}): request fewer classes or samples."
-            ) from error
 
 
 def _check_shapes(samples: list[Tensor], name: str) -> None:
@@ -214,10 +208,8 @@ def _check_shapes(samples: list[Tensor], name: str) -> None:
 
 def _as_tensor(sample: object, where: str) -> Tensor:
     # float32; bytes and PIL images in [0, 1]
-    if isinstance(sample, Image.Image):
-        sample = PixelLook()(sample)
-    elif isinstance(sample, np.ndarray):
-        sample = torch.from_numpy(sample)
+    sample = PixelLook()(sample) if isinstance(sample, Image.Image) else sample
+    sample = torch.from_numpy(sample) if isinstance(sample, np.ndarray) else sample
     if not isinstance(sample, Tensor):
         raise UserError(
             f"{where} is a {type(sample).__name__}, but must be a tensor, an array or a PIL image: give the data set a "
@@ -257,13 +249,8 @@ def _benchmark(name: str, root: str, seed: int) -> dict[str, Any]:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seeds the generators of Python, NumPy and torch, and restores them at the end."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed % 2**63)  # torch.manual_seed would also seed the GPUs
-    try:
+    with isolate_rng(include_cuda=False):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed % 2**63)  # torch.manual_seed would also seed the GPUs
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from metatransfer.checks import did_you_mean
 from metatransfer.data.readers.array_files import SUFFIXES as ARRAY_SUFFIXES
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES
-from metatransfer.data.readers.tables import TABLE_SUFFIXES, Table, read_table
+from metatransfer.data.readers.tables import TABLE_SUFFIXES, read_table
 from metatransfer.data.sources import Collection, split_of
 from metatransfer.errors import UserError
 
@@ -25,14 +23,11 @@ _SENTENCE = 4  # minimum average number of words in a cell of texts
 def describe_path(path: str | Path) -> dict[str, Any]:
     """The collection that opens a path, found from its content.
 
-    - a folder or a zip file of images: :class:`ImageFolder`
+    - a folder or zip file: :class:`ImageFolder`
     - a table with a column of image files: :class:`ImageTable`
     - a table with a column of texts: :class:`Texts`
     - any other table: :class:`Table`
     - ``.npz``, ``.npy``, ``.mat``, ``.pt`` or ``.safetensors``: :class:`Arrays`
-
-    Args:
-        path: ``~`` is the home folder.
 
     Returns:
         ``{"class_path": ..., "init_args": {...}}`` as in a configuration file.
@@ -42,12 +37,9 @@ def describe_path(path: str | Path) -> dict[str, Any]:
     """
     place = Path(path).expanduser()
     suffix = place.suffix.lower()
-    if place.is_dir():
-        _check_images(place)
-        return _described("ImageFolder", root=str(place))
     if not place.exists():
-        raise UserError(f"the data '{path}' {_not_there(str(path), place)}")
-    if suffix == ".zip":
+        raise UserError(f"the data '{path}' does not exist as a path{_meant(str(path), place)}")
+    if place.is_dir() or suffix == ".zip":
         return _described("ImageFolder", root=str(place))
     if suffix in ARRAY_SUFFIXES:
         labels = _labels_beside(place) if suffix == ".npy" else None
@@ -75,36 +67,13 @@ def _described(name: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"class_path": f"metatransfer.data.collections.{name}", "init_args": arguments}
 
 
-def _not_there(given: str, place: Path) -> str:
+def _meant(given: str, place: Path) -> str:
     from metatransfer.data import collections
 
-    known = [name for name in collections.__all__ if name[0].isupper()]
-    named = get_close_matches(given.lower(), [name.lower() for name in known], n=1, cutoff=0.7)
-    if named and os.sep not in given:
-        name = next(one for one in known if one.lower() == named[0])
-        return f"does not exist as a path, and is not the name of a collection. Did you mean {name}?"
+    known = [] if os.sep in given else [name for name in collections.__all__ if name[0].isupper()]
     siblings = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-    near = did_you_mean(place.name, siblings)
-    return (
-        f"does not exist{near if near != '.' else ': give an existing path, or the name of a collection, e.g. Glyphs.'}"
-    )
-
-
-def _check_images(folder: Path) -> None:
-    # stops at the first image, since a folder may contain millions
-    found: list[str] = []
-    for _, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in files):
-            return
-        found += files[: 3 - len(found)]
-        if len(found) >= 3 and not folders:
-            break
-    inside = f"only files such as {', '.join(sorted(found)[:3])}" if found else "no files"
-    raise UserError(
-        f"the folder '{folder}' holds no images but {inside}: give a folder with a folder of images for each class, or "
-        "one of these files."
-    )
+    near = did_you_mean(place.name, [*siblings, *known])
+    return near if near != "." else ": give an existing path, or the name of a collection, e.g. Glyphs."
 
 
 def _labels_beside(file: Path) -> str | None:
@@ -117,32 +86,23 @@ def _labels_beside(file: Path) -> str | None:
 
 
 def _table(file: Path) -> dict[str, Any]:
-    table = read_table(str(file))
-    heads = {name: [cell for cell in cells[:_LOOK] if cell is not None] for name, cells in table.columns.items()}
-    label = next((name for name in _LABELS if name in heads), None)
-    given = {} if label in (None, "label") else {"label": label}
-    given |= {"split": "split"} if _names_splits(table, heads) else {}
-    images = next((name for name in heads if _holds_images(heads[name])), None)
+    columns = read_table(str(file)).columns
+    heads = {name: [cell for cell in cells[:_LOOK] if cell is not None] for name, cells in columns.items()}
+    words = {name: cells for name, cells in heads.items() if cells and all(isinstance(cell, str) for cell in cells)}
+    label = next((name for name in _LABELS if name in columns), "label")
+    given = {} if label == "label" else {"label": label}
+    if "split" in columns and all(split_of(str(cell)) for cell in columns["split"]):
+        given["split"] = "split"
+    images = next((name for name, cells in words.items() if all(map(_is_image, cells))), None)
     if images is not None:
         return _described("ImageTable", path=str(file), **({} if images == "filename" else {"file": images}), **given)
-    text = next((name for name in _TEXTS if name in heads and _holds_words(heads[name])), None)
-    text = text or next((name for name in heads if name != label and _holds_sentences(heads[name])), None)
+    lengths = {name: sum(len(cell.split()) for cell in cells) / len(cells) for name, cells in words.items()}
+    sentences = (name for name in words if name != label and lengths[name] >= _SENTENCE)
+    text = next((name for name in _TEXTS if name in words), None) or next(sentences, None)
     if text is not None:
         return _described("Texts", path=str(file), **({} if text == "text" else {"text": text}), **given)
     return _described("Table", path=str(file), **given)
 
 
-def _names_splits(table: Table, heads: Mapping[str, Sequence[Any]]) -> bool:
-    return "split" in heads and all(split_of(str(cell)) for cell in table.columns["split"])
-
-
-def _holds_words(cells: Sequence[Any]) -> bool:
-    return bool(cells) and all(isinstance(cell, str) for cell in cells)
-
-
-def _holds_images(cells: Sequence[Any]) -> bool:
-    return _holds_words(cells) and all(os.path.splitext(cell)[1].lower() in IMAGE_SUFFIXES for cell in cells)
-
-
-def _holds_sentences(cells: Sequence[Any]) -> bool:
-    return _holds_words(cells) and sum(len(cell.split()) for cell in cells) >= _SENTENCE * len(cells)
+def _is_image(cell: str) -> bool:
+    return os.path.splitext(cell)[1].lower() in IMAGE_SUFFIXES

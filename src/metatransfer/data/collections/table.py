@@ -56,18 +56,17 @@ class Table(Collection):
             raise UserError(f"features holds the label '{label}', which would reveal the answer: remove it.")
         self.path, self.label, self.features, self.categorical = path, label, features, categorical
         self.split, self.group, self.delimiter, self.on_bad_sample = split, group, delimiter, on_bad_sample
-        self._columns: Columns | None = None
 
     def parts(self) -> Mapping[str, Source]:
         """The rows, in memory."""
         cells = read_table(self.path, self.delimiter)
-        labels = cells.words(self.label, "label")
-        for row, word in enumerate(labels):
+        labels = np.array(cells.words(self.label, "label"))
+        for row, word in enumerate(labels.tolist()):
             if is_missing(word):
                 raise UserError(f"{cells.at(row)}: the label '{self.label}' is empty: fill it in, or remove the row.")
-        groups = cells.words(self.group, "group") if self.group is not None else None
-        self._columns = self._find(cells)
-        raw, bad = self._raw(cells)
+        groups = np.array(cells.words(self.group or self.label, "group"))
+        columns = self._find(cells)
+        raw, bad = self._raw(cells, columns)
         parts: dict[str, Source] = {}
         for part, rows in cells.rows(self.split).items():
             kept = rows[~bad[rows]]
@@ -75,50 +74,46 @@ class Table(Collection):
             name = f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
             if not len(kept):
                 raise UserError(f"{name}: every row has a missing or infinite value: fill some in.")
-            words = [labels[row] for row in kept]
-            targets, names = numbered(words)
-            of_class = None
-            if groups is not None:
-                found = group_of_classes(np.array(words), np.array([groups[row] for row in kept]), f"'{self.path}'")
-                of_class = [found[one] for one in names]
-            parts[part] = TableSource(raw[kept], self._columns, targets, names, name, of_class)
+            targets, names = numbered(labels[kept])
+            of_class = group_of_classes(labels[kept], groups[kept] if self.group else None, names, f"'{self.path}'")
+            parts[part] = TableSource(raw[kept], columns, targets, names, name, of_class)
         return parts
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
         """The rows of a file with the same features, named by file and line."""
-        self.opened()
-        assert self._columns is not None
-        cells = read_table(path, self.delimiter)
-        raw, bad = self._raw(cells)
+        columns, cells = self._columns, read_table(path, self.delimiter)
+        raw, bad = self._raw(cells, columns)
         kept = np.flatnonzero(~bad)
         self.skipped["predict"] = len(raw) - len(kept)
-        source = TableSource(raw[kept], self._columns, np.zeros(len(kept), np.int64), [NO_CLASS], f"'{path}'")
+        source = TableSource(raw[kept], columns, np.zeros(len(kept), np.int64), [NO_CLASS], f"'{path}'")
         return source, tuple(f"{Path(path).name}:{cells.lines[row]}" for row in kept.tolist())
 
     def encoder(self, training: Source) -> TableEncoder:
         """The encoding fitted to the training rows."""
-        self.opened()
-        assert self._columns is not None
         rows = training.read(torch.arange(len(training)), torch.device("cpu"))
         assert isinstance(rows, torch.Tensor)
         return TableEncoder.fitted(self._columns, rows.numpy())
 
     def encoder_from(self, state: Mapping[str, Any]) -> TableEncoder:
         """The encoding of a checkpoint."""
-        self.opened()
-        assert self._columns is not None
-        same = state.get("columns") == list(self._columns.names)
-        if not same or set(state["categories"]) != set(self._columns.values):
+        columns, trained = self._columns, state.get("columns", [])
+        if trained != list(columns.names) or set(state["categories"]) != set(columns.values):
             raise UserError(
-                f"the checkpoint was trained on the columns {', '.join(state.get('columns', ())) or 'of other data'}, "
-                f"but '{self.path}' gives {', '.join(self._columns.names)}: set features to those of the training."
+                f"the checkpoint was trained on the columns {', '.join(trained) or 'of other data'}, but '{self.path}' "
+                f"gives {', '.join(columns.names)}: set features to those of the training."
             )
-        return TableEncoder(self._columns, state["mean"], state["scale"], state["categories"])
+        return TableEncoder(columns, state["mean"], state["scale"], state["categories"])
 
     def protocol(self) -> dict[str, Any]:
         """How the rows are divided and encoded."""
         split = {"split": f"by column '{self.split}'"} if self.split is not None else {}
         return split | {"features": "numeric standardised and categories one-hot, by the training rows"}
+
+    @property
+    def _columns(self) -> Columns:
+        source = next(iter(self.opened().values()))
+        assert isinstance(source, TableSource)
+        return source.columns
 
     def _find(self, cells: Cells) -> Columns:
         for name in self.categorical or ():
@@ -129,15 +124,14 @@ class Table(Collection):
             raise UserError(f"'{self.path}' has no column but the label: a sample needs at least one feature.")
         return find_columns(cells, names, self.categorical)
 
-    def _raw(self, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        # the rows before they are encoded, and a mask of those with a missing value
-        assert self._columns is not None
-        raw = self._columns.raw(cells)
+    def _raw(self, cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The rows before they are encoded, and a mask of those with a missing value."""
+        raw = columns.raw(cells)
         bad = ~np.isfinite(raw)
         rows: NDArray[np.bool_] = np.asarray(bad.any(axis=1))
         if rows.any() and self.on_bad_sample == "error":
             row = int(rows.argmax())
-            name = self._columns.names[int(bad[row].argmax())]
+            name = columns.names[int(bad[row].argmax())]
             value = cells.words(name, "features")[row]
             raise UserError(
                 f"{cells.at(row)}: column '{name}' {f'holds {value!r}' if value else 'is empty'}: fill it in, or set "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 from metatransfer.checks import check_positive
 from metatransfer.data.readers.tables import read_lines, read_table
 from metatransfer.data.readers.text_source import CASED_WORDS, WORDS, TextSource, Tokenizer, TokenizerFile, Words
-from metatransfer.data.sources import NO_CLASS, Collection, Source, UnlabelledPart, numbered
+from metatransfer.data.sources import Collection, Source, UnlabelledPart
 from metatransfer.errors import UserError
+
+_Part = tuple[list[str], list[str] | None, str]  # texts, their labels, and a name for messages
 
 
 class Texts(Collection):
@@ -68,77 +70,66 @@ class Texts(Collection):
 
     def parts(self) -> Mapping[str, Source]:
         """The texts of the files."""
-        return {name: one for name, (one, _) in self._read(labelled=True).items()}
+        return {name: TextSource(*part) for name, part in self._read(labelled=True).items()}
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
         """The texts in the order of the files, with or without a column of classes."""
         return {
             name: UnlabelledPart(
-                TextSource(one.texts, np.zeros(len(one), np.int64), [NO_CLASS], one.name),
-                np.array(words, np.str_) if words is not None else None,
+                TextSource(texts, None, where), np.array(labels, np.str_) if labels is not None else None
             )
-            for name, (one, words) in self._read(labelled=False).items()
+            for name, (texts, labels, where) in self._read(labelled=False).items()
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
         """The texts of a table, or of a ``.txt`` file with one text per line; named by file and line."""
         lines = path.lower().endswith(".txt") and self.delimiter is None
         table = read_lines(path, self.text) if lines else read_table(path, self.delimiter, self.quotes, [self.text])
-        texts, name = table.filled(self.text, "text", (str,)), Path(path).name
-        source = TextSource(texts, np.zeros(len(texts), np.int64), [NO_CLASS], f"'{path}'")
-        return source, tuple(f"{name}:{line}" for line in table.lines)
+        source = TextSource(table.filled(self.text, "text", (str,)), None, f"'{path}'")
+        return source, tuple(f"{Path(path).name}:{line}" for line in table.lines)
 
     def encoder(self, training: Source) -> Tokenizer | None:
         """The tokenizer, read from a file or made from the training texts; ``None`` if ``tokenizer`` is."""
-        if self.tokenizer in (WORDS, CASED_WORDS):
-            texts = (str(training.show(index)) for index in range(len(training)))
-            return Words.of(texts, self.tokenizer == WORDS, self.max_length)
-        return self._opened_file()
+        if self.tokenizer not in (WORDS, CASED_WORDS):
+            return self._opened_file()
+        texts = (str(training.show(index)) for index in range(len(training)))
+        return Words.of(texts, self.tokenizer == WORDS, self.max_length)
 
     def encoder_from(self, state: Mapping[str, Any]) -> Tokenizer | None:
         """The tokenizer of a checkpoint, with its vocabulary even if the training file has changed."""
-        if self.tokenizer is None:
-            return None
         own = None if self.tokenizer in (WORDS, CASED_WORDS) else self._opened_file()
-        if own is None and state["kind"] == WORDS:
-            return Words(state["vocabulary"], state["lower"], self.max_length)
-        if own is None or state.get("sha256") != own.state()["sha256"]:
+        if self.tokenizer is None or (own is not None and state.get("sha256") == own.state()["sha256"]):
+            return own
+        if own is not None or state["kind"] != WORDS:
             name = state.get("name", WORDS)
             raise UserError(
                 f"the checkpoint was trained with the tokenizer '{name}', but the data has '{self.tokenizer}'"
                 f"{', whose file has changed since' if name == self.tokenizer else ''}: its token numbers would mean "
                 "other words: set the tokenizer of the training."
             )
-        return own
+        return Words(state["vocabulary"], state["lower"], self.max_length)
 
     def protocol(self) -> dict[str, Any]:
         """The tokenizer."""
         return {"tokenizer": self.tokenizer, "max_length": self.max_length}
 
     def _opened_file(self) -> Tokenizer | None:
-        if self.tokenizer is None:
-            return None
-        opened = TokenizerFile(self.tokenizer, self.max_length)
-        opened([])  # raises an error if max_length is too short
-        return opened
+        return None if self.tokenizer is None else TokenizerFile(self.tokenizer, self.max_length)
 
-    def _read(self, *, labelled: bool) -> dict[str, tuple[TextSource, Sequence[str] | None]]:
-        """The texts of each part with their labels, if there are any; ``labelled`` demands them."""
-        if self.split is not None or len(self.files) == 1:
-            return self._rows(self.path, "all", labelled)
-        return {name: self._rows(path, name, labelled)[name] for name, path in self.files.items()}
+    def _read(self, *, labelled: bool) -> dict[str, _Part]:
+        """Texts, labels and name of each part; labels are optional unless ``labelled``."""
+        if len(self.files) == 1:
+            return self._rows(self.path, labelled)
+        return {name: self._rows(path, labelled)["all"] for name, path in self.files.items()}
 
-    def _rows(self, path: str, part: str, labelled: bool) -> dict[str, tuple[TextSource, Sequence[str] | None]]:
+    def _rows(self, path: str, labelled: bool) -> dict[str, _Part]:
         wanted = [self.text, self.label, *([self.split] if self.split is not None else [])]
         table = read_table(path, self.delimiter, self.quotes, wanted)
         texts = table.filled(self.text, "text", (str,))
         needed = labelled or self.label != "label" or "label" in table.columns  # another name was set by the user
         labels = table.filled(self.label, "label") if needed else None
-        rows = {part: np.arange(len(table))} if self.split is None else table.rows(self.split)
-        found: dict[str, tuple[TextSource, Sequence[str] | None]] = {}
-        for name, chosen in rows.items():
-            words = [labels[row] for row in chosen] if labels is not None else None
-            targets, names = numbered(words or [NO_CLASS] * len(chosen))
-            where = f"'{path}' {name}" if self.split is not None else f"'{path}'"
-            found[name] = TextSource([texts[row] for row in chosen], targets, names, where), words
+        found: dict[str, _Part] = {}
+        for name, rows in table.rows(self.split).items():
+            words = [labels[row] for row in rows] if labels is not None else None
+            found[name] = [texts[row] for row in rows], words, f"'{path}'" if name == "all" else f"'{path}' {name}"
         return found

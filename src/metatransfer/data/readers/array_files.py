@@ -1,8 +1,9 @@
-"""Reads arrays from files of NumPy, torch, safetensors and MATLAB without running code from them."""
+"""Reads arrays from files of NumPy, torch, safetensors and MATLAB without running their code, and checks them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,49 +13,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.checks import check_file, did_you_mean
-from metatransfer.data.sources import SPLIT_NAMES
+from metatransfer.checks import check_file
 from metatransfer.errors import UserError
 
 _Read: TypeAlias = Callable[[], Any]
-SAMPLES = ("x", "X", "data", "images")
-LABELS = ("y", "Y", "labels", "targets")
-_FEATURES = ("features", "fts")  # samples of files of feature vectors, if none of the above exists
-SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors", ".mat")
+_CHUNK = 2**24  # values checked at once, to limit memory
 _MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct", "sparse": "a sparse matrix"}
 
 
-class ArrayFile(Mapping[str, NDArray[Any]]):
-    """Arrays by name, read on access.
+class ArrayFile(UserDict[str, Any]):
+    """Arrays by name, read on access from functions; messages call the file ``name``."""
 
-    Args:
-        name: the file, for messages.
-        arrays: a function that reads each array.
-    """
-
-    def __init__(self, name: str, arrays: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, name: str, arrays: Mapping[str, _Read]) -> None:
+        super().__init__(arrays)
         self.name = name
-        self._arrays = arrays
 
     def __getitem__(self, key: str) -> NDArray[Any]:
         """Reads an array."""
         try:
-            return as_array(self._arrays[key](), f"{self.name}: '{key}'")
+            return as_array(self.data[key](), f"{self.name}: '{key}'")
         except UserError:
             raise
         except MemoryError as error:
             raise UserError(f"{self.name}: '{key}' does not fit into memory: use a smaller array.") from error
         except Exception as error:  # the error depends on the decompressor
             raise UserError(f"{self.name}: '{key}' cannot be read ({_reason(error)}): save the file again.") from error
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._arrays  # the inherited method reads the array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
 
 
 def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
@@ -88,20 +71,19 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
         raise UserError(
             f"array file '{path}' must end in {', '.join(SUFFIXES)}, but ends in '{suffix or file.name}': {advice}."
         )
-    if labels_path is not None and suffix != ".npy":
-        raise UserError(
-            f"labels_path belongs to a .npy file of samples, but '{path}' ends in '{suffix}', where y names the labels."
-        )
-    if labels_path is not None and Path(labels_path).suffix.lower() != ".npy":
-        raise UserError(f"labels_path '{labels_path}' must end in .npy: save the labels with numpy.save.")
     found = _arrays(file, suffix)
     if labels_path is not None:
+        if suffix != ".npy" or Path(labels_path).suffix.lower() != ".npy":
+            raise UserError(
+                f"labels_path belongs to a .npy file of samples and must be one, too, but the files are '{path}' and "
+                f"'{labels_path}': save both with numpy.save, or leave labels_path out and name the labels y."
+            )
         found["y"] = _arrays(check_file(Path(labels_path).expanduser(), "labels file"), ".npy")["x"]
     return ArrayFile(f"'{path}'", found)
 
 
 def _arrays(file: Path, suffix: str) -> dict[str, _Read]:
-    what, reading, save = _FORMATS[suffix]
+    what, reading = _FORMATS[suffix]
     try:
         return reading(file)
     except UserError:
@@ -112,7 +94,7 @@ def _arrays(file: Path, suffix: str) -> dict[str, _Read]:
         ) from error
     except Exception as error:  # the error depends on the parser
         reason = "it is empty" if file.stat().st_size == 0 else _reason(error)
-        raise UserError(f"'{file}' cannot be read as {what} ({reason}): {save}.") from error
+        raise UserError(f"'{file}' cannot be read as {what} ({reason}): save it again.") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -127,14 +109,13 @@ def _npy(file: Path) -> dict[str, _Read]:
 
 
 def _npz(file: Path) -> dict[str, _Read]:
-    content = np.load(file, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        raise UserError(f"'{file}' is a single array: rename it to .npy, or save it with numpy.savez.")
-
     def read(name: str) -> Any:  # noqa: ANN401
         with np.load(file, allow_pickle=False) as opened:  # not kept open, because forked processes would share it
             return opened[name]
 
+    content = np.load(file, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        raise UserError(f"'{file}' is a single array: rename it to .npy, or save it with numpy.savez.")
     with content:
         return {name: partial(read, name) for name in content.files}
 
@@ -144,8 +125,10 @@ def _torch(file: Path) -> dict[str, _Read]:
     if isinstance(content, list | tuple) and len(content) == 2:
         content = dict(zip("xy", content, strict=True))
     if not isinstance(content, Mapping):
-        kind = f"{len(content)} values" if isinstance(content, Sequence) else f"a {type(content).__name__}"
-        raise UserError(f"'{file}' must hold a dictionary of tensors or the pair (samples, labels), but holds {kind}.")
+        raise UserError(
+            f"'{file}' must hold a dictionary of tensors or the pair (samples, labels), but holds a "
+            f"{type(content).__name__}: use torch.save({{'x': samples, 'y': labels}}, path)."
+        )
     return {str(name): partial(content.__getitem__, name) for name in content}
 
 
@@ -174,49 +157,106 @@ def _matlab(file: Path) -> dict[str, _Read]:
     return {name: partial(read, name, kind) for name, _, kind in whosmat(file) if not name.startswith("__")}
 
 
-_TORCH = ("tensors and plain values", _torch, "save it again with torch.save({'x': samples, 'y': labels}, path)")
-_FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]], str]] = {
-    ".npz": ("arrays of numpy", _npz, "save it again"),
-    ".npy": ("arrays of numpy", _npy, "save it again"),
-    ".pt": _TORCH,
-    ".pth": _TORCH,
-    ".safetensors": ("safetensors", _safetensors, "save it again"),
-    ".mat": ("a MATLAB file", _matlab, "save it again"),
+_FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]]]] = {
+    ".npz": ("arrays of numpy", _npz),
+    ".npy": ("arrays of numpy", _npy),
+    ".pt": ("tensors and plain values", _torch),
+    ".pth": ("tensors and plain values", _torch),
+    ".safetensors": ("safetensors", _safetensors),
+    ".mat": ("a MATLAB file", _matlab),
 }
+SUFFIXES = tuple(_FORMATS)
 
 
-def named_pair(
-    arrays: ArrayFile, names: Mapping[str, str | None], split: str | None, *, labelled: bool = True
-) -> tuple[str, str | None] | None:
-    """The names of the arrays of samples and labels, of a split or undivided."""
-    samples, labels = (_named(arrays, names, argument, split) for argument in ("x", "y"))
-    if samples is None and labels is not None:
-        raise UserError(f"{arrays.name} has '{labels}' without its samples: add them, or set x to their name.")
-    if samples is not None and labels is None and labelled:
+# ---- samples and labels
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """An array, series or list of the user, without pandas types."""
+    objects = value = value.to_numpy() if hasattr(value, "to_numpy") else value
+    if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
+        objects = np.array(value, dtype=object)  # NumPy would convert missing values to the texts 'None' and 'nan'
+    if isinstance(objects, np.ndarray) and objects.dtype == object:
+        for kinds in ((bool, np.bool_), (int, np.integer)):
+            if all(isinstance(one, kinds) for one in objects.flat):
+                return np.array(objects.tolist())
+        if all(isinstance(one, str) or _is_missing(one) for one in objects.flat):
+            return np.array([one if isinstance(one, str) else "" for one in objects.flat]).reshape(objects.shape)
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
+    """Labels as texts."""
+    if given.ndim == 2 and 1 in given.shape:
+        given = given.reshape(-1)
+    if given.ndim != 1:
+        numbers = given.ndim == 2 and given.dtype.kind in "buif"
+        one_hot = numbers and bool((((given == 0) | (given == 1)).all(1) & (given.sum(1) == 1)).all())
+        advice = ", one-hot: pass y.argmax(1)" if one_hot else ""
+        raise UserError(f"{where} must hold one label for each sample, (N,), but has shape {given.shape}{advice}.")
+    if given.dtype.kind == "c":
+        raise UserError(f"{where} holds {given.dtype}, but labels are whole numbers or texts: convert them.")
+    if given.dtype.kind == "f":
+        wrong = ~np.isfinite(given) | (given != np.floor(given))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise UserError(f"{where} holds {given[row]} for sample {row}, but labels are whole numbers or texts.")
+        given = given.astype(np.int64)
+    if given.dtype.kind == "S":
+        try:
+            given = np.char.decode(given, "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} holds bytes that are not UTF-8 text: give texts.") from error
+    labels = given.astype(np.str_)
+    if (labels == "").any():
         raise UserError(
-            f"{arrays.name} has the samples '{samples}' without labels: add them, set y to their name, or set "
-            "labels_path to their .npy file if the samples are a .npy file."
+            f"{where} has no label for sample {int((labels == '').argmax())}: give it one, or leave it out."
         )
-    return (samples, labels) if samples is not None else None
+    return labels
 
 
-def split_names(word: str, split: str | None) -> list[str]:
-    """Possible names of an array: ``x`` itself, or in a split ``x_train``, ``train_x``, ..."""
-    if split is None:
-        return [word]
-    return [one for name in SPLIT_NAMES[split] for one in (f"{word}_{name}", f"{name}_{word}")]
-
-
-def _named(arrays: ArrayFile, names: Mapping[str, str | None], argument: str, split: str | None) -> str | None:
-    given = names[argument]
-    usual: tuple[tuple[str, ...], ...] = (SAMPLES, _FEATURES) if argument == "x" else (LABELS,)
-    there: list[str] = []
-    for known in ((given,),) if given is not None else usual:
-        there = there or [name for word in known for name in split_names(word, split) if name in arrays]
-    if len(there) > 1:
-        raise UserError(f"{arrays.name} has both '{there[0]}' and '{there[1]}': set {argument} to one of them.")
-    if not there and given is not None and split is None:
+def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -> Tensor:
+    """Samples as they are held in memory."""
+    if given.dtype.kind not in "buif":
+        raise UserError(f"{where} holds {given.dtype}, but samples must be real numbers: encode them.")
+    if given.ndim < 2:
+        raise UserError(f"{where} must be samples (N, *shape), but has shape {given.shape}: give it a second axis.")
+    if not given.size:
+        raise UserError(f"{where} of shape {given.shape} is empty: add samples.")
+    kept = given.dtype == np.uint8 and given.ndim > 2
+    with np.errstate(over="ignore"):
+        # copies read-only arrays such as memory-mapped files
+        samples = np.require(given, np.uint8 if kept else np.float32, ["C", "W"])
+    x = torch.from_numpy(samples)
+    sizes = x.shape[1:]
+    if channels_last and len(sizes) != 3:
         raise UserError(
-            f"{arrays.name} has no array '{given}' ({argument}), only {', '.join(arrays)}{did_you_mean(given, arrays)}"
+            f"{where}: channels_last is for images (N, H, W, C), but the shape is {given.shape}: leave it out."
         )
-    return there[0] if there else None
+    images = len(sizes) == 3 and sizes[-1] in (1, 3) and sizes[0] not in (1, 3)
+    if channels_last or (channels_last is None and images):
+        return x.permute(0, 3, 1, 2).contiguous()
+    return x.unsqueeze(1) if channels_last is None and len(sizes) == 2 and kept else x
+
+
+def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
+    """Mask of the samples without NaN and infinity."""
+    if not samples.is_floating_point():
+        return np.ones(len(samples), dtype=bool)
+    each = max(1, _CHUNK // max(1, samples[0].numel()))
+    return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).numpy()
+
+
+def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:
+    """Raises an error if two arrays of samples differ in shape or type."""
+    if x.shape[1:] != other.shape[1:]:
+        raise UserError(
+            f"{what} have the shape {tuple(x.shape[1:])}, but {others} {tuple(other.shape[1:])}: resize one."
+        )
+    if x.dtype != other.dtype:
+        kinds = [str(one.dtype).removeprefix("torch.") for one in (x, other)]
+        raise UserError(f"{what} are {kinds[0]}, but {others} are {kinds[1]}: give both the same type.")

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metatransfer.data.readers.tables import Table
-from metatransfer.data.sources import Encoder, Source, TensorSource, natural_order
+from metatransfer.data.sources import Encoder, TensorSource, natural_order
 from metatransfer.errors import UserError
 
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
@@ -30,8 +30,13 @@ class Columns(NamedTuple):
     names: tuple[str, ...]
     values: Mapping[str, Mapping[str, int]]
 
+    @property
+    def numeric(self) -> list[int]:
+        """The places of the numeric columns."""
+        return [place for place, name in enumerate(self.names) if name not in self.values]
+
     def raw(self, table: Table) -> NDArray[np.float64]:
-        """The rows before they are encoded, ``(N, F)``."""
+        """The rows before they are encoded, ``(N, F)``; missing values are NaN."""
         return np.stack([self._column(table, name) for name in self.names], axis=1)
 
     def _column(self, table: Table, name: str) -> NDArray[np.float64]:
@@ -83,24 +88,25 @@ class TableEncoder(Encoder):
     @classmethod
     def fitted(cls, columns: Columns, rows: NDArray[np.float64]) -> TableEncoder:
         """The encoder of training rows."""
-        x = np.ascontiguousarray(rows[:, _numeric(columns)])
+        x = np.ascontiguousarray(rows[:, columns.numeric])
         deviation = x.std(0)
         # the deviation of a constant column is a rounding error, which must not be amplified
         constant = deviation <= 1e-12 * np.maximum(np.abs(x).max(0, initial=0), 1e-300)
         scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
-        categories, places = {}, {name: place for place, name in enumerate(columns.names)}
-        for name, values in columns.values.items():
-            there = set(rows[:, places[name]].tolist())
-            categories[name] = natural_order([word for word, place in values.items() if place in there])
+        categories = {}
+        for place, name in enumerate(columns.names):
+            if name in columns.values:
+                there = set(rows[:, place].tolist())
+                categories[name] = natural_order([word for word, one in columns.values[name].items() if one in there])
         return cls(columns, x.mean(0), scale, categories)
 
     def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
         """Rows ``(N, F)`` as samples ``(N, D)``; a category that is not in the training rows becomes all zeros."""
-        parts = [(rows[:, _numeric(self.columns)] - self.mean) * self.scale]
-        column = {name: place for place, name in enumerate(self.columns.names)}
-        for name, words in self.categories.items():
-            places = np.array([self.columns.values[name].get(word, -2) for word in words], np.float64)
-            parts.append((rows[:, column[name], None] == places).astype(np.float64))
+        parts = [(rows[:, self.columns.numeric] - self.mean) * self.scale]
+        for place, name in enumerate(self.columns.names):
+            if name in self.categories:
+                values = [self.columns.values[name].get(word, -2) for word in self.categories[name]]
+                parts.append((rows[:, place, None] == np.array(values, np.float64)).astype(np.float64))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
@@ -118,21 +124,8 @@ class TableEncoder(Encoder):
         return hashlib.sha256(json.dumps(self.state()).encode()).hexdigest()
 
 
-def _numeric(columns: Columns) -> list[int]:
-    return [place for place, name in enumerate(columns.names) if name not in columns.values]
-
-
-class TableSource(Source):
-    """Rows of a table, which are encoded once the training rows are known.
-
-    Args:
-        rows: ``(N, F)`` from :meth:`Columns.raw`, without missing values.
-        columns: the columns of ``rows``.
-        targets: ``(N,)`` class of each row.
-        class_names: names of the classes.
-        name: name of the data set in messages.
-        groups: group of each class.
-    """
+class TableSource(TensorSource):
+    """Rows ``(N, F)`` float64 of a table without missing values, encoded once the training rows are known."""
 
     def __init__(
         self,
@@ -143,33 +136,23 @@ class TableSource(Source):
         name: str,
         groups: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(targets, class_names, name, groups)
-        self.rows, self.columns = rows, columns
-
-    @property
-    def in_memory(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """``(F,)``."""
-        return self.rows.shape[1:]
+        super().__init__(torch.from_numpy(rows), targets, class_names, name, groups)
+        self.columns = columns
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """The rows before they are encoded, in float64."""
-        return torch.from_numpy(self.rows)[indices].to(device)
+        return self.data[indices].to(device)
 
     def encoded(self, encoder: Encoder) -> TensorSource:
         """The samples."""
         assert isinstance(encoder, TableEncoder)
-        samples = torch.from_numpy(encoder(self.rows))
+        samples = torch.from_numpy(encoder(self.data.numpy()))
         return TensorSource(samples, self.targets, self.class_names, self.name, self.groups)
 
     def show(self, index: int) -> str:
         """The cells of a row."""
         words = {name: list(values) for name, values in self.columns.values.items()}
-        cells = zip(self.columns.names, self.rows[index].tolist(), strict=True)
+        cells = zip(self.columns.names, self.data[index].tolist(), strict=True)
         told = [f"{name}: {words[name][int(cell)] if name in words else f'{cell:g}'}" for name, cell in cells]
         return ", ".join(told[:8]) + ", ..." * (len(told) > 8)
 
@@ -180,10 +163,7 @@ def is_missing(word: str) -> bool:
 
 
 def _is_number(word: str) -> bool:
-    if is_missing(word):
-        return True
     try:
-        float(word)
+        return is_missing(word) or float(word) is not None
     except ValueError:
         return False
-    return True

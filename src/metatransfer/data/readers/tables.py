@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatransfer.checks import check_file, did_you_mean
-from metatransfer.data.readers.splits import rows_of_splits
+from metatransfer.data.sources import SPLIT_NAMES, SPLITS, split_of
 from metatransfer.errors import UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
@@ -25,6 +25,7 @@ _Row = tuple[int, Sequence[Any]]
 _Columns = tuple[list[str], Sequence[Sequence[Any]], Sequence[int]]  # names, cells, lines
 
 
+@dataclass(frozen=True)
 class Table:
     """The cells of a file by column.
 
@@ -35,8 +36,10 @@ class Table:
         unit: what ``lines`` counts: ``"line"``, or ``"row"`` for parquet files.
     """
 
-    def __init__(self, path: str, columns: Mapping[str, Sequence[Any]], lines: Sequence[int], unit: str) -> None:
-        self.path, self.columns, self.lines, self.unit = path, columns, lines, unit
+    path: str
+    columns: Mapping[str, Sequence[Any]]
+    lines: Sequence[int]
+    unit: str = "line"
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -86,6 +89,22 @@ class Table:
         return rows_of_splits(self.filled(split, "split"), split, f"'{self.path}'", self.at)
 
 
+def rows_of_splits(
+    words: Sequence[str], column: str, where: str, at: Callable[[int], str]
+) -> dict[str, NDArray[np.int64]]:
+    """The rows of each split, from the word of each row; ``at`` names a row in messages."""
+    found = {word: split_of(word) for word in dict.fromkeys(words)}
+    for word, split in found.items():
+        if split is None:
+            known = ", ".join(name for names in SPLIT_NAMES.values() for name in names)
+            raise UserError(f"{at(words.index(word))}: '{column}' holds '{word[:30]}', but must hold one of {known}.")
+    if "train" not in found.values():
+        there = ", ".join(split for split in SPLITS if split in found.values())
+        raise UserError(f"{where} has no rows for train in '{column}', only for {there}: add some.")
+    splits = np.array([found[word] for word in words], dtype=np.str_)
+    return {split: np.flatnonzero(splits == split) for split in SPLITS if split in found.values()}
+
+
 def read_table(
     path: str, delimiter: str | None = None, quotes: bool = True, wanted: Sequence[str] | None = None
 ) -> Table:
@@ -114,14 +133,13 @@ def read_table(
 def read_lines(path: str, column: str) -> Table:
     """Reads a plain text file with one text in each line."""
     file = check_file(Path(path).expanduser(), "text file", "put it there, or give the path of yours")
-    rows = [(line, content.strip()) for line, content in _lines(file) if content.strip()]
-    return Table(str(path), {column: [content for _, content in rows]}, [line for line, _ in rows], "line")
+    rows = list(_lines(file))
+    return Table(str(path), {column: [content for _, content in rows]}, [line for line, _ in rows])
 
 
-def _by_column(names: list[str], rows: Iterator[_Row]) -> _Columns:
-    kept = list(rows)
-    columns = [[_cell(cells[place]) for _, cells in kept] for place in range(len(names))]
-    return names, columns, [line for line, _ in kept]
+def _by_column(names: list[str], rows: Sequence[_Row]) -> _Columns:
+    columns = [list(map(_cell, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    return names, columns, [line for line, _ in rows]
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401
@@ -142,105 +160,68 @@ def _content(file: Path) -> str:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
     # not splitlines(), which also splits at characters that occur inside texts
-    return enumerate(_content(file).split("\n"), start=1)
+    numbered = enumerate(map(str.strip, _content(file).split("\n")), start=1)
+    return ((line, content) for line, content in numbered if content)
 
 
-def _json_lines(file: Path) -> tuple[list[str], Iterator[_Row]]:
-    objects = [(line, _json(content, f"'{file}', line {line}")) for line, content in _lines(file) if content.strip()]
+def _json_lines(file: Path) -> tuple[list[str], list[_Row]]:
+    objects = [(line, _json(content, f"'{file}', line {line}")) for line, content in _lines(file)]
     names = list(objects[0][1])
-    return names, ((line, [one.get(name) for name in names]) for line, one in objects)
+    return names, [(line, [one.get(name) for name in names]) for line, one in objects]
 
 
 def _json(content: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = (
-            f"{error.msg.lower()} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else error
-        )
+    except (ValueError, RecursionError) as error:
+        reason = str(getattr(error, "msg", error)).lower()
         raise UserError(f"{where}: this is not JSON ({reason}): fix the line.") from error
     if not isinstance(value, dict):
         raise UserError(
             f'{where}: every line must be an object, {{"text": ..., "label": ...}}, but this is a '
-            f"{type(value).__name__}: write one object a line."
+            f"{type(value).__name__}: write one object per line."
         )
     return value
 
 
-def _delimited(file: Path, delimiter: str, quotes: bool) -> tuple[list[str], Iterator[_Row]]:
+def _delimited(file: Path, delimiter: str, quotes: bool) -> tuple[list[str], list[_Row]]:
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UserError(f"delimiter must be one character other than a quote or a line end, but is {delimiter!r}.")
-    rows = _fields(_content(file), delimiter, quotes, file)
-    names = [str(name).strip() for name in next(rows, (0, ()))[1]]
-    if not names:
+    rows = _fields(file, delimiter, quotes)
+    if not rows:
         raise UserError(f"'{file}' is empty: the first row must name the columns.")
-    return names, _checked(rows, len(names), file)
-
-
-def _checked(rows: Iterator[_Row], count: int, file: Path) -> Iterator[_Row]:
-    for line, row in rows:
-        if len(row) != count:
+    (_, names), *others = rows
+    for line, row in others:
+        if len(row) != len(names):
             raise UserError(
-                f"'{file}', line {line}: {len(row)} fields, but there are {count} columns: fix the row, and put quotes "
-                "around fields that contain the delimiter."
+                f"'{file}', line {line}: {len(row)} fields, but there are {len(names)} columns: fix the row, and put "
+                "quotes around fields that contain the delimiter."
             )
-        yield line, row
+    return [name.strip() for name in names], others
 
 
-def _fields(content: str, delimiter: str, quotes: bool, file: Path) -> Iterator[_Row]:
-    # rows that are not blank, with the line on which they begin
-    seen: list[str] = []  # the lines of this row, searched for the quote
-
-    def watched() -> Iterator[str]:
-        for line in io.StringIO(content, newline=""):
-            seen.append(line)
-            yield line
-
+def _fields(file: Path, delimiter: str, quotes: bool) -> list[_Row]:
+    """The rows that are not blank, with the line on which each begins."""
     quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    rows = csv.reader(watched(), delimiter=delimiter, strict=True, quoting=quoting)
+    reader = csv.reader(io.StringIO(_content(file), newline=""), delimiter=delimiter, strict=True, quoting=quoting)
+    rows: list[_Row] = []
     begin = 1
+    limit = csv.field_size_limit(2**31 - 1)  # otherwise 131072 characters; the limit is global
     try:
-        while True:
-            with _long_fields():
-                row = next(rows, None)
-            if row is None:
-                return
-            if any(field.strip() for field in row):
-                yield begin, row
-            begin += len(seen)
-            seen.clear()
+        for row in reader:
+            if any(map(str.strip, row)):
+                rows.append((begin, row))
+            begin = reader.line_num + 1
     except csv.Error as error:
-        line = begin + _opening(seen, delimiter)
         raise UserError(
-            f"'{file}', line {line}: the quote that opens here is not closed at the end of its field ({error}): close "
-            "it, double the quotes inside a quoted field, or set quotes=False if they are ordinary characters."
+            f"'{file}', line {begin}: a quote of this row is not closed at the end of its field ({error}): close it, "
+            "double the quotes inside a quoted field, or set quotes=False if they are ordinary characters."
         ) from error
-
-
-@contextlib.contextmanager
-def _long_fields() -> Iterator[None]:
-    """Lifts the limit of 131072 characters, which is global in Python."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
     finally:
-        csv.field_size_limit(before)
-
-
-def _opening(lines: list[str], delimiter: str) -> int:
-    """The line of a row on which the last quoted field opens."""
-    inside, closed, start, opening = False, False, True, 0
-    for number, line in enumerate(lines):
-        for letter in line:
-            if letter != '"':
-                closed, start = False, not inside and letter == delimiter
-            elif inside:
-                inside, closed = False, True
-            elif start or closed:  # directly after a closing quote: a doubled quote, which stands for one
-                opening = number if start else opening
-                inside, closed, start = True, False, False
-    return opening
+        csv.field_size_limit(limit)
+    return rows
 
 
 def _parquet(file: Path, wanted: Sequence[str] | None) -> _Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.batches import Tokens
-from metatransfer.data.sources import Encoder, Source
+from metatransfer.data.sources import NO_CLASS, Encoder, Source, numbered
 from metatransfer.errors import UserError
 from metatransfer.model_folders import find_model_folder
 
@@ -31,23 +32,17 @@ _AT_ONCE = 4096  # texts, because the library keeps much about each token
 class Encoded:
     """The tokens of many texts, concatenated.
 
-    Args:
-        rows: the token numbers of each text.
-
     Attributes:
         flat: ``(K,)`` int32 numbers of all tokens.
-        offsets: ``(N + 1,)`` start of each text in ``flat``, and the end of the last.
+        lengths: ``(N,)`` number of tokens of each text.
+        offsets: ``(N,)`` start of each text in ``flat``.
     """
 
     def __init__(self, rows: Iterable[Sequence[int]]) -> None:
         parts = [np.asarray(row, np.int32) for row in rows]
-        self.offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        self.lengths = np.array([len(part) for part in parts], np.int64)
+        self.offsets = self.lengths.cumsum() - self.lengths
         self.flat = np.concatenate([np.empty(0, np.int32), *parts])
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """``(N,)`` number of tokens of each text."""
-        return np.diff(self.offsets)
 
     def padded(self, indices: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token numbers and mask of some texts, padded to the longest of them."""
@@ -60,14 +55,7 @@ class Encoded:
 
 
 class Tokenizer(Encoder):
-    """Splits texts into numbered tokens.
-
-    Args:
-        max_length: maximum number of tokens of a text, including those that mark its start and end.
-
-    Attributes:
-        pad: number of the padding token.
-    """
+    """Splits texts into at most ``max_length`` numbered tokens; ``pad`` is the number of the padding token."""
 
     pad: int = 0
 
@@ -79,7 +67,7 @@ class Tokenizer(Encoder):
         """The tokens of texts, at least one for each."""
 
     def key(self) -> str:
-        """A hash of everything that affects the tokens; not of the place of the tokenizer."""
+        """A hash of everything that affects the tokens, so not of the tokenizer's place."""
         tokens = {name: value for name, value in self.state().items() if name != "name"}
         return hashlib.sha256(f"{tokens} {self.pad} {self.max_length}".encode()).hexdigest()
 
@@ -90,7 +78,7 @@ class Words(Tokenizer):
     Args:
         vocabulary: the words from number 2 on; 0 is ``<pad>`` and 1 ``<unk>``, any other word.
         lower: whether texts are converted to lower case.
-        max_length: maximum number of tokens of a text.
+        max_length: maximum number of words of a text.
     """
 
     def __init__(self, vocabulary: Sequence[str], lower: bool, max_length: int) -> None:
@@ -130,7 +118,7 @@ class TokenizerFile(Tokenizer):
         max_length: maximum number of tokens of a text.
 
     Raises:
-        UserError: the tokenizer is not found or not readable, or the extra is not installed.
+        UserError: the tokenizer is missing or unreadable, ``max_length`` too small, or the extra not installed.
     """
 
     shared = True
@@ -146,31 +134,29 @@ class TokenizerFile(Tokenizer):
                 f"tokenizer '{reference}' needs the package tokenizers: install the extra, pip install "
                 f"'metatransfer[text]', or set tokenizer={WORDS}."
             ) from error
-        file = folder / "tokenizer.json"
-        content = file.read_bytes()
+        content = (folder / "tokenizer.json").read_bytes()
         self.digest = hashlib.sha256(content).hexdigest()
         try:
             self._inner = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises nothing more specific
             reason = " ".join(str(error).split())[:120]
             raise UserError(
-                f"'{file}' cannot be read as a tokenizer ({reason}): download it again, or save it with a tokenizers "
-                "version that is not newer than the one installed."
+                f"'{folder}/tokenizer.json' cannot be read as a tokenizer ({reason}): download it again, or save it "
+                "with a tokenizers version that is not newer than the one installed."
             ) from error
-        self.pad = self._pad_of(folder)
+        marks = self._inner.num_special_tokens_to_add(False)
+        if max_length <= marks:
+            raise UserError(
+                f"max_length must be above {marks}, the special tokens that tokenizer '{reference}' adds to each text, "
+                f"but is {max_length}."
+            )
+        self.pad, self.size = self._pad_of(folder), self._inner.get_vocab_size()
         self._inner.no_padding()  # the file may set a fixed length
-        self.size = self._inner.get_vocab_size()
+        self._inner.enable_truncation(max_length)
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
         """The tokens of each text, including those that mark its start and end for the model."""
-        marks = self._inner.num_special_tokens_to_add(False)
-        if self.max_length <= marks:
-            raise UserError(
-                f"max_length must be above {marks}, the special tokens that tokenizer '{self.reference}' adds "
-                f"to each text, but is {self.max_length}."
-            )
-        self._inner.enable_truncation(self.max_length)
-        parts = (list(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE))
+        parts = (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
         return Encoded(one.ids or [self.pad] for part in parts for one in self._inner.encode_batch_fast(part))
 
     def state(self) -> dict[str, Any]:
@@ -181,30 +167,19 @@ class TokenizerFile(Tokenizer):
         """The number of the padding token, from which some networks derive positions."""
         if self._inner.padding:
             return int(self._inner.padding["pad_id"])
-        names: list[Any] = ["[PAD]", "<pad>"]
-        config = folder / "tokenizer_config.json"
-        if config.is_file():
-            try:
-                named = json.loads(config.read_text(encoding="utf-8")).get("pad_token")
-            except (ValueError, AttributeError):
-                named = None  # this file is optional
-            names.insert(0, named.get("content") if isinstance(named, dict) else named)
+        named = None
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the file is optional
+            named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("pad_token")
+        names = (named.get("content") if isinstance(named, dict) else named, "[PAD]", "<pad>")
         numbers = (self._inner.token_to_id(name) for name in names if isinstance(name, str))
         return next((number for number in numbers if number is not None), 0)
 
 
 class TextSource(Source):
-    """Texts of one file or split, tokenized on first use.
+    """N texts of one file or split, tokenized on first use; without ``labels`` all are in the class ``NO_CLASS``."""
 
-    Args:
-        texts: N texts.
-        targets: ``(N,)`` class of each text.
-        class_names: names of the classes.
-        name: name of the data set in messages.
-    """
-
-    def __init__(self, texts: Sequence[str], targets: NDArray[np.int64], class_names: Sequence[str], name: str) -> None:
-        super().__init__(targets, class_names, name)
+    def __init__(self, texts: Sequence[str], labels: Sequence[str] | None, name: str) -> None:
+        super().__init__(*numbered(labels or [NO_CLASS] * len(texts)), name)
         self.texts = list(texts)
         self._tokenizer: Tokenizer | None = None
         self._encoded: Encoded | None = None

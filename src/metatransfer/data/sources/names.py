@@ -49,15 +49,20 @@ def check_disjoint(classes: Mapping[str, Sequence[str]], where: str) -> None:
                 )
 
 
-def group_of_classes(labels: NDArray[np.str_], groups: NDArray[np.str_], where: str) -> dict[str, str]:
-    """The group of each class, from the class ``(N,)`` and the group ``(N,)`` of each sample."""
-    pairs = np.unique(np.stack([labels.astype(np.str_), groups.astype(np.str_)]), axis=1).T.tolist()
+def group_of_classes(
+    labels: Sequence[str] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[np.str_] | None,
+    names: Sequence[str],
+    where: str,
+) -> list[str] | None:
+    """The group of each class in ``names``, from the class ``(N,)`` and the group ``(N,)`` of each sample."""
+    if groups is None:
+        return None
     found: dict[str, str] = {}
-    for name, group in pairs:
-        if name in found:
+    for name, group in sorted({(str(label), str(group)) for label, group in zip(labels, groups, strict=True)}):
+        if found.setdefault(name, group) != group:
             raise UserError(
                 f"{where}: class '{name}' is in the groups '{found[name]}' and '{group}', but all samples of a class "
                 "must be in one: fix the groups, or leave them out."
             )
-        found[name] = group
-    return found
+    return [found[name] for name in names]
