@@ -60,7 +60,7 @@ class RemembersArguments:
 
 
 def _class_path(value: Any) -> str:  # noqa: ANN401
-    """The shortest import path of a class: ``metatransfer.Conv4``, not ``metatransfer.nn.backbones.conv4.Conv4``."""
+    """The shortest import path of a class: ``metatransfer.LinearHead``, not ``metatransfer.nn.heads.LinearHead``."""
     parts = value.__module__.split(".")
     for end in range(1, len(parts)):
         package = ".".join(parts[:end])

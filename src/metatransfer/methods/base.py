@@ -10,7 +10,7 @@ from typing import IO, Any, ClassVar, Self
 import torch
 from lightning.fabric.utilities.cloud_io import _load  # private, but what is checked is read as Lightning reads it
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 # private, but the only way to know whether the command line is building the module: saving the arguments twice would
 # lose the plain form in which it gave them
@@ -18,6 +18,8 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metatransfer.arguments import INSTANTIATOR, RemembersArguments, plain_arguments
 from metatransfer.batches import Inputs
@@ -90,12 +92,16 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
-        optimizer = self.optimizer(trainable)
+        return self.with_scheduler(self.optimizer(trainable))  # type: ignore[no-any-return]
+
+    def with_scheduler(self, optimizer: Optimizer) -> Any:  # noqa: ANN401
+        """The optimizer and the scheduler for it, as Lightning takes them."""
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def check_samples(self, x: Inputs) -> None:

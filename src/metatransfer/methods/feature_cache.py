@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metatransfer.arguments import plain_arguments
+from metatransfer.checks import check_writable
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
 from metatransfer.nn import Backbone
@@ -80,25 +79,14 @@ def cached_features(
     kept = kept_array(path, shape, np.float32)
     if kept is not None:
         return kept.array
-    with _told_of(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()  # an error now rather than after the work
+    # an error now rather than after the work
+    check_writable(path.parent, "the folder of cached features (cache_dir or METATRANSFER_CACHE)")
     found = _computed(shape, batches(), type(backbone).__name__)
-    with _told_of(path.parent):
-        keep_array(path, found)
-    return found
-
-
-@contextlib.contextmanager
-def _told_of(folder: Path) -> Iterator[None]:
-    """Turns errors of the cache folder into a UserError, but not those of reading samples."""
     try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"features cannot be kept in '{folder}' ({error.strerror or error}): give another folder by cache_dir or "
-            "METATRANSFER_CACHE."
-        ) from error
+        keep_array(path, found)
+    except OSError as error:  # e.g. a full disk: the work is not lost
+        rank_zero_warn(f"the features could not be kept in '{path.parent}' ({error.strerror or error}).")
+    return found
 
 
 def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], name: str) -> NDArray[np.float32]:
