@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
-from metatransfer.callbacks.run.checkpoint import read_checkpoint, save_with_card
+from metatransfer.callbacks.run.checkpoint import save_with_card
 from metatransfer.methods.base import MethodModule
+from metatransfer.methods.checkpoints import read_checkpoint
 from metatransfer.methods.twins import detached
 from metatransfer.storage import short_path
 

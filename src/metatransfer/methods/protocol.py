@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metatransfer.data_info import ServesData
 from metatransfer.methods.data_access import datamodule_of
+from metatransfer.module_keys import code_key
 from metatransfer.nn.weights import weights_reports
 
 _OF_TRAINING = (
@@ -41,6 +42,10 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+    own = {type(part) for part in module.modules()}
+    codes = {kind.__qualname__: key for kind in own if (key := code_key(kind))}
+    if codes:
+        card["method"] |= {"code": codes}
     started = {name: report.card() for name, report in weights_reports(module).items()}
     # weights that came with a checkpoint started from what its card says
     started = started or (getattr(module, "trained_protocol", None) or {}).get("initial_weights", {})

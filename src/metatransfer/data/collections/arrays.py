@@ -145,8 +145,10 @@ class Arrays(Collection):
             for part, (x, y, _) in self._found(labelled=False).items()
         }
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """The samples of a file, named by their index."""
+        if not isinstance(path, str):
+            return super().unlabelled(path)
         arrays = open_arrays(path)
         known = [self.names["x"]] if self.names["x"] is not None else list(SAMPLES)
         there = [name for name in known if name in arrays] or (list(arrays) if len(arrays) == 1 else [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,10 @@ class Table(Collection):
             parts[part] = TableSource(raw[kept], self._columns, targets, names, name, of_class)
         return parts
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """The rows of a file with the same features, named by file and line."""
+        if not isinstance(path, str):
+            return super().unlabelled(path)
         self.opened()
         assert self._columns is not None
         cells = read_table(path, self.delimiter)

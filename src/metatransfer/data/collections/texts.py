@@ -80,8 +80,10 @@ class Texts(Collection):
             for name, (one, words) in self._read(labelled=False).items()
         }
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The texts of a table, or of a ``.txt`` file with one text per line; named by file and line."""
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
+        """The texts of a table, or of a ``.txt`` file with one text per line, named by file and line; or a list."""
+        if not isinstance(path, str):
+            return TextSource(list(path), np.zeros(len(path), np.int64), [NO_CLASS], "the texts"), tuple(path)
         lines = path.lower().endswith(".txt") and self.delimiter is None
         table = read_lines(path, self.text) if lines else read_table(path, self.delimiter, self.quotes, [self.text])
         texts, name = table.filled(self.text, "text", (str,)), Path(path).name

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metatransfer.checks import check_choice, check_fraction, check_positive
 from metatransfer.errors import UserError
-from metatransfer.nn.backbones.backbone import Backbone, probe_out_features
+from metatransfer.nn.backbones.backbone import Backbone, other_network, probe_out_features
 
 Norm = Literal["batch", "group", "none"]
 
@@ -212,9 +212,10 @@ class ResNet12(Backbone):
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Accepts images of at least 16x16 with the right channels."""
         if len(shape) != 3 or shape[0] != self.in_channels or min(shape[1:]) < 16:
+            remedy = "set in_channels to the data's channels, and use images of at least 16x16"
             raise UserError(
                 f"ResNet12 was built for images of shape ({self.in_channels}, >=16, >=16), but the data has "
-                f"{tuple(shape)}: set in_channels to the data's channels, and use images of at least 16x16."
+                f"{tuple(shape)}: {remedy if len(shape) == 3 else other_network(shape)}."
             )
 
     def feature_maps(self, x: Tensor) -> Tensor:

@@ -76,7 +76,9 @@ class RawFeatures(Backbone):
     def __init__(self, in_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         if in_shape is None:
-            raise UserError("RawFeatures needs in_shape, the shape of one sample: give that of the data.")
+            raise UserError(
+                "RawFeatures needs in_shape, the shape of a sample: give that of the data. For texts use TokenAverage."
+            )
         for size in in_shape:
             check_positive(in_shape=size)
         self.in_shape = tuple(in_shape)

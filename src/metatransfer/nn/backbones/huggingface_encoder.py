@@ -21,6 +21,8 @@ from metatransfer.nn.backbones.token_average import check_tokens, mean_of_tokens
 from metatransfer.nn.weights import WeightsReport, sha256, weight_files_are_read
 
 Pooling = Literal["mean", "cls"]
+# of config.json: what could load code of the folder or of the internet, and what is decided here
+_LEFT_OUT = {"model_type", "auto_map", "dtype", "attn_implementation", "experts_implementation", "quantization_config"}
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout")
 
 
@@ -136,7 +138,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _built_config(content: dict[str, Any], name: str, dropout: float | None) -> Any:  # noqa: ANN401
     transformers = _transformers(name)
-    plain = {key: value for key, value in content.items() if key not in ("model_type", "auto_map", "dtype")}
+    plain = {key: value for key, value in content.items() if key[0] != "_" and key not in _LEFT_OUT}
     kind = content.get("model_type")
     try:
         config = transformers.AutoConfig.for_model(kind, **plain)

@@ -14,25 +14,18 @@ from torch import Tensor, nn
 
 from metatransfer.checks import check_file, check_positive
 from metatransfer.errors import UserError
-from metatransfer.nn.backbones.backbone import Backbone
+from metatransfer.nn.backbones.backbone import Backbone, other_network
 from metatransfer.nn.weights import WeightsReport, load_tensors, read_weights, weight_files_are_read
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Known(NamedTuple):
-    """What a library knows of a network and its weights.
+    """What a library knows of a network and its weights."""
 
-    Attributes:
-        named: whether the weights are a name of the library, not a file.
-        size: the only image size that the network accepts, unless it is built for another one; ``None`` for any.
-        mean: mean of each channel in the training of the weights.
-        std: standard deviation of each channel.
-    """
-
-    named: bool
-    size: int | None
-    mean: Sequence[float]
+    named: bool  # whether the weights are a name of the library, not a file
+    size: int | None  # the only size of images that the network accepts, if it is not built for another one
+    mean: Sequence[float]  # of each channel, in the training of the weights
     std: Sequence[float]
 
 
@@ -198,9 +191,10 @@ class ImageBackbone(Backbone):
         size = self.image_size
         if not fits or (size is not None and shape[1:] != (size, size)):
             expected = (self.in_channels, *(("H", "W") if size is None else (size, size)))
+            remedy = "set in_channels and image_size to those of the data (resize scales images to another size)"
             raise UserError(
                 f"{self._title()} was built for images of shape ({', '.join(map(str, expected))}), but the data has "
-                f"{shape}: set in_channels and image_size to those of the data (resize scales images to another size)."
+                f"{shape}: {remedy if len(shape) == 3 else other_network(shape)}."
             )
         self._try(shape)
 
