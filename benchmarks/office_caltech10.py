@@ -46,7 +46,7 @@ from metatransfer.callbacks.run.report import machine
 from metatransfer.data import DomainDataModule
 from metatransfer.data.sampling.feature_transforms import RowSum
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
-from metatransfer.nn.backbones.raw_features import RawFeatures
+from metatransfer.nn import RawFeatures
 
 FILES = {"C": "Caltech10", "A": "amazon", "W": "webcam", "D": "dslr"}
 PAIRS = ["CA", "CW", "CD", "AC", "AW", "AD", "WC", "WA", "WD", "DC", "DA", "DW"]

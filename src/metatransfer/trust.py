@@ -19,7 +19,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union
@@ -38,6 +38,7 @@ KNOWN_PACKAGES = (
     "timm",
     "transformers",
 )
+_OF_A_SCRIPT = re.compile(r"^__main__\.|<locals>")
 _NOT_A_CLASS: tuple[Any, ...] = (Any, object, type(None))
 _Build = Callable[[], Any]
 Kind = TypeVar("Kind")
@@ -82,6 +83,19 @@ def _named(path: str, packages: Collection[str]) -> object:
     return None
 
 
+def _subclasses(kinds: Iterable[type[Any]]) -> Iterator[type[Any]]:
+    """The imported subclasses of classes, the latest first."""
+    for kind in kinds:
+        for found in reversed(type.__subclasses__(kind)):
+            yield found
+            yield from _subclasses([found])
+
+
+def _is_called(kind: type[Any], path: str) -> bool:
+    """Whether a class has a name; the module of a script has another name once it is imported."""
+    return path in {f"{kind.__module__}.{kind.__qualname__}", f"__main__.{kind.__qualname__}"}
+
+
 def _untyped() -> tuple[Any, ...]:
     """What may be built where no annotation says more."""
     from sklearn.base import BaseEstimator  # slow to import
@@ -116,7 +130,7 @@ class _Plan:
             self.check_packages(item)
             if key not in {"class_path", "_class_path"}:
                 continue
-            if not re.fullmatch(r"(?a:[^\W\d]\w*(\.(?!__main__)[^\W\d]\w*)+)", str(item)):
+            if not re.fullmatch(r"(?a:[^\W\d]\w*(\.(?!__main__)([^\W\d]\w*|<locals>))+)", str(item)):
                 raise UserError(f"The checkpoint names {item!r} as a class, which is not the import path of one.")
             package = item.split(".")[0]
             if package not in self.packages and package not in sys.modules:
@@ -127,8 +141,15 @@ class _Plan:
 
     def subclass(self, path: str, bases: tuple[type[Kind], ...]) -> type[Kind]:
         found = _named(path, self.packages)
+        if _OF_A_SCRIPT.search(path):
+            found = next((one for one in _subclasses(bases) if _is_called(one, path)), found)
+        names = " or ".join(sorted(base.__name__ for base in bases))
+        if _OF_A_SCRIPT.search(path) and not isinstance(found, type):
+            raise UserError(
+                f"The checkpoint needs the class '{path}', a {names} that was defined in a script or function: import "
+                "the script first, or pass the argument that it belongs to, e.g. backbone=..."
+            )
         if not isinstance(found, type) or not issubclass(found, bases):
-            names = " or ".join(sorted(base.__name__ for base in bases))
             raise UserError(f"The checkpoint names '{path}' where a subclass of {names} belongs; nothing was called.")
         return found
 

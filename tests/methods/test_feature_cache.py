@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ import torch
 from torch import nn
 
 from metatransfer import Conv4, UserError
-from metatransfer.methods.feature_cache import cached_features, weights_key
+from metatransfer.methods.feature_cache import cached_features
+from metatransfer.module_keys import module_key, shown
 from metatransfer.nn import Backbone, load_weights
 
 
@@ -80,8 +84,8 @@ def test_any_order_of_computation(tmp_path):
 
 def test_the_key_is_that_of_all_that_features_depend_on(tmp_path):
     one = network()
-    first = weights_key(one)
-    assert weights_key(network()) == weights_key(copy.deepcopy(one)) == first
+    first = module_key(one)
+    assert module_key(network()) == module_key(copy.deepcopy(one)) == first
     others = [network(1), network(size=4), network(factor=2.0), Conv4(hidden_channels=4).eval()]
     for change in ("layer.weight", "layer.bias"):
         other = copy.deepcopy(one)
@@ -93,8 +97,8 @@ def test_the_key_is_that_of_all_that_features_depend_on(tmp_path):
         other.shift = value
         others.append(other)
     others.append(copy.deepcopy(one).double())
-    assert len({first, *map(weights_key, others)}) == 1 + len(others)
-    assert weights_key(copy.deepcopy(one).requires_grad_(False)) == first
+    assert len({first, *map(module_key, others)}) == 1 + len(others)
+    assert module_key(copy.deepcopy(one).requires_grad_(False)) == first
 
     # another content is another entry
     batches = Batches(one)
@@ -110,7 +114,72 @@ def test_where_the_weights_lie_is_no_part_of_the_key(tmp_path):
     one, two = (network(seed, weights=str(tmp_path / f"{name}.pt")) for seed, name in enumerate("ab"))
     three = network(9)
     load_weights(three, tmp_path / "a.pt")
-    assert weights_key(one) == weights_key(two) == weights_key(three) == weights_key(network(5))
+    assert module_key(one) == module_key(two) == module_key(three) == module_key(network(5))
+
+
+SOURCE = """
+import torch
+from torch import nn
+from metatransfer import Backbone
+
+POWER = {power}
+
+def pooled(x):
+    return x.{pooling}((2, 3))
+
+class Pooled(Backbone):
+    def __init__(self, width=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.out_features, self._slope = nn.Conv2d(1, width, 3), width, 1.0
+
+    def forward(self, x):
+        return pooled(self.conv(x).relu() ** POWER) * self._slope
+"""
+
+
+def written(folder, name="net", power=1, pooling="mean", head=""):
+    (folder / f"{name}.py").write_text(head + SOURCE.format(power=power, pooling=pooling))
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[name] = found
+    spec.loader.exec_module(found)
+    return found.Pooled()
+
+
+def test_the_users_own_code_and_attributes_are_part_of_the_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first = written(tmp_path)
+    steeper = written(tmp_path)
+    steeper._slope = 2.0
+    others = [written(tmp_path, pooling="amax"), written(tmp_path, power=2), written(tmp_path, "other"), steeper]
+    assert len({module_key(one) for one in [first, *others]}) == 5
+    assert module_key(written(tmp_path, head="import os")) == module_key(first), "the same code on another line"
+
+
+def test_a_key_is_that_of_another_process(tmp_path):
+    code = "import sys; sys.path.insert(0, '.'); import net; from metatransfer.module_keys import module_key, shown; "
+    written(tmp_path)
+    run = [sys.executable, "-c", f"{code}print(module_key(net.Pooled()))"]
+    environment = {**os.environ, "PYTHONHASHSEED": "5"}
+    found = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, check=True, text=True).stdout
+    assert found.strip() == module_key(written(tmp_path))
+
+
+def test_transforms_of_ones_own_are_shown_apart():
+    assert shown(nn.ReLU()) == "ReLU()"
+    one, two, three = Gamma(1.0), Gamma(3.0), Gamma(1.0)
+    assert shown(one) == shown(three) != shown(two)
+    assert shown(one).startswith("Gamma() [")
+
+
+class Gamma(nn.Module):
+    def __init__(self, power):
+        super().__init__()
+        self.power = power
+
+    def forward(self, x):
+        return x**self.power
 
 
 def cut(path):
@@ -183,7 +252,7 @@ def test_features_that_are_no_numbers_name_the_network_and_the_sample(value, tmp
             features[rows == 2] = value
             yield rows, features
 
-    with pytest.raises(UserError, match="Plain gives features that are NaN or infinite, first of sample 2: look at"):
+    with pytest.raises(UserError, match="Plain computes features that are NaN or infinite, first for sample 2: check"):
         cached(tmp_path, one, batches=spoiled)
     assert not list(tmp_path.iterdir())
 
@@ -193,7 +262,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_before_the_work(tmp_pat
     batches = Batches(one)
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"features cannot be kept in '.*file.*' \(.+\): give another folder by"):
+        with pytest.raises(UserError, match=r"folder of cached features .*METATRANSFER_CACHE\) '.*file.*' cannot be"):
             cached(folder, one, batches=batches)
     assert batches.asked == 0
 
@@ -205,19 +274,20 @@ def test_a_read_only_folder_is_read_and_not_written(tmp_path):
     tmp_path.chmod(0o500)
     try:
         assert np.array_equal(cached(tmp_path, one), one(X).detach().numpy())
-        with pytest.raises(UserError, match="features cannot be kept in"):
+        with pytest.raises(UserError, match="cannot be written"):
             cached(tmp_path, one, "two")
     finally:
         tmp_path.chmod(0o700)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_loses_no_work(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(UserError, match=r"features cannot be kept in '.*' \(No space left on device\)"):
-        cached(tmp_path, network())
+    one = network()
+    with pytest.warns(UserWarning, match=r"features could not be kept in '.*' \(No space left on device\)"):
+        assert np.array_equal(cached(tmp_path, one), one(X).detach().numpy())
     assert not list(tmp_path.iterdir())
 
 

@@ -90,17 +90,17 @@ def Divided(**options):
 class Counting(Conv4):
     """Counts the samples that it sees."""
 
-    seen = 0
+    _seen = 0
 
     def forward(self, x):
-        Counting.seen += len(x)
+        Counting._seen += len(x)
         return super().forward(x)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
-    Counting.seen = 0
+    Counting._seen = 0
 
 
 def network(kind=Conv4, **arguments):
@@ -119,12 +119,12 @@ def trainer(folder, **arguments):
 
 def fitted(folder, method, data=None, **arguments):
     """After a fit; its Trainer and how many samples the network saw for the features."""
-    Counting.seen = 0
+    Counting._seen = 0
     run = trainer(folder, **arguments)
     data = data or Blobs()
     run.fit(method, datamodule=data)
     rest = min(data.batch_size, len(data.split("train"))) + (len(data.split("val")) if run.limit_val_batches else 0)
-    return run, Counting.seen - rest
+    return run, Counting._seen - rest
 
 
 def split_of(data, name):
@@ -324,10 +324,10 @@ def texts(tmp_path):
 class CountingTexts(TokenAverage):
     """Notes the lengths of the batches."""
 
-    lengths: list[int] = []  # noqa: RUF012 - of one test
+    _lengths: list[int] = []  # noqa: RUF012 - of one test
 
     def forward(self, x):
-        CountingTexts.lengths.append(x.ids.shape[1])
+        CountingTexts._lengths.append(x.ids.shape[1])
         return super().forward(x)
 
 
@@ -341,11 +341,11 @@ def test_texts(texts, tmp_path):
         data = texts_of(texts, eval_batch_size=8, **arguments)
         torch.manual_seed(0)
         backbone = CountingTexts(data.info().vocabulary_size, hidden=())
-        CountingTexts.lengths.clear()
+        CountingTexts._lengths.clear()
         method = FrozenFeaturesModule(backbone, 2, LinearSVM())
         run = trainer(tmp_path, limit_val_batches=0)
         run.fit(method, datamodule=data)
-        return method, data, CountingTexts.lengths[:-1]
+        return method, data, CountingTexts._lengths[:-1]
 
     method, data, lengths = computed()
     batches = [-(-len(data.split(split)) // 8) for split in ("train", "val")]
@@ -463,12 +463,12 @@ def test_wrong_data_is_one_sentence(tmp_path, texts):
     backbone = network()
     with torch.no_grad():
         next(backbone.parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match="Conv4 gives features that are NaN or infinite, first of sample 0"):
+    with pytest.raises(UserError, match="Conv4 computes features that are NaN or infinite, first for sample 0"):
         trainer(tmp_path).fit(module(backbone=backbone), datamodule=Blobs())
     with pytest.raises(UserError, match="FrozenFeaturesModule needs num_classes"):
         FrozenFeaturesModule(network())
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="features cannot be kept in"):
+    with pytest.raises(UserError, match=r"folder of cached features .* cannot be created"):
         trainer(tmp_path).fit(module(cache_dir=str(tmp_path / "file")), datamodule=Blobs())
 
 
@@ -487,7 +487,7 @@ def test_predicting_what_cannot_be_labelled(tmp_path):
         trainer(tmp_path).predict(method, datamodule=Spoiled(torch.nan))
     with torch.no_grad():
         next(method.backbone.parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match=r"FrozenFeaturesModule gives no numbers for '0.png': look at the sample"):
+    with pytest.raises(UserError, match=r"probabilities of FrozenFeaturesModule for '0.png' are NaN: check sample"):
         trainer(tmp_path).predict(method, datamodule=Blobs())
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metatransfer.errors import UserError
-from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LinearHead, ResNet12
+from metatransfer.nn import MLP, Backbone, Conv4, CosineHead, Head, LeNet, LinearHead, ResNet12, TokenAverage
 
 SMALL_RESNET = {"widths": (4, 6, 8, 10)}
 
@@ -238,3 +238,32 @@ def test_cosine_head():
     head.reset_parameters()
     assert head.scale.item() == 7.0
     assert not torch.equal(weight, head.weight)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "words"),
+    [
+        (
+            lambda: Conv4(),
+            (7,),
+            "for rows of numbers, such as those of a table, use another network: --model.backbone MLP",
+        ),
+        (lambda: LeNet(), (7,), "--model.backbone MLP"),
+        (lambda: ResNet12(), (7,), "--model.backbone MLP"),
+        (lambda: MLP((7,)), (1, 28, 28), "for images use a network such as Conv4, or MLP"),
+        (lambda: MLP((7,)), (8,), "give the backbone the data's channels and size"),
+        (lambda: Conv4(), (3, 28, 28), "give the backbone the data's channels and size"),
+        (lambda: ResNet12(), (1, 28, 28), "set in_channels"),
+    ],
+)
+def test_which_network_to_use_instead(build, shape, words):
+    with pytest.raises(UserError) as caught:
+        build().check_input(shape)
+    assert words in str(caught.value)
+
+
+def test_a_network_of_texts_says_what_reads_tables():
+    with pytest.raises(UserError, match=r"such as the collection Texts; for rows of numbers, .* --model\.backbone MLP"):
+        TokenAverage(5)(torch.zeros(2, 7))
+    with pytest.raises(UserError, match=r"For tables use --model\.backbone MLP, for images Conv4"):
+        TokenAverage()

@@ -13,7 +13,7 @@ from contract import episode
 from metatransfer import MLP, Backbone, Conv4, MAMLModule, ProtoNetModule, ResNet12, UserError
 from metatransfer.methods.options import InnerLoop
 from metatransfer.methods.protocol import protocol_card
-from metatransfer.nn.weights import no_weight_files
+from metatransfer.nn.weights import load_weights, no_weight_files
 
 METHODS = {
     "maml": lambda backbone: MAMLModule(backbone, num_outputs=3, inner=InnerLoop(steps=1, lr=0.1)),
@@ -48,11 +48,28 @@ def trained():
     return network
 
 
+def holding(state):
+    network = small()
+    network.load_state_dict(state)
+    return network
+
+
 FORMS = {
     "state.pt": lambda state, path: torch.save(state, path),
     "state.pth": lambda state, path: torch.save({"epoch": 3, "state_dict": state}, path),
     "old.pt": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
     "prefixed.pt": lambda state, path: torch.save({f"backbone.{name}": value for name, value in state.items()}, path),
+    "parallel.pt": lambda state, path: torch.save(nn.DataParallel(holding(state)).state_dict(), path),
+    "compiled.pt": lambda state, path: torch.save({f"_orig_mod.{n}": v for n, v in state.items()}, path),
+    "both.pt": lambda state, path: torch.save({f"module._orig_mod.{n}": v for n, v in state.items()}, path),
+    "inner.pt": lambda state, path: torch.save({n.replace(".", "._orig_mod.", 1): v for n, v in state.items()}, path),
+    "others.ckpt": lambda state, path: torch.save({"state_dict": {f"model.{n}": v for n, v in state.items()}}, path),
+    "ours.ckpt": lambda state, path: torch.save(
+        {"state_dict": {f"backbone._orig_mod.{n}": v for n, v in state.items()} | {"head.weight": torch.zeros(2)}}, path
+    ),
+    "references.pth": lambda state, path: torch.save({"model": state, "epoch": 3}, path),
+    "tutorial.pt": lambda state, path: torch.save({"epoch": 3, "model_state_dict": state}, path),
+    "nested.pt": lambda state, path: torch.save({"model": {"state_dict": state}, "lr": torch.ones(1)}, path),
     "plain.safetensors": lambda state, path: save_file(state, path),
     "prefixed.safetensors": lambda state, path: save_file({f"backbone.{n}": v for n, v in state.items()}, path),
 }
@@ -230,6 +247,19 @@ def test_a_users_own_backbone(tmp_path):
         assert same(Wrapped(str(tmp_path / name)), network)
     report = Wrapped().load_weights(tmp_path / "plain.pt")
     assert report.kept == ("backbone.weight", "backbone.bias")
+
+
+def test_a_prefix_is_only_that_of_wrappers(tmp_path):
+    """Layers of another network are not taken for a wrapped one."""
+    torch.save({f"{name}.weight": torch.ones(3, 2) for name in ("encoder", "decoder")}, tmp_path / "a.pt")
+    refused(lambda: Wrapped(str(tmp_path / "a.pt")), "another architecture", "0 of the 2")
+
+
+def test_a_compiled_network_takes_plain_weights(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "a.pt")
+    network = small()
+    load_weights(torch.compile(network), tmp_path / "a.pt")
+    assert same(network, trained)
 
 
 def test_a_checkpoint_does_not_need_the_file(trained, tmp_path):

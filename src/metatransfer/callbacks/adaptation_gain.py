@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Trainer
 
 from metatransfer.callbacks.gain import Gain, Start
-from metatransfer.callbacks.run.checkpoint import read_checkpoint, save_with_card
+from metatransfer.callbacks.run.checkpoint import save_with_card
 from metatransfer.callbacks.run.numbers import number
 from metatransfer.callbacks.run.report import Report
 from metatransfer.checks import check_not_negative
@@ -17,6 +17,7 @@ from metatransfer.experiments.comparing import Scores, measure_twins, train_entr
 from metatransfer.experiments.intervals import Interval
 from metatransfer.experiments.training import Budget, Evaluated, evaluate, spent
 from metatransfer.methods.base import MethodModule
+from metatransfer.methods.checkpoints import read_checkpoint
 from metatransfer.methods.twins import ADAPTATION, ORACLE, detached, labelled, target_evaluation
 from metatransfer.metrics.validators import PanelVerdict, panel_verdict
 from metatransfer.storage import short_path

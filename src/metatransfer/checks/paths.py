@@ -1,4 +1,4 @@
-"""Validators of files and folders; ``what`` names them in the error message."""
+"""Validators of files and folders; ``what`` names them in the error message. ``~`` is the user's home."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
     Raises:
         UserError: the file does not exist (suggests the most similar name), is a folder, or cannot be read.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{what} '{path}' does not exist{_similar(path, remedy)}")
     if not path.is_file():
@@ -42,7 +42,7 @@ def check_folder(path: str | Path, what: str) -> Path:
     Raises:
         UserError: the folder does not exist (suggests the most similar name), or is a file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_file():
         raise UserError(f"{what} '{path}' is a file, but must be a folder.")
     if not path.is_dir():
@@ -63,7 +63,9 @@ def check_writable(path: str | Path, what: str) -> Path:
     Raises:
         UserError: the folder, or the first of its parents that exists, is a file or not writable.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if "\0" in str(path):
+        raise UserError(f"{what} '{path}' cannot be written (it contains NUL): choose another folder.")
     try:
         existing = path.absolute()
         while not existing.exists():

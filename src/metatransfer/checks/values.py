@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from metatransfer.errors import UserError
@@ -110,9 +111,9 @@ def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], wh
         UserError: names the first keys that are missing, unknown or of another shape.
     """
     shapes = [
-        f"{key} {tuple(loaded[key].shape)} instead of {tuple(own[key].shape)}"
+        f"{key} {_shape(loaded[key])} instead of {tuple(own[key].shape)}"
         for key in own
-        if key in loaded and loaded[key].shape != own[key].shape
+        if key in loaded and isinstance(own[key], Tensor) and _shape(loaded[key]) != str(tuple(own[key].shape))
     ]
     found = {
         "missing": [key for key in own if key not in loaded],
@@ -129,3 +130,11 @@ def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], wh
             f"the checkpoint's weights do not fit this {what}: {'; '.join(problems)}. Build the model with the "
             "arguments that it was trained with (see the config.yaml of its run)."
         )
+
+
+def _shape(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}"
+    if value.is_meta or value.layout != torch.strided:
+        return "holds no values" if value.is_meta else "is sparse"
+    return str(tuple(value.shape))

@@ -23,7 +23,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import metatransfer  # importing the rooms is the registry of short class names
 from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
-from metatransfer.callbacks.run.checkpoint import read_checkpoint
 from metatransfer.callbacks.run.progress import ProgressBar
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_positive, check_seed, check_writable
@@ -33,6 +32,7 @@ from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain, explain_exception
 from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
+from metatransfer.methods.checkpoints import read_checkpoint
 from metatransfer.nn.weights import no_weight_files
 from metatransfer.trust import check_classes
 

@@ -14,7 +14,7 @@ from metatransfer.methods import (
     options,
     supervised,
 )
-from metatransfer.methods.base import MethodModule
+from metatransfer.methods.base import MethodModule, load
 from metatransfer.methods.classical import *
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import *
@@ -28,7 +28,7 @@ from metatransfer.methods.options import *
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.supervised import *
 
-__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor"]
+__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor", "load"]
 __all__ += options.__all__
 __all__ += classical.__all__
 __all__ += domain.__all__

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
 
 import torch
-from lightning.fabric.utilities.cloud_io import _load  # private, but what is checked is read as Lightning reads it
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 # private, but the only way to know whether the command line is building the module: saving the arguments twice would
 # lose the plain form in which it gave them
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from metatransfer.arguments import INSTANTIATOR, RemembersArguments, plain_arguments
+from metatransfer.arguments import INSTANTIATOR, RemembersArguments, class_path, plain_arguments
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.errors import UserError
+from metatransfer.methods.checkpoints import check_checkpoint, read_checkpoint, recorded_class, renamed, replaced
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
@@ -89,12 +93,16 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
-        optimizer = self.optimizer(trainable)
+        return self.with_scheduler(self.optimizer(trainable))  # type: ignore[no-any-return]
+
+    def with_scheduler(self, optimizer: Optimizer) -> Any:  # noqa: ANN401
+        """The optimizer and the scheduler for it, as Lightning takes them."""
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+            monitor = getattr(scheduler, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def check_samples(self, x: Inputs) -> None:
@@ -117,7 +125,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 "that reads texts, such as TokenAverage or HuggingFaceEncoder."
             )
 
-    # ---- what is told
+    # ---- reports
 
     def protocol(self) -> dict[str, Any]:
         """Settings of the method for the protocol card; names starting with ``train_`` matter for training only."""
@@ -183,6 +191,9 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
     ) -> Self:
         """Rebuilds a module from a checkpoint and loads its weights; the weight files of its training are not needed.
 
+        A base class, such as ``MethodModule``, loads the class that the checkpoint records, see also
+        :func:`metatransfer.load`.
+
         Args:
             checkpoint_path: a file, a URL or an open file.
             map_location: as in ``torch.load``.
@@ -198,21 +209,24 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             The module.
 
         Raises:
-            UserError: the checkpoint names something that is not allowed, see :mod:`metatransfer.trust`.
+            UserError: the file is not a checkpoint, or names something that is not allowed, see
+                :mod:`metatransfer.trust`.
         """
         if hparams_file is not None:
             raise UserError("hparams_file is not read: give the constructor arguments by name.")
         weights_only = weights_only is not False
-        content = _load(checkpoint_path, map_location="cpu", weights_only=weights_only)
-        if not isinstance(checkpoint_path, str | Path):
-            checkpoint_path.seek(0)
-        described = dict(content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}))
-        for name, value in kwargs.items():
-            known = described.get(name)
-            merges = isinstance(known, Mapping) and isinstance(value, Mapping) and "class_path" not in {*known, *value}
-            described[name] = {**known, **value} if merges else value  # type: ignore[dict-item]
+        content = read_checkpoint(checkpoint_path, weights_only)
+        described = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if inspect.isabstract(cls):
+            described = {"_class_path": recorded_class(content, checkpoint_path)} | described
         with no_weight_files():
-            kind, arguments = checked_arguments(cls, described, trusted)
+            kind, arguments = checked_arguments(cls, replaced(described, kwargs), trusted)
+            try:
+                inspect.signature(kind).bind(**arguments)
+            except TypeError as error:
+                raise UserError(
+                    f"'{checkpoint_path}' does not record all arguments ({error}): pass it by name."
+                ) from error
             # without an instantiator Lightning takes the arguments as they are, and interprets none from the file
             return super(MethodModule, kind).load_from_checkpoint(
                 checkpoint_path, map_location, None, strict, weights_only, **arguments, _instantiator=None
@@ -229,6 +243,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the protocol card and, in a run of one process, the state of the random number generators."""
+        checkpoint["class_path"] = class_path(type(self))
         checkpoint["protocol"] = protocol_card(self)
         if self._trainer is None or self._trainer.world_size == 1:
             checkpoint["rng_state"] = {"cpu": torch.get_rng_state()}
@@ -241,7 +256,11 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         Raises:
             UserError: the weights belong to another network.
         """
-        check_state_dict(self.state_dict(), checkpoint["state_dict"], type(self).__name__)
+        fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        check_checkpoint(checkpoint, resuming=fitting)
+        own = self.state_dict()
+        checkpoint["state_dict"] = renamed(checkpoint["state_dict"], own)
+        check_state_dict(own, checkpoint["state_dict"], type(self).__name__)
         self.trained_protocol = checkpoint.get("protocol")
         for name in weights_reports(self):
             del self.get_submodule(name).weights_report  # the card says what these weights started from
@@ -255,3 +274,19 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             if self.device.type == "cuda" and "cuda" in self._rng_state:
                 torch.cuda.set_rng_state(self._rng_state["cuda"].cpu(), self.device)
             self._rng_state = None
+
+
+def load(
+    checkpoint: str | Path | IO[Any],
+    *,
+    trusted: Sequence[str] = (),
+    **arguments: Any,  # noqa: ANN401
+) -> MethodModule:
+    """Rebuilds the module of a checkpoint, whatever its class, in evaluation mode and on the CPU.
+
+    Args:
+        checkpoint: a file, a URL or an open file.
+        trusted: see :meth:`MethodModule.load_from_checkpoint`, which also lists the errors.
+        **arguments: constructor arguments that replace those in the checkpoint.
+    """
+    return MethodModule.load_from_checkpoint(checkpoint, "cpu", trusted=trusted, **arguments).eval()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,12 +12,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
-from metatransfer.checks import check_batch_kind, check_labelled_batch, check_positive
+from metatransfer.checks import check_batch_kind, check_float_samples, check_labelled_batch, check_positive
+from metatransfer.data_info import ReadsSamples
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import info_of
+from metatransfer.methods.data_access import datamodule_of, info_of
 from metatransfer.methods.evaluation import Evaluation, OnSamples
 
+_BATCH = 256  # samples at once in a prediction
 _REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
 
 
@@ -104,6 +109,52 @@ class SampleClassifier(MethodModule):
 
     # ---- prediction
 
+    def predict(self, samples: Any, data: ReadsSamples | None = None) -> list[str]:  # noqa: ANN401
+        """The class of each sample, see :meth:`predictions`."""
+        return self.predictions(samples, data).labels
+
+    def predictions(self, samples: Any, data: ReadsSamples | None = None) -> Predictions:  # noqa: ANN401
+        """Labels new samples.
+
+        Args:
+            samples: ``(N, *shape)`` floats as the network takes them, as one tensor or array or as a list; or what the
+                data module reads: a folder or file, or a list of image files or texts.
+            data: the data module of the training; defaults to that of the run that trained the module.
+
+        Returns:
+            Files, texts or indices of the samples, the class names, and the probabilities.
+
+        Raises:
+            UserError: there is no data module to read files or texts, or samples do not fit the network.
+        """
+        module = replica(self).eval()  # a copy, since other threads may use the module
+        with torch.no_grad():
+            batches = [module.predict_step(batch) for batch in self._batches(samples, data)]
+        files = tuple(file for batch in batches for file in batch.files)
+        return Predictions(files, self.class_names, torch.cat([batch.probabilities for batch in batches]))
+
+    def _batches(self, samples: Any, data: ReadsSamples | None) -> Iterator[UnlabelledBatch]:  # noqa: ANN401
+        self._checked.discard("predict")
+        samples = str(samples) if isinstance(samples, Path) else samples
+        if not len(samples):
+            raise UserError("there are no samples to label: give at least one.")
+        if isinstance(samples[0], str | Path):
+            data = datamodule_of(self) if data is None else data
+            if not isinstance(data, ReadsSamples):
+                raise UserError(
+                    "files and texts are read by a data module: give predict(samples, data) that of the training, such "
+                    "as a LabelledDataModule, or give the samples as a tensor (N, *shape)."
+                )
+            for batch in data.predict_dataloader(
+                samples if isinstance(samples, str) else [str(one) for one in samples]
+            ):
+                yield self.transfer_batch_to_device(batch, self.device, 0)
+            return
+        x = torch.stack([torch.as_tensor(one) for one in samples]).to(self.device)
+        check_float_samples(x, "samples")
+        for start in range(0, len(x), _BATCH):
+            yield UnlabelledBatch(x[start : start + _BATCH], tuple(map(str, range(start, min(len(x), start + _BATCH)))))
+
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
         """Labels samples."""
         if not isinstance(batch, UnlabelledBatch):
@@ -118,7 +169,9 @@ class SampleClassifier(MethodModule):
         probabilities = self(x).float().softmax(-1).cpu()
         for file, whole in zip(files, probabilities.isfinite().all(-1).tolist(), strict=True):
             if not whole:
-                raise UserError(f"{type(self).__name__} gives no numbers for '{file}': look at the sample.")
+                raise UserError(
+                    f"the probabilities of {type(self).__name__} for '{file}' are NaN: check sample and weights."
+                )
         return Predictions(files, self.class_names, probabilities)
 
 

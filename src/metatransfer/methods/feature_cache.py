@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from metatransfer.arguments import plain_arguments
+from metatransfer.checks import check_writable
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
+from metatransfer.module_keys import module_key
 from metatransfer.nn import Backbone
 from metatransfer.storage import cache_file, cache_folder, keep_array, kept_array
 
-_FORMAT = 3
-
-
-def weights_key(network: nn.Module) -> str:
-    """A hash of everything that determines a network's features: architecture, arguments and weights."""
-    digest = hashlib.sha256()
-    arguments = plain_arguments(network.__dict__.get("_init_arguments", {}))
-    arguments.pop("weights", None)  # a path; the weights themselves follow
-    digest.update(f"{type(network).__qualname__} {arguments}\n{network}".encode())
-    # buffers that are kept in no checkpoint shape the features, too
-    for name, value in sorted((dict(network.named_buffers()) | network.state_dict()).items()):
-        if not isinstance(value, Tensor):
-            continue
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+_FORMAT = 4
 
 
 @torch.no_grad()
@@ -76,29 +58,18 @@ def cached_features(
         UserError: the folder cannot be written to, or features are not finite.
     """
     shape = (samples, backbone.out_features)
-    path = cache_file(cache_folder("features", cache_dir), "features", str(_FORMAT), weights_key(backbone), content)
+    path = cache_file(cache_folder("features", cache_dir), "features", str(_FORMAT), module_key(backbone), content)
     kept = kept_array(path, shape, np.float32)
     if kept is not None:
         return kept.array
-    with _told_of(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()  # an error now rather than after the work
+    # an error now rather than after the work
+    check_writable(path.parent, "the folder of cached features (cache_dir or METATRANSFER_CACHE)")
     found = _computed(shape, batches(), type(backbone).__name__)
-    with _told_of(path.parent):
-        keep_array(path, found)
-    return found
-
-
-@contextlib.contextmanager
-def _told_of(folder: Path) -> Iterator[None]:
-    """Turns errors of the cache folder into a UserError, but not those of reading samples."""
     try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"features cannot be kept in '{folder}' ({error.strerror or error}): give another folder by cache_dir or "
-            "METATRANSFER_CACHE."
-        ) from error
+        keep_array(path, found)
+    except OSError as error:  # e.g. a full disk: the work is not lost
+        rank_zero_warn(f"the features could not be kept in '{path.parent}' ({error.strerror or error}).")
+    return found
 
 
 def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], name: str) -> NDArray[np.float32]:
@@ -108,8 +79,8 @@ def _computed(shape: tuple[int, int], batches: Iterable[tuple[Tensor, Tensor]], 
         finite = torch.isfinite(features).all(1)
         if not finite.all():
             raise UserError(
-                f"{name} gives features that are NaN or infinite, first of sample {int(numbers[~finite][0])}: look at "
-                "it and at the weights."
+                f"{name} computes features that are NaN or infinite, first for sample {int(numbers[~finite][0])}: "
+                "check the sample and the weights."
             )
         rows = numbers.cpu().numpy()
         array[rows] = features.float().cpu().numpy()

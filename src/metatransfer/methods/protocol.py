@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metatransfer.data_info import ServesData
 from metatransfer.methods.data_access import datamodule_of
+from metatransfer.module_keys import code_key
 from metatransfer.nn.weights import weights_reports
 
 _OF_TRAINING = (
@@ -41,6 +42,10 @@ def protocol_card(module: LightningModule) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+    own = {type(part) for part in module.modules()}
+    codes = {kind.__qualname__: key for kind in own if (key := code_key(kind))}
+    if codes:
+        card["method"] |= {"code": codes}
     started = {name: report.card() for name, report in weights_reports(module).items()}
     # weights that came with a checkpoint started from what its card says
     started = started or (getattr(module, "trained_protocol", None) or {}).get("initial_weights", {})
@@ -67,19 +72,18 @@ def differences(trained: dict[str, Any], tested: dict[str, Any]) -> list[str]:
     These are the method in evaluation and the evaluation data. Fields of training are ignored, and so are fields that
     only one card has.
     """
-    old, new = _flat(trained), _flat(tested)
-    return [
-        f"{key}: {old[key]} -> {new[key]}"
-        for key in sorted(old.keys() & new.keys())
-        if key.startswith(("method.", "data.")) and not key.startswith(_OF_TRAINING) and old[key] != new[key]
-    ]
+    old, new = _of_evaluation(trained), _of_evaluation(tested)
+    return [f"{key}: {old[key]} -> {new[key]}" for key in old if key in new and old[key] != new[key]]
 
 
 def evaluation_key(module: LightningModule) -> str:
     """A string that is equal for validations whose numbers may be compared, also after a resume."""
-    flat = _flat(protocol_card(module))
-    kept = {key: flat[key] for key in sorted(flat) if key.startswith(("method.", "data."))}
-    return str({key: value for key, value in kept.items() if not key.startswith(_OF_TRAINING)})
+    return str(_of_evaluation(protocol_card(module)))
+
+
+def _of_evaluation(card: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in sorted(_flat(card).items()) if key.startswith(("method.", "data."))}
+    return {key: value for key, value in flat.items() if not key.startswith(_OF_TRAINING)}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

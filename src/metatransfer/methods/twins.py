@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
@@ -103,11 +103,26 @@ def redraw(module: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
     wholes = [part for part in module.modules() if isinstance(part, ImageBackbone) and id(part) not in kept]
     kept |= {id(part) for whole in wholes for part in whole.modules()}
     owners = [part for part in module.modules() if part._parameters and id(part) not in kept] + wholes
-    for part in owners:
-        if not callable(getattr(part, "reset_parameters", None)):
-            raise UserError(
-                f"{type(module).__name__} cannot be initialised again: its part {type(part).__name__} does not define "
-                "reset_parameters; define it."
-            )
+    reset(owners, type(module).__name__)
+
+
+def reset(owners: Sequence[nn.Module], whole: str, parameters: Mapping[str, nn.Parameter] | None = None) -> None:
+    """Draws the parameters of modules again.
+
+    Args:
+        owners: the modules that hold the parameters.
+        whole: what they are parts of, for the message.
+        parameters: parameters that the modules must hold, by name.
+
+    Raises:
+        UserError: a module does not define ``reset_parameters``, or a parameter is held by none of them.
+    """
+    owned = {id(value) for part in owners for value in part._parameters.values()}
+    stubborn = [type(part).__name__ for part in owners if not callable(getattr(part, "reset_parameters", None))]
+    stubborn += [name for name, value in (parameters or {}).items() if id(value) not in owned]
+    if stubborn:
+        raise UserError(
+            f"{whole} cannot be initialised again: its part {stubborn[0]} does not define reset_parameters; define it."
+        )
     for part in owners:
         part.reset_parameters()  # type: ignore[operator]

@@ -34,12 +34,7 @@ class Head(nn.Module, ABC):
 
 
 class LinearHead(Head):
-    """A linear layer with the initialisation of ``torch.nn.Linear``.
-
-    Args:
-        in_features: size of the features.
-        out_features: number of classes, or size of a regression target.
-    """
+    """A linear layer with the initialisation of ``torch.nn.Linear``."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -55,8 +50,8 @@ class CosineHead(Head):
     r"""Scaled cosine similarity :math:`s \cdot \cos(f, w_k)` (Gidaris and Komodakis 2018, 1804.09458).
 
     Args:
-        in_features: size of the features.
-        out_features: number of classes.
+        in_features: see :class:`Head`.
+        out_features: see :class:`Head`.
         scale: initial value of the learned scale ``s``.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,9 @@ from metatransfer.nn.layouts import translated
 
 __all__ = ["WeightsReport", "load_weights"]
 
-_PREFIX = "backbone."  # of the network's names in a checkpoint of a method
+_COMPILED = "_orig_mod."  # added by torch.compile
+_WRAPPERS = {"backbone", "model", "module", "network"}  # of methods, Lightning modules, DistributedDataParallel, ...
+_NESTED = ("state_dict", "model_state_dict", "model", "network")  # where files keep the state_dict beside other things
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
 
 
@@ -86,10 +89,11 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
 
     Args:
         network: changed in place.
-        path: a Lightning checkpoint (names that do not start with ``backbone.`` are skipped); a ``state_dict`` or
-            ``.safetensors`` file with or without this prefix; ``"glyphs"``, weights of the default ``Conv4`` that
-            come with the package; or ``"package:NAME"``, the file of weights in an installed Python package. timm's
-            EfficientNets also accept the names of EfficientNet-PyTorch.
+        path: a Lightning checkpoint, a ``state_dict``, a dictionary that holds one (``{"model": ...}``), or a
+            ``.safetensors`` file; ``"glyphs"``, weights of the default ``Conv4`` that come with the package; or
+            ``"package:NAME"``, the file of weights in an installed Python package. Names may have the prefixes of
+            wrappers: ``backbone.``, ``model.``, ``module.``, ``_orig_mod.`` and combinations; names without the prefix
+            of the others are skipped. timm's EfficientNets also accept the names of EfficientNet-PyTorch.
 
     Returns:
         The report on all tensors.
@@ -99,25 +103,52 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
             (it has less than half of the network's parameters).
     """
     file = weights_file(path)
+    return load_tensors(network, read_weights(file), file)
+
+
+def load_tensors(network: nn.Module, given: dict[str, Tensor], file: Path) -> WeightsReport:
+    """Loads those tensors of a file that match a network, see :func:`load_weights`."""
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    given = translated(_of_the_network(read_weights(file), own), own)
+    given = translated(_without_prefix(given, own), own)
     dropped = {name: reason for name, value in given.items() if (reason := _reason(value, own.get(name)))}
     kept = {name: value for name, value in given.items() if name not in dropped}
-    _check_architecture(network, given, dropped, str(path))
+    _check_architecture(network, given, dropped, file)
     for name, value in kept.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(
-                f"weights file '{path}': '{name}' holds NaN or infinity: use weights of a run that converged."
-            )
+            raise UserError(f"weights file '{file}': '{name}' holds NaN or infinity: use other weights.")
     whole = network.state_dict()  # some networks need the version that torch stores in it
     whole.update(kept)
     network.load_state_dict(whole)
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return WeightsReport(file.name, digest, tuple(kept), dropped, tuple(name for name in own if name not in kept))
+    return WeightsReport(file.name, sha256(file), tuple(kept), dropped, tuple(name for name in own if name not in kept))
 
 
-def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: dict[str, str], path: str) -> None:
+def sha256(*files: Path) -> str:
+    """The checksum of files, as if they were one."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            hashlib.file_digest(content, lambda: digest)
+    return digest.hexdigest()
+
+
+def _without_prefix(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have the prefix of wrappers with which most names match the network."""
+    if not any(_COMPILED in name for name in own):
+        given = {name.replace(_COMPILED, ""): value for name, value in given.items()}
+    matches = Counter({"": 0})
+    for name in given:
+        parts = name.split(".")
+        for end in range(len(parts)):
+            if not _WRAPPERS.issuperset(parts[:end]):
+                break
+            prefix = ".".join([*parts[:end], ""])
+            matches[prefix] += name.removeprefix(prefix) in own
+    prefix = max(matches, key=lambda prefix: (matches[prefix], len(prefix)))
+    return {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+
+
+def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: dict[str, str], file: Path) -> None:
     own = network.state_dict()
     parameters = [name for name, _ in network.named_parameters()]
     fitting = sum(name in given and name not in dropped for name in parameters)
@@ -126,7 +157,7 @@ def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: d
     example = next((f"{name}: {why}" for name, why in dropped.items() if name in own), None)
     example = example or f"the file has {_few(given)}, the network {_few(own)}"
     raise UserError(
-        f"weights file '{path}' is of another architecture: {fitting} of the {len(parameters)} parameters of this "
+        f"weights file '{file}' is of another architecture: {fitting} of the {len(parameters)} parameters of this "
         f"{type(network).__name__} are in it ({example}); build the network with the arguments that the weights were "
         "trained with."
     )
@@ -142,10 +173,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if file.stat().st_size == 0:
         raise UserError(f"weights file '{file}' is empty: save or copy it again.")
     content: Any = _safetensors(file) if file.suffix.lower() == ".safetensors" else _torch(file)
-    inner: Any = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    named = inner.items() if isinstance(inner, Mapping) else ()
-    tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
-    if not tensors:
+    inner = content
+    while isinstance(inner, Mapping):
+        named, inner = inner, next((inner[key] for key in _NESTED if isinstance(inner.get(key), Mapping)), None)
+        tensors = {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
+    if not isinstance(content, Mapping) or not tensors:
         found = f"has only {_few(content)}" if isinstance(content, Mapping) else f"is a {type(content).__name__}"
         raise UserError(
             f"weights file '{file}' must hold tensors by name, a state_dict or a Lightning checkpoint, but {found}: "
@@ -176,12 +208,6 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")[:120]
         raise UserError(f"weights file '{file}' cannot be read as safetensors ({reason}): save it again.") from error
-
-
-def _of_the_network(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the prefix ``backbone.``, unless the full names match the network better."""
-    inner = {name.removeprefix(_PREFIX): value for name, value in given.items() if name.startswith(_PREFIX)}
-    return inner if inner and len(inner.keys() & own.keys()) >= len(given.keys() & own.keys()) else given
 
 
 def _reason(value: Tensor, own: Tensor | None) -> str | None:

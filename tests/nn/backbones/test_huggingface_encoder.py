@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import pickle
 import shutil
 import sys
 
@@ -181,7 +183,7 @@ def test_arguments_suffice_where_the_folder_is_gone(copied, texts):
             HuggingFaceEncoder(str(copied))
     again.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(again(texts), encoder(texts))
-    with pytest.raises(UserError, match=r"fetch its config\.json into a folder"):
+    with pytest.raises(UserError, match=r"put its config\.json into a folder"):
         HuggingFaceEncoder(**arguments)
 
 
@@ -228,7 +230,7 @@ def pickled(folder):
 
 
 BAD = {
-    "no config": (lambda f: (f / "config.json").unlink(), {}, "has no config.json: fetch it into the folder"),
+    "no config": (lambda f: (f / "config.json").unlink(), {}, "has no config.json: download it into the folder"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), {}, "or set weights to null"),
     "no json": (lambda f: (f / "config.json").write_text("{"), {}, "config.json' is not valid JSON"),
     "no type": (lambda f: (f / "config.json").write_text("{}"), {}, "must be an object with model_type"),
@@ -244,6 +246,46 @@ BAD = {
     "dropout": (lambda f: None, {"dropout": 1.0}, "dropout must be a fraction"),
     "file": (lambda f: None, {"weights": "nowhere.pt"}, "weights file 'nowhere.pt' does not exist"),
 }
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+MALICIOUS = {
+    "pickle": lambda f: torch.save({"embeddings": Bomb()}, f / "pytorch_model.bin"),
+    "old pickle": lambda f: (f / "pytorch_model.bin").write_bytes(pickle.dumps({"embeddings": Bomb()})),
+    "pickle called safetensors": lambda f: (f / "model.safetensors").write_bytes(pickle.dumps(Bomb())),
+}
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_a_folder_of_a_stranger_unpickles_nothing(copied, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (copied / "model.safetensors").unlink()
+    MALICIOUS[name](copied)
+    with pytest.raises(UserError, match=r"^the weights in '.*' cannot be read"):
+        HuggingFaceEncoder(str(copied))
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}},
+        {"attn_implementation": "stranger/kernel"},
+        {"_attn_implementation": "stranger/kernel"},
+        {"quantization_config": {"quant_method": "evil", "modules_to_not_convert": []}},
+    ],
+)
+def test_a_folder_of_a_stranger_runs_no_code_of_its_own(copied, texts, changes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (copied / "evil.py").write_text("open('pwned', 'w').close()\nclass Config: pass\nclass Model: pass\n")
+    expected = HuggingFaceEncoder(str(copied)).eval()(texts)
+    edit(copied, **changes)
+    torch.testing.assert_close(HuggingFaceEncoder(str(copied)).eval()(texts), expected)
+    assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.parametrize("name", BAD)

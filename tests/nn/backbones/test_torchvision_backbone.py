@@ -106,7 +106,7 @@ def test_weights_of_the_hub_folder(name, hub, monkeypatch):
     assert all(torch.equal(value, own[key]) for key, value in net.network.state_dict().items())
     report = net.weights_report
     assert (report.file, report.sha256) == (file.name, hashlib.sha256(file.read_bytes()).hexdigest())
-    assert {"classifier, removed"} <= set(report.dropped.values()) <= {"classifier, removed", "not in the network"}
+    assert set(report.dropped.values()) == {"not in the network"}
     assert all("num_batches_tracked" in key for key in report.new)
     # the classifier on top gives the library's answer, its own range of numbers included
     x = torch.rand(2, 3, 64, 64)
@@ -164,11 +164,13 @@ def test_damaged_weights(hub, monkeypatch):
     stored(SMALL, state, hub, monkeypatch, digest="0" * 8)
     refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "sha256", "00000000", "damaged", "delete it")
     stored(SMALL, {key: value for key, value in state.items() if key != "conv1.0.weight"}, hub, monkeypatch)
-    refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "not of shufflenet", "conv1.0.weight", "is missing")
+    refused(
+        lambda: TorchvisionBackbone(SMALL, weights="default"), "not of shufflenet", "conv1.0.weight", "is missing or of"
+    )
     stored(SMALL, {**state, "conv1.0.weight": torch.zeros(3)}, hub, monkeypatch)
-    refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "conv1.0.weight", "has shape (3,)")
+    refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "conv1.0.weight", "of another shape")
     stored(SMALL, {**state, "conv1.0.weight": state["conv1.0.weight"] * torch.nan}, hub, monkeypatch)
-    refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "hold NaN", "IMAGENET1K_V1")
+    refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "conv1.0.weight", "holds NaN")
     stored(SMALL, nn.Linear(2, 2), hub, monkeypatch)
     refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "Python objects")
 

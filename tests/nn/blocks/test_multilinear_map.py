@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metatransfer.errors import UserError
-from metatransfer.nn.blocks.multilinear_map import MultilinearMap
+from metatransfer.nn import MultilinearMap
 
 
 def test_the_outer_product_against_a_double_loop():

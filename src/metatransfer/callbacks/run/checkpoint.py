@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.checks import check_file, check_monitor
+from metatransfer.checks import check_monitor
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
@@ -130,27 +130,6 @@ class BestCheckpoint(ModelCheckpoint):
         super()._remove_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
             card_path(filepath).unlink(missing_ok=True)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of tensors and plain values, without running code."""
-    check_file(path, "checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(
-            f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
-        ) from error
-    missing = [
-        key
-        for key in ("state_dict", "pytorch-lightning_version")
-        if key not in (content if isinstance(content, dict) else ())
-    ]
-    if missing:
-        raise UserError(
-            f"'{path}' has no '{missing[0]}' and is not a Lightning checkpoint: give a file that fit wrote."
-        )
-    return dict(content)
 
 
 def save_with_card(path: Path, content: dict[str, Any]) -> None:

@@ -154,8 +154,10 @@ class Arrays(Collection):
             for part, (x, y, _) in self._found(labelled=False).items()
         }
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """The samples of a file, named by their index."""
+        if not isinstance(path, str):
+            return super().unlabelled(path)
         arrays, where = open_arrays(path), f"predict '{path}'"
         pair = (*arrays, None) if len(arrays) == 1 else _named_pair(arrays, self.names, None, labelled=False)
         if pair is None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from metatransfer.checks import check_choice
+from metatransfer.checks import check_choice, check_file
 from metatransfer.data.readers.image_files import ImageFile, ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import (
@@ -40,8 +40,15 @@ class ImageCollection(Collection):
     reader: ImageReader
     path: str
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The images of a folder or zip file at any depth, with their relative names."""
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
+        """The images of a folder or zip file at any depth, with their relative names; or a list of image files."""
+        if not isinstance(path, str):
+            places = [check_file(one, "image file") for one in path]
+            files = [
+                ImageFile(str(one.parent), one.name, one.stat().st_size, str(one.stat().st_mtime_ns)) for one in places
+            ]
+            source, kept = self.reader.in_order(files, "the image files")
+            return source, tuple(str(path[index]) for index in kept)
         source, names, self.skipped["predict"] = self.reader.below(path)
         return source, names
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,10 @@ class Table(Collection):
             parts[part] = TableSource(raw[kept], columns, targets, names, name, of_class)
         return parts
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """The rows of a file with the same features, named by file and line."""
+        if not isinstance(path, str):
+            return super().unlabelled(path)
         columns, cells = self._columns, read_table(path, self.delimiter)
         raw, bad = self._raw(cells, columns)
         kept = np.flatnonzero(~bad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,10 @@ class Texts(Collection):
             for name, (texts, labels, where) in self._read(labelled=False).items()
         }
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The texts of a table, or of a ``.txt`` file with one text per line; named by file and line."""
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
+        """The texts of a table, or of a ``.txt`` file with one text per line, named by file and line; or a list."""
+        if not isinstance(path, str):
+            return TextSource(path, None, "the texts"), tuple(path)
         lines = path.lower().endswith(".txt") and self.delimiter is None
         table = read_lines(path, self.text) if lines else read_table(path, self.delimiter, self.quotes, [self.text])
         source = TextSource(table.filled(self.text, "text", (str,)), None, f"'{path}'")

@@ -15,6 +15,7 @@ from metatransfer.batches import Inputs
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_uniforms
+from metatransfer.module_keys import shown
 
 
 class Augmentation:
@@ -215,5 +216,5 @@ class Changes:
         """For the protocol card."""
         return {
             "augmentation": repr(self.augmentation) if self.augmentation is not None else "none",
-            "transform": [str(one) for one in self.transform] or "none",
+            "transform": [shown(one) for one in self.transform] or "none",
         }

@@ -23,6 +23,7 @@ from metatransfer.data.serving.settings import DomainDivision
 from metatransfer.data.sources import Collection
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
+from metatransfer.module_keys import shown
 
 Oracle = Literal["report", "select", "none"]
 Standardization = Literal["none", "domain", "source"]
@@ -264,7 +265,7 @@ class DomainDataModule(OpenedDomains):
             "split": "all samples in every split" if self.division.transductive else how,
             "samples": {split: len(one) for split, one in target.splits.items() if split != "train"},
             "labels_known": known,
-            "transform": [repr(one) for one in target.changes.transform],
+            "transform": [shown(one) for one in target.changes.transform],
         }
 
     def _training_card(self, domain: Domain, own: bool) -> dict[str, Any]:
@@ -279,7 +280,7 @@ class DomainDataModule(OpenedDomains):
             "balance": data.balance,
             "seed": data.seed if own else self._target_seed(domain.name),
             "augmentation": repr(augmentation) if augmentation is not None else None,
-            "transform": [repr(one) for one in domain.changes.transform],
+            "transform": [shown(one) for one in domain.changes.transform],
         }
 
 

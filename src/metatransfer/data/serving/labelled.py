@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -20,6 +21,7 @@ from metatransfer.data.serving.splits import LabelledSplits
 from metatransfer.data.sources import SPLITS, Collection, Source, View
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
+from metatransfer.module_keys import module_key, shown
 
 BALANCES: tuple[str, ...] = get_args(Balance)
 _STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: SPLITS}
@@ -119,9 +121,7 @@ class LabelledDataModule(CollectionDataModule):
         digest = hashlib.sha256(chosen.base.fingerprint().encode())
         digest.update(chosen.indices.astype("<i8").tobytes())
         for part in self.processing.transform or ():
-            digest.update(repr(part).encode())
-            for name, value in part.state_dict().items():
-                digest.update(name.encode() + value.cpu().numpy().tobytes())
+            digest.update(module_key(part).encode())
         if self.encoder is not None:
             digest.update(self.encoder.key().encode())
         return digest.hexdigest()
@@ -218,9 +218,9 @@ class LabelledDataModule(CollectionDataModule):
         """The test samples in order."""
         return self._in_order("test")
 
-    def predict_dataloader(self) -> BatchLoader[UnlabelledBatch]:
-        """The samples to label."""
-        source, names = self.to_label()
+    def predict_dataloader(self, samples: str | Sequence[str] | None = None) -> BatchLoader[UnlabelledBatch]:
+        """The samples to label: those of ``predict``, or of another folder, file, or list of image files or texts."""
+        source, names = self.to_label() if samples is None else self.collection.unlabelled(samples)
         sampler = UnlabelledSampler(self._encoded(source), names, self.processing.changes(training=False))
         return BatchLoader(sampler, len(names), self.eval_batch_size)
 
@@ -242,7 +242,7 @@ class LabelledDataModule(CollectionDataModule):
                 "seed": self.seed,
             },
             "augmentation": repr(self.processing.augmentation) if self.processing.augmentation is not None else None,
-            "transform": [repr(one) for one in self.processing.transform or ()],
+            "transform": [shown(one) for one in self.processing.transform or ()],
         }
         own = self.collection.protocol()
         if splits.how != "as given":

@@ -87,11 +87,11 @@ class Collection(ABC):
             found[name] = without_labels(source)
         return found
 
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
+    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """Reads samples for ``lightning predict`` to label.
 
         Args:
-            path: the folder or file given by the user.
+            path: the folder or file given by the user, or a list of image files or texts.
 
         Returns:
             The samples, whose labels are ignored, and a name for each.

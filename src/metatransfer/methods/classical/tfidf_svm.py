@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_positive
-from metatransfer.data_info import ServesSamples
+from metatransfer.data_info import ReadsSamples, ServesSamples
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.data_access import datamodule_of, info_of
@@ -84,7 +84,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
             x = vectorizer.fit_transform(self._texts(data, "train", range(len(labels))))
         except ValueError as error:
             raise UserError(
-                f"no word of the training texts occurs in min_count={self.min_count} of them: lower it, or look at the "
+                f"no word of the training texts occurs in min_count={self.min_count} of them: lower it, or check the "
                 "texts."
             ) from error
         machine = LinearSVC(C=self.C, dual="auto", random_state=0).fit(x, labels.numpy())
@@ -129,6 +129,12 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         """The cross-entropy of the fitted classifier and the margins, for logging."""
         outputs = self.outputs(batch, "train")
         return F.cross_entropy(outputs.float(), batch.y), outputs
+
+    def predictions(self, samples: Any, data: ReadsSamples | None = None) -> Predictions:  # noqa: ANN401
+        """Labels a list of texts, see :class:`ClassifierModule`; no data module is needed."""
+        if isinstance(samples, str) or not len(samples):
+            raise UserError("the samples to label must be a list of texts; lightning predict reads files of texts.")
+        return Predictions(tuple(samples), self.class_names, self.scores(samples).float().softmax(-1).cpu())
 
     def predict_step(self, batch: UnlabelledBatch, batch_idx: int = 0) -> Predictions:
         """Labels texts, which must come in the order of the data."""

@@ -23,8 +23,7 @@ from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.metrics.validators import Validator
-from metatransfer.nn import Backbone
-from metatransfer.nn.backbones.raw_features import RawFeatures
+from metatransfer.nn import Backbone, RawFeatures
 from metatransfer.nn.blocks.domain_norm import Side
 
 if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody else waits for scikit-learn

@@ -13,8 +13,7 @@ from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.pairs import Pair
 from metatransfer.methods.domain.schedules import RAMP, Ramp
-from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead
-from metatransfer.nn.blocks.multilinear_map import MultilinearMap
+from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, MultilinearMap
 
 
 class CDANModule(DANNModule):
@@ -24,7 +23,7 @@ class CDANModule(DANNModule):
               w = \frac{1 + e^{-H(g)}}{\overline{1 + e^{-H(g)}}}
 
     The input of the discriminator is the multilinear map :math:`T` of features and predictions, see
-    :class:`~metatransfer.nn.blocks.multilinear_map.MultilinearMap`; no gradient flows into the predictions. With
+    :class:`~metatransfer.nn.MultilinearMap`; no gradient flows into the predictions. With
     ``entropy`` (CDAN+E), samples with confident predictions get larger weights :math:`w`, which have mean 1 in each
     domain and no gradient.
 

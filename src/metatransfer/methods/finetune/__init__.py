@@ -3,6 +3,7 @@
 from metatransfer.methods.finetune.finetune import FineTuneModule
 from metatransfer.methods.finetune.policies import (
     L2SP,
+    FineTunePolicy,
     Full,
     GradualUnfreezing,
     HeadOnly,
@@ -10,7 +11,6 @@ from metatransfer.methods.finetune.policies import (
     LayerwiseLRDecay,
     LayerwiseTransfer,
 )
-from metatransfer.methods.finetune.policy import FineTunePolicy
 
 __all__ = [
     "L2SP",

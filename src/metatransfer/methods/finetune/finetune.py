@@ -14,16 +14,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.data_access import info_of
-from metatransfer.methods.finetune.optimizing import keep_proportions, linear_warmup, scale_groups
-from metatransfer.methods.finetune.policies import Full
-from metatransfer.methods.finetune.policy import FineTunePolicy
+from metatransfer.methods.finetune.policies import FineTunePolicy, Full
 from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.layers import Layer, layers_of, parameters_of
@@ -200,18 +199,15 @@ class FineTuneModule(ClassifierModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser and a scheduler that keeps the proportions of the rates."""
         optimizer = self.optimizer(self.parameter_groups())
-        scale_groups(optimizer)
+        _scale_groups(optimizer)
         if self.warmup_fraction is not None:
-            warmup = linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
+            warmup = _linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            monitor = getattr(scheduler, "monitor", "val/loss")
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
-        keep_proportions(scheduler, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
+        found = self.with_scheduler(optimizer)
+        if isinstance(found, dict) and "monitor" not in found["lr_scheduler"]:
+            _keep_proportions(found["lr_scheduler"]["scheduler"], optimizer)
+            found["lr_scheduler"]["interval"] = self.lr_interval
+        return found  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
         """Computes the class weights from the training data."""
@@ -254,3 +250,33 @@ class FineTuneModule(ClassifierModule):
             "train_class_weight": self.class_weight,
             "train_warmup_fraction": self.warmup_fraction,
         }
+
+
+def _scale_groups(optimizer: Optimizer) -> None:
+    """Applies ``lr_scale`` and ``decays`` of each group to its learning rate and weight decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group["lr_scale"]
+        if not group["decays"] and "weight_decay" in group:
+            group["weight_decay"] = 0.0
+
+
+def _linear_warmup(optimizer: Optimizer, fraction: float, steps: float) -> LambdaLR:
+    """Learning rates that rise linearly over a fraction of the run and fall linearly over the rest."""
+    if steps == float("inf"):
+        raise UserError("warmup_fraction needs a run of known length: set trainer.max_epochs or trainer.max_steps.")
+    rise = max(1, round(fraction * steps))
+    return LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1.0, steps - rise))))
+
+
+def _keep_proportions(scheduler: LRScheduler, optimizer: Optimizer) -> None:
+    """Restores the proportions of the groups in schedulers that set the same rate for all."""
+    if isinstance(scheduler, OneCycleLR):
+        for group in optimizer.param_groups:
+            for key in ("initial_lr", "max_lr", "min_lr", "lr"):
+                group[key] = group[key] * group["lr_scale"]
+    elif isinstance(scheduler, CyclicLR):
+        scales = [group["lr_scale"] for group in optimizer.param_groups]
+        scheduler.base_lrs = [rate * scale for rate, scale in zip(scheduler.base_lrs, scales, strict=True)]
+        scheduler.max_lrs = [rate * scale for rate, scale in zip(scheduler.max_lrs, scales, strict=True)]
+        for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+            group["lr"] = group["initial_lr"] = rate

@@ -6,12 +6,59 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metatransfer.arguments import RemembersArguments, plain_arguments
 from metatransfer.checks import check_fraction, check_not_negative, check_positive, did_you_mean
 from metatransfer.errors import UserError
-from metatransfer.methods.finetune.policy import FineTunePolicy, reinitialise
+from metatransfer.methods.twins import reset
 from metatransfer.nn.layers import Layer, LayerParameter
+
+
+class FineTunePolicy(RemembersArguments, nn.Module):
+    """Decides for each parameter of a network whether and how it trains in an epoch.
+
+    Layers are counted from the input, see :func:`metatransfer.nn.layers_of`; the last one is the head. If policies are
+    combined, a parameter trains if all of them allow it, rates are multiplied and penalties added. The methods of this
+    class change nothing, so a policy overrides only what it needs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def prepare(self, network: nn.Module) -> None:
+        """Changes the network before its layers are listed, e.g. inserts adapters.
+
+        It is also called before a checkpoint is loaded, so the names and shapes of the parameters must depend only on
+        the network and the arguments of the policy.
+
+        Args:
+            network: has the submodules ``backbone``, with pretrained weights, and ``head``; both may be replaced.
+        """
+
+    def start(self, layers: Sequence[Layer]) -> None:
+        """Is called once before training, with the layers of the backbone and the head."""
+
+    def trains(self, parameter: LayerParameter, epoch: int) -> bool:
+        """Whether a parameter trains in an epoch, from 0; must depend on nothing else, so that runs can be resumed."""
+        return True
+
+    def lr_scale(self, parameter: LayerParameter) -> float:
+        """Factor of a parameter's learning rate."""
+        return 1.0
+
+    def decays(self, parameter: LayerParameter) -> bool:
+        """Whether a parameter has weight decay."""
+        return True
+
+    def penalty(self, layers: Sequence[Layer]) -> Tensor | None:
+        """A scalar that is added to the training loss, or ``None``."""
+        return None
+
+    def protocol(self) -> str:
+        """The name and arguments of the policy for the protocol card."""
+        arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
 
 
 class Full(FineTunePolicy):
@@ -134,11 +181,7 @@ class LayerwiseTransfer(FineTunePolicy):
         self.rest = "copied" if copied is None else "reinitialised"
 
     def _kind(self, name: str) -> str:
-        """The list of a layer.
-
-        Raises:
-            UserError: the layer is in two lists.
-        """
+        """The list of a layer, in which each name of a layer may occur once."""
         found = [kind for kind, names in self.lists.items() if any(fnmatchcase(name, one) for one in names)]
         if len(found) > 1:
             raise UserError(
@@ -157,7 +200,8 @@ class LayerwiseTransfer(FineTunePolicy):
                 )
         for layer in layers[:-1]:
             if self._kind(layer.name) == "reinitialised":
-                reinitialise(layer)
+                owners = [part for module in layer.modules for part in module.modules() if part._parameters]
+                reset(owners, f"layer '{layer.name}'", layer.parameters)
 
     def trains(self, parameter: LayerParameter, epoch: int) -> bool:
         """The head and all layers that are not frozen."""

@@ -69,10 +69,19 @@ class Backbone(RemembersArguments, nn.Module, ABC):
             UserError: the shape of a sample differs from ``in_shape``.
         """
         if self.in_shape is not None and tuple(shape) != tuple(self.in_shape):
+            remedy = "give the backbone the data's channels and size (see its arguments)"
             raise UserError(
                 f"{type(self).__name__} was built for samples of shape {tuple(self.in_shape)}, but the data has "
-                f"{tuple(shape)}: give the backbone the data's channels and size (see its arguments)."
+                f"{tuple(shape)}: {other_network(shape) if len(shape) != len(self.in_shape) else remedy}."
             )
+
+
+def other_network(shape: tuple[int, ...]) -> str:
+    """Advice on the network for samples of a shape."""
+    if len(shape) == 3:
+        return "for images use a network such as Conv4, or MLP"
+    kind = "rows of numbers, such as those of a table," if len(shape) == 1 else "such samples"
+    return f"for {kind} use another network: --model.backbone MLP"
 
 
 def probe_out_features(network: nn.Module, in_shape: tuple[int, ...], name: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +18,11 @@ from metatransfer.errors import UserError
 from metatransfer.model_folders import find_model_folder
 from metatransfer.nn.backbones.backbone import Backbone
 from metatransfer.nn.backbones.token_average import check_tokens, mean_of_tokens
-from metatransfer.nn.weights import WeightsReport, weight_files_are_read
+from metatransfer.nn.weights import WeightsReport, sha256, weight_files_are_read
 
 Pooling = Literal["mean", "cls"]
+# of config.json: what could load code of the folder or of the internet, and what is decided here
+_LEFT_OUT = {"model_type", "auto_map", "dtype", "attn_implementation", "experts_implementation", "quantization_config"}
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout")
 
 
@@ -70,18 +71,14 @@ class HuggingFaceEncoder(Backbone):
             check_fraction(dropout=dropout)
         self.name, self.pooling, self.normalize = name, pooling, normalize
         read = weights == "default" and weight_files_are_read()
-        folder = None
-        if config is None or read:
-            folder = find_model_folder(name, ["config.json"], "encoder")
-        if config is None and folder is not None:
-            config = _read_config(folder)
-        assert config is not None
+        folder = find_model_folder(name, ["config.json"], "encoder") if config is None or read else Path()
+        config = _read_config(folder) if config is None else config
         if type(self).__init__ is HuggingFaceEncoder.__init__:
             # a checkpoint can then be loaded without the folder
             self.__dict__["_init_arguments"]["config"] = config
         built = _built_config(config, name, dropout)
         model: Any
-        if read and folder is not None:
+        if read:
             model, self.weights_report = _pretrained(folder, built)
         else:
             model = _untrained(built, name)
@@ -141,7 +138,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _built_config(content: dict[str, Any], name: str, dropout: float | None) -> Any:  # noqa: ANN401
     transformers = _transformers(name)
-    plain = {key: value for key, value in content.items() if key not in ("model_type", "auto_map", "dtype")}
+    plain = {key: value for key, value in content.items() if key[0] != "_" and key not in _LEFT_OUT}
     kind = content.get("model_type")
     try:
         config = transformers.AutoConfig.for_model(kind, **plain)
@@ -195,14 +192,10 @@ def _pretrained(folder: Path, config: Any) -> tuple[nn.Module, WeightsReport]:  
             f"the weights in '{folder}' do not fit its config.json: {len(new)} of {len(own)} tensors are missing or of "
             f"another shape ({', '.join(new[:3])}): download both files again, from one model."
         )
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            hashlib.file_digest(content, lambda: digest)
     dropped = dict.fromkeys(sorted(found["unexpected_keys"]), "not in the network")
     name = f"{files[0].name}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
     kept = tuple(f"model.{key}" for key in own)
-    return network, WeightsReport(name, digest.hexdigest(), kept, dropped, ())
+    return network, WeightsReport(name, sha256(*files), kept, dropped, ())
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], bool]:

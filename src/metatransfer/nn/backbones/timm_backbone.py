@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,65 +10,27 @@ from torch import Tensor, nn
 
 from metatransfer.checks import did_you_mean
 from metatransfer.errors import UserError
-from metatransfer.nn.backbones.image_backbone import IMAGENET_MEAN, IMAGENET_STD, ImageBackbone
-from metatransfer.nn.weights import weight_files_are_read
+from metatransfer.nn.backbones.image_backbone import IMAGENET_MEAN, IMAGENET_STD, ImageBackbone, Known
 
 
 class TimmBackbone(ImageBackbone):
     """A network of timm without its classifier; needs the extra ``metatransfer[timm]``.
 
-    Nothing is downloaded.
-
-    Args:
-        name: name of the network, with or without the tag of its weights (``resnet18.a1_in1k``).
-        weights: ``None`` for random weights; ``default`` for timm's file in the local cache of Hugging Face; or a file,
-            see :func:`metatransfer.nn.load_weights`.
-        in_channels: channels of the images; defaults to those of the data on the command line, else to 3. Grey images
-            are repeated over three channels. Other numbers exclude timm's weights.
-        image_size: height and width of the images; defaults to that of the data on the command line, else to any.
-        resize: height and width to which the network scales images, e.g. 224 for small images.
-        mean: mean of each channel; defaults to that of the weights' training, or 0 without weights.
-        std: standard deviation of each channel; defaults to that of the weights' training, or 1 without weights.
-
-    Raises:
-        UserError: timm is not installed, an unknown name, missing or unsuitable weights, or images that the network
-            cannot process.
+    The arguments are those of :class:`ImageBackbone`: ``name`` may have the tag of its weights (``resnet18.a1_in1k``),
+    and the weights ``default`` are timm's file in the local cache of Hugging Face.
     """
 
-    def __init__(
-        self,
-        name: str,
-        weights: str | None = None,
-        in_channels: int | None = None,
-        image_size: int | None = None,
-        resize: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__()
-        config = _config(_timm(), name)
-        self.name = name
-        self.set_input(in_channels, image_size, resize)
-        default = weights == "default"
-        if default and self.channels != 3:
-            raise UserError(
-                f"weights 'default' of {name} take 3 channels (1 is repeated), but in_channels is {in_channels}: omit "
-                "weights, or use images with 3 channels."
-            )
-        if getattr(config, "fixed_input_size", False):
-            self.fixed_size = self.size_for(int(config.input_size[-1]), default)
-        self.network = self.fresh_network()
-        self.out_features = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)  # type: ignore[arg-type]
-        known = getattr(config, "mean", IMAGENET_MEAN), getattr(config, "std", IMAGENET_STD)
-        self.set_statistics(mean, std, ((0.0,), (1.0,)) if weights is None else known)
-        # without the cache if a checkpoint will fill the network
-        self.load_weights(_cached(name, config) if default and weight_files_are_read() else weights)
-        self.check_size()
+    def known(self, weights: str | None) -> Known:
+        """Size and statistics of timm's weights."""
+        config = _config(self.name)
+        size = int(config.input_size[-1]) if getattr(config, "fixed_input_size", False) else None
+        mean, std = getattr(config, "mean", IMAGENET_MEAN), getattr(config, "std", IMAGENET_STD)
+        return Known(weights == "default", size, mean, std)
 
     def fresh_network(self) -> nn.Module:
         """The network without its classifier, with random weights."""
         size: dict[str, Any] = {} if self.fixed_size is None else {"img_size": self.fixed_size}
-        if self.fixed_size == getattr(_config(_timm(), self.name), "input_size", (None,))[-1]:
+        if self.fixed_size == getattr(_config(self.name), "input_size", (None,))[-1]:
             size = {}  # some networks do not accept the argument
         try:
             network: nn.Module = _timm().create_model(
@@ -82,7 +43,32 @@ class TimmBackbone(ImageBackbone):
                 f"timm cannot build {self.name} for {wanted} ({reason}): use another network"
                 f"{', or set resize to its own size' if size else ''}."
             ) from error
+        self.out_features = int(getattr(network, "head_hidden_size", None) or network.num_features)  # type: ignore[arg-type]
         return network
+
+    def named_file(self, weights: str, download: bool) -> Path:
+        """The file in the cache of Hugging Face."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache  # a dependency of timm
+
+        repository = getattr(_config(self.name), "hf_hub_id", None)
+        if not repository:
+            raise UserError(f"timm has no weights of {self.name}: omit weights, or give a file.")
+        for file in ("model.safetensors", "pytorch_model.bin"):
+            path = try_to_load_from_cache(repository, file)
+            if isinstance(path, str):
+                return Path(path)
+        if not download:
+            raise UserError(
+                f"weights '{weights}' of {self.name} are not in the local cache: run 'hf download {repository} "
+                "model.safetensors' on a machine with internet access, set download: true, or give a file."
+            )
+        try:
+            return Path(hf_hub_download(repository, "model.safetensors"))
+        except Exception as error:  # many types of errors
+            raise UserError(
+                f"weights '{weights}' of {self.name} could not be downloaded from {repository} "
+                f"({type(error).__name__}): download them on another machine, and give the file."
+            ) from error
 
     def network_maps(self, x: Tensor) -> Tensor | None:
         """The output of timm's ``forward_features``, if it has four dimensions."""
@@ -100,8 +86,9 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _config(timm: ModuleType, name: str) -> Any:  # noqa: ANN401
+def _config(name: str) -> Any:  # noqa: ANN401
     # image size, statistics and origin of the weights
+    timm = _timm()
     plain, _, tag = str(name).partition(".")
     if not timm.is_model(plain):
         raise UserError(f"timm has no network '{plain}'{did_you_mean(plain, timm.list_models())}")
@@ -110,19 +97,3 @@ def _config(timm: ModuleType, name: str) -> Any:  # noqa: ANN401
         listed = ", ".join(known for known in tags if known) or "none"
         raise UserError(f"timm has no weights '{tag}' of {plain}{did_you_mean(tag, tags)} Known: {listed}.")
     return timm.get_pretrained_cfg(name)
-
-
-def _cached(name: str, config: Any) -> Path:  # noqa: ANN401
-    from huggingface_hub import try_to_load_from_cache  # a dependency of timm
-
-    repository = getattr(config, "hf_hub_id", None)
-    if not repository:
-        raise UserError(f"timm has no weights of {name}: omit weights, or give a file.")
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        path = try_to_load_from_cache(repository, file)
-        if isinstance(path, str):
-            return Path(path)
-    raise UserError(
-        f"weights 'default' of {name} are not in the local cache: run 'hf download {repository} model.safetensors' "
-        "on a machine with internet access, or give a file."
-    )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Inputs, Tokens
 from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
-from metatransfer.nn.backbones.backbone import Backbone
+from metatransfer.nn.backbones.backbone import Backbone, other_network
 
 
 class TokenAverage(Backbone):
@@ -43,8 +43,8 @@ class TokenAverage(Backbone):
         super().__init__()
         if vocabulary_size is None:
             raise UserError(
-                "TokenAverage needs vocabulary_size, the number of tokens: give that of the data module, "
-                "data.info().vocabulary_size."
+                "TokenAverage reads texts and needs vocabulary_size, the number of tokens: give that of the data. For "
+                "tables use --model.backbone MLP, for images Conv4."
             )
         check_positive(vocabulary_size=vocabulary_size, embedding_size=embedding_size)
         check_fraction(dropout=dropout)
@@ -71,7 +71,7 @@ def check_tokens(x: Inputs, network: str) -> Tokens:
     if isinstance(x, Tensor):
         raise UserError(
             f"{network} reads texts as Tokens, but the samples are a tensor of shape {tuple(x.shape)}: use data of "
-            "texts, such as the collection Texts."
+            f"texts, such as the collection Texts; {other_network(tuple(x.shape[1:]))}."
         )
     return x
 

@@ -1,17 +1,74 @@
-"""The multilinear map of features and predictions."""
+"""Parts of adversarial domain adaptation: discriminator, gradient reversal, multilinear map."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from metatransfer.checks import check_positive
+from metatransfer.nn.heads import perceptron
 
 LARGEST_EXACT_MAP = 4096
 """Larger outer products are replaced by a random map, as in CDAN (1705.10667)."""
+
+
+class DomainDiscriminator(nn.Module):
+    """A multilayer perceptron that predicts whether features come from the source or from the target.
+
+    DANN uses one hidden layer of 100 units on MNIST, and two of 1024 on larger images (Ganin et al. 2016, 1505.07818).
+
+    Args:
+        in_features: size of the features.
+        hidden_sizes: sizes of the hidden layers, each followed by ReLU and dropout.
+        dropout: dropout probability of hidden units.
+
+    Raises:
+        UserError: a size is below 1, or the probability is outside [0, 1).
+    """
+
+    def __init__(self, in_features: int, hidden_sizes: Sequence[int] = (100,), dropout: float = 0.0) -> None:
+        super().__init__()
+        check_positive(in_features=in_features)
+        self.network = perceptron(in_features, hidden_sizes, 1, dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits ``(N,)`` of features ``(N, in_features)``; positive values stand for the source."""
+        outputs: Tensor = self.network(features)
+        return outputs.squeeze(-1)
+
+
+class _Reversed(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:  # noqa: ANN401
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:  # noqa: ANN401
+        return -ctx.strength * gradients[0], None
+
+
+def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
+    r"""The identity with a reversed gradient: :math:`R(x) = x`, :math:`\partial R/\partial x = -\lambda I`.
+
+    Ganin et al. 2016 (1505.07818). Layers after it minimise the loss, layers before it maximise :math:`\lambda` times
+    the loss.
+
+    Args:
+        x: float tensor of any shape.
+        strength: :math:`\lambda`.
+
+    Returns:
+        A tensor with the values of ``x``.
+    """
+    found: Tensor = _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
+    return found
 
 
 class MultilinearMap(nn.Module):

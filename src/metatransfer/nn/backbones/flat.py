@@ -1,4 +1,4 @@
-"""Fully connected networks."""
+"""Networks for samples of any fixed shape, which they flatten."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from metatransfer.checks import check_fraction
+from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.nn.backbones.backbone import Backbone
 
@@ -61,3 +61,29 @@ class MLP(Backbone):
         """``(N, *in_shape)`` to ``(N, hidden[-1])``."""
         features: Tensor = self.layers(x)
         return features
+
+
+class RawFeatures(Backbone):
+    """Flattens samples, for methods that are fitted to features.
+
+    Args:
+        in_shape: shape of one sample; defaults to that of the data on the command line.
+
+    Raises:
+        UserError: the shape is missing, or a size is below 1.
+    """
+
+    def __init__(self, in_shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        if in_shape is None:
+            raise UserError(
+                "RawFeatures needs in_shape, the shape of a sample: give that of the data. For texts use TokenAverage."
+            )
+        for size in in_shape:
+            check_positive(in_shape=size)
+        self.in_shape = tuple(in_shape)
+        self.out_features = math.prod(self.in_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, *in_shape)`` to ``(N, out_features)``."""
+        return x.flatten(1)

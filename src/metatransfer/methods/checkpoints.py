@@ -1,0 +1,118 @@
+"""Reads checkpoints and checks their structure, so that a damaged file is answered in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.utilities.cloud_io import _load  # private, but what is checked is read as Lightning reads it
+from torch import Tensor
+
+from metatransfer.checks import check_file
+from metatransfer.errors import UserError
+
+_VERSION = "pytorch-lightning_version"
+_LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+_KINDS = {
+    "state_dict": dict, _VERSION: str, "hyper_parameters": dict, "class_path": str, "protocol": dict, "loops": dict,
+    "class_names": list, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "rng_state": dict,
+}  # fmt: skip
+
+
+def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; unless ``weights_only`` is ``False``, reading it runs no code.
+
+    Args:
+        source: a file, a URL or an open file.
+        weights_only: whether to read tensors and plain values only.
+
+    Raises:
+        UserError: the file does not exist, cannot be read, or is not a checkpoint.
+    """
+    local = isinstance(source, str | Path) and "://" not in str(source)
+    if local:
+        source = check_file(str(source), "checkpoint")
+    try:
+        # a mapped file costs no memory
+        found = torch.load(source, "cpu", weights_only=True, mmap=True) if local and weights_only else None
+        found = _load(source, "cpu", weights_only) if found is None else found
+    except Exception as error:  # damaged files raise many types of errors
+        raise UserError(
+            f"'{source}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
+        ) from error
+    if not isinstance(source, str | Path):
+        source.seek(0)
+    check_checkpoint(found, f"'{source}'")
+    if not re.match(r"\d+\.\d+", found.get(_VERSION, "")):
+        raise UserError(
+            f"'{source}' has no valid '{_VERSION}' and is not a Lightning checkpoint: give a file that fit wrote."
+        )
+    return dict(found)
+
+
+def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool = False) -> None:  # noqa: ANN401
+    """Raises an error unless a checkpoint has the parts that fit writes.
+
+    Args:
+        content: what was read.
+        name: name of the file in the message.
+        resuming: whether a training continues from it, which needs more than the weights.
+
+    Raises:
+        UserError: names the first part that is missing or of another type.
+    """
+    parts: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+    if "state_dict" not in parts:
+        raise UserError(f"{name} has no 'state_dict' and is not a Lightning checkpoint: give a file that fit wrote.")
+    wrong = [
+        f"'{key}' is a {type(parts[key]).__name__} instead of a {kind.__name__}"
+        for key, kind in _KINDS.items()
+        if key in parts and not isinstance(parts[key], kind)
+    ]
+    if not wrong and "loops" in parts:
+        wrong = [f"'loops' has no '{loop}'" for loop in _LOOPS if not isinstance(parts["loops"].get(loop), dict)]
+    if not wrong and "rng_state" in parts and not _is_random_state(parts["rng_state"].get("cpu")):
+        wrong = ["'rng_state' holds no state of torch's random number generator"]
+    if wrong:
+        raise UserError(f"{name} is damaged, {wrong[0]}: give a file that fit wrote.")
+    if resuming and not (parts.get("loops") and parts.get("optimizer_states")):
+        raise UserError(
+            f"{name} holds weights, but no state of a training that could continue: give a checkpoint that fit wrote "
+            "during training, or start from its weights alone (--model.backbone.weights)."
+        )
+    for state in parts.get("optimizer_states", ()) if resuming else ():
+        if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
+            raise UserError(f"{name} is damaged, 'optimizer_states' holds no state of one: give a file that fit wrote.")
+
+
+def _is_random_state(value: object) -> bool:
+    return isinstance(value, Tensor) and (value.dtype, value.shape) == (torch.uint8, torch.get_rng_state().shape)
+
+
+def recorded_class(content: Mapping[str, Any], name: object) -> str:
+    """The import path of the module's class."""
+    if "class_path" not in content and "_class_path" not in content.get("hyper_parameters", {}):
+        raise UserError(
+            f"'{name}' does not record the class of its module: load it with that class, e.g. "
+            "ProtoNetModule.load_from_checkpoint(...)."
+        )
+    return str(content.get("class_path"))
+
+
+def replaced(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded arguments with others in their place; of a group, only the given fields are replaced."""
+    merged = dict(recorded)
+    for name, value in given.items():
+        known = merged.get(name)
+        merges = isinstance(known, Mapping) and isinstance(value, Mapping) and "class_path" not in {*known, *value}
+        merged[name] = {**known, **value} if merges else value  # type: ignore[dict-item]
+    return merged
+
+
+def renamed(loaded: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights under the names of a module, which differ where one of both was compiled by ``torch.compile``."""
+    plain = {name.replace("_orig_mod.", ""): name for name in own}
+    return {plain.get(name.replace("_orig_mod.", ""), name): value for name, value in loaded.items()}

@@ -1,0 +1,217 @@
+"""Checkpoints of any condition: they are loaded, or one sentence says what is wrong; and what loads without a class."""
+
+import copy
+import subprocess
+import sys
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import metatransfer
+from metatransfer import (
+    MLP,
+    Arrays,
+    Backbone,
+    ClassifierModule,
+    EpisodicModule,
+    FineTuneModule,
+    LabelledDataModule,
+    MethodModule,
+    ProtoNetModule,
+    UserError,
+)
+
+X = torch.rand(8, 5)
+
+
+def trainer(epochs=1):
+    return pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+
+
+def module():
+    return FineTuneModule(MLP((5,), (4,)), num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "a.npz"
+    np.savez(path, x=np.random.default_rng(0).random((60, 5), np.float32), y=np.arange(60) % 3)
+    return LabelledDataModule(Arrays(str(path)))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    path, run, one = tmp_path_factory.mktemp("run") / "a.ckpt", trainer(), module()
+    run.fit(one, datamodule=data)
+    run.save_checkpoint(path)
+    return one.eval(), path
+
+
+def changed(path, tmp_path, **parts):
+    """A checkpoint with other parts; ``None`` leaves one out."""
+    content = {**torch.load(path, weights_only=True), **{name.replace("__", "-"): one for name, one in parts.items()}}
+    torch.save({name: one for name, one in content.items() if one is not None}, tmp_path / "changed.ckpt")
+    return tmp_path / "changed.ckpt"
+
+
+def refused(build, *words):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        build()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "load", [metatransfer.load, MethodModule.load_from_checkpoint, ClassifierModule.load_from_checkpoint]
+)
+def test_a_checkpoint_names_its_class(trained, load):
+    one, path = trained
+    again = load(path).eval()
+    assert type(again) is FineTuneModule
+    assert torch.equal(again(X), one(X))
+
+
+def test_load_takes_arguments_and_gives_a_module_ready_to_predict(trained):
+    again = metatransfer.load(trained[1], label_smoothing=0.5)
+    assert again.label_smoothing == 0.5
+    assert not again.training
+
+
+def test_a_base_of_another_kind(trained, tmp_path):
+    refused(lambda: EpisodicModule.load_from_checkpoint(trained[1]), "FineTuneModule", "subclass of EpisodicModule")
+    unnamed = changed(trained[1], tmp_path, class_path=None)
+    refused(lambda: metatransfer.load(unnamed), "does not record the class", "load_from_checkpoint")
+    assert isinstance(FineTuneModule.load_from_checkpoint(unnamed), FineTuneModule)
+
+
+def test_what_names_the_class_is_not_trusted(trained, tmp_path):
+    for path in ("os.system", "torch.nn.Linear", "nowhere.Module"):
+        refused(lambda path=path: metatransfer.load(changed(trained[1], tmp_path, class_path=path)), path)
+
+
+def test_weights_alone(trained, data, tmp_path):
+    path = changed(trained[1], tmp_path, optimizer_states=None, lr_schedulers=None, loops=None, callbacks=None)
+    assert torch.equal(metatransfer.load(path)(X), trained[0](X))
+    assert trainer().test(module(), data, ckpt_path=path, verbose=False)
+    refused(
+        lambda: trainer(2).fit(module(), data, ckpt_path=path),
+        "no state of a training that could continue", "--model.backbone.weights",
+    )  # fmt: skip
+
+
+DAMAGED = {
+    "version": ({"pytorch__lightning_version": "abc"}, "has no valid 'pytorch-lightning_version'"),
+    "number as version": ({"pytorch__lightning_version": 3}, "is a int instead of a str"),
+    "no version": ({"pytorch__lightning_version": None}, "has no valid 'pytorch-lightning_version'"),
+    "no weights": ({"state_dict": None}, "has no 'state_dict'"),
+    "list of weights": ({"state_dict": [1]}, "'state_dict' is a list"),
+    "arguments": ({"hyper_parameters": [1]}, "'hyper_parameters' is a list"),
+    "no arguments": ({"hyper_parameters": None}, "missing a required argument: 'backbone'"),
+    "loops": ({"loops": {}}, "'loops' has no 'fit_loop'"),
+    "random numbers": ({"rng_state": {"cpu": torch.zeros(3)}}, "'rng_state' holds no state"),
+    "class names": ({"class_names": 3}, "'class_names' is a int"),
+    "card": ({"protocol": "card"}, "'protocol' is a str"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_one_sentence(name, trained, tmp_path):
+    parts, words = DAMAGED[name]
+    refused(lambda: FineTuneModule.load_from_checkpoint(changed(trained[1], tmp_path, **parts)), words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value.to("meta"), "holds no values"),
+        (lambda value: value.to_sparse(), "is sparse"),
+        (lambda value: "text", "is a str instead of"),
+        (lambda value: value[:1], "(1,"),
+    ],
+)
+def test_weights_that_are_none(change, words, trained, tmp_path):
+    weights = torch.load(trained[1], weights_only=True)["state_dict"]
+    weights["head.linear.weight"] = change(weights["head.linear.weight"])
+    path = changed(trained[1], tmp_path, state_dict=weights)
+    refused(lambda: metatransfer.load(path), "head.linear.weight", words)
+
+
+@pytest.mark.parametrize("content", [[1], torch.zeros(3), {}, {"state_dict": {}}])
+def test_another_kind_of_file(content, tmp_path):
+    torch.save(content, tmp_path / "a.ckpt")
+    refused(lambda: metatransfer.load(tmp_path / "a.ckpt"), "is not a Lightning checkpoint")
+    (tmp_path / "a.ckpt").write_text("text")
+    refused(lambda: metatransfer.load(tmp_path / "a.ckpt"), "cannot be read as a checkpoint")
+    refused(lambda: metatransfer.load(tmp_path / "b.ckpt"), "does not exist. Did you mean a.ckpt?")
+
+
+def test_an_optimizer_without_state(trained, data, tmp_path):
+    for states, words in (([], "no state of a training"), ([{"state": {}}], "'optimizer_states'")):
+        path = changed(trained[1], tmp_path, optimizer_states=states)
+        refused(lambda path=path: trainer(2).fit(module(), data, ckpt_path=path), words)
+
+
+def test_a_compiled_backbone_loads(tmp_path):
+    one = ProtoNetModule(MLP((5,), (4,)))
+    plain = copy.deepcopy(one.state_dict())
+    run = trainer()
+    run.strategy.connect(one)
+    run.save_checkpoint(tmp_path / "plain.ckpt", weights_only=True)
+    compiled = {name.replace("backbone.", "backbone._orig_mod."): value for name, value in plain.items()}
+    path = changed(tmp_path / "plain.ckpt", tmp_path, state_dict=compiled)
+    assert torch.equal(metatransfer.load(path).backbone(X), one.eval().backbone(X))
+
+
+# ---- classes of a script
+
+SCRIPT = """
+import lightning.pytorch as pl, torch
+from metatransfer import Backbone, ProtoNetModule
+
+class Net(Backbone):
+    def __init__(self, width=4):
+        super().__init__()
+        self.layer = torch.nn.Linear(5, width)
+        self.out_features = width
+
+    def forward(self, x):
+        return self.layer(x)
+
+if __name__ == "__main__":
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(ProtoNetModule(Net(7)))
+    trainer.save_checkpoint("net.ckpt", weights_only=True)
+"""
+
+
+def test_a_class_of_a_script(tmp_path, monkeypatch):
+    (tmp_path / "its_script.py").write_text(SCRIPT)
+    subprocess.run([sys.executable, "its_script.py"], cwd=tmp_path, check=True, capture_output=True)
+    path = tmp_path / "net.ckpt"
+    refused(lambda: metatransfer.load(path), "'__main__.Net', a Backbone", "import the script first", "backbone=")
+    monkeypatch.syspath_prepend(tmp_path)
+    import its_script
+
+    assert isinstance(metatransfer.load(path).backbone, its_script.Net)
+    assert metatransfer.load(path).backbone.out_features == 7
+    assert metatransfer.load(path, backbone=its_script.Net(7)).backbone.out_features == 7
+
+
+def test_a_class_of_a_function(tmp_path):
+    class Inner(Backbone):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out_features = nn.Linear(5, 2), 2
+
+        def forward(self, x):
+            return self.layer(x)
+
+    run = trainer()
+    run.strategy.connect(ProtoNetModule(Inner()))
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert isinstance(metatransfer.load(tmp_path / "a.ckpt").backbone, Inner)
