@@ -159,21 +159,6 @@ def test_targets_of_another_size():
     assert "num_outputs=5" in sentence
 
 
-def test_episode_shapes():
-    arguments = {"num_ways": 3, "num_shots": 2, "num_queries": 3, "where": "Glyphs (val split)"}
-    checks.check_episode_shape([5, 9, 5], "abc", **arguments)
-    sentence = refusal(checks.check_episode_shape, [5, 9], "ab", **arguments)
-    for word in ("Glyphs (val split)", "2 classes", "3-way", "lower num_ways"):
-        assert word in sentence
-    sentence = refusal(checks.check_episode_shape, [5, 9, 4, 9], ["a", "b", "few", "d"], **arguments)
-    for word in ("Glyphs (val split)", "'few'", "4 samples", "2 shots + 3 queries", "need 5", "lower num_shots"):
-        assert word in sentence
-    assert "0 classes" in refusal(checks.check_episode_shape, [], [], **arguments)
-    assert "num_shots" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **{**arguments, "num_shots": 0})
-    single = {**arguments, "num_ways": 1, "prefix": "eval_"}
-    assert "raise eval_num_ways to 2 or more" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **single)
-
-
 # ---- support sets and weights
 
 

@@ -74,7 +74,7 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
         return outer[0]
     if outer:
         inner = sorted(
-            {folder.relative_to(root).as_posix() for root in roots for folder in outer if _is_in(folder, root)}
+            {one.relative_to(root).as_posix() for root in roots for one in outer if one.is_relative_to(root)}
         )
         raise UserError(
             f"{what} '{reference}': package '{name}' has several folders with {' and '.join(files)} "
@@ -84,10 +84,6 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
         f"{what} '{reference}': package '{name}' is installed, but holds no folder with {' and '.join(files)}: name "
         "another package, or give a folder."
     )
-
-
-def _is_in(folder: Path, root: Path) -> bool:
-    return folder == root or root in folder.parents
 
 
 def _package_folders(name: str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs, LabelledBatch
-from metatransfer.checks.values import check_positive
 from metatransfer.errors import UserError
 
 __all__ = [
     "check_batch_kind",
     "check_episode",
-    "check_episode_shape",
     "check_finite",
     "check_float_samples",
     "check_labelled_batch",
@@ -29,17 +27,9 @@ def _ids(x: Inputs) -> Tensor:
 
 
 def check_episode(episode: Episode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
-    """Raises an error if the tensors of an episode do not fit each other or the output layer.
-
-    Args:
-        episode: the episode.
-        num_outputs: size of the method's output layer, if it is fixed.
-        where: name of the episode in the message.
-
-    Raises:
-        UserError: states the wrong shapes or labels.
-    """
-    shapes = _shapes(episode)
+    """Raises an error if the tensors of an episode do not fit each other or ``num_outputs``; ``where`` names it."""
+    given = {name: part for name, part in episode._asdict().items() if part is not None}
+    shapes = {name: tuple(_ids(part).shape) for name, part in given.items()}
     if min(len(shape) for shape in shapes.values()) < 2:
         raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
     if len({shape[0] for shape in shapes.values()}) != 1:
@@ -51,7 +41,10 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
             raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
         if shapes[f"{part}_x"][1] == 0:
             raise UserError(f"{where} has no {part} samples; got {shapes}.")
-    _check_one_shape(episode, where)
+    # the lengths of texts may differ, because each part is padded to its longest text
+    samples = [part for name, part in given.items() if name.endswith("_x")]
+    if len({tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in samples}) != 1:
+        raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
     kinds = {_kind(episode.support_y), _kind(episode.query_y)}
     if kinds == {"labels"}:
         _check_labels(episode, num_outputs, where)
@@ -62,18 +55,6 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
             f"{where} needs int64 labels in support_y and query_y, or float targets in both; got "
             f"{episode.support_y.dtype} and {episode.query_y.dtype}."
         )
-
-
-def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
-
-
-def _check_one_shape(episode: Episode, where: str) -> None:
-    given = [part for name, part in episode._asdict().items() if name.endswith("_x") and part is not None]
-    # the lengths of texts may differ, because each part is padded to its longest text
-    found = {tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in given}
-    if len(found) != 1:
-        raise UserError(f"{where} must have support and query samples of one shape; got {_shapes(episode)}.")
 
 
 def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
@@ -115,67 +96,13 @@ def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None
             )
 
 
-def check_episode_shape(
-    samples_per_class: Sequence[int] | np.ndarray,
-    class_names: Sequence[str],
-    *,
-    num_ways: int,
-    num_shots: int,
-    num_queries: int,
-    where: str,
-    prefix: str = "",
-) -> None:
-    """Raises an error if episodes of a shape cannot be drawn from a set of classes.
-
-    Args:
-        samples_per_class: number of samples of each class.
-        class_names: names of the classes.
-        num_ways: classes per episode.
-        num_shots: support samples per class.
-        num_queries: query samples per class.
-        where: data set and split, for the message.
-        prefix: prefix of the argument names of this split (``"eval_"``).
-
-    Raises:
-        UserError: fewer than two ways, more ways than classes, or more shots and queries than a class has samples.
-    """
-    check_positive(num_ways=num_ways, num_shots=num_shots, num_queries=num_queries)
-    if num_ways < 2:
-        raise UserError(
-            f"{where} has {num_ways}-way episodes, but with a single class every answer is right: raise "
-            f"{prefix}num_ways to 2 or more."
-        )
-    if num_ways > len(samples_per_class):
-        raise UserError(
-            f"{where} has {len(samples_per_class)} classes, but {num_ways}-way episodes need at least {num_ways}: "
-            f"lower {prefix}num_ways."
-        )
-    smallest = int(np.argmin(samples_per_class))
-    if num_shots + num_queries > samples_per_class[smallest]:
-        raise UserError(
-            f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} "
-            f"shots + {num_queries} queries need {num_shots + num_queries}: lower {prefix}num_shots or "
-            f"{prefix}num_queries."
-        )
-
-
 def check_batch_kind(
     batch: object,
     kind: type,
     method: str,
     remedy: str = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}",
 ) -> None:
-    """Raises an error if a method for episodes gets labelled batches, or the other way round.
-
-    Args:
-        batch: a batch of a loader; a pair of tensors ``(x, y)`` is a labelled batch, too.
-        kind: ``Episode`` or ``LabelledBatch``.
-        method: beginning of the message, e.g. ``"MAMLModule learns from"``.
-        remedy: what to do if labelled batches were expected.
-
-    Raises:
-        UserError: states how to change the data.
-    """
+    """Raises an error if a method gets another kind of batch; a pair of tensors is a labelled batch, too."""
     parts = batch if isinstance(batch, list | tuple) else ()
     pair = isinstance(batch, LabelledBatch) or (
         len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts[:2])
@@ -199,11 +126,7 @@ def _served(batch: object) -> str:
 
 
 def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
-    """Raises an error if the samples and labels of a batch do not fit each other or the output layer.
-
-    Raises:
-        UserError: states the wrong shapes or labels.
-    """
+    """Raises an error if the samples and labels of a batch do not fit each other or the output layer."""
     shapes = tuple(_ids(batch.x).shape), tuple(batch.y.shape)
     if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
         raise UserError(
@@ -223,31 +146,19 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
 
 
 def check_float_samples(x: Tensor, name: str) -> None:
-    """Raises an error unless samples are floating point.
-
-    Raises:
-        UserError: the type is another, e.g. uint8.
-    """
+    """Raises an error unless samples are floating point."""
     if not x.is_floating_point():
         raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: convert it (x / 255).")
 
 
 def check_finite(x: Inputs, name: str, remedy: str) -> None:
-    """Raises an error if samples hold NaN or infinity.
-
-    Raises:
-        UserError: begins with ``name`` and ends with ``remedy``.
-    """
+    """Raises an error, from ``name`` to ``remedy``, if samples hold NaN or infinity."""
     if isinstance(x, Tensor) and not torch.isfinite(x).all():
         raise UserError(f"{name} contains NaN or infinity: {remedy}.")
 
 
 def check_support(support_x: Inputs, labels: Sized) -> None:
-    """Raises an error if a method cannot adapt to support samples ``(S, *shape)`` with ``S`` labels.
-
-    Raises:
-        UserError: no or unequal numbers of samples, values that are not finite floats, or several labels per sample.
-    """
+    """Raises an error if a method cannot adapt to support samples ``(S, *shape)`` with ``S`` labels."""
     _check_one_label_each(labels)
     x = _ids(support_x)
     if x.dim() < 2 or len(x) == 0:

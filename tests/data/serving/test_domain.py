@@ -326,7 +326,7 @@ BAD = {
     "both": (lambda p: domains({"t": array(0)}), "'t' is a source and a target at once"),
     "kind": (
         lambda p: domains({"a": 3}),
-        "source 'a': a domain must be a collection, a path, or a LabelledDataModule.*of type int",
+        "source 'a': source must be a collection such as Glyphs.*of type int",
     ),
     "shares": (
         lambda p: domains({"a": array(0), "b": array(0)}, batch_size=1),

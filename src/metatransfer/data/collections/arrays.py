@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice
-from metatransfer.data.readers.array_checks import check_alike, class_labels, finite_rows, plain, sample_tensor
+from metatransfer.data.readers.array_checks import check_alike, class_labels, plain, sample_tensor
 from metatransfer.data.readers.array_files import LABELS, SAMPLES, ArrayFile, named_pair, open_arrays, split_names
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
@@ -25,6 +25,7 @@ from metatransfer.data.sources import (
     Source,
     TensorSource,
     UnlabelledPart,
+    finite_rows,
     group_of_classes,
     numbered,
 )

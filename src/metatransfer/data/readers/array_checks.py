@@ -11,8 +11,6 @@ from torch import Tensor
 
 from metatransfer.errors import UserError
 
-_CHUNK = 2**24  # values checked at once, to limit memory
-
 
 def plain(value: Any) -> Any:  # noqa: ANN401
     """An array, series or list of the user, without pandas types."""
@@ -85,14 +83,6 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
     if channels_last or (channels_last is None and images):
         return x.permute(0, 3, 1, 2).contiguous()
     return x.unsqueeze(1) if channels_last is None and len(sizes) == 2 and kept else x
-
-
-def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
-    """Mask of the samples without NaN and infinity."""
-    if not samples.is_floating_point():
-        return np.ones(len(samples), dtype=bool)
-    each = max(1, _CHUNK // max(1, samples[0].numel()))
-    return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).numpy()
 
 
 def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:

@@ -1,7 +1,6 @@
 """How samples become batches: random streams, task shapes, divisions, samplers, augmentation, the one loader."""
 
-from metatransfer.data.sampling.augment import Augmentation, RandomAffine, TorchvisionTransforms
-from metatransfer.data.sampling.feature_transforms import RowSum
+from metatransfer.data.sampling.augment import Augmentation, RandomAffine, RowSum, TorchvisionTransforms
 from metatransfer.data.sampling.shapes import (
     Counts,
     EpisodeSize,

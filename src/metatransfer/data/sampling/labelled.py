@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metatransfer.batches import Inputs, LabelledBatch, UnlabelledBatch
 from metatransfer.data.sampling.augment import Changes
-from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sampling.loader import Sampler, Stream
 from metatransfer.data.sources import SPLITS, Source
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, random_words, stream_keys

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metatransfer.checks import check_choice, check_episode_shape, check_not_negative, check_positive
+from metatransfer.checks import check_choice, check_not_negative, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
 
@@ -19,7 +19,7 @@ _Profile = Literal["linear", "step", "random"]
 
 
 class EpisodeSize(NamedTuple):
-    """The three numbers of a task, which a :class:`TaskShape` interprets."""
+    """The numbers of a task, which a :class:`TaskShape` interprets."""
 
     num_ways: int
     num_shots: int
@@ -103,19 +103,28 @@ class TaskShape(ABC):
             prefix: prefix of this split's arguments in the message (``"eval_task."``).
 
         Raises:
-            UserError: too few classes, or a class with too few samples.
+            UserError: a single class per episode, too few classes, or a class with too few samples.
         """
-        shape = f"{prefix}shape {type(self).__name__}"
-        if len(samples) < self.least_classes(size):
+        fixed = type(self) is FixedShape
+        numbers = f"{size.num_ways}-way {size.num_shots}-shot episodes with {size.num_queries} queries per class"
+        task = numbers if fixed else f"episodes of {prefix}shape {self!r}"
+        others = "" if fixed else ", or the numbers of the shape"
+        least, needed = self.least_classes(size), self.least_samples(size)
+        if size.num_ways < 2:
             raise UserError(
-                f"{where} has {len(samples)} classes, but {shape} needs at least {self.least_classes(size)}: lower its "
-                f"numbers or {prefix}num_ways."
+                f"{where} has {size.num_ways}-way episodes, but with a single class every answer is right: raise "
+                f"{prefix}num_ways to 2 or more."
+            )
+        if len(samples) < least:
+            raise UserError(
+                f"{where} has {len(samples)} classes, but {task} need at least {least}: lower {prefix}num_ways to "
+                f"{max(2, size.num_ways - least + len(samples))}{others}, or add classes."
             )
         smallest = int(samples.argmin())
-        if samples[smallest] < self.least_samples(size):
+        if samples[smallest] < needed:
             raise UserError(
-                f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {shape} needs at least "
-                f"{self.least_samples(size)}: lower its numbers or {prefix}num_queries, or remove the class."
+                f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {task} need at least "
+                f"{needed}: lower {prefix}num_shots or {prefix}num_queries{others}, or remove the class."
             )
 
 
@@ -128,10 +137,6 @@ class FixedShape(TaskShape):
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """``num_shots`` and ``num_queries``."""
         return Counts(_all(ways, size.num_shots), _all(ways, size.num_queries), _all(ways, 0))
-
-    def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
-        """Needs ``num_ways`` classes with enough samples each."""
-        check_episode_shape(samples, names, where=where, prefix=prefix, **size._asdict())
 
 
 class MetaDatasetShape(TaskShape):
@@ -174,7 +179,8 @@ class MetaDatasetShape(TaskShape):
     def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """Uniform between ``min_ways`` and the smaller of ``num_ways`` and ``available``."""
         most = min(size.num_ways, available)
-        return self.min_ways + _integer(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1), 0
+        more = _integers(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1, 1)
+        return self.min_ways + int(more[0]), 0
 
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """Follows the formula above."""
@@ -235,8 +241,7 @@ class ImbalancedShots(TaskShape):
         """Follows the profile, with the classes in random order."""
         low, high = self.min_shots, self.max_shots
         if self.profile == "random":
-            words = random_words(stream_keys(key.view(np.int64), _Draw.SUPPORT), ways)[0]
-            support = low + _below(words, high - low + 1)
+            support = low + _integers(stream_keys(key.view(np.int64), _Draw.SUPPORT), high - low + 1, ways)
         else:
             if self.profile == "linear":
                 ordered = np.linspace(low, high, ways).round().astype(np.int64)
@@ -288,9 +293,6 @@ def _all(ways: int, count: int) -> Integers:
     return np.full(ways, count, dtype=np.int64)
 
 
-def _below(words: Bits, bound: int) -> Integers:
-    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
-
-
-def _integer(key: Bits, bound: int) -> int:
-    return int(_below(random_words(key, 1), bound)[0, 0])
+def _integers(key: Bits, bound: int, count: int) -> Integers:
+    words: Bits = random_words(key, count)[0] >> np.uint64(32)
+    return (words * np.uint64(bound) >> np.uint64(32)).astype(np.int64)

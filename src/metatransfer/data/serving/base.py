@@ -9,12 +9,13 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from metatransfer.checks import check_not_negative, check_seed
-from metatransfer.data.sampling.loader import BatchLoader, Place
-from metatransfer.data.sampling.sampler import Batch, Sampler
+from metatransfer.data.sampling.loader import Batch, BatchLoader, Place, Sampler
 from metatransfer.data.serving.settings import Processing
-from metatransfer.data.sources import Collection, Encoder, Source
+from metatransfer.data.sources import SPLITS, Collection, Encoder, Source
+from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 
+STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
 _open_path: list[Callable[[str], Collection]] = []  # filled by metatransfer.data: servers know no collection by name
 
 
@@ -77,9 +78,19 @@ class CollectionDataModule(LightningDataModule, ABC):
             self._encoder = self.collection.encoder(self._training())
         return self._encoder
 
-    def _encoded(self, source: Source) -> Source:
+    def _described(self, **values: Any) -> DataInfo:  # noqa: ANN401
+        """The description of the data, with what encoder and collection say."""
         encoder = self.encoder
-        return source if encoder is None else source.encoded(encoder)
+        return DataInfo(
+            **values,
+            vocabulary_size=(encoder.size or None) if encoder is not None else None,
+            shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
+            skipped=dict(self.collection.skipped),
+        )
+
+    def _with_split(self, card: dict[str, Any], how: str | None) -> dict[str, Any]:
+        """A protocol card with what the collection reports, and with a division that a server made."""
+        return card | self.collection.protocol() | ({} if how is None else {"split": how})
 
     def prepare_data(self) -> None:
         """Lets the collection download its data."""

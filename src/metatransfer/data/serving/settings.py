@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -97,13 +97,7 @@ class EvalTask:
 
     def after(self, task: Task) -> Task:
         """The complete task, with the values of the training task as defaults."""
-        return Task(
-            self.num_ways or task.num_ways,
-            self.num_shots or task.num_shots,
-            self.num_queries or task.num_queries,
-            self.shape or task.shape,
-            task.within_groups if self.within_groups is None else self.within_groups,
-        )
+        return replace(task, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -149,15 +143,10 @@ class Division:
     def __post_init__(self) -> None:
         check_positive(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
         self.fractions(0.0)
-        if self.seed is not None:
-            check_seed(seed=self.seed)
+        check_seed(seed=self.seed)
 
     def fractions(self, val: float) -> dict[str, float]:
-        """The fractions for validation, which defaults to ``val``, and for the test.
-
-        Raises:
-            UserError: fractions that leave nothing to train on.
-        """
+        """The fractions for validation, which defaults to ``val``, and for the test, if they leave a training part."""
         val = val if self.val_fraction is None else self.val_fraction
         if val + self.test_fraction >= 1:
             raise UserError(
@@ -244,11 +233,7 @@ class EpisodeFiles:
             check_choice("files.use's split", split, ("val", "test"))
 
     def path(self, split: str) -> Path | None:
-        """The file of a split's episodes, ``None`` if they are drawn.
-
-        Raises:
-            UserError: a folder without any file of episodes.
-        """
+        """The file of a split's episodes, ``None`` if they are drawn."""
         if isinstance(self.use, dict):
             return Path(self.use[split]) if split in self.use else None
         if self.use is None or split == "train":

@@ -1,4 +1,4 @@
-"""The interface of a collection: it describes which samples there are, and knows no data module."""
+"""The interface of a collection, which describes the samples and knows no data module; names of splits and classes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.batches import Episode
 from metatransfer.data.sources.base import Encoder, Source
 from metatransfer.data.sources.derived import UnlabelledPart, without_labels
-from metatransfer.data.sources.names import SPLITS
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""What each split may be called in a user's data."""
 
 
 class TaskGenerator(ABC):
@@ -190,3 +195,37 @@ class LazyParts(Mapping[str, Source]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def split_of(word: str) -> str | None:
+    """The split that a word names: ``"Validation"`` is ``"val"``; ``None`` for any other word."""
+    return next((split for split, words in SPLIT_NAMES.items() if word.strip().lower() in words), None)
+
+
+def natural_order(names: Sequence[str] | NDArray[np.str_]) -> list[str]:
+    """The different names, sorted: whole numbers by their value, anything else as text."""
+    unique = [str(name) for name in np.unique(np.asarray(names, dtype=np.str_))]
+    if all(name.removeprefix("-").isdecimal() and name.isascii() for name in unique):
+        return sorted(unique, key=lambda name: (int(name), name))
+    return unique
+
+
+def numbered(labels: Sequence[str] | NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels as numbers: ``(N,)`` places in the class names, and the class names in natural order."""
+    names = natural_order(labels)
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places[str(label)] for label in labels], np.int64), names
+
+
+def group_of_classes(labels: NDArray[np.str_], groups: NDArray[np.str_], where: str) -> dict[str, str]:
+    """The group of each class, from the class ``(N,)`` and the group ``(N,)`` of each sample."""
+    pairs = np.unique(np.stack([labels.astype(np.str_), groups.astype(np.str_)]), axis=1).T.tolist()
+    found: dict[str, str] = {}
+    for name, group in pairs:
+        if name in found:
+            raise UserError(
+                f"{where}: class '{name}' is in the groups '{found[name]}' and '{group}', but all samples of a class "
+                "must be in one: fix the groups, or leave them out."
+            )
+        found[name] = group
+    return found
