@@ -208,7 +208,7 @@ MISTAKES = [
     (["predict", "--config", PROTONET, "--data.predict.support=a", "--data.predict.query=b"], ["support folder 'a' does not exist"]),
     (["fit", "--config", MAML, "--data.task.num_ways", "5000"], ["Glyphs (train split) has", "5000-way"]),
     (["fit", "--config", MAML, "--data.task.num_shots", "30"], ["Glyphs (train split): class", "20 samples", "30 shots"]),
-    (["fit", "--config", MAML, "--data.task.num_ways", "0"], ["num_ways must be a number above 0"]),
+    (["fit", "--config", MAML, "--data.task.num_ways", "0"], ["num_ways must be a whole number from 1"]),
     (["fit", "--config", MAML, "--data.eval_task.num_ways", "7"], ["labels from 0 to 6", "num_outputs=5"]),
     (["fit", "--config", MAML, "--data.episodes.train", "4"], ["episodes.train=4 is less than one meta-batch"]),
     (["fit", "--config", MAML, "--model.backbone.in_channels", "3"], ["(3, 28, 28), but the data has (1, 28, 28)"]),

@@ -28,9 +28,7 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
             )
         return path
     if path.exists():
-        raise UserError(
-            f"{what} '{reference}' is a file, but must be the folder that holds {' and '.join(files)}: give the folder."
-        )
+        raise UserError(f"{what} '{reference}' is a file: give the folder that contains {' and '.join(files)}.")
     cache, cached = _cached(reference, files)
     if cached is not None:
         return cached
@@ -64,7 +62,7 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
     if not roots:
         raise UserError(
             f"{what} '{reference}': no package '{name}' is installed in this Python: install it, or give the folder "
-            f"that holds {' and '.join(files)}."
+            f"that contains {' and '.join(files)}."
         )
     found = sorted({hit.parent for root in roots for hit in (root / below).rglob(files[0])})
     found = [folder for folder in found if all((folder / file).is_file() for file in files)]
@@ -81,7 +79,7 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
             f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): specify one, {_PACKAGE}{name}/{inner[0]}."
         )
     raise UserError(
-        f"{what} '{reference}': package '{name}' is installed, but holds no folder with {' and '.join(files)}: name "
+        f"{what} '{reference}': package '{name}' is installed, but contains no folder with {' and '.join(files)}: name "
         "another package, or give a folder."
     )
 

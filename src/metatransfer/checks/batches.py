@@ -41,9 +41,12 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
             raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
         if shapes[f"{part}_x"][1] == 0:
             raise UserError(f"{where} has no {part} samples; got {shapes}.")
+    samples = {name: part for name, part in given.items() if name.endswith("_x")}
+    for name, part in samples.items():
+        if isinstance(part, Tensor):
+            check_float_samples(part, f"{where}'s {name}")
     # the lengths of texts may differ, because each part is padded to its longest text
-    samples = [part for name, part in given.items() if name.endswith("_x")]
-    if len({tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in samples}) != 1:
+    if len({tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in samples.values()}) != 1:
         raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
     kinds = {_kind(episode.support_y), _kind(episode.query_y)}
     if kinds == {"labels"}:
@@ -53,7 +56,7 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
     else:
         raise UserError(
             f"{where} needs int64 labels in support_y and query_y, or float targets in both; got "
-            f"{episode.support_y.dtype} and {episode.query_y.dtype}."
+            f"{episode.support_y.dtype} and {episode.query_y.dtype}: convert them, for example y.long()."
         )
 
 
@@ -130,7 +133,7 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
     shapes = tuple(_ids(batch.x).shape), tuple(batch.y.shape)
     if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
         raise UserError(
-            f"the training batch must hold samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
+            f"the training batch must contain samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
             f"{shapes[1]}."
         )
     if isinstance(batch.x, Tensor):
@@ -148,11 +151,13 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
 def check_float_samples(x: Tensor, name: str) -> None:
     """Raises an error unless samples are floating point."""
     if not x.is_floating_point():
-        raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: convert it (x / 255).")
+        advice = "divide images by 255, x / 255" if x.dtype == torch.uint8 else "convert it, x.float()"
+        advice = "give its two parts, torch.view_as_real(x)" if x.is_complex() else advice
+        raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: {advice}.")
 
 
 def check_finite(x: Inputs, name: str, remedy: str) -> None:
-    """Raises an error, from ``name`` to ``remedy``, if samples hold NaN or infinity."""
+    """Raises an error, from ``name`` to ``remedy``, if samples contain NaN or infinity."""
     if isinstance(x, Tensor) and not torch.isfinite(x).all():
         raise UserError(f"{name} contains NaN or infinity: {remedy}.")
 
@@ -163,7 +168,7 @@ def check_support(support_x: Inputs, labels: Sized) -> None:
     x = _ids(support_x)
     if x.dim() < 2 or len(x) == 0:
         raise UserError(
-            f"support_x must hold at least one sample along its first axis, (S, *shape); got {tuple(x.shape)}."
+            f"support_x must contain at least one sample along its first axis, (S, *shape); got {tuple(x.shape)}."
         )
     if len(x) != len(labels):
         raise UserError(f"support_x has {len(x)} samples, but support_y has {len(labels)} labels.")
@@ -174,26 +179,53 @@ def check_support(support_x: Inputs, labels: Sized) -> None:
 
 def _check_one_label_each(labels: Any) -> None:  # noqa: ANN401
     if not hasattr(labels, "__len__") or (isinstance(labels, Tensor | np.ndarray) and labels.ndim == 0):
-        raise UserError(f"support_y must hold one label for each sample, but is {labels!s:.40}.")
-    if not isinstance(labels, Tensor | np.ndarray):
-        nested = [label for label in list(labels) if isinstance(label, list) or np.prod(getattr(label, "shape", 1)) > 1]
-        if nested:
-            raise UserError(
-                f"support_y must hold one label for each sample, but holds a {type(nested[0]).__name__} of "
-                f"{len(nested[0])}: give class indices or names, or a tensor (S, D) of float targets to regress."
-            )
-        return
-    shape = tuple(labels.shape)
-    floating = labels.dtype.is_floating_point if isinstance(labels, Tensor) else labels.dtype.kind == "f"
+        raise UserError(f"support_y must contain one label for each sample, but is {labels!s:.40}.")
+    if isinstance(labels, Tensor | np.ndarray):
+        _check_label_array(labels if isinstance(labels, np.ndarray) else _as_array(labels))
+    else:
+        _check_label_list(list(labels))
+
+
+def _as_array(labels: Tensor) -> np.ndarray:
+    labels = labels.detach().cpu()
+    return (labels.float() if labels.is_floating_point() else labels).numpy()  # NumPy has no bfloat16
+
+
+def _check_label_array(labels: np.ndarray) -> None:
+    shape, kind = labels.shape, labels.dtype.kind
+    if kind not in "biufOSU":
+        raise UserError(
+            f"support_y is {labels.dtype}, but labels are whole numbers or texts, and targets to regress real numbers: "
+            "convert it."
+        )
     binary = len(shape) == 2 and min(shape) > 1 and bool(((labels == 0) | (labels == 1)).all())
     if binary and bool((labels.sum(1) == 1).all()):
         raise UserError(
-            f"support_y of shape {shape} is one-hot, but must hold one class index for each sample: use "
+            f"support_y of shape {shape} is one-hot, but must contain one class index for each sample: use "
             "support_y.argmax(-1)."
         )
-    if len(shape) > 1 and not floating:
+    if len(shape) > 1 and kind != "f":
         advice = "use its only column, support_y[:, 0]" if shape[1:] == (1,) else "give one label for each sample"
         raise UserError(f"support_y must have shape (S,), but has {shape}: {advice}.")
+    if kind == "O":
+        _check_label_list(labels.tolist())
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        if len(kinds) > 1:
+            raise UserError(f"support_y mixes {' and '.join(kinds)}: give labels of one type.")
+    if kind == "f" and not np.isfinite(labels).all():
+        row = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).argmax())
+        raise UserError(f"support_y contains NaN or infinity for sample {row}: give a class or a finite target.")
+
+
+def _check_label_list(labels: list[Any]) -> None:
+    for row, label in enumerate(labels):
+        if isinstance(label, list | dict | set) or np.prod(getattr(label, "shape", 1)) > 1:
+            raise UserError(
+                f"support_y must contain one label for each sample, not a {type(label).__name__} of {len(label)}: give "
+                "class indices or names, or a tensor (S, D) of float targets to regress."
+            )
+        if label is None or (isinstance(label, float | np.floating | Tensor) and not np.isfinite(float(label))):
+            raise UserError(f"support_y contains {label} for sample {row}: give it a label, or leave the sample out.")
 
 
 def _kind(y: Tensor) -> str:

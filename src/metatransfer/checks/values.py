@@ -16,6 +16,7 @@ from metatransfer.errors import UserError
 
 __all__ = [
     "check_choice",
+    "check_count",
     "check_file",
     "check_folder",
     "check_fraction",
@@ -34,15 +35,23 @@ def check_positive(**values: float | None) -> None:
     _check(values, "a number above 0", lambda value: 0 < value < float("inf"))
 
 
+def check_count(least: int = 1, most: int = 10**6, /, **values: int | None) -> None:
+    """Raises an error unless every number, given by argument name, is an integer in this range; ``None`` passes.
+
+    Larger numbers are typing errors, and would run out of memory before any other check.
+    """
+    rule = f"a whole number from {least} to {most}"
+    _check(values, rule, lambda value: isinstance(value, Integral) and least <= int(value) <= most)
+
+
 def check_not_negative(**values: float | None) -> None:
     """Raises an error if a number, given by argument name, is negative or not finite; ``None`` passes."""
     _check(values, "0 or more", lambda value: 0 <= value < float("inf"))
 
 
-def check_seed(**values: float | None) -> None:
+def check_seed(**values: int | None) -> None:
     """Raises an error unless every number, given by argument name, is an integer below 2**32; ``None`` passes."""
-    whole = f"a whole number from 0 to {2**32 - 1}"
-    _check(values, whole, lambda value: isinstance(value, Integral) and 0 <= int(value) < 2**32)
+    check_count(0, 2**32 - 1, **values)
 
 
 def check_fraction(**values: float | None) -> None:
@@ -53,7 +62,7 @@ def check_fraction(**values: float | None) -> None:
 def _check(values: Mapping[str, Any], rule: str, holds: Callable[[Any], bool]) -> None:
     for name, value in values.items():
         if value is not None and not (isinstance(value, Real) and holds(value)):
-            raise UserError(f"{name} must be {rule}, but is {value}.")
+            raise UserError(f"{name} must be {rule}, but is {value!r:.40}.")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

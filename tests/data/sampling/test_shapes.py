@@ -107,13 +107,13 @@ def test_semi_supervised_counts():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MetaDatasetShape(min_ways=1), "min_ways must be 2 or more"),
-        (lambda: MetaDatasetShape(max_support=0), "max_support must be a number above 0"),
+        (lambda: MetaDatasetShape(min_ways=1), "min_ways must be a whole number from 2"),
+        (lambda: MetaDatasetShape(max_support=0), "max_support must be a whole number from 1"),
         (lambda: ImbalancedShots(9, 1), "min_shots must not be above max_shots, but they are 9 and 1"),
         (lambda: ImbalancedShots(profile="linaer"), "Did you mean linear?"),
         (lambda: ImbalancedShots(profile="step", minority=1.0), "minority"),
-        (lambda: SemiSupervised(0), "num_unlabelled must be a number above 0"),
-        (lambda: SemiSupervised(5, -1), "num_distractors must be 0 or more, but is -1"),
+        (lambda: SemiSupervised(0), "num_unlabelled must be a whole number from 1"),
+        (lambda: SemiSupervised(5, -1), "num_distractors must be a whole number from 0 to 1000000, but is -1"),
     ],
 )
 def test_bad_arguments(make, words):

@@ -337,14 +337,14 @@ def test_impossible_episodes(changes, words):
 
 @pytest.mark.parametrize("name", [*SMALL, "eval_num_ways", "eval_num_shots", "eval_num_queries", "val_fraction"])
 def test_numbers_below_one(name):
-    with pytest.raises(UserError, match=r" must be a number above 0, but is 0\."):
+    with pytest.raises(UserError, match=r" must be (a whole number from 1 to \d+|above 0 and below 1), but is 0"):
         episodic(Toys(), **{**SMALL, name: 0})
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: toys(num_workers=-1), ["num_workers must be 0 or more", "-1"]),
+        (lambda: toys(num_workers=-1), ["num_workers must be a whole number from 0 to 1000", "-1"]),
         (lambda: toys(seed=-1), ["seed must be a whole number"]),
         (lambda: toys(train_episodes=3).train_dataloader(), ["episodes.train=3", "episodes.per_batch=4 in each of 1"]),
         (lambda: toys(mix=v2.MixUp()), ["processing.mix", "leave it out"]),

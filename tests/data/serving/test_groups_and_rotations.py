@@ -123,7 +123,7 @@ def test_groups_that_are_too_small_or_missing():
         EpisodeSampler(source(GROUPS), "train", 0, size, within_groups=True)
     with pytest.raises(UserError, match="its classes have no groups"):
         EpisodeSampler(source(), "train", 0, size, within_groups=True)
-    with pytest.raises(UserError, match="6 classes came with 2 groups"):
+    with pytest.raises(UserError, match="there are 2 groups for 6 classes"):
         source(["a", "b"])
 
 

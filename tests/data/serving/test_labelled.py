@@ -430,13 +430,13 @@ def vectors(**options):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: served(batch_size=0), "batch_size must be a number above 0, but is 0"),
-        (lambda: served(labels_per_class=0), "labels_per_class must be a number above 0"),
-        (lambda: served(val_fraction=0), "val_fraction must be a number above 0"),
+        (lambda: served(batch_size=0), "batch_size must be a whole number from 1 to 1000000, but is 0"),
+        (lambda: served(labels_per_class=0), "labels_per_class must be a whole number from 1"),
+        (lambda: served(val_fraction=0), "val_fraction is a fraction of the data and must be above 0 and below 1"),
         (lambda: served(val_fraction=0.5, test_fraction=0.5), r"must be below 1 .* are 0\.5 \+ 0\.5"),
         (lambda: served(seed=-1), "seed must be a whole number"),
         (lambda: served(balance="oversampling"), "balance must be one of none, oversample.* mean oversample"),
-        (lambda: served(num_workers=-1), "num_workers must be 0 or more"),
+        (lambda: served(num_workers=-1), "num_workers must be a whole number from 0 to 1000"),
         (lambda: served(transform=[v2.RandomCrop(2)]), "random"),
         (lambda: served(labels_per_class=2).setup("fit"), "is more than the 1 training samples of class 'c': lower it"),
         (lambda: served().setup("predict"), "there is nothing to label: give .* --data.predict"),

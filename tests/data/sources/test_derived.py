@@ -118,5 +118,9 @@ def test_float_targets_are_no_classes():
     regression = TensorSource(X, X[:, :1], (), "numbers")
     assert not regression.is_labelled
     assert regression.targets.shape == (12, 1)
+    bad = X[:, :1].clone()
+    bad[5] = float("inf")
+    with pytest.raises(UserError, match="numbers: the target of sample 5 is NaN or infinite"):
+        TensorSource(X, bad, (), "numbers")
     with pytest.raises(UserError, match="numbers has numbers as targets"):
         regression.labels  # noqa: B018

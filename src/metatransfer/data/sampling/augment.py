@@ -245,7 +245,6 @@ class Standardize(nn.Module):
         super().__init__()
         self.mean, self.deviation = mean, deviation
         self.constant = int((deviation == 0).sum())
-        self._held: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def of(cls, chunks: Iterable[Tensor]) -> Standardize:
@@ -270,9 +269,6 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardises."""
-        kind = x.device, x.dtype
-        if kind not in self._held:  # a copy for each device: worker processes cannot read an accelerator's
-            scale = torch.where(self.deviation == 0, self.deviation, 1 / self.deviation)
-            self._held[kind] = self.mean.to(x.device, x.dtype), scale.to(x.device, x.dtype)
-        mean, scale = (one.view(-1, *[1] * (x.dim() - 2)) for one in self._held[kind])
+        scale = torch.where(self.deviation == 0, self.deviation, 1 / self.deviation)
+        mean, scale = (one.to(x.device, x.dtype).view(-1, *[1] * (x.dim() - 2)) for one in (self.mean, scale))
         return (x - mean) * scale

@@ -61,15 +61,11 @@ class Domain:
 
     def sampler(self, split: str, *, training: bool = False) -> LabelledSampler:
         """The sampler of a split; with ``training`` augmented, balanced and shuffled in every pass."""
-        changes, balance = self.all_changes(training=training), self.balance if training else "none"
-        return LabelledSampler(self.splits[split], self.key, changes, shuffled=training, balance=balance)
+        changes = self.all_changes(training=training)
+        return LabelledSampler(self.splits[split], self.key, changes, shuffled=training, balance=self.balance)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The training samples in order, without augmentation.
-
-        Yields:
-            ``(n, *shape)``.
-        """
+        """The training samples in order, without augmentation, in chunks ``(n, *shape)``."""
         sampler = self.sampler("train")
         for start in range(0, len(sampler), _CHUNK):
             places = np.arange(start, min(start + _CHUNK, len(sampler)))
@@ -162,14 +158,9 @@ class DomainBatchSampler(Sampler[DomainBatch]):
 
 
 class DomainSampleSampler(Sampler[DomainSamples]):
-    """The samples of one side and split in order.
+    """The samples of one side and split, or of the domain at position ``only``, in order or in a fixed random order.
 
-    Args:
-        side: the side.
-        split: the split.
-        shown: whether to serve the labels; otherwise they are -1.
-        only: position of a single domain; defaults to all domains.
-        shuffled: whether to serve them in a fixed random order.
+    Labels that are not ``shown`` are -1.
     """
 
     def __init__(self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False) -> None:

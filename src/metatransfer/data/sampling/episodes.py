@@ -63,25 +63,15 @@ def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
 
 
 class EpisodeSampler(Sampler[MetaBatch]):
-    """Draws n-way k-shot episodes, all of a meta-batch at once.
+    """Draws n-way k-shot episodes, all of a meta-batch at once; ``split`` and ``seed`` are part of their keys.
 
     Classes are drawn without replacement, and their order is their label, so that a label means another class in every
     episode. Samples are drawn without replacement in each class. Support and query are shuffled, so that a position
     reveals no label. The cost per episode does not depend on the number of classes or samples.
 
-    Args:
-        source: labelled samples.
-        split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
-        seed: part of the key.
-        size: ways, shots and queries.
-        shape: the task shape.
-        within_groups: draw all classes of an episode from one group (alphabet, superclass), with equal probability for
-            each group that has enough classes.
-        turn_classes: turn each class by a random number of quarter turns in each episode (Finn et al. 2017).
-        changes: applied to every sample after it was read and turned.
-
-    Raises:
-        UserError: no group has enough classes, or the source has no groups.
+    With ``within_groups`` all classes of an episode come from one group (alphabet, superclass), with equal probability
+    for each group that has enough classes. With ``turn_classes`` each class is turned by a random number of quarter
+    turns in each episode (Finn et al. 2017). ``changes`` are applied to samples after they were read and turned.
     """
 
     def __init__(
@@ -171,11 +161,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return self._serve(self.draw(indices), device)
 
     def batches(self, indices: Iterable[NDArray[np.int64]], device: torch.device) -> Iterator[MetaBatch]:
-        """Draws the episodes of several meta-batches at once: numpy's calls cost more than what they draw.
-
-        Yields:
-            A meta-batch.
-        """
+        """Draws the episodes of several meta-batches at once: numpy's calls cost more than what they draw."""
         remaining = iter(indices)
         while waiting := list(itertools.islice(remaining, 1)):
             more = _DRAWN_AT_ONCE // max(1, len(waiting[0])) - 1

@@ -48,13 +48,8 @@ class Sampler(ABC, Generic[Batch]):
         """One batch of the items ``indices`` ``(N,)``, on ``device``."""
 
     def batches(self, indices: Iterable[NDArray[np.int64]], device: torch.device) -> Iterator[Batch]:
-        """Several batches, in order.
-
-        Yields:
-            The same as :meth:`batch` for each.
-        """
-        for one in indices:
-            yield self.batch(one, device)
+        """Several batches, in order, the same as :meth:`batch` for each."""
+        return (self.batch(one, device) for one in indices)
 
 
 class OneItem(Sampler[Batch]):

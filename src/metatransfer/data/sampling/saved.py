@@ -85,7 +85,7 @@ class SavedEpisodes(EpisodeSampler):
         self._arrays, header = _read(self.path)
         if header.get("content") != self.source.fingerprint():
             raise UserError(
-                f"'{self.path}' holds episodes of {header.get('data')} ({header.get('samples')} samples), but the "
+                f"'{self.path}' contains episodes of {header.get('data')} ({header.get('samples')} samples), but the "
                 f"samples of {self.source.name} ({len(self.source)}) are not the same: give the data, size and split "
                 "that the file was made from."
             )
@@ -99,9 +99,9 @@ class SavedEpisodes(EpisodeSampler):
         if size is not None and self.sizes() != {size}:
             found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(self.sizes())[:3])
             raise UserError(
-                f"'{self.path}' holds {found} episodes with {max(one.num_queries for one in self.sizes()):g} queries "
-                f"per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with {size.num_queries}: "
-                "set num_ways, num_shots and num_queries of eval_task to those of the file."
+                f"'{self.path}' contains {found} episodes with {max(one.num_queries for one in self.sizes()):g} "
+                f"queries per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with "
+                f"{size.num_queries}: set num_ways, num_shots and num_queries of eval_task to those of the file."
             )
 
     def _check(self) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metatransfer.checks import check_choice, check_not_negative, check_positive
+from metatransfer.checks import check_choice, check_count
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
 
@@ -122,9 +122,11 @@ class TaskShape(ABC):
             )
         smallest = int(samples.argmin())
         if samples[smallest] < needed:
+            queries = size.num_queries - needed + int(samples[smallest])
+            lower = f"num_queries to {queries}" if queries > 0 else "num_shots and num_queries"
             raise UserError(
                 f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {task} need at least "
-                f"{needed}: lower {prefix}num_shots or {prefix}num_queries{others}, or remove the class."
+                f"{needed}: lower {prefix}{lower}{others}, or add samples."
             )
 
 
@@ -163,9 +165,8 @@ class MetaDatasetShape(TaskShape):
     """
 
     def __init__(self, min_ways: int = 5, max_support: int = 500) -> None:
-        check_positive(min_ways=min_ways, max_support=max_support)
-        if min_ways < 2:
-            raise UserError(f"min_ways must be 2 or more, but is {min_ways}: a classifier needs two classes.")
+        check_count(2, min_ways=min_ways)  # a classifier needs two classes
+        check_count(max_support=max_support)
         self.min_ways, self.max_support = min_ways, max_support
 
     def least_classes(self, size: EpisodeSize) -> int:
@@ -224,7 +225,7 @@ class ImbalancedShots(TaskShape):
     def __init__(
         self, min_shots: int = 1, max_shots: int = 9, profile: _Profile = "linear", minority: float = 0.5
     ) -> None:
-        check_positive(min_shots=min_shots, max_shots=max_shots)
+        check_count(min_shots=min_shots, max_shots=max_shots)
         check_choice("profile", profile, ("linear", "step", "random"))
         if min_shots > max_shots:
             raise UserError(f"min_shots must not be above max_shots, but they are {min_shots} and {max_shots}.")
@@ -265,8 +266,8 @@ class SemiSupervised(TaskShape):
     """
 
     def __init__(self, num_unlabelled: int = 5, num_distractors: int = 0) -> None:
-        check_positive(num_unlabelled=num_unlabelled)
-        check_not_negative(num_distractors=num_distractors)
+        check_count(num_unlabelled=num_unlabelled)
+        check_count(0, num_distractors=num_distractors)
         self.num_unlabelled, self.num_distractors = num_unlabelled, num_distractors
 
     def least_classes(self, size: EpisodeSize) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from metatransfer.batches import DomainBatch, DomainSamples, UnlabelledBatch
-from metatransfer.checks import check_choice, check_not_negative, check_positive, check_seed
+from metatransfer.checks import check_choice, check_count, check_seed
 from metatransfer.data.sampling.domains import Domain, DomainBatchSampler, DomainSampleSampler, Side, SideStream
 from metatransfer.data.sampling.labelled import UnlabelledSampler
 from metatransfer.data.sampling.loader import BatchLoader, Place
@@ -26,8 +26,6 @@ from metatransfer.errors import UserError
 
 Oracle = Literal["report", "select", "none"]
 Standardization = Literal["none", "domain", "source"]
-_ORACLES: tuple[str, ...] = get_args(Oracle)
-_STANDARDIZATIONS: tuple[str, ...] = get_args(Standardization)
 
 
 class DomainDataModule(OpenedDomains):
@@ -88,16 +86,23 @@ class DomainDataModule(OpenedDomains):
         seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        check_positive(batch_size=batch_size, target_batch_size=target_batch_size, eval_batch_size=eval_batch_size)
-        check_choice("oracle", oracle, _ORACLES)
-        check_choice("standardize", standardize, _STANDARDIZATIONS)
-        check_not_negative(num_workers=num_workers)
+        check_count(batch_size=batch_size, target_batch_size=target_batch_size, eval_batch_size=eval_batch_size)
+        check_choice("oracle", oracle, get_args(Oracle))
+        check_choice("standardize", standardize, get_args(Standardization))
+        check_count(0, 1000, num_workers=num_workers)
         check_seed(seed=seed)
         if both := [name for name in sources if name in targets]:
             raise UserError(
                 f"'{both[0]}' is a source and a target at once, so that its labels would be trained on: give it as one "
                 "of the two."
             )
+        paths = {os.path.realpath(one): name for name, one in sources.items() if isinstance(one, str)}
+        for name, one in targets.items():
+            if isinstance(one, str) and (other := paths.get(os.path.realpath(one))):
+                raise UserError(
+                    f"target '{name}' is the same path as source '{other}', so that its labels would be trained on: "
+                    f"give another path than '{one}'."
+                )
         super().__init__()
         self.sources, self.targets = _domains("source", sources), _domains("target", targets)
         self.division, self.standardize, self.seed = division, standardize, seed
@@ -220,9 +225,7 @@ class DomainDataModule(OpenedDomains):
         """
         if self.oracle == "none":
             raise UserError("oracle is 'none', so the labels of the targets may not be trained on: set it to 'report'.")
-        twin = copy.copy(self)
-        twin.sources, twin._oracle_of = dict(self.targets), self
-        twin._forget()
+        twin = self._twin(sources=self.targets, _oracle_of=self)
         twin._side("sources")
         return twin
 

@@ -158,8 +158,10 @@ class OpenedDomains(LightningDataModule):
     def reseeded(self, seed: int) -> Self:
         """A copy with another seed for divisions, labels and order."""
         check_seed(seed=seed)
+        return self._twin(seed=seed, _oracle_of=self._oracle_of and self._oracle_of.reseeded(seed))
+
+    def _twin(self, **changes: object) -> Self:
         twin = copy.copy(self)
-        twin.seed = seed
-        twin._oracle_of = self._oracle_of.reseeded(seed) if self._oracle_of is not None else None
+        vars(twin).update(changes)
         twin._forget()
         return twin

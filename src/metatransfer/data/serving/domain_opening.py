@@ -35,7 +35,7 @@ def of_domain(who: str) -> Iterator[None]:
 def check_side(side: str, domains: Mapping[str, LabelledDataModule], argument: str, batch_size: int) -> None:
     """Raises an error for no domain, an invalid name or option, or a batch without a sample of every domain."""
     if not domains:
-        raise UserError(f"{side}s has no domain: give at least one, <name>: <collection or path>.")
+        raise UserError(f"there are no {side}s: give at least one, <name>: <collection or path>.")
     for name, data in domains.items():
         check_name(side, str(name))
         if data.processing.mix is not None:

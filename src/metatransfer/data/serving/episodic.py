@@ -115,11 +115,7 @@ class EpisodicDataModule(CollectionDataModule):
         return self.collection.within_groups if given is None else given
 
     def training_source(self) -> Source:
-        """The training samples, encoded, with four times as many classes under ``rotations``.
-
-        Raises:
-            UserError: the tasks are generated.
-        """
+        """The training samples, encoded, with four times as many classes under ``rotations``."""
         source = self._splits.part("train")
         if isinstance(source, TaskGenerator):
             raise UserError(
@@ -233,7 +229,7 @@ class EpisodicDataModule(CollectionDataModule):
         if self.trainer and split != "train" and count < self.trainer.world_size:
             raise UserError(
                 f"episodes.{split}={count} leaves some of {self.trainer.world_size} processes without any: raise it to "
-                "one for each at least."
+                f"{self.trainer.world_size} or more."
             )
         return self._loader(sampler, count, self.tasks_per_batch, training=split == "train")
 

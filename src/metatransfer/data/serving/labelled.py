@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from metatransfer.batches import LabelledBatch, UnlabelledBatch
-from metatransfer.checks import check_choice, check_positive
+from metatransfer.checks import check_choice, check_count
 from metatransfer.data.sampling.labelled import Balance, ByLength, LabelledSampler, UnlabelledSampler
 from metatransfer.data.sampling.loader import BatchLoader
-from metatransfer.data.serving.base import STAGE_SPLITS, CollectionDataModule
+from metatransfer.data.serving.base import STAGE_SPLITS, CollectionDataModule, training_batches
 from metatransfer.data.serving.settings import Division, Processing
 from metatransfer.data.serving.splits import Splits, few_labels, sample_splits
 from metatransfer.data.sources import Collection, Source, View, encoded
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 
-BALANCES: tuple[str, ...] = get_args(Balance)
 _CPU = torch.device("cpu")
 
 
@@ -69,10 +68,15 @@ class LabelledDataModule(CollectionDataModule):
         predict: str | None = None,
     ) -> None:
         super().__init__(source, processing, seed, num_workers)
-        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size, labels_per_class=labels_per_class)
-        check_choice("balance", balance, BALANCES)
+        check_count(batch_size=batch_size, eval_batch_size=eval_batch_size, labels_per_class=labels_per_class)
+        check_choice("balance", balance, get_args(Balance))
         if processing.rotations is not None:
             raise UserError("processing.rotations are for episodes, but these are labelled batches: leave them out.")
+        if division.by == "class":
+            raise UserError(
+                "division.by=class is for episodes, but labelled batches need the same classes in each split: leave it "
+                "out."
+            )
         for name in ("augmentation", "transform", "mix"):
             if self.collection.of_texts and getattr(processing, name):
                 raise UserError(
@@ -128,7 +132,7 @@ class LabelledDataModule(CollectionDataModule):
     def reseeded(self, seed: int) -> Self:
         """A copy with another seed for division, labels and order, which shares the samples."""
         twin = copy.copy(self)
-        twin.seed, twin.division = seed, Division(self.division.val_fraction, self.division.test_fraction)
+        twin.seed, twin.division = seed, replace(self.division, seed=None)
         twin._splits, twin.trainer = None, None
         if self._encoder is not None and not self._encoder.shared:
             twin._encoder = None  # a vocabulary depends on the training texts of a division
@@ -158,11 +162,7 @@ class LabelledDataModule(CollectionDataModule):
                 self.split(name)
 
     def to_label(self) -> tuple[Source, tuple[str, ...]]:
-        """The samples for ``lightning predict`` to label, before encoding, and a name for each.
-
-        Raises:
-            UserError: ``predict`` was not given.
-        """
+        """The samples for ``lightning predict`` to label, before encoding, and a name for each."""
         if self.predict is None:
             raise UserError("there is nothing to label: give a folder or file of samples, --data.predict PATH.")
         if self._to_label is None:
@@ -187,11 +187,7 @@ class LabelledDataModule(CollectionDataModule):
             UserError: fewer samples than processes.
         """
         sampler = self._sampler("train", training=True)
-        world = self.trainer.world_size if self.trainer else 1
-        size = min(self.batch_size, len(sampler) // world)
-        if not size:
-            raise UserError(f"there are {len(sampler)} training samples for {world} processes: use fewer processes.")
-        return self._loader(sampler, len(sampler), size, training=True)
+        return training_batches(sampler, self.batch_size, self.trainer, self.num_workers)
 
     def _in_order(self, split: str) -> BatchLoader[LabelledBatch]:
         sampler = self._sampler(split, training=False)

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from metatransfer.batches import Episode, LabelledBatch, MetaBatch, PredictionTask
-from metatransfer.checks import check_positive, did_you_mean
+from metatransfer.checks import check_count, did_you_mean
 from metatransfer.data.sampling.labelled import LabelledSampler
-from metatransfer.data.sampling.loader import BatchLoader, Place
-from metatransfer.data.serving.base import check_name
+from metatransfer.data.sampling.loader import BatchLoader
+from metatransfer.data.serving.base import check_name, training_batches
 from metatransfer.data.serving.episodic import EpisodicDataModule
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
@@ -175,7 +175,7 @@ class ClassBatches(_OverEpisodes):
                 "episodes must be a data module of episodes, such as EpisodicDataModule(source=Glyphs()), but is of "
                 f"type {type(episodes).__name__}."
             )
-        check_positive(batch_size=batch_size)
+        check_count(batch_size=batch_size)
         self.episodes, self.batch_size = episodes, batch_size
         self._train = episodes.train_data if isinstance(episodes, CrossDomainEpisodes) else episodes
 
@@ -214,20 +214,12 @@ class ClassBatches(_OverEpisodes):
         return self.episodes.episode(split, index)
 
     def train_dataloader(self) -> BatchLoader[LabelledBatch]:
-        """Labelled batches in a new order every epoch, without a last one that is not full.
+        """Labelled batches in a new order every epoch; a last one that is not full is dropped, if there are others.
 
         Raises:
-            UserError: fewer samples than one batch in every process takes.
+            UserError: fewer samples than processes.
         """
-        sampler, place = self._sampler, Place.of(self.trainer, training=True)
-        workers = self._train.num_workers
-        loader = BatchLoader(sampler, len(sampler), self.batch_size, drop_last=True, place=place, num_workers=workers)
-        if len(loader) == 0:
-            raise UserError(
-                f"batch_size={self.batch_size} in each of {place.world_size} processes is more than the {len(sampler)} "
-                f"training samples: lower it to {max(1, len(sampler) // place.world_size)}."
-            )
-        return loader
+        return training_batches(self._sampler, self.batch_size, self.trainer, self._train.num_workers)
 
     def val_dataloader(self) -> BatchLoader[MetaBatch]:
         """The fixed validation episodes."""

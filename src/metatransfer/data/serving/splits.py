@@ -52,11 +52,13 @@ class Splits(Generic[_Part]):
 def class_splits(
     collection: Collection, division: Division, num_ways: int, eval_num_ways: int
 ) -> Splits[Source | TaskGenerator]:
-    """Splits with disjoint classes, or the generator of their tasks; undivided classes are divided at random."""
+    """Splits with disjoint classes, or the generator of their tasks; undivided data are divided at random."""
     opened = collection.opened()
     generator = opened.get("all")
     if isinstance(generator, TaskGenerator):
         return Splits(collection, dict.fromkeys(SPLITS, generator), None)
+    if division.by == "sample":
+        return sample_splits(collection, division, 0, val_fraction=0.2)
     if collection.divided_by == "class" and len(opened) > 1:
         return Splits(collection, opened, None)
     parts = _labelled_parts(collection)
@@ -77,30 +79,25 @@ def class_splits(
     return Splits(collection, {one: of_classes(whole, names[one], f"{whole.name} {one}") for one in SPLITS}, how)
 
 
-def sample_splits(collection: Collection, division: Division, seed: int, *, with_test: bool = True) -> Splits[View]:
+def sample_splits(
+    collection: Collection, division: Division, seed: int, *, val_fraction: float = 0.1, with_test: bool = True
+) -> Splits[View]:
     """Splits with the same classes; undivided samples are divided at random within each class.
 
-    Args:
-        collection: the data.
-        division: fractions and optionally seed of the division.
-        seed: seed of the division, unless it has one.
-        with_test: whether to hold out test samples; otherwise the test split is trained on, too.
-
-    Returns:
-        Splits with the class numbers of the training split.
+    ``seed`` and ``val_fraction`` are the defaults of ``division``. Without ``with_test``, the test split is trained on.
     """
     parts = _labelled_parts(collection)
     seed = seed if division.seed is None else division.seed
     how: str | None = f"stratified at random, seed {seed}"
     if len(parts) > 1 and _have_own_classes(parts):
         rank_zero_info(
-            f"{type(collection).__name__}: {' and '.join(parts)} have different classes, but labelled batches need the "
-            "same classes in each split: all samples are pooled and divided at random within each class."
+            f"{type(collection).__name__}: {' and '.join(parts)} have different classes, but the same classes are "
+            "needed in each split: all samples are pooled and divided at random within each class."
         )
         parts = {"all": joined([parts[name] for name in SPLITS if name in parts])}
         how = f"classes of all splits pooled, then {how}"
     _check_known_classes(parts)
-    fractions = division.fractions(0.1)
+    fractions = division.fractions(val_fraction)
     first = "all" if "all" in parts else "train"
     if not with_test:
         parts[first] = joined([parts[name] for name in (first, "test") if name in parts])
@@ -170,10 +167,11 @@ def _divided_classes(
     """The classes of each split, in their order, on which the division depends; at least those of one episode."""
     names, total = source.class_names, sum(needs.values())
     if len(names) < total:
+        lower = f"lower task.num_ways and eval_task.num_ways to {len(names) // 3}, " if len(names) > 5 else ""
         raise UserError(
             f"{source.name} has {len(names)} classes, but three splits need {' + '.join(map(str, needs.values()))} = "
-            f"{total} for {needs['train']}-way training and {needs['test']}-way evaluation: add classes, or lower "
-            "task.num_ways or eval_task.num_ways."
+            f"{total} for {needs['train']}-way training and {needs['test']}-way evaluation: {lower}add classes, or set "
+            "division.by to sample, which tests on new samples of the same classes."
         )
     sizes = {one: max(needs[one], round(fractions[one] * len(names))) for one in ("val", "test")}
     while len(names) - sum(sizes.values()) < needs["train"]:

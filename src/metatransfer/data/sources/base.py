@@ -78,15 +78,18 @@ class Source(ABC):
         self.order = self.targets.argsort(kind="stable") if self.is_labelled else np.arange(len(self.targets))
         if self.groups is not None and len(self.groups) != len(self.class_names):
             raise UserError(
-                f"{name}: {len(self.class_names)} classes came with {len(self.groups)} groups; give one each."
+                f"{name}: there are {len(self.groups)} groups for {len(self.class_names)} classes; give one per class."
             )
 
     def _checked(self, given: NDArray[Any]) -> NDArray[Any]:
         if given.ndim == 2 and given.dtype.kind == "f" and not self.class_names:
+            finite = np.isfinite(given).all(1)
+            if not finite.all():
+                raise UserError(f"{self.name}: the target of sample {int(finite.argmin())} is NaN or infinite: fix it.")
             return given.astype(np.float32)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise UserError(
-                f"{self.name}: labels must be one integer per sample, but came as {given.dtype} of shape {given.shape}."
+                f"{self.name}: labels must be one integer per sample, but are {given.dtype} of shape {given.shape}."
             )
         labels = given.astype(np.int64)
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_names):
@@ -200,7 +203,9 @@ class TensorSource(Source):
     ) -> None:
         super().__init__(targets, class_names, name, groups)
         if len(data) != len(self.targets):
-            raise UserError(f"{name}: {len(data)} samples came with {len(self.targets)} labels; give one label each.")
+            raise UserError(
+                f"{name}: there are {len(self.targets)} labels for {len(data)} samples; give one per sample."
+            )
         finite = finite_rows(data)
         if not finite.all():
             raise UserError(f"{name}: sample {int(finite.argmin())} contains NaN or infinity: fix or remove it.")

@@ -93,31 +93,11 @@ class Collection(ABC):
         return found
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """Reads samples for ``lightning predict`` to label.
-
-        Args:
-            path: the folder or file given by the user.
-
-        Returns:
-            The samples, whose labels are ignored, and a name for each.
-
-        Raises:
-            UserError: this collection cannot read files to label, or cannot read this one.
-        """
+        """Samples of a folder or file for ``lightning predict`` to label, with a name for each, or an error."""
         raise UserError(f"{type(self).__name__} does not read files to label ('{path}'): leave predict out.")
 
     def convert(self, item: Any) -> Tensor:  # noqa: ANN401
-        """Converts one raw sample, such as a PIL image, to what a network sees.
-
-        Args:
-            item: the raw sample.
-
-        Returns:
-            ``sample_shape`` float32, images in [0, 1].
-
-        Raises:
-            UserError: the collection cannot convert such samples.
-        """
+        """One raw sample, such as a PIL image, as ``sample_shape`` float32, images in [0, 1], or an error."""
         raise UserError(
             f"{type(self).__name__} cannot read image files like its samples, so it cannot predict folders."
         )
@@ -127,17 +107,7 @@ class Collection(ABC):
         return None
 
     def encoder_from(self, state: Mapping[str, Any]) -> Encoder | None:
-        """The encoder of a checkpoint.
-
-        Args:
-            state: from :meth:`Encoder.state`.
-
-        Returns:
-            The encoder; ``None`` if samples need none.
-
-        Raises:
-            UserError: the checkpoint was trained with another encoder.
-        """
+        """The encoder of a checkpoint, from :meth:`Encoder.state`; ``None`` if samples need none."""
         return None
 
     def protocol(self) -> dict[str, Any]:

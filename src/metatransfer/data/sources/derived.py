@@ -37,15 +37,9 @@ class _Derived(Source):
 
 
 class View(_Derived):
-    """Some samples of another source, or all of them with other labels; what is in memory is shared.
+    """The samples ``indices`` ``(N,)`` of another source, with classes of their own, some of which may have no sample.
 
-    Args:
-        base: the source that the samples are read from.
-        indices: ``(N,)`` indices of the samples in ``base``.
-        targets: ``(N,)`` their classes.
-        class_names: names of the classes, some of which may have no sample here.
-        name: name of the set in messages; defaults to that of ``base``.
-        groups: the group of each class.
+    What is in memory is shared.
     """
 
     _may_lack_classes = True
