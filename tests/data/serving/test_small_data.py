@@ -91,7 +91,8 @@ def test_the_number_of_queries_that_is_named_works():
     sentence = refusal(lambda: by_sample(Task(5, 1, 11)).setup("fit"))
     assert "lower eval_task.num_queries to 3" in sentence
     by_sample(Task(5, 1, 11), eval_task=EvalTask(num_queries=3)).setup(None)
-    assert "lower task.num_shots and num_queries" in refusal(lambda: by_sample(Task(5, 30, 1)).setup("fit"))
+    assert "lower task.num_shots to 11, or add" in refusal(lambda: by_sample(Task(5, 30, 1)).setup("fit"))
+    assert "lower task.num_shots and num_queries" in refusal(lambda: by_sample(Task(5, 30, 30)).setup("fit"))
     with_unlabelled = Task(5, 1, 9, SemiSupervised(6))
     assert "lower task.num_queries to 5, or the numbers" in refusal(lambda: by_sample(with_unlabelled).setup("fit"))
 

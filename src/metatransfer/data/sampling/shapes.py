@@ -122,8 +122,9 @@ class TaskShape(ABC):
             )
         smallest = int(samples.argmin())
         if samples[smallest] < needed:
-            queries = size.num_queries - needed + int(samples[smallest])
-            lower = f"num_queries to {queries}" if queries > 0 else "num_shots and num_queries"
+            fewer = needed - int(samples[smallest])
+            options = {"num_queries": size.num_queries - fewer, "num_shots": size.num_shots - fewer if fixed else 0}
+            lower = next((f"{name} to {n}" for name, n in options.items() if n > 0), "num_shots and num_queries")
             raise UserError(
                 f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {task} need at least "
                 f"{needed}: lower {prefix}{lower}{others}, or add samples."
