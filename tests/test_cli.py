@@ -207,7 +207,7 @@ MISTAKES = [
     (["predict", "--config", PROTONET], ["predict needs two folders"]),
     (["predict", "--config", PROTONET, "--data.predict.support=a", "--data.predict.query=b"], ["support folder 'a' does not exist"]),
     (["fit", "--config", MAML, "--data.task.num_ways", "5000"], ["Glyphs (train split) has", "5000-way"]),
-    (["fit", "--config", MAML, "--data.task.num_shots", "30"], ["Glyphs (train split): class", "20 samples", "30 shots"]),
+    (["fit", "--config", MAML, "--data.task.num_shots", "30"], ["Glyphs (train split): class", "20 samples", "30-shot"]),
     (["fit", "--config", MAML, "--data.task.num_ways", "0"], ["num_ways must be a whole number from 1"]),
     (["fit", "--config", MAML, "--data.eval_task.num_ways", "7"], ["labels from 0 to 6", "num_outputs=5"]),
     (["fit", "--config", MAML, "--data.episodes.train", "4"], ["episodes.train=4 is less than one meta-batch"]),
