@@ -44,7 +44,7 @@ from metatransfer.adapters.estimators import (
 )
 from metatransfer.callbacks.run.report import machine
 from metatransfer.data import DomainDataModule
-from metatransfer.data.sampling.feature_transforms import RowSum
+from metatransfer.data.sampling.augment import RowSum
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from metatransfer.nn import RawFeatures
 

@@ -9,7 +9,7 @@ import torch
 
 import messages
 from metatransfer import checks
-from metatransfer.batches import Episode
+from metatransfer.batches import Episode, LabelledBatch
 from metatransfer.errors import UserError
 
 
@@ -55,6 +55,19 @@ def test_check_not_negative(value):
 def test_check_seed(value):
     checks.check_seed(seed=0, other=2**32 - 1)
     assert refusal(checks.check_seed, seed=value).startswith("seed must be a whole number from 0 to 4294967295, but is")
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**6 + 1, 10**18, 10**30, 1.5, float("nan"), "5", 1j])
+def test_check_count(value):
+    checks.check_count(a=1, b=10**6, c=None, d=np.int64(5))
+    sentence = refusal(checks.check_count, a=1, b=value)
+    assert sentence.startswith("b must be a whole number from 1 to 1000000, but is ")
+    assert len(sentence) < 110
+
+
+def test_check_count_of_another_range():
+    checks.check_count(0, 3, a=0, b=3)
+    assert refusal(checks.check_count, 0, 3, a=4) == "a must be a whole number from 0 to 3, but is 4."
 
 
 def test_check_monitor():
@@ -141,6 +154,33 @@ def test_labels_beyond_the_output_layer():
         assert word in sentence
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int32, torch.complex64])
+def test_labels_of_another_type(kind):
+    for name in ("support_y", "query_y"):
+        wrong = episode(**{name: getattr(episode(), name).to(kind)})
+        sentence = refusal(checks.check_episode, wrong)
+        assert "needs int64 labels in support_y and query_y, or float targets in both" in sentence
+        assert str(kind) in sentence
+    y = torch.zeros(3).to(kind)
+    assert f"int64 labels, but has {kind}" in refusal(
+        checks.check_labelled_batch, LabelledBatch(torch.zeros(3, 2), y), 5
+    )
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.complex64])
+def test_samples_of_another_type(kind):
+    for name in ("support_x", "query_x"):
+        wrong = episode(**{name: getattr(episode(), name).to(kind)})
+        assert f"the episode's {name} must be floating point" in refusal(checks.check_episode, wrong)
+    for good in (torch.half, torch.bfloat16, torch.double):
+        checks.check_episode(episode(support_x=episode().support_x.to(good)))
+    x = torch.zeros(3, 2).to(kind)
+    labels = torch.zeros(3, dtype=torch.int64)
+    assert f"x must be floating point, images in [0, 1], but is {kind}" in refusal(
+        checks.check_labelled_batch, LabelledBatch(x, labels), 5
+    )
+
+
 def test_query_labels_beyond_the_output_layer():
     """cross_entropy would answer with an IndexError, on a GPU with a device-side assert that kills the process."""
     wrong = episode(query_y=torch.full((2, 4), 7))
@@ -159,21 +199,6 @@ def test_targets_of_another_size():
     assert "num_outputs=5" in sentence
 
 
-def test_episode_shapes():
-    arguments = {"num_ways": 3, "num_shots": 2, "num_queries": 3, "where": "Glyphs (val split)"}
-    checks.check_episode_shape([5, 9, 5], "abc", **arguments)
-    sentence = refusal(checks.check_episode_shape, [5, 9], "ab", **arguments)
-    for word in ("Glyphs (val split)", "2 classes", "3-way", "lower num_ways"):
-        assert word in sentence
-    sentence = refusal(checks.check_episode_shape, [5, 9, 4, 9], ["a", "b", "few", "d"], **arguments)
-    for word in ("Glyphs (val split)", "'few'", "4 samples", "2 shots + 3 queries", "need 5", "lower num_shots"):
-        assert word in sentence
-    assert "0 classes" in refusal(checks.check_episode_shape, [], [], **arguments)
-    assert "num_shots" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **{**arguments, "num_shots": 0})
-    single = {**arguments, "num_ways": 1, "prefix": "eval_"}
-    assert "raise eval_num_ways to 2 or more" in refusal(checks.check_episode_shape, [5, 5, 5], "abc", **single)
-
-
 # ---- support sets and weights
 
 
@@ -185,7 +210,11 @@ def test_episode_shapes():
         (torch.zeros(4, 3), [0] * 3, ["4 samples", "3 labels"]),
         (torch.tensor([[float("nan")]]), [0], ["NaN or infinity"]),
         (torch.tensor([[float("inf")]]), [0], ["NaN or infinity"]),
-        (torch.zeros(4, 3).long(), [0] * 4, ["int64"]),  # the docstring promises it
+        (torch.zeros(4, 3).long(), [0] * 4, ["int64: convert it, x.float()"]),
+        (torch.zeros(4, 3).bool(), [0] * 4, ["bool: convert it, x.float()"]),
+        (torch.zeros(4, 3).byte(), [0] * 4, ["uint8: divide images by 255"]),
+        (torch.zeros(4, 3, dtype=torch.complex32), [0] * 4, ["complex32: give its two parts, torch.view_as_real(x)"]),
+        (torch.tensor([[float("nan")]]).half(), [0], ["NaN or infinity"]),
     ],
 )
 def test_bad_support(x, labels, words):
@@ -202,9 +231,25 @@ def test_bad_support(x, labels, words):
         (torch.eye(2), ["is one-hot"]),
         (np.eye(2), ["is one-hot"]),
         (torch.tensor([[3, 4], [5, 6]]), ["has (2, 2): give one label for each sample"]),
-        ([[1, 0], [0, 1]], ["holds a list of 2", "class indices or names"]),
-        (list(torch.eye(2)), ["holds a Tensor of 2"]),
+        ([[1, 0], [0, 1]], ["not a list of 2", "class indices or names"]),
+        (list(torch.eye(2)), ["not a Tensor of 2"]),
         (None, ["one label for each sample, but is None"]),
+        (torch.zeros(2, dtype=torch.complex64), ["support_y is complex64", "convert it"]),
+        (np.array(["2020-01-01", "2020-01-02"], "M8[D]"), ["support_y is datetime64[D]", "convert it"]),
+        (np.array(["a", None], object), ["support_y contains None for sample 1", "leave the sample out"]),
+        (np.array([0, float("nan")], object), ["support_y contains nan for sample 1"]),
+        (np.array(["a", 1], object), ["support_y mixes int and str: give labels of one type"]),
+        (np.array([["a"], ["b"]], object), ["has (2, 1)", "support_y[:, 0]"]),
+        (np.array([{1: 2}, "b"], object), ["not a dict of 1"]),
+        ([0, float("nan")], ["support_y contains nan for sample 1"]),
+        ([0.5, float("inf")], ["support_y contains inf for sample 1"]),
+        (["a", None], ["support_y contains None for sample 1"]),
+        ([np.float32("nan"), 1], ["support_y contains nan for sample 0"]),
+        ([torch.tensor(1.0), torch.tensor(float("nan"))], ["for sample 1"]),
+        (torch.tensor([1.0, float("nan")]), ["support_y contains NaN or infinity for sample 1"]),
+        (torch.tensor([[1.0, 2.0], [float("inf"), 0.0]]).bfloat16(), ["NaN or infinity for sample 1"]),
+        (np.array([float("nan"), 1.0]), ["support_y contains NaN or infinity for sample 0"]),
+        (torch.tensor([[True], [False]]), ["has (2, 1)", "support_y[:, 0]"]),
         (torch.tensor(1), ["one label for each sample"]),
     ],
 )
@@ -214,7 +259,14 @@ def test_more_than_one_label_for_a_sample(labels, words):
 
 
 def test_targets_and_labels_of_all_kinds_pass():
-    for labels in (torch.rand(2, 2), torch.rand(2, 1), np.random.rand(2, 2), [torch.tensor([1]), np.int64(3)], "ab"):
+    floats = torch.rand(2, 2), torch.rand(2, 1), np.random.rand(2, 2), torch.rand(2).half(), torch.rand(2, 1).bfloat16()
+    classes = (
+        torch.tensor([True, False]),
+        torch.tensor([3, 5]).byte(),
+        np.array([b"a", b"b"]),
+        np.array(["a", "b"], "O"),
+    )
+    for labels in (*floats, *classes, [torch.tensor([1]), np.int64(3)], "ab"):
         checks.check_support(torch.zeros(2, 3), labels)
     checks.check_support(torch.zeros(2, 3), [("a", 1), ("b", 2)])
 

@@ -201,7 +201,7 @@ WRONG = [
     (["--model.adaptation.normalization=layer"], "normalization"),
     (["--model.num_classes=7"], "was built for 7 classes, but the data has 10"),
     (["--checkpoint.monitor=oracle/accuracy"], "data.oracle=select"),
-    (["--data.batch_size=0"], "batch_size must be a number above 0"),
+    (["--data.batch_size=0"], "batch_size must be a whole number from 1"),
     (["--trainer.max_epochs=-1"], "needs an end"),
 ]
 

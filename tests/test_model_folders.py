@@ -73,13 +73,13 @@ def test_one_sentence(tmp_path, cache, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     wrong = {
         str(tmp_path / "half"): "has no tokenizer.json: download it into the folder",
-        str(tmp_path / "file"): "is a file, but must be the folder that holds config.json and tokenizer.json",
+        str(tmp_path / "file"): "is a file: give the folder that contains config.json and tokenizer.json",
         str(tmp_path / "whol"): "Did you mean whole?",
         "owner/absent": "put its config.json and tokenizer.json into a folder and give the path",
         "../../x/y/z": "is neither a folder nor a model in the local cache",
         "package:no_such_pack": "no package 'no_such_pack' is installed",
         "package:": "no package '' is installed",
-        "package:empty_pack": "holds no folder with config.json and tokenizer.json",
+        "package:empty_pack": "contains no folder with config.json and tokenizer.json",
         "package:two_models": "(first, second): specify one, package:two_models/first",
     }
     for reference, words in wrong.items():

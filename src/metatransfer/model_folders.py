@@ -29,9 +29,7 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
             )
         return path
     if path.exists():
-        raise UserError(
-            f"{what} '{reference}' is a file, but must be the folder that holds {' and '.join(files)}: give the folder."
-        )
+        raise UserError(f"{what} '{reference}' is a file: give the folder that contains {' and '.join(files)}.")
     cache, cached = _cached(reference, files)
     if cached is not None:
         return cached
@@ -83,7 +81,7 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
     if not roots:
         raise UserError(
             f"{what} '{reference}': no package '{name}' is installed in this Python: install it, or give the folder "
-            f"that holds {' and '.join(files)}."
+            f"that contains {' and '.join(files)}."
         )
     found = sorted({hit.parent for root in roots for hit in (root / below).rglob(files[0])})
     found = [folder for folder in found if all((folder / file).is_file() for file in files)]
@@ -93,20 +91,16 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
         return outer[0]
     if outer:
         inner = sorted(
-            {folder.relative_to(root).as_posix() for root in roots for folder in outer if _is_in(folder, root)}
+            {one.relative_to(root).as_posix() for root in roots for one in outer if one.is_relative_to(root)}
         )
         raise UserError(
             f"{what} '{reference}': package '{name}' has several folders with {' and '.join(files)} "
             f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): specify one, {_PACKAGE}{name}/{inner[0]}."
         )
     raise UserError(
-        f"{what} '{reference}': package '{name}' is installed, but holds no folder with {' and '.join(files)}: name "
+        f"{what} '{reference}': package '{name}' is installed, but contains no folder with {' and '.join(files)}: name "
         "another package, or give a folder."
     )
-
-
-def _is_in(folder: Path, root: Path) -> bool:
-    return folder == root or root in folder.parents
 
 
 def _package_folders(name: str) -> list[Path]:

@@ -133,7 +133,7 @@ def test_both_twins_of_a_seed_see_the_same_and_seeds_differ():
 def test_it_is_reproducible_and_touches_nothing():
     method, labelled = module(), data()
     labelled.setup("fit")
-    samples = {name: part.indices.copy() for name, part in labelled.splits.views.items()}
+    samples = {name: part.indices.copy() for name, part in labelled.splits.parts.items()}
     state, modes = copy.deepcopy(method.state_dict()), [part.training for part in method.modules()]
     wanted = [value.requires_grad for value in method.parameters()]
 
@@ -155,7 +155,7 @@ def test_it_is_reproducible_and_touches_nothing():
     assert method._trainer is None
     assert labelled.trainer is None
     assert (labelled.seed, labelled.labels_per_class) == (0, 4)
-    assert all(np.array_equal(part.indices, samples[name]) for name, part in labelled.splits.views.items())
+    assert all(np.array_equal(part.indices, samples[name]) for name, part in labelled.splits.parts.items())
 
 
 def test_scores_are_those_of_trainings_by_hand():

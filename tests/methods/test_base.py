@@ -74,9 +74,9 @@ def test_predictor_keeps_modes_of_frozen_submodules():
 
 def test_labels_that_cannot_be_compared_are_still_labels():
     made, batch = module(), episode(tasks=1, shots=1)
-    predictor = made.adapt(batch.support_x[0], ["x", 3, None])
-    assert set(predictor.classes) == {"x", 3, None}
-    assert set(predictor.predict(batch.query_x[0])) <= {"x", 3, None}
+    predictor = made.adapt(batch.support_x[0], ["x", 3, ("y", 1)])
+    assert set(predictor.classes) == {"x", 3, ("y", 1)}
+    assert set(predictor.predict(batch.query_x[0])) <= {"x", 3, ("y", 1)}
 
 
 def test_numpy_in_numpy_out():

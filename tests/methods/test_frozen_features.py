@@ -160,7 +160,7 @@ def test_it_is_the_classifier_on_the_features(make, tmp_path):
 def test_features_are_computed_once_for_all_classifiers_and_runs(tmp_path):
     backbone = network(Counting)
     counts = [fitted(tmp_path, module(make(), backbone=copy.deepcopy(backbone)))[1] for make in MAKES.values()]
-    sizes = {name: len(part) for name, part in Blobs().splits.views.items()}
+    sizes = {name: len(part) for name, part in Blobs().splits.parts.items()}
     assert counts == [sizes["train"] + sizes["val"], 0, 0, 0]
     assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 2
     own = tmp_path / "own"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs, LabelledBatch
-from metatransfer.checks.values import check_positive
 from metatransfer.errors import UserError
 
 __all__ = [
     "check_batch_kind",
     "check_episode",
-    "check_episode_shape",
     "check_finite",
     "check_float_samples",
     "check_labelled_batch",
@@ -29,17 +27,9 @@ def _ids(x: Inputs) -> Tensor:
 
 
 def check_episode(episode: Episode, *, num_outputs: int | None = None, where: str = "the episode") -> None:
-    """Raises an error if the tensors of an episode do not fit each other or the output layer.
-
-    Args:
-        episode: the episode.
-        num_outputs: size of the method's output layer, if it is fixed.
-        where: name of the episode in the message.
-
-    Raises:
-        UserError: states the wrong shapes or labels.
-    """
-    shapes = _shapes(episode)
+    """Raises an error if the tensors of an episode do not fit each other or ``num_outputs``; ``where`` names it."""
+    given = {name: part for name, part in episode._asdict().items() if part is not None}
+    shapes = {name: tuple(_ids(part).shape) for name, part in given.items()}
     if min(len(shape) for shape in shapes.values()) < 2:
         raise UserError(f"{where} needs a leading task axis on all its tensors, e.g. (T, S, *shape); got {shapes}.")
     if len({shape[0] for shape in shapes.values()}) != 1:
@@ -51,7 +41,13 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
             raise UserError(f"{where} must have as many {part} labels as {part} samples in every task; got {shapes}.")
         if shapes[f"{part}_x"][1] == 0:
             raise UserError(f"{where} has no {part} samples; got {shapes}.")
-    _check_one_shape(episode, where)
+    samples = {name: part for name, part in given.items() if name.endswith("_x")}
+    for name, part in samples.items():
+        if isinstance(part, Tensor):
+            check_float_samples(part, f"{where}'s {name}")
+    # the lengths of texts may differ, because each part is padded to its longest text
+    if len({tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in samples.values()}) != 1:
+        raise UserError(f"{where} must have support and query samples of one shape; got {shapes}.")
     kinds = {_kind(episode.support_y), _kind(episode.query_y)}
     if kinds == {"labels"}:
         _check_labels(episode, num_outputs, where)
@@ -60,20 +56,8 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
     else:
         raise UserError(
             f"{where} needs int64 labels in support_y and query_y, or float targets in both; got "
-            f"{episode.support_y.dtype} and {episode.query_y.dtype}."
+            f"{episode.support_y.dtype} and {episode.query_y.dtype}: convert them, for example y.long()."
         )
-
-
-def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(_ids(part).shape) for name, part in episode._asdict().items() if part is not None}
-
-
-def _check_one_shape(episode: Episode, where: str) -> None:
-    given = [part for name, part in episode._asdict().items() if name.endswith("_x") and part is not None]
-    # the lengths of texts may differ, because each part is padded to its longest text
-    found = {tuple(part.shape[2:]) if isinstance(part, Tensor) else "texts" for part in given}
-    if len(found) != 1:
-        raise UserError(f"{where} must have support and query samples of one shape; got {_shapes(episode)}.")
 
 
 def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
@@ -115,67 +99,13 @@ def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None
             )
 
 
-def check_episode_shape(
-    samples_per_class: Sequence[int] | np.ndarray,
-    class_names: Sequence[str],
-    *,
-    num_ways: int,
-    num_shots: int,
-    num_queries: int,
-    where: str,
-    prefix: str = "",
-) -> None:
-    """Raises an error if episodes of a shape cannot be drawn from a set of classes.
-
-    Args:
-        samples_per_class: number of samples of each class.
-        class_names: names of the classes.
-        num_ways: classes per episode.
-        num_shots: support samples per class.
-        num_queries: query samples per class.
-        where: data set and split, for the message.
-        prefix: prefix of the argument names of this split (``"eval_"``).
-
-    Raises:
-        UserError: fewer than two ways, more ways than classes, or more shots and queries than a class has samples.
-    """
-    check_positive(num_ways=num_ways, num_shots=num_shots, num_queries=num_queries)
-    if num_ways < 2:
-        raise UserError(
-            f"{where} has {num_ways}-way episodes, but with a single class every answer is right: raise "
-            f"{prefix}num_ways to 2 or more."
-        )
-    if num_ways > len(samples_per_class):
-        raise UserError(
-            f"{where} has {len(samples_per_class)} classes, but {num_ways}-way episodes need at least {num_ways}: "
-            f"lower {prefix}num_ways."
-        )
-    smallest = int(np.argmin(samples_per_class))
-    if num_shots + num_queries > samples_per_class[smallest]:
-        raise UserError(
-            f"{where}: class '{class_names[smallest]}' has {samples_per_class[smallest]} samples, but {num_shots} "
-            f"shots + {num_queries} queries need {num_shots + num_queries}: lower {prefix}num_shots or "
-            f"{prefix}num_queries."
-        )
-
-
 def check_batch_kind(
     batch: object,
     kind: type,
     method: str,
     remedy: str = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}",
 ) -> None:
-    """Raises an error if a method for episodes gets labelled batches, or the other way round.
-
-    Args:
-        batch: a batch of a loader; a pair of tensors ``(x, y)`` is a labelled batch, too.
-        kind: ``Episode`` or ``LabelledBatch``.
-        method: beginning of the message, e.g. ``"MAMLModule learns from"``.
-        remedy: what to do if labelled batches were expected.
-
-    Raises:
-        UserError: states how to change the data.
-    """
+    """Raises an error if a method gets another kind of batch; a pair of tensors is a labelled batch, too."""
     parts = batch if isinstance(batch, list | tuple) else ()
     pair = isinstance(batch, LabelledBatch) or (
         len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts[:2])
@@ -199,15 +129,11 @@ def _served(batch: object) -> str:
 
 
 def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
-    """Raises an error if the samples and labels of a batch do not fit each other or the output layer.
-
-    Raises:
-        UserError: states the wrong shapes or labels.
-    """
+    """Raises an error if the samples and labels of a batch do not fit each other or the output layer."""
     shapes = tuple(_ids(batch.x).shape), tuple(batch.y.shape)
     if len(shapes[0]) < 2 or len(shapes[1]) != 1 or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
         raise UserError(
-            f"the training batch must hold samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
+            f"the training batch must contain samples (N, *shape) and one label for each, (N,); got {shapes[0]} and "
             f"{shapes[1]}."
         )
     if isinstance(batch.x, Tensor):
@@ -223,36 +149,26 @@ def check_labelled_batch(batch: LabelledBatch, num_classes: int) -> None:
 
 
 def check_float_samples(x: Tensor, name: str) -> None:
-    """Raises an error unless samples are floating point.
-
-    Raises:
-        UserError: the type is another, e.g. uint8.
-    """
+    """Raises an error unless samples are floating point."""
     if not x.is_floating_point():
-        raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: convert it (x / 255).")
+        advice = "divide images by 255, x / 255" if x.dtype == torch.uint8 else "convert it, x.float()"
+        advice = "give its two parts, torch.view_as_real(x)" if x.is_complex() else advice
+        raise UserError(f"{name} must be floating point, images in [0, 1], but is {x.dtype}: {advice}.")
 
 
 def check_finite(x: Inputs, name: str, remedy: str) -> None:
-    """Raises an error if samples hold NaN or infinity.
-
-    Raises:
-        UserError: begins with ``name`` and ends with ``remedy``.
-    """
+    """Raises an error, from ``name`` to ``remedy``, if samples contain NaN or infinity."""
     if isinstance(x, Tensor) and not torch.isfinite(x).all():
         raise UserError(f"{name} contains NaN or infinity: {remedy}.")
 
 
 def check_support(support_x: Inputs, labels: Sized) -> None:
-    """Raises an error if a method cannot adapt to support samples ``(S, *shape)`` with ``S`` labels.
-
-    Raises:
-        UserError: no or unequal numbers of samples, values that are not finite floats, or several labels per sample.
-    """
+    """Raises an error if a method cannot adapt to support samples ``(S, *shape)`` with ``S`` labels."""
     _check_one_label_each(labels)
     x = _ids(support_x)
     if x.dim() < 2 or len(x) == 0:
         raise UserError(
-            f"support_x must hold at least one sample along its first axis, (S, *shape); got {tuple(x.shape)}."
+            f"support_x must contain at least one sample along its first axis, (S, *shape); got {tuple(x.shape)}."
         )
     if len(x) != len(labels):
         raise UserError(f"support_x has {len(x)} samples, but support_y has {len(labels)} labels.")
@@ -263,26 +179,53 @@ def check_support(support_x: Inputs, labels: Sized) -> None:
 
 def _check_one_label_each(labels: Any) -> None:  # noqa: ANN401
     if not hasattr(labels, "__len__") or (isinstance(labels, Tensor | np.ndarray) and labels.ndim == 0):
-        raise UserError(f"support_y must hold one label for each sample, but is {labels!s:.40}.")
-    if not isinstance(labels, Tensor | np.ndarray):
-        nested = [label for label in list(labels) if isinstance(label, list) or np.prod(getattr(label, "shape", 1)) > 1]
-        if nested:
-            raise UserError(
-                f"support_y must hold one label for each sample, but holds a {type(nested[0]).__name__} of "
-                f"{len(nested[0])}: give class indices or names, or a tensor (S, D) of float targets to regress."
-            )
-        return
-    shape = tuple(labels.shape)
-    floating = labels.dtype.is_floating_point if isinstance(labels, Tensor) else labels.dtype.kind == "f"
+        raise UserError(f"support_y must contain one label for each sample, but is {labels!s:.40}.")
+    if isinstance(labels, Tensor | np.ndarray):
+        _check_label_array(labels if isinstance(labels, np.ndarray) else _as_array(labels))
+    else:
+        _check_label_list(list(labels))
+
+
+def _as_array(labels: Tensor) -> np.ndarray:
+    labels = labels.detach().cpu()
+    return (labels.float() if labels.is_floating_point() else labels).numpy()  # NumPy has no bfloat16
+
+
+def _check_label_array(labels: np.ndarray) -> None:
+    shape, kind = labels.shape, labels.dtype.kind
+    if kind not in "biufOSU":
+        raise UserError(
+            f"support_y is {labels.dtype}, but labels are whole numbers or texts, and targets to regress real numbers: "
+            "convert it."
+        )
     binary = len(shape) == 2 and min(shape) > 1 and bool(((labels == 0) | (labels == 1)).all())
     if binary and bool((labels.sum(1) == 1).all()):
         raise UserError(
-            f"support_y of shape {shape} is one-hot, but must hold one class index for each sample: use "
+            f"support_y of shape {shape} is one-hot, but must contain one class index for each sample: use "
             "support_y.argmax(-1)."
         )
-    if len(shape) > 1 and not floating:
+    if len(shape) > 1 and kind != "f":
         advice = "use its only column, support_y[:, 0]" if shape[1:] == (1,) else "give one label for each sample"
         raise UserError(f"support_y must have shape (S,), but has {shape}: {advice}.")
+    if kind == "O":
+        _check_label_list(labels.tolist())
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        if len(kinds) > 1:
+            raise UserError(f"support_y mixes {' and '.join(kinds)}: give labels of one type.")
+    if kind == "f" and not np.isfinite(labels).all():
+        row = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).argmax())
+        raise UserError(f"support_y contains NaN or infinity for sample {row}: give a class or a finite target.")
+
+
+def _check_label_list(labels: list[Any]) -> None:
+    for row, label in enumerate(labels):
+        if isinstance(label, list | dict | set) or np.prod(getattr(label, "shape", 1)) > 1:
+            raise UserError(
+                f"support_y must contain one label for each sample, not a {type(label).__name__} of {len(label)}: give "
+                "class indices or names, or a tensor (S, D) of float targets to regress."
+            )
+        if label is None or (isinstance(label, float | np.floating | Tensor) and not np.isfinite(float(label))):
+            raise UserError(f"support_y contains {label} for sample {row}: give it a label, or leave the sample out.")
 
 
 def _kind(y: Tensor) -> str:

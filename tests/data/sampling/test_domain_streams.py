@@ -1,5 +1,6 @@
 """The order of training samples: endless, without repetition, shared by processes, resumable."""
 
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_domains_of_one_size_are_shuffled_apart():
     assert len({tuple(order.tolist()) for order in orders}) == 4
 
 
+def test_sources_and_targets_of_one_size_are_shuffled_apart():
+    data = domains((50, 50), (51, 51), batch_size=72)
+    batch = batches(data)[0]
+    orders = [
+        (getattr(batch, f"{side}_number")[getattr(batch, f"{side}_domain") == place] - 36 * place).tolist()
+        for side in ("source", "target")
+        for place in (0, 1)
+    ]
+    assert all(sorted(order) == list(range(36)) for order in orders)
+    for first, second in combinations(orders, 2):
+        assert sum(one == other for one, other in zip(first, second, strict=True)) < 10
+
+
 @pytest.mark.parametrize("counts", [(50,), (50, 20, 31)])
 def test_processes_share_the_stream(counts):
     """Disjoint, and together what one process with as large a batch has."""
@@ -153,7 +167,7 @@ def test_numbers_of_several_domains():
     side = data._side("targets")
     assert isinstance(side, Side)
     assert side.starts("train").tolist() == [0, 21, 28]
-    assert side.size("train") == 28
+    assert len(side.labels("train")) == 28
     domain, own = side.place("train", 21)
     assert (domain.name, own) == ("t1", 0)
     assert side.place("train", 20)[1] == 20

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from metatransfer.data import Augmentation, EpisodeSize, TensorSource
+from metatransfer.data import Augmentation, EpisodeSize, FixedShape, SemiSupervised, TensorSource
 from metatransfer.data.sampling.augment import Changes
-from metatransfer.data.sampling.episodes import EpisodeSampler
+from metatransfer.data.sampling.episodes import EpisodeSampler, ShapedSampler
 from metatransfer.functional.random import random_words, stream_keys
 
 SIZES = [8, 3, 5, 12, 4, 30]
@@ -194,6 +194,27 @@ def test_augmentation_numbers_are_independent_of_the_samples_that_were_drawn():
             rank = draw.source.order.argsort()[sample] % 16
             table = np.bincount(level * 16 + rank, minlength=64).reshape(4, 16)
             assert stats.chi2_contingency(table).pvalue > ALPHA, (part, label)
+
+
+class Numbers(Augmentation):
+    """Shows the random numbers that it gets."""
+
+    num_random = 1
+
+    def __call__(self, x, u):
+        return u
+
+
+@pytest.mark.parametrize("shape", [FixedShape(), SemiSupervised(4)])
+def test_support_queries_and_unlabelled_samples_are_augmented_by_streams_of_their_own(shape):
+    zeros = TensorSource(torch.zeros(60, 1), np.arange(60) % 3, "abc", "toy")
+    kind = EpisodeSampler if type(shape) is FixedShape else ShapedSampler
+    sampler = kind(zeros, "train", 0, EpisodeSize(3, 4, 4), shape=shape, changes=Changes(Numbers()))
+    episode = sampler.batch(np.arange(5), torch.device("cpu"))
+    parts = [part for part in (episode.support_x, episode.query_x, episode.unlabelled_x) if part is not None]
+    assert len(parts) == (2 if type(shape) is FixedShape else 3)
+    numbers = torch.cat([part.flatten() for part in parts])
+    assert len(numbers.unique()) == numbers.numel() == 5 * 12 * len(parts)
 
 
 def test_no_two_purposes_share_a_stream():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metatransfer.data.sampling.feature_transforms import RowSum, Standardize
+from metatransfer.data.sampling.augment import RowSum, Standardize
 
 X = np.random.default_rng(0).gamma(2.0, size=(50, 7)) * 10.0 ** np.arange(-3, 4)
 

@@ -74,7 +74,7 @@ def test_only_evaluations_are_written(tmp_path):
 
 def test_other_content_is_refused(tmp_path):
     toys(export=str(tmp_path)).setup("test")
-    with pytest.raises(UserError, match=r"holds episodes of Toys test \(39 samples\), but the samples of Toys test"):
+    with pytest.raises(UserError, match=r"contains episodes of Toys test \(39 samples\), but the samples of Toys test"):
         toys(shift=1.0, use=str(tmp_path)).setup("test")
     with pytest.raises(UserError, match="are not the same"):
         toys(rotation="classes", use=str(tmp_path)).setup("test")
@@ -83,7 +83,7 @@ def test_other_content_is_refused(tmp_path):
 def test_other_episodes_than_configured_are_refused(tmp_path):
     toys(export=str(tmp_path)).setup("test")
     with pytest.raises(
-        UserError, match=r"holds 3-way 1-shot episodes with 2 queries per class, but eval_task asks for 4-way"
+        UserError, match=r"contains 3-way 1-shot episodes with 2 queries per class, but eval_task asks for 4-way"
     ):
         toys(num_ways=4, use=str(tmp_path)).setup("test")
 

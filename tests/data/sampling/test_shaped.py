@@ -8,8 +8,7 @@ from scipy import stats
 from metatransfer import Episode, ImbalancedShots, MetaDatasetShape, SemiSupervised, TensorSource, UserError
 from metatransfer.batches import episodes_of
 from metatransfer.data import EpisodeSize, FixedShape
-from metatransfer.data.sampling.episodes import EpisodeSampler
-from metatransfer.data.sampling.shaped import ShapedSampler
+from metatransfer.data.sampling.episodes import EpisodeSampler, ShapedSampler
 
 SIZES = [30, 4, 17, 60, 25, 9, 12]
 CPU = torch.device("cpu")

@@ -107,13 +107,13 @@ def test_semi_supervised_counts():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MetaDatasetShape(min_ways=1), "min_ways must be 2 or more"),
-        (lambda: MetaDatasetShape(max_support=0), "max_support must be a number above 0"),
+        (lambda: MetaDatasetShape(min_ways=1), "min_ways must be a whole number from 2"),
+        (lambda: MetaDatasetShape(max_support=0), "max_support must be a whole number from 1"),
         (lambda: ImbalancedShots(9, 1), "min_shots must not be above max_shots, but they are 9 and 1"),
         (lambda: ImbalancedShots(profile="linaer"), "Did you mean linear?"),
         (lambda: ImbalancedShots(profile="step", minority=1.0), "minority"),
-        (lambda: SemiSupervised(0), "num_unlabelled must be a number above 0"),
-        (lambda: SemiSupervised(5, -1), "num_distractors must be 0 or more, but is -1"),
+        (lambda: SemiSupervised(0), "num_unlabelled must be a whole number from 1"),
+        (lambda: SemiSupervised(5, -1), "num_distractors must be a whole number from 0 to 1000000, but is -1"),
     ],
 )
 def test_bad_arguments(make, words):
@@ -125,13 +125,22 @@ def test_bad_arguments(make, words):
 @pytest.mark.parametrize(
     ("shape", "samples", "size", "words"),
     [
-        (MetaDatasetShape(), [9] * 4, PAPER, "has 4 classes, but eval_task.shape MetaDatasetShape needs at least 5"),
+        (
+            MetaDatasetShape(),
+            [9] * 4,
+            PAPER,
+            "has 4 classes, but episodes of eval_task.shape MetaDatasetShape(max_supp",
+        ),
         (MetaDatasetShape(), [9, 9, 9, 9, 1], PAPER, "class 'c4' has 1 samples"),
         (MetaDatasetShape(), [9] * 9, EpisodeSize(4, 9, 9), "eval_task.num_ways=4 is the maximum number of classes"),
-        (ImbalancedShots(1, 9), [12] * 5, EpisodeSize(5, 1, 4), "needs at least 13"),
-        (SemiSupervised(5, 2), [30] * 6, EpisodeSize(5, 1, 4), "needs at least 7"),
-        (SemiSupervised(5, 0), [9] * 6, EpisodeSize(5, 1, 4), "needs at least 10"),
-        (FixedShape(), [9] * 4, EpisodeSize(5, 1, 4), "5-way episodes need at least 5: lower eval_task.num_ways"),
+        (ImbalancedShots(1, 9), [12] * 5, EpisodeSize(5, 1, 4), "need at least 13"),
+        (SemiSupervised(5, 2), [30] * 6, EpisodeSize(5, 1, 4), "need at least 7"),
+        (SemiSupervised(5, 0), [9] * 6, EpisodeSize(5, 1, 4), "need at least 10"),
+        (FixedShape(), [9] * 4, EpisodeSize(5, 1, 4), "need at least 5: lower eval_task.num_ways to 4, or add"),
+        (FixedShape(), [], EpisodeSize(5, 1, 4), "has 0 classes, but 5-way 1-shot episodes with 4 queries per class"),
+        (FixedShape(), [9, 4, 9], EpisodeSize(3, 2, 3), "class 'c1' has 4 samples, but 3-way 2-shot episodes with 3"),
+        (FixedShape(), [9] * 4, EpisodeSize(1, 1, 4), "raise eval_task.num_ways to 2 or more"),
+        (SemiSupervised(5, 2), [30] * 6, EpisodeSize(1, 1, 4), "raise eval_task.num_ways to 2 or more"),
     ],
 )
 def test_impossible_episodes(shape, samples, size, words):

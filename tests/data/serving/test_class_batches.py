@@ -170,9 +170,12 @@ def test_glyphs():
         (lambda: ClassBatches(ClassBatches(EpisodicDataModule(Glyphs()))), "but is of type ClassBatches"),
         (
             lambda: ClassBatches(EpisodicDataModule(Glyphs()), batch_size=0),
-            "batch_size must be a number above 0, but is 0",
+            "batch_size must be a whole number from 1 to 1000000, but is 0",
         ),
-        (lambda: ClassBatches(arrays(), batch_size=37).train_dataloader(), "batch_size=37 in each of 1 processes"),
+        (
+            lambda: of_epoch(ClassBatches(arrays(), batch_size=4), 0, world=37),
+            "there are 36 training samples for 37 processes: use fewer processes",
+        ),
     ],
 )
 def test_one_sentence(build, words):

@@ -157,6 +157,18 @@ def test_every_domain_keeps_what_is_its_own():
     assert sorted(set(a[:, 0].int().tolist())) == [1000 + one for one in alone.split("train").indices.tolist()]
 
 
+def test_evaluation_is_not_balanced():
+    """A balanced pass over classes of 24, 3 and 3 samples would repeat those of the small classes."""
+    y = NAMES[np.repeat([0, 1, 2], [24, 3, 3])]
+    data = domains({"a": array(0, 30, y, balance="oversample", val_fraction=0.3, test_fraction=0.3)})
+    data.setup("fit")
+    domain = data._side("sources").domains[0]
+    for loader, split in ((data.source_samples(), "train"), (data.val_dataloader()[0], "val")):
+        found = list(loader)
+        assert torch.cat([batch.number for batch in found]).tolist() == list(range(len(domain.splits[split])))
+        assert torch.cat([batch.y for batch in found]).tolist() == domain.labels[split].tolist()
+
+
 def test_augmentation_is_of_the_training_and_of_its_domain():
     def images(**options):
         x = np.random.default_rng(0).random((30, 1, 8, 8)).astype(np.float32)
@@ -319,14 +331,14 @@ def texts(folder):
 
 
 BAD = {
-    "no source": (lambda p: domains({}), "sources has no domain"),
-    "no target": (lambda p: domains(targets={}), "targets has no domain"),
+    "no source": (lambda p: domains({}), "there are no sources: give at least one"),
+    "no target": (lambda p: domains(targets={}), "there are no targets: give at least one"),
     "name": (lambda p: domains({"a.b": array(0)}), r"the source 'a\.b' must consist of letters"),
     "empty name": (lambda p: domains(targets={"": array(0)}), "the target '' must consist"),
     "both": (lambda p: domains({"t": array(0)}), "'t' is a source and a target at once"),
     "kind": (
         lambda p: domains({"a": 3}),
-        "source 'a': a domain must be a collection, a path, or a LabelledDataModule.*of type int",
+        "source 'a': source must be a collection such as Glyphs.*of type int",
     ),
     "shares": (
         lambda p: domains({"a": array(0), "b": array(0)}, batch_size=1),
@@ -336,11 +348,11 @@ BAD = {
         lambda p: domains(targets={"t": array(0), "u": array(0)}, target_batch_size=1),
         "target_batch_size must be 2 or more",
     ),
-    "batch size": (lambda p: domains(batch_size=0), "batch_size must be a number above 0"),
+    "batch size": (lambda p: domains(batch_size=0), "batch_size must be a whole number from 1"),
     "oracle": (lambda p: domains(oracle="report!"), "oracle must be one of report, select, none.*Did you mean report"),
     "standardize": (lambda p: domains(standardize="domains"), "standardize must be one of.*Did you mean domain"),
     "seed": (lambda p: domains(seed=-1), "seed must be a whole number"),
-    "workers": (lambda p: domains(num_workers=-1), "num_workers must be 0 or more"),
+    "workers": (lambda p: domains(num_workers=-1), "num_workers must be a whole number from 0 to 1000"),
     "few labels": (lambda p: domains(targets={"t": array(0, labels_per_class=2)}), "target 't' has labels_per_class"),
     "balance": (lambda p: domains(targets={"t": array(0, balance="oversample")}), "target 't' has balance, which nee"),
     "target mix": (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from metatransfer import TensorSource, UserError
-from metatransfer.data import EpisodeSize
-from metatransfer.data.sampling.episodes import EpisodeSampler
+from metatransfer import MetaDatasetShape, TensorSource, UserError
+from metatransfer.data import EpisodeSize, FixedShape
+from metatransfer.data.sampling.episodes import EpisodeSampler, ShapedSampler
 from metatransfer.data.sources import SPLITS, RotatedClasses, rotate
 from serving_by_names import Given, episodic
 
@@ -61,6 +61,22 @@ def test_only_square_images_can_be_rotated():
         RotatedClasses(TensorSource(torch.zeros(2, 1, 3, 4), [0, 1], ["a", "b"], "oblong"))
 
 
+@pytest.mark.parametrize(("kind", "shape"), [(EpisodeSampler, FixedShape()), (ShapedSampler, MetaDatasetShape(3))])
+def test_only_groups_with_enough_classes_are_drawn(kind, shape):
+    """Of groups with 4, 2, 3 and 1 classes, three-way episodes use the first and the third, equally often."""
+    groups = ["a", "b", "a", "c", "b", "a", "c", "d", "c", "a"]
+    data = TensorSource(torch.zeros(80, 1), np.arange(80) % 10, [str(number) for number in range(10)], "toy", groups)
+    sampler = kind(data, "train", 0, EpisodeSize(3, 1, 1), shape=shape, within_groups=True)
+    drawn = [np.concatenate([one.classes for one in sampler.draw(np.array([index]))])[0] for index in range(300)]
+    assert all(len(set(classes)) == 3 for classes in drawn)
+    of_group = [{groups[number] for number in classes} for classes in drawn]
+    assert all(len(one) == 1 for one in of_group)
+    counts = [of_group.count({name}) for name in "abcd"]
+    assert counts[1] == counts[3] == 0
+    assert min(counts[0], counts[2]) > 120
+    assert {number for classes in drawn for number in classes} == {0, 2, 5, 9, 3, 6, 8}
+
+
 def test_per_class_rotation_is_the_same_for_a_class_in_its_episode_and_all_four_occur():
     data, plain = toy("per_class"), toy("none")
     data.setup("test")
@@ -107,7 +123,7 @@ def test_groups_that_are_too_small_or_missing():
         EpisodeSampler(source(GROUPS), "train", 0, size, within_groups=True)
     with pytest.raises(UserError, match="its classes have no groups"):
         EpisodeSampler(source(), "train", 0, size, within_groups=True)
-    with pytest.raises(UserError, match="6 classes came with 2 groups"):
+    with pytest.raises(UserError, match="there are 2 groups for 6 classes"):
         source(["a", "b"])
 
 

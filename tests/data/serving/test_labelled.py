@@ -57,7 +57,7 @@ def values(split):
 
 
 def counts(data):
-    return {name: view.sizes.tolist() for name, view in data.splits.views.items()}
+    return {name: view.sizes.tolist() for name, view in data.splits.parts.items()}
 
 
 # ---- division
@@ -88,7 +88,7 @@ def test_the_division_follows_the_seed():
 def test_the_division_never_changes():
     """People compare numbers across machines and versions."""
     data = served({"all": source({"a": 6, "b": 5})}, seed=3)
-    assert {name: view.indices.tolist() for name, view in data.splits.views.items()} == {
+    assert {name: view.indices.tolist() for name, view in data.splits.parts.items()} == {
         "train": [1, 2, 3, 5, 8, 9, 10],
         "val": [0, 6],
         "test": [4, 7],
@@ -223,6 +223,18 @@ def test_oversampling_makes_classes_equal():
         assert batch.number[batch.y == 2].bincount()[69:].tolist() == [8, 8, 8]
     assert first.number.tolist() != second.number.tolist()
     assert numbers(data.val_dataloader()) == [0]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_evaluation_is_not_balanced(split):
+    """With classes of 50, 20 and 3 samples, a balanced pass would repeat samples of the third."""
+    data = served(balance="oversample", augmentation=Shift(), batch_size=7)
+    whole = data.splits.part(split)
+    in_order = {"train": data.train_samples, "val": data.val_dataloader, "test": data.test_dataloader}
+    for loader in (in_order[split](), data.samples(split)):
+        found = list(loader)
+        assert torch.cat([batch.number for batch in found]).tolist() == list(range(len(whole)))
+        assert torch.cat([batch.y for batch in found]).tolist() == whole.labels.tolist()
 
 
 @pytest.mark.parametrize("mix", [v2.MixUp(), v2.CutMix(), v2.RandomChoice([v2.MixUp(), v2.CutMix()])])
@@ -418,13 +430,13 @@ def vectors(**options):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: served(batch_size=0), "batch_size must be a number above 0, but is 0"),
-        (lambda: served(labels_per_class=0), "labels_per_class must be a number above 0"),
-        (lambda: served(val_fraction=0), "val_fraction must be a number above 0"),
+        (lambda: served(batch_size=0), "batch_size must be a whole number from 1 to 1000000, but is 0"),
+        (lambda: served(labels_per_class=0), "labels_per_class must be a whole number from 1"),
+        (lambda: served(val_fraction=0), "val_fraction is a fraction of the data and must be above 0 and below 1"),
         (lambda: served(val_fraction=0.5, test_fraction=0.5), r"must be below 1 .* are 0\.5 \+ 0\.5"),
         (lambda: served(seed=-1), "seed must be a whole number"),
         (lambda: served(balance="oversampling"), "balance must be one of none, oversample.* mean oversample"),
-        (lambda: served(num_workers=-1), "num_workers must be 0 or more"),
+        (lambda: served(num_workers=-1), "num_workers must be a whole number from 0 to 1000"),
         (lambda: served(transform=[v2.RandomCrop(2)]), "random"),
         (lambda: served(labels_per_class=2).setup("fit"), "is more than the 1 training samples of class 'c': lower it"),
         (lambda: served().setup("predict"), "there is nothing to label: give .* --data.predict"),

@@ -10,10 +10,9 @@ from metatransfer.data.sources import (
     JoinedSource,
     Source,
     TensorSource,
-    first_not_finite,
+    base,
     joined,
     of_classes,
-    relabelled,
     subset,
     without_labels,
 )
@@ -42,12 +41,6 @@ def test_labels_are_set_aside():
     assert without_labels(other).source.fingerprint() == part.source.fingerprint()
 
 
-def test_relabelled():
-    found = relabelled(source(range(4)), np.array([1, 0, 2, 2]), ("x", "y", "z"))
-    assert found.labels.tolist() == [1, 0, 2, 2]
-    assert found.sizes.tolist() == [1, 1, 2]
-
-
 def test_joined():
     one, two = source(range(5)), source(range(5, 12), ("c", "a"))
     both = joined([one, two])
@@ -63,15 +56,14 @@ def test_joined():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_found(value):
-    one, two = source(range(5)), source(range(5, 12))
-    assert first_not_finite(joined([one, two])) is None
-    two.data[3, 1] = value
-    assert first_not_finite(two) == first_not_finite(relabelled(two)) == 3
-    assert first_not_finite(joined([one, two])) == 8
-    assert first_not_finite(subset(two, np.array([0, 4]))) is None
-    assert first_not_finite(subset(two, np.array([0, 3]))) == 1
-    assert first_not_finite(TensorSource(X.to(torch.uint8), np.zeros(12, int), ["a"], "bytes")) is None
+def test_what_is_not_finite_is_found(value, monkeypatch):
+    bad = X.clone()
+    bad[3, 1] = value
+    with pytest.raises(UserError, match=r"^some: sample 3 contains NaN or infinity: fix or remove it[.]$"):
+        TensorSource(bad, np.zeros(12, int), ["a"], "some")
+    monkeypatch.setattr(base, "_CHUNK", 4)  # two samples at once
+    assert base.finite_rows(bad).tolist() == [row != 3 for row in range(12)]
+    assert base.finite_rows(X.to(torch.uint8)).all()
 
 
 def test_a_subset_is_what_a_source_of_its_samples_would_be():
@@ -126,5 +118,9 @@ def test_float_targets_are_no_classes():
     regression = TensorSource(X, X[:, :1], (), "numbers")
     assert not regression.is_labelled
     assert regression.targets.shape == (12, 1)
+    bad = X[:, :1].clone()
+    bad[5] = float("inf")
+    with pytest.raises(UserError, match="numbers: the target of sample 5 is NaN or infinite"):
+        TensorSource(X, bad, (), "numbers")
     with pytest.raises(UserError, match="numbers has numbers as targets"):
         regression.labels  # noqa: B018

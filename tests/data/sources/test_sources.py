@@ -42,7 +42,7 @@ def test_refusals(labels, names, words):
 
 
 def test_data_and_labels_of_different_lengths():
-    with pytest.raises(UserError, match=r"Toys: 3 samples came with 2 labels"):
+    with pytest.raises(UserError, match=r"Toys: there are 2 labels for 3 samples"):
         TensorSource(torch.zeros(3, 1), [0, 1], "ab", "Toys")
 
 

@@ -17,7 +17,6 @@ from metatransfer.data.readers.array_files import (
     ArrayFile,
     check_alike,
     class_labels,
-    finite_rows,
     open_arrays,
     plain,
     sample_tensor,
@@ -33,6 +32,7 @@ from metatransfer.data.sources import (
     Source,
     TensorSource,
     UnlabelledPart,
+    finite_rows,
     group_of_classes,
     numbered,
 )

@@ -243,14 +243,6 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
     return x.unsqueeze(1) if channels_last is None and len(sizes) == 2 and kept else x
 
 
-def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
-    """Mask of the samples without NaN and infinity."""
-    if not samples.is_floating_point():
-        return np.ones(len(samples), dtype=bool)
-    each = max(1, _CHUNK // max(1, samples[0].numel()))
-    return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).numpy()
-
-
 def check_alike(x: Tensor, other: Tensor, what: str, others: str) -> None:
     """Raises an error if two arrays of samples differ in shape or type."""
     if x.shape[1:] != other.shape[1:]:

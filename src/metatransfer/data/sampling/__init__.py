@@ -1,16 +1,7 @@
-"""How samples become batches: random streams, task shapes, divisions, samplers, augmentation, the one loader."""
+"""How samples become batches: random streams, task shapes, samplers, augmentation, the one loader."""
 
-from metatransfer.data.sampling.augment import Augmentation, RandomAffine, TorchvisionTransforms
-from metatransfer.data.sampling.feature_transforms import RowSum
-from metatransfer.data.sampling.shapes import (
-    Counts,
-    EpisodeSize,
-    FixedShape,
-    ImbalancedShots,
-    MetaDatasetShape,
-    SemiSupervised,
-    TaskShape,
-)
+from metatransfer.data.sampling.augment import *
+from metatransfer.data.sampling.shapes import *
 
 __all__ = [
     "Augmentation",

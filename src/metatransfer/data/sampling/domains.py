@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.batches import DomainBatch, DomainSamples, LabelledBatch
-from metatransfer.data.sampling.augment import Changes, apply_transforms
-from metatransfer.data.sampling.feature_transforms import Standardize
+from metatransfer.data.sampling.augment import Changes, Standardize, apply_transforms
 from metatransfer.data.sampling.labelled import Balance, LabelledSampler
-from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sampling.loader import Sampler, Stream
 from metatransfer.data.sources import Source
 from metatransfer.functional.random import stream_keys
 
 _CHUNK = 1024  # samples that are read at once for statistics
 
 
+@dataclass
 class Domain:
     """One domain, divided.
 
@@ -30,23 +31,16 @@ class Domain:
         key: seed of the domain's random numbers.
         changes: applied to every sample after it was read.
         balance: class balancing of the training samples.
-
-    Attributes:
-        standardize: applied after ``changes`` if not ``None``.
+        standardize: applied after ``changes``.
     """
 
-    def __init__(
-        self,
-        name: str,
-        splits: Mapping[str, Source],
-        labels: Mapping[str, NDArray[np.int64]],
-        key: int,
-        changes: Changes,
-        balance: Balance = "none",
-    ) -> None:
-        self.name, self.splits, self.labels, self.key = name, dict(splits), dict(labels), key
-        self.changes, self.balance = changes, balance
-        self.standardize: Standardize | None = None
+    name: str
+    splits: Mapping[str, Source]
+    labels: Mapping[str, NDArray[np.int64]]
+    key: int
+    changes: Changes
+    balance: Balance = "none"
+    standardize: Standardize | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -60,19 +54,18 @@ class Domain:
         assert isinstance(x, Tensor)
         return tuple(apply_transforms(self.changes.transform, x).shape[1:])
 
+    def all_changes(self, *, training: bool) -> Changes:
+        """What is applied to training or evaluation samples."""
+        extra = () if self.standardize is None else (self.standardize,)
+        return Changes(self.changes.augmentation if training else None, (*self.changes.transform, *extra))
+
     def sampler(self, split: str, *, training: bool = False) -> LabelledSampler:
         """The sampler of a split; with ``training`` augmented, balanced and shuffled in every pass."""
-        extra = () if self.standardize is None else (self.standardize,)
-        changes = Changes(self.changes.augmentation if training else None, (*self.changes.transform, *extra))
-        balance = self.balance if training else "none"
-        return LabelledSampler(self.splits[split], self.key, changes, shuffled=training, balance=balance)
+        changes = self.all_changes(training=training)
+        return LabelledSampler(self.splits[split], self.key, changes, shuffled=training, balance=self.balance)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The training samples in order, without augmentation.
-
-        Yields:
-            ``(n, *shape)``.
-        """
+        """The training samples in order, without augmentation, in chunks ``(n, *shape)``."""
         sampler = self.sampler("train")
         for start in range(0, len(sampler), _CHUNK):
             places = np.arange(start, min(start + _CHUNK, len(sampler)))
@@ -89,21 +82,17 @@ def domain_key(seed: int, side: int, place: int) -> int:
     return int(stream_keys(seed, Stream.CLASS_BATCHES, side, place).view(np.int64))
 
 
+@dataclass
 class Side:
     """The sources, or the targets, in order."""
 
-    def __init__(self, domains: Sequence[Domain]) -> None:
-        self.domains = tuple(domains)
+    domains: Sequence[Domain]
 
     def starts(self, split: str) -> NDArray[np.int64]:
         """``(D + 1,)`` number of the first sample of each domain in a split, then the total number of samples."""
         sizes = [len(one.splits[split]) if split in one.splits else 0 for one in self.domains]
         starts: NDArray[np.int64] = np.cumsum([0, *sizes])
         return starts
-
-    def size(self, split: str) -> int:
-        """Number of samples of all domains in a split."""
-        return int(self.starts(split)[-1])
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """``(N,)`` classes of all samples of a split in the order of their numbers, -1 if unknown."""
@@ -165,20 +154,13 @@ class DomainBatchSampler(Sampler[DomainBatch]):
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainBatch:
         """A training batch, without target labels; ``indices`` ``(1,)`` is its number over all processes."""
         source, target = (side.batch(int(indices[0]), device) for side in (self.sources, self.targets))
-        return DomainBatch(
-            source.x, source.y, target.x, source.number, target.number, source.domain, target.domain
-        )  # fmt: skip
+        return DomainBatch(source.x, source.y, target.x, source.number, target.number, source.domain, target.domain)
 
 
 class DomainSampleSampler(Sampler[DomainSamples]):
-    """The samples of one side and split in order.
+    """The samples of one side and split, or of the domain at position ``only``, in order or in a fixed random order.
 
-    Args:
-        side: the side.
-        split: the split.
-        shown: whether to serve the labels; otherwise they are -1.
-        only: position of a single domain; defaults to all domains.
-        shuffled: whether to serve them in a fixed random order.
+    Labels that are not ``shown`` are -1.
     """
 
     def __init__(self, side: Side, split: str, *, shown: bool, only: int | None = None, shuffled: bool = False) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs, MetaBatch
 from metatransfer.data.sampling.augment import Changes
-from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sampling.loader import Sampler, Stream
 from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import SPLITS, Source, TaskGenerator, rotate
 from metatransfer.errors import UserError
@@ -62,25 +63,15 @@ def merged(tasks: list[EpisodeIndices]) -> list[EpisodeIndices]:
 
 
 class EpisodeSampler(Sampler[MetaBatch]):
-    """Draws n-way k-shot episodes, all of a meta-batch at once.
+    """Draws n-way k-shot episodes, all of a meta-batch at once; ``split`` and ``seed`` are part of their keys.
 
     Classes are drawn without replacement, and their order is their label, so that a label means another class in every
     episode. Samples are drawn without replacement in each class. Support and query are shuffled, so that a position
     reveals no label. The cost per episode does not depend on the number of classes or samples.
 
-    Args:
-        source: labelled samples.
-        split: ``"train"``, ``"val"`` or ``"test"``; part of the key.
-        seed: part of the key.
-        size: ways, shots and queries.
-        shape: the task shape.
-        within_groups: draw all classes of an episode from one group (alphabet, superclass), with equal probability for
-            each group that has enough classes.
-        turn_classes: turn each class by a random number of quarter turns in each episode (Finn et al. 2017).
-        changes: applied to every sample after it was read and turned.
-
-    Raises:
-        UserError: no group has enough classes, or the source has no groups.
+    With ``within_groups`` all classes of an episode come from one group (alphabet, superclass), with equal probability
+    for each group that has enough classes. With ``turn_classes`` each class is turned by a random number of quarter
+    turns in each episode (Finn et al. 2017). ``changes`` are applied to samples after they were read and turned.
     """
 
     def __init__(
@@ -169,23 +160,17 @@ class EpisodeSampler(Sampler[MetaBatch]):
         """Episodes by their index, the same in any batch or process."""
         return self._serve(self.draw(indices), device)
 
-    def batches(self, indices: Sequence[NDArray[np.int64]], device: torch.device) -> Iterator[MetaBatch]:
-        """Draws the episodes of several meta-batches at once: numpy's calls cost more than what they draw.
-
-        Yields:
-            A meta-batch.
-        """
-        waiting: list[NDArray[np.int64]] = []
-        for place, batch in enumerate(indices):
-            waiting.append(batch)
-            if place + 1 < len(indices) and sum(map(len, waiting)) + len(batch) <= _DRAWN_AT_ONCE:
-                continue
+    def batches(self, indices: Iterable[NDArray[np.int64]], device: torch.device) -> Iterator[MetaBatch]:
+        """Draws the episodes of several meta-batches at once: numpy's calls cost more than what they draw."""
+        remaining = iter(indices)
+        while waiting := list(itertools.islice(remaining, 1)):
+            more = _DRAWN_AT_ONCE // max(1, len(waiting[0])) - 1
+            waiting += itertools.islice(remaining, max(0, more))
             drawn, start = self.draw(np.concatenate(waiting)), 0
             for end in np.cumsum([len(one) for one in waiting]).tolist():
                 part = [tasks_of(drawn[0], start, end)] if len(drawn) == 1 else merged(drawn[start:end])
                 yield self._serve(part, device)
                 start = end
-            waiting = []
 
     def _serve(self, drawn: list[EpisodeIndices], device: torch.device) -> MetaBatch:
         served = [self._episode(one, device) for one in drawn]
@@ -225,6 +210,63 @@ class EpisodeSampler(Sampler[MetaBatch]):
         flat = samples.reshape(tasks, ways * count)
         # position p of the flat layout belongs to class p // count
         return np.take_along_axis(flat, order, axis=1), order // count
+
+
+class ShapedSampler(EpisodeSampler):
+    """Draws episodes whose ways, shots and queries follow a task shape, one by one since each has its own size."""
+
+    def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
+        """Draws task by task."""
+        keys = self._keys(indices)
+        return merged([self._task(keys[task : task + 1]) for task in range(len(keys))])
+
+    def _task(self, key: NDArray[np.uint64]) -> EpisodeIndices:
+        source, pool = self.source, np.arange(len(self.source.sizes))
+        if self._members is not None:  # the classes of one group
+            members, offset, count = self._group(key)
+            pool = members[offset[0] : offset[0] + count[0]]
+        shape_key = stream_keys(key.view(np.int64), Stream.SHAPE)
+        ways, distractors = self.shape.classes(shape_key, len(pool), self.size)
+        classes = pool[random_subsets(key, len(pool), ways + distractors)[0]]
+        counts = self.shape.counts(shape_key, ways, source.sizes[classes], self.size)
+        samples = self._samples(key, classes, np.sum(counts, axis=0))
+        starts = np.cumsum(counts, axis=0) - counts
+        streams = [stream_keys(key.view(np.int64), one) for one in (Stream.SUPPORT, Stream.QUERY, Stream.UNLABELLED)]
+        parts = [
+            _shuffled_part(stream, samples, start, count)
+            for stream, start, count in zip(streams, starts, counts, strict=True)
+        ]
+        (support, support_y), (query, query_y), (unlabelled, _) = parts
+        return EpisodeIndices(
+            support, support_y, query, query_y, classes[None, :ways], key, self._turns(key, ways),
+            unlabelled if unlabelled.shape[1] else None,
+        )  # fmt: skip
+
+    def _samples(
+        self, key: NDArray[np.uint64], classes: NDArray[np.int64], wanted: NDArray[np.int64]
+    ) -> list[NDArray[np.int64]]:
+        """``wanted`` distinct samples of each class, in random order."""
+        source = self.source
+        keys = stream_keys(key.view(np.int64), Stream.SAMPLES, np.arange(len(classes)))
+        # a subset in random order starts with smaller ones, so classes are drawn together up to the largest count
+        reach = np.minimum(source.sizes[classes], wanted.max())
+        drawn: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(classes)
+        for size in np.unique(reach):
+            rows = np.flatnonzero(reach == size)
+            found = random_subsets(keys[rows], source.sizes[classes[rows]], int(size))
+            for row, one in zip(rows, found, strict=True):
+                drawn[row] = source.order[source.offsets[classes[row]] + one[: wanted[row]]]
+        return drawn
+
+
+def _shuffled_part(
+    key: NDArray[np.uint64], samples: list[NDArray[np.int64]], start: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``(1, N)`` samples and labels: ``count`` of each class from ``start`` on, in random order."""
+    chosen = np.concatenate([one[first : first + n] for one, first, n in zip(samples, start, count, strict=True)])
+    labels = np.repeat(np.arange(len(count)), count)
+    order = random_permutations(key, len(chosen))
+    return chosen[order], labels[order]
 
 
 class GeneratedSampler(Sampler[Episode]):

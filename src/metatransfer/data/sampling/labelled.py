@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metatransfer.batches import Inputs, LabelledBatch, UnlabelledBatch
 from metatransfer.data.sampling.augment import Changes
-from metatransfer.data.sampling.sampler import Sampler, Stream
+from metatransfer.data.sampling.loader import Sampler, Stream
 from metatransfer.data.sources import SPLITS, Source
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, random_words, stream_keys
@@ -27,14 +27,8 @@ class LabelledSampler(Sampler[LabelledBatch]):
     epoch is shuffled, split into pools of 50 steps, and sorted by length within each pool; then the steps are shuffled.
     The samples beyond the last full step are chosen before sorting, so that all lengths are dropped equally often.
 
-    Args:
-        source: the samples of a split.
-        seed: part of the key of all random numbers.
-        changes: applied to every sample after it was read.
-        shuffled: whether to shuffle every epoch.
-        balance: ``"oversample"`` draws every class equally often in a shuffled epoch, with repetition.
-        mix: mixes the samples of a batch and their labels.
-        step: samples of a training step over all processes; 0 to not sort by length.
+    In ``shuffled`` epochs, ``balance="oversample"`` draws every class equally often, with repetition; ``mix`` mixes the
+    samples of a batch and their labels; ``step`` is the size of a step over all processes, 0 to not sort by length.
     """
 
     def __init__(

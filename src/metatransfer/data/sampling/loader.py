@@ -1,20 +1,66 @@
-"""The one iterable that serves batches to the Trainer."""
+"""Samplers, pure functions from item numbers to batches, and the one iterable that serves batches to the Trainer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic
+from enum import IntEnum
+from functools import partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from metatransfer.data.sampling.sampler import Batch, Sampler
+Batch = TypeVar("Batch", covariant=True)
+
+
+class Stream(IntEnum):
+    """Purposes of random numbers; each has its own stream."""
+
+    SAMPLES = 0
+    SUPPORT = 1
+    QUERY = 2
+    GROUP = 3
+    TURNS = 4
+    SHAPE = 5
+    UNLABELLED = 6
+    CLASS_BATCHES = 7
+    DIVISION = 8
+    FEW_LABELS = 9
+
+
+class Sampler(ABC, Generic[Batch]):
+    """Makes batches from the numbers of their items (episodes, samples, steps), the same in any process or order."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether batches are made on the device, in which case worker processes would only slow it down."""
+        return True
+
+    @abstractmethod
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> Batch:
+        """One batch of the items ``indices`` ``(N,)``, on ``device``."""
+
+    def batches(self, indices: Iterable[NDArray[np.int64]], device: torch.device) -> Iterator[Batch]:
+        """Several batches, in order, the same as :meth:`batch` for each."""
+        return (self.batch(one, device) for one in indices)
+
+
+class OneItem(Sampler[Batch]):
+    """Serves one existing batch."""
+
+    def __init__(self, item: Batch) -> None:
+        self.item = item
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> Batch:
+        """The one batch."""
+        return self.item
 
 
 @dataclass(frozen=True)
@@ -91,21 +137,20 @@ class BatchLoader(Generic[Batch]):
 
     def indices(self, epoch: int, batch: int) -> NDArray[np.int64]:
         """Numbers of the items of one batch of this process."""
-        own = np.arange(batch * self.items_per_batch, (batch + 1) * self.items_per_batch, dtype=np.int64)
-        within = self.place.rank + self.place.world_size * own
-        found: NDArray[np.int64] = epoch * self.count + within[within < self.count]
-        return found
+        return _share(self.count, self.items_per_batch, self.place.rank, self.place.world_size, epoch, batch)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = self.place.position()
-        batches = [self.indices(epoch, batch) for batch in range(done, len(self))]
+        batches = range(done, len(self))
         if self.num_workers == 0:
-            yield from self.source.batches(batches, self.place.device())
+            yield from self.source.batches((self.indices(epoch, batch) for batch in batches), self.place.device())
             return
+        share = self.count, self.items_per_batch, self.place.rank, self.place.world_size, epoch
         # the workers need no seed: everything depends on the indices alone
         yield from DataLoader(
-            _Batches(self.source, batches),
+            batches,  # type: ignore[arg-type] # a range serves, too
             batch_size=None,
+            collate_fn=partial(_read, self.source, *share),
             num_workers=self.num_workers,
             pin_memory=self.place.device().type == "cuda",
             generator=torch.Generator(),  # otherwise the workers' seed is drawn from the global generator
@@ -119,14 +164,13 @@ class BatchLoader(Generic[Batch]):
         """Nothing to load."""
 
 
-class _Batches(Dataset[Batch]):
-    """Batches as items, for worker processes."""
+def _share(count: int, size: int, rank: int, world_size: int, epoch: int, batch: int) -> NDArray[np.int64]:
+    """Numbers of the items of one batch of a process: of ``count`` items, every ``world_size``-th is its own."""
+    start = rank + world_size * size * batch
+    numbers = np.arange(start, min(start + world_size * size, count), world_size, dtype=np.int64)
+    return epoch * count + numbers
 
-    def __init__(self, source: Sampler[Batch], batches: Sequence[NDArray[np.int64]]) -> None:
-        self.source, self.indices = source, batches
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, item: int) -> Batch:
-        return self.source.batch(self.indices[item], torch.device("cpu"))
+def _read(source: Sampler[Batch], *numbers: int) -> Batch:
+    """One batch in a worker process, which knows no Trainer."""
+    return source.batch(_share(*numbers), torch.device("cpu"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from metatransfer.checks import check_file
 from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler, merged, tasks_of
 from metatransfer.data.sampling.shapes import EpisodeSize
 from metatransfer.errors import UserError
+from metatransfer.storage import atomic_file
 
 _FORMAT = "metatransfer episodes 1"
 _RAGGED = ("support", "support_y", "query", "query_y", "classes", "turns", "unlabelled")
@@ -55,17 +54,10 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
         "episodes": len(tasks),
     }
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with atomic_file(path) as draft, draft.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.chmod(temporary, 0o644)  # temporary files are private, but this one is to be shared
-        os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise UserError(
             f"the episodes cannot be written to '{path}' ({error.strerror}): choose another file."
         ) from error
@@ -93,7 +85,7 @@ class SavedEpisodes(EpisodeSampler):
         self._arrays, header = _read(self.path)
         if header.get("content") != self.source.fingerprint():
             raise UserError(
-                f"'{self.path}' holds episodes of {header.get('data')} ({header.get('samples')} samples), but the "
+                f"'{self.path}' contains episodes of {header.get('data')} ({header.get('samples')} samples), but the "
                 f"samples of {self.source.name} ({len(self.source)}) are not the same: give the data, size and split "
                 "that the file was made from."
             )
@@ -107,17 +99,13 @@ class SavedEpisodes(EpisodeSampler):
         if size is not None and self.sizes() != {size}:
             found = ", ".join(f"{one.num_ways}-way {one.num_shots:g}-shot" for one in sorted(self.sizes())[:3])
             raise UserError(
-                f"'{self.path}' holds {found} episodes with {max(one.num_queries for one in self.sizes()):g} queries "
-                f"per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with {size.num_queries}: "
-                "set num_ways, num_shots and num_queries of eval_task to those of the file."
+                f"'{self.path}' contains {found} episodes with {max(one.num_queries for one in self.sizes()):g} "
+                f"queries per class, but eval_task asks for {size.num_ways}-way {size.num_shots}-shot with "
+                f"{size.num_queries}: set num_ways, num_shots and num_queries of eval_task to those of the file."
             )
 
     def _check(self) -> None:
-        """Checks the content of a file, which may be damaged or forged.
-
-        Raises:
-            UserError: arrays that do not fit each other or the source.
-        """
+        """Raises an error for arrays that do not fit each other or the source: a file may be damaged or forged."""
         arrays, source, count = self._arrays, self.source, self.count
         fits = all(
             self._ends[name][-1] == len(arrays[name])
@@ -142,26 +130,17 @@ class SavedEpisodes(EpisodeSampler):
         found = zip(ways.tolist(), (support / ways).tolist(), (query / ways).tolist(), strict=True)
         return {EpisodeSize(*one) for one in found}
 
-    def _part(self, name: str, task: int) -> NDArray[np.int64]:
-        ends = self._ends[name]
-        return self._arrays[name][ends[task] : ends[task + 1]]
-
     def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
         """Episodes by their index in the file."""
         return merged([self._indices(int(index)) for index in indices])
 
     def _indices(self, task: int) -> EpisodeIndices:
-        parts = {name: self._part(name, task)[None] if name in self._arrays else None for name in _RAGGED}
-        return EpisodeIndices(keys=self._arrays["keys"][task : task + 1], **parts)  # type: ignore[arg-type]
+        parts = {name: self._arrays[name][None, ends[task] : ends[task + 1]] for name, ends in self._ends.items()}
+        return EpisodeIndices(keys=self._arrays["keys"][task : task + 1], **parts)
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The arrays and the header of a file.
-
-    Raises:
-        UserError: it is not a file of episodes.
-        ValueError: inside only, to become one.
-    """
+    """The arrays and the header of a file, or an error if it is not a file of episodes."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

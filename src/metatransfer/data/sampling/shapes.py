@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metatransfer.checks import check_choice, check_episode_shape, check_not_negative, check_positive
+from metatransfer.checks import check_choice, check_count
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations, random_uniforms, random_words, stream_keys
 
@@ -19,7 +19,7 @@ _Profile = Literal["linear", "step", "random"]
 
 
 class EpisodeSize(NamedTuple):
-    """The three numbers of a task, which a :class:`TaskShape` interprets."""
+    """The numbers of a task, which a :class:`TaskShape` interprets."""
 
     num_ways: int
     num_shots: int
@@ -103,19 +103,31 @@ class TaskShape(ABC):
             prefix: prefix of this split's arguments in the message (``"eval_task."``).
 
         Raises:
-            UserError: too few classes, or a class with too few samples.
+            UserError: a single class per episode, too few classes, or a class with too few samples.
         """
-        shape = f"{prefix}shape {type(self).__name__}"
-        if len(samples) < self.least_classes(size):
+        fixed = type(self) is FixedShape
+        numbers = f"{size.num_ways}-way {size.num_shots}-shot episodes with {size.num_queries} queries per class"
+        task = numbers if fixed else f"episodes of {prefix}shape {self!r}"
+        others = "" if fixed else ", or the numbers of the shape"
+        least, needed = self.least_classes(size), self.least_samples(size)
+        if size.num_ways < 2:
             raise UserError(
-                f"{where} has {len(samples)} classes, but {shape} needs at least {self.least_classes(size)}: lower its "
-                f"numbers or {prefix}num_ways."
+                f"{where} has {size.num_ways}-way episodes, but with a single class every answer is right: raise "
+                f"{prefix}num_ways to 2 or more."
+            )
+        if len(samples) < least:
+            raise UserError(
+                f"{where} has {len(samples)} classes, but {task} need at least {least}: lower {prefix}num_ways to "
+                f"{max(2, size.num_ways - least + len(samples))}{others}, or add classes."
             )
         smallest = int(samples.argmin())
-        if samples[smallest] < self.least_samples(size):
+        if samples[smallest] < needed:
+            fewer = needed - int(samples[smallest])
+            options = {"num_queries": size.num_queries - fewer, "num_shots": size.num_shots - fewer if fixed else 0}
+            lower = next((f"{name} to {n}" for name, n in options.items() if n > 0), "num_shots and num_queries")
             raise UserError(
-                f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {shape} needs at least "
-                f"{self.least_samples(size)}: lower its numbers or {prefix}num_queries, or remove the class."
+                f"{where}: class '{names[smallest]}' has {samples[smallest]} samples, but {task} need at least "
+                f"{needed}: lower {prefix}{lower}{others}, or add samples."
             )
 
 
@@ -128,10 +140,6 @@ class FixedShape(TaskShape):
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """``num_shots`` and ``num_queries``."""
         return Counts(_all(ways, size.num_shots), _all(ways, size.num_queries), _all(ways, 0))
-
-    def check(self, samples: Integers, names: Sequence[str], size: EpisodeSize, where: str, prefix: str = "") -> None:
-        """Needs ``num_ways`` classes with enough samples each."""
-        check_episode_shape(samples, names, where=where, prefix=prefix, **size._asdict())
 
 
 class MetaDatasetShape(TaskShape):
@@ -158,9 +166,8 @@ class MetaDatasetShape(TaskShape):
     """
 
     def __init__(self, min_ways: int = 5, max_support: int = 500) -> None:
-        check_positive(min_ways=min_ways, max_support=max_support)
-        if min_ways < 2:
-            raise UserError(f"min_ways must be 2 or more, but is {min_ways}: a classifier needs two classes.")
+        check_count(2, min_ways=min_ways)  # a classifier needs two classes
+        check_count(max_support=max_support)
         self.min_ways, self.max_support = min_ways, max_support
 
     def least_classes(self, size: EpisodeSize) -> int:
@@ -174,7 +181,8 @@ class MetaDatasetShape(TaskShape):
     def classes(self, key: Bits, available: int, size: EpisodeSize) -> tuple[int, int]:
         """Uniform between ``min_ways`` and the smaller of ``num_ways`` and ``available``."""
         most = min(size.num_ways, available)
-        return self.min_ways + _integer(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1), 0
+        more = _integers(stream_keys(key.view(np.int64), _Draw.WAYS), most - self.min_ways + 1, 1)
+        return self.min_ways + int(more[0]), 0
 
     def counts(self, key: Bits, ways: int, samples: Integers, size: EpisodeSize) -> Counts:
         """Follows the formula above."""
@@ -218,7 +226,7 @@ class ImbalancedShots(TaskShape):
     def __init__(
         self, min_shots: int = 1, max_shots: int = 9, profile: _Profile = "linear", minority: float = 0.5
     ) -> None:
-        check_positive(min_shots=min_shots, max_shots=max_shots)
+        check_count(min_shots=min_shots, max_shots=max_shots)
         check_choice("profile", profile, ("linear", "step", "random"))
         if min_shots > max_shots:
             raise UserError(f"min_shots must not be above max_shots, but they are {min_shots} and {max_shots}.")
@@ -235,8 +243,7 @@ class ImbalancedShots(TaskShape):
         """Follows the profile, with the classes in random order."""
         low, high = self.min_shots, self.max_shots
         if self.profile == "random":
-            words = random_words(stream_keys(key.view(np.int64), _Draw.SUPPORT), ways)[0]
-            support = low + _below(words, high - low + 1)
+            support = low + _integers(stream_keys(key.view(np.int64), _Draw.SUPPORT), high - low + 1, ways)
         else:
             if self.profile == "linear":
                 ordered = np.linspace(low, high, ways).round().astype(np.int64)
@@ -260,8 +267,8 @@ class SemiSupervised(TaskShape):
     """
 
     def __init__(self, num_unlabelled: int = 5, num_distractors: int = 0) -> None:
-        check_positive(num_unlabelled=num_unlabelled)
-        check_not_negative(num_distractors=num_distractors)
+        check_count(num_unlabelled=num_unlabelled)
+        check_count(0, num_distractors=num_distractors)
         self.num_unlabelled, self.num_distractors = num_unlabelled, num_distractors
 
     def least_classes(self, size: EpisodeSize) -> int:
@@ -288,9 +295,6 @@ def _all(ways: int, count: int) -> Integers:
     return np.full(ways, count, dtype=np.int64)
 
 
-def _below(words: Bits, bound: int) -> Integers:
-    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
-
-
-def _integer(key: Bits, bound: int) -> int:
-    return int(_below(random_words(key, 1), bound)[0, 0])
+def _integers(key: Bits, bound: int, count: int) -> Integers:
+    words: Bits = random_words(key, count)[0] >> np.uint64(32)
+    return (words * np.uint64(bound) >> np.uint64(32)).astype(np.int64)

@@ -1,10 +1,9 @@
 """How collections are served: the data modules."""
 
-from metatransfer.data.serving.class_batches import ClassBatches
-from metatransfer.data.serving.cross_domain_episodes import CrossDomainEpisodes
 from metatransfer.data.serving.domain import DomainDataModule
 from metatransfer.data.serving.episodic import EpisodicDataModule
 from metatransfer.data.serving.labelled import LabelledDataModule
+from metatransfer.data.serving.over_episodes import ClassBatches, CrossDomainEpisodes
 from metatransfer.data.serving.settings import *
 from metatransfer.data.serving.settings import __all__ as _settings
 

@@ -6,15 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 
-from metatransfer.checks import check_not_negative, check_seed
-from metatransfer.data.sampling.loader import BatchLoader, Place
-from metatransfer.data.sampling.sampler import Batch, Sampler
+from metatransfer.batches import LabelledBatch
+from metatransfer.checks import check_count, check_seed
+from metatransfer.data.sampling.labelled import LabelledSampler
+from metatransfer.data.sampling.loader import Batch, BatchLoader, Place, Sampler
 from metatransfer.data.serving.settings import Processing
-from metatransfer.data.sources import Collection, Encoder, Source
+from metatransfer.data.sources import SPLITS, Collection, Encoder, Source
+from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 
+_OF_COLLECTIONS = ("source", "parts", "unlabelled", "unlabelled_parts", "convert", "convert_image")
+STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
 _open_path: list[Callable[[str], Collection]] = []  # filled by metatransfer.data: servers know no collection by name
 
 
@@ -23,22 +27,23 @@ def open_paths_by(function: Callable[[str], Collection]) -> None:
     _open_path[:] = [function]
 
 
-def collection_of(given: Collection | str, what: str = "source") -> Collection:
-    """Returns a collection as it is, and opens a path as one."""
-    if isinstance(given, str):
-        return _open_path[0](given)
-    if not isinstance(given, Collection):
-        raise UserError(
-            f"{what} must be a collection such as Glyphs() or ImageFolder(root=...), or the path of a folder or file, "
-            f"but is of type {type(given).__name__}."
-        )
-    return given
-
-
 def check_name(what: str, name: str) -> None:
     """Raises an error for a name that cannot be part of a metric's name."""
     if not name.replace("_", "a").replace("-", "a").isalnum():
         raise UserError(f"the name of the {what} '{name}' must consist of letters, digits, '_' and '-' only.")
+
+
+def training_batches(
+    sampler: LabelledSampler, batch_size: int, trainer: Trainer | None, num_workers: int
+) -> BatchLoader[LabelledBatch]:
+    """Full batches of an epoch, or one smaller batch if there are not enough samples."""
+    place = Place.of(trainer, training=True)
+    size = min(batch_size, len(sampler) // place.world_size)
+    if not size:
+        raise UserError(
+            f"there are {len(sampler)} training samples for {place.world_size} processes: use fewer processes."
+        )
+    return BatchLoader(sampler, len(sampler), size, drop_last=True, place=place, num_workers=num_workers)
 
 
 class CollectionDataModule(LightningDataModule, ABC):
@@ -60,10 +65,25 @@ class CollectionDataModule(LightningDataModule, ABC):
     def __init__(self, source: Collection | str, processing: Processing, seed: int, num_workers: int) -> None:
         super().__init__()
         check_seed(seed=seed)
-        check_not_negative(num_workers=num_workers)
-        self.collection = collection_of(source)
+        check_count(0, 1000, num_workers=num_workers)
+        self.collection = _open_path[0](source) if isinstance(source, str) else source
+        if not isinstance(self.collection, Collection):
+            raise UserError(
+                "source must be a collection such as Glyphs() or ImageFolder(root=...), or the path of a folder or "
+                f"file, but is of type {type(source).__name__}."
+            )
         self.processing, self.seed, self.num_workers = processing, seed, num_workers
         self._encoder: Encoder | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+        """Raises an error for methods that say what the samples are: they are never called here."""
+        super().__init_subclass__(**kwargs)
+        for name in _OF_COLLECTIONS:
+            if callable(vars(cls).get(name)):
+                raise UserError(
+                    f"{cls.__name__} defines {name}(), which a data module never calls: define a Collection whose "
+                    f"parts() returns the sources, and serve it, {cls.__bases__[0].__name__}(source=...)."
+                )
 
     @abstractmethod
     def _training(self) -> Source:
@@ -77,9 +97,19 @@ class CollectionDataModule(LightningDataModule, ABC):
             self._encoder = self.collection.encoder(self._training())
         return self._encoder
 
-    def _encoded(self, source: Source) -> Source:
+    def _described(self, **values: Any) -> DataInfo:  # noqa: ANN401
+        """The description of the data, with what encoder and collection say."""
         encoder = self.encoder
-        return source if encoder is None else source.encoded(encoder)
+        return DataInfo(
+            **values,
+            vocabulary_size=(encoder.size or None) if encoder is not None else None,
+            shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
+            skipped=dict(self.collection.skipped),
+        )
+
+    def _with_split(self, card: dict[str, Any], how: str | None) -> dict[str, Any]:
+        """A protocol card with what the collection reports, and with a division that a server made."""
+        return card | self.collection.protocol() | ({} if how is None else {"split": how})
 
     def prepare_data(self) -> None:
         """Lets the collection download its data."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import os
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,24 +12,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from metatransfer.batches import DomainBatch, DomainSamples, UnlabelledBatch
-from metatransfer.checks import check_choice, check_not_negative, check_positive, check_seed
-from metatransfer.data.sampling.augment import Changes
+from metatransfer.checks import check_choice, check_count, check_seed
 from metatransfer.data.sampling.domains import Domain, DomainBatchSampler, DomainSampleSampler, Side, SideStream
 from metatransfer.data.sampling.labelled import UnlabelledSampler
 from metatransfer.data.sampling.loader import BatchLoader, Place
 from metatransfer.data.serving.domain_base import OpenedDomains
-from metatransfer.data.serving.domain_checks import check_arguments, check_names, check_shares, of_domain
+from metatransfer.data.serving.domain_opening import check_side, of_domain
 from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.data.serving.settings import DomainDivision
-from metatransfer.data.sources import Collection
+from metatransfer.data.sources import Collection, encoded
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.module_keys import shown
 
 Oracle = Literal["report", "select", "none"]
 Standardization = Literal["none", "domain", "source"]
-_ORACLES: tuple[str, ...] = get_args(Oracle)
-_STANDARDIZATIONS: tuple[str, ...] = get_args(Standardization)
 
 
 class DomainDataModule(OpenedDomains):
@@ -89,29 +87,38 @@ class DomainDataModule(OpenedDomains):
         seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        check_positive(batch_size=batch_size, target_batch_size=target_batch_size, eval_batch_size=eval_batch_size)
-        check_choice("oracle", oracle, _ORACLES)
-        check_choice("standardize", standardize, _STANDARDIZATIONS)
-        check_not_negative(num_workers=num_workers)
-        if seed is not None:
-            check_seed(seed=seed)
-        check_names(sources, targets)
-        super().__init__(
-            {name: _domain(f"source '{name}'", given) for name, given in sources.items()},
-            {name: _domain(f"target '{name}'", given) for name, given in targets.items()},
-            division, standardize, seed,
-        )  # fmt: skip
+        check_count(batch_size=batch_size, target_batch_size=target_batch_size, eval_batch_size=eval_batch_size)
+        check_choice("oracle", oracle, get_args(Oracle))
+        check_choice("standardize", standardize, get_args(Standardization))
+        check_count(0, 1000, num_workers=num_workers)
+        check_seed(seed=seed)
+        if both := [name for name in sources if name in targets]:
+            raise UserError(
+                f"'{both[0]}' is a source and a target at once, so that its labels would be trained on: give it as one "
+                "of the two."
+            )
+        paths = {os.path.realpath(one): name for name, one in sources.items() if isinstance(one, str)}
+        for name, one in targets.items():
+            if isinstance(one, str) and (other := paths.get(os.path.realpath(one))):
+                raise UserError(
+                    f"target '{name}' is the same path as source '{other}', so that its labels would be trained on: "
+                    f"give another path than '{one}'."
+                )
+        super().__init__()
+        self.sources, self.targets = _domains("source", sources), _domains("target", targets)
+        self.division, self.standardize, self.seed = division, standardize, seed
         self.batch_size, self.target_batch_size = batch_size, target_batch_size or batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.oracle, self.num_workers = oracle, num_workers
-        check_arguments(self.sources, self.targets)
-        check_shares(batch_size=(self.batch_size, sources), target_batch_size=(self.target_batch_size, targets))
+        check_side("source", self.sources, "batch_size", self.batch_size)
+        check_side("target", self.targets, "target_batch_size", self.target_batch_size)
         self._logged = False
+        self._forget()
 
     def info(self) -> DataInfo:
         """The description of the data."""
         sources = self._side("sources")
-        given = {**self.sources, **self.targets, **self._opened}
+        given = {**self.sources, **self.targets}
         return DataInfo(
             batch=DomainBatch,
             sample_shape=sources.domains[0].sample_shape,
@@ -150,11 +157,10 @@ class DomainDataModule(OpenedDomains):
         world = self.trainer.world_size if self.trainer else 1
         steps = max(
             1,
-            sources.size("train") // (self.batch_size * world),
-            targets.size("train") // (self.target_batch_size * world),
+            len(sources.labels("train")) // (self.batch_size * world),
+            len(targets.labels("train")) // (self.target_batch_size * world),
         )
-        streams = SideStream(sources, self.batch_size), SideStream(targets, self.target_batch_size)
-        sampler = DomainBatchSampler(*streams)
+        sampler = DomainBatchSampler(SideStream(sources, self.batch_size), SideStream(targets, self.target_batch_size))
         place = self._place(sampler.in_memory, training=True)
         return BatchLoader(sampler, steps * world, 1, drop_last=True, place=place, num_workers=self.num_workers)
 
@@ -182,9 +188,7 @@ class DomainDataModule(OpenedDomains):
         target = self._ready()[1].domains[0]
         with of_domain(f"target '{target.name}'"):
             source, names = self.targets[target.name].to_label()
-        extra = () if target.standardize is None else (target.standardize,)
-        source = source if self._encoder is None else source.encoded(self._encoder)
-        sampler = UnlabelledSampler(source, names, Changes(None, (*target.changes.transform, *extra)))
+        sampler = UnlabelledSampler(encoded(source, self._encoder), names, target.all_changes(training=False))
         return BatchLoader(sampler, len(names), self.eval_batch_size)
 
     def _samples(
@@ -222,9 +226,7 @@ class DomainDataModule(OpenedDomains):
         """
         if self.oracle == "none":
             raise UserError("oracle is 'none', so the labels of the targets may not be trained on: set it to 'report'.")
-        twin = copy.copy(self)
-        twin.sources, twin._oracle_of = dict(self.targets), self
-        twin._forget()
+        twin = self._twin(sources=self.targets, _oracle_of=self)
         twin._side("sources")
         return twin
 
@@ -251,7 +253,7 @@ class DomainDataModule(OpenedDomains):
             "train_batches": {
                 "batch_size": self.batch_size,
                 "target_batch_size": self.target_batch_size,
-                "sources": {one.name: self._training_card(one, one.name in self._opened) for one in sources.domains},
+                "sources": {one.name: self._training_card(one, self._oracle_of is None) for one in sources.domains},
                 "targets": {one.name: self._training_card(one, False) for one in targets.domains},
             },
         }
@@ -284,14 +286,10 @@ class DomainDataModule(OpenedDomains):
         }
 
 
-def _domain(who: str, given: LabelledDataModule | Collection | str) -> LabelledDataModule:
-    """A domain's data module; a collection or path gets one with default settings."""
-    with of_domain(who):
-        if isinstance(given, LabelledDataModule):
-            return given
-        if not isinstance(given, Collection | str):
-            raise UserError(
-                "a domain must be a collection, a path, or a LabelledDataModule, but is of type "
-                f"{type(given).__name__}."
-            )
-        return LabelledDataModule(given)
+def _domains(side: str, given: Mapping[str, LabelledDataModule | Collection | str]) -> dict[str, LabelledDataModule]:
+    """The data modules of a side; a collection or path gets one with default settings."""
+    found = {}
+    for name, one in given.items():
+        with of_domain(f"{side} '{name}'"):
+            found[name] = one if isinstance(one, LabelledDataModule) else LabelledDataModule(one)
+    return found

@@ -10,8 +10,17 @@ from lightning.pytorch import LightningDataModule
 
 from metatransfer.checks import check_seed
 from metatransfer.data.sampling.domains import Domain, Side
-from metatransfer.data.serving.domain_checks import check_no_texts, check_same_classes, check_same_shape, of_domain
-from metatransfer.data.serving.domain_opening import fitted, open_source, open_target, with_labels, without_test
+from metatransfer.data.serving.domain_opening import (
+    check_no_texts,
+    check_same_classes,
+    check_same_shape,
+    fitted,
+    of_domain,
+    open_source,
+    open_target,
+    with_labels,
+    without_test,
+)
 from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.data.serving.settings import DomainDivision
 from metatransfer.data.sources import Encoder, UnlabelledPart
@@ -19,28 +28,29 @@ from metatransfer.errors import UserError
 
 
 class OpenedDomains(LightningDataModule):
-    """Opens the source and target domains of :class:`DomainDataModule`, which documents the arguments."""
+    """Opens the source and target domains of :class:`DomainDataModule`, which documents and sets the arguments."""
 
-    def __init__(
-        self,
-        sources: Mapping[str, LabelledDataModule],
-        targets: Mapping[str, LabelledDataModule],
-        division: DomainDivision,
-        standardize: str,
-        seed: int | None,
-    ) -> None:
+    sources: Mapping[str, LabelledDataModule]
+    targets: Mapping[str, LabelledDataModule]
+    division: DomainDivision
+    standardize: str
+    seed: int | None
+
+    def __init__(self) -> None:
         super().__init__()
-        self.sources, self.targets = dict(sources), dict(targets)
-        self.division, self.standardize, self.seed = division, standardize, seed
         self._parts: dict[str, Mapping[str, UnlabelledPart]] = {}  # shared with copies under other seeds
         self._oracle_of: OpenedDomains | None = None
-        self._forget()
 
     def _forget(self) -> None:
-        self._opened: dict[str, LabelledDataModule] = {}
+        self._opened = {name: self._own(data) for name, data in self.sources.items()}
         self._sides: dict[str, Side] = {}
         self._checked = False
         self.trainer = None
+
+    def _own(self, source: LabelledDataModule) -> LabelledDataModule:
+        """A source's data, with the seed and the division of this data module."""
+        data = source if self.seed is None else source.reseeded(self.seed)
+        return without_test(data) if self.division.transductive else data
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -52,22 +62,14 @@ class OpenedDomains(LightningDataModule):
     def _classes_of(self, source: str) -> tuple[str, ...]:
         with of_domain(f"source '{source}'"):
             check_no_texts(self.sources[source])
-            return self._source(source).splits.view("train").class_names
-
-    def _source(self, name: str) -> LabelledDataModule:
-        """A source's data, with the seed and the division of this data module."""
-        if name not in self._opened:
-            data = self.sources[name]
-            data = data if self.seed is None else data.reseeded(self.seed)
-            self._opened[name] = without_test(data) if self.division.transductive else data
-        return self._opened[name]
+            return self._opened[source].splits.part("train").class_names
 
     @property
     def _encoder(self) -> Encoder | None:
         """The encoder of the first source, used for all tables so that their features mean the same."""
         if self._oracle_of is not None:
             return self._oracle_of._encoder
-        return self._source(next(iter(self.sources))).encoder
+        return next(iter(self._opened.values())).encoder
 
     def _side(self, which: Literal["sources", "targets"]) -> Side:
         """The sources, or the targets; opened on first use."""
@@ -78,17 +80,15 @@ class OpenedDomains(LightningDataModule):
     def _open_sources(self) -> list[Domain]:
         names = self.class_names
         if self._oracle_of is not None:
-            targets = enumerate(self._side("targets").domains)
             return [
                 with_labels(one, self.targets[one.name], names, place, self._target_seed(one.name))
-                for place, one in targets
+                for place, one in enumerate(self._side("targets").domains)
             ]
-        found = []
-        for place, name in enumerate(self.sources):
-            first = f"source '{next(iter(self.sources))}'"
-            check_same_classes(self._classes_of(name), names, f"source '{name}'", first)
+        first, found = next(iter(self.sources)), []
+        for place, (name, data) in enumerate(self._opened.items()):
+            check_same_classes(self._classes_of(name), names, f"source '{name}'", f"source '{first}'")
             hold_out = self.division.hold_out_source
-            found.append(open_source(name, self._source(name), names, place, self._encoder, hold_out=hold_out))
+            found.append(open_source(name, data, names, place, self._encoder, hold_out=hold_out))
         return found
 
     def _open_targets(self) -> list[Domain]:
@@ -158,8 +158,10 @@ class OpenedDomains(LightningDataModule):
     def reseeded(self, seed: int) -> Self:
         """A copy with another seed for divisions, labels and order."""
         check_seed(seed=seed)
+        return self._twin(seed=seed, _oracle_of=self._oracle_of and self._oracle_of.reseeded(seed))
+
+    def _twin(self, **changes: object) -> Self:
         twin = copy.copy(self)
-        twin.seed = seed
-        twin._oracle_of = self._oracle_of.reseeded(seed) if self._oracle_of is not None else None
+        vars(twin).update(changes)
         twin._forget()
         return twin

@@ -1,22 +1,95 @@
-"""Opens and divides domains."""
+"""Opens, checks and divides domains; errors name the domain."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metatransfer.data.sampling.division import divided_at_random, shuffled
+from metatransfer.checks import did_you_mean
+from metatransfer.data.sampling.augment import Standardize
 from metatransfer.data.sampling.domains import Domain, domain_key
-from metatransfer.data.sampling.feature_transforms import Standardize
-from metatransfer.data.serving.domain_checks import check_finite, check_same_classes, of_domain
+from metatransfer.data.serving.base import check_name
 from metatransfer.data.serving.labelled import LabelledDataModule
-from metatransfer.data.sources import NO_CLASS, SPLITS, Encoder, Source, UnlabelledPart, View, joined, subset
+from metatransfer.data.serving.splits import divided_at_random, shuffled
+from metatransfer.data.sources import NO_CLASS, SPLITS, Encoder, Source, UnlabelledPart, View, encoded, joined, subset
 from metatransfer.errors import UserError
+
+
+@contextlib.contextmanager
+def of_domain(who: str) -> Iterator[None]:
+    """Prefixes errors raised inside with the name of the domain: ``"source 'amazon'"``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{who}: {error}") from error
+
+
+# ---- requirements
+
+
+def check_side(side: str, domains: Mapping[str, LabelledDataModule], argument: str, batch_size: int) -> None:
+    """Raises an error for no domain, an invalid name or option, or a batch without a sample of every domain."""
+    if not domains:
+        raise UserError(f"there are no {side}s: give at least one, <name>: <collection or path>.")
+    for name, data in domains.items():
+        check_name(side, str(name))
+        if data.processing.mix is not None:
+            raise UserError(
+                f"{side} '{name}' has processing.mix, but domain adaptation needs class labels: leave it out."
+            )
+        needs_labels = {"labels_per_class": data.labels_per_class is not None, "balance": data.balance != "none"}
+        if side == "target" and (used := [option for option, given in needs_labels.items() if given]):
+            raise UserError(
+                f"target '{name}' has {used[0]}, which needs labels, but a target is unlabelled: leave it out."
+            )
+    if batch_size < len(domains):
+        raise UserError(
+            f"{argument} must be {len(domains)} or more for a batch to have samples of {', '.join(domains)}, but is "
+            f"{batch_size}."
+        )
+
+
+def check_same_classes(
+    names: Sequence[str], known: Sequence[str], who: str, others: str, *, whole: bool = True
+) -> None:
+    """Raises an error if a domain has other classes than the others; unless ``whole``, it may lack some."""
+    unknown, missing = [one for one in names if one not in known], [one for one in known if whole and one not in names]
+    if not unknown and not missing:
+        return
+    more = f" and {len(unknown or missing) - 1} more" if len(unknown or missing) > 1 else ""
+    found = f"has '{unknown[0]}'{more}, which {others} lack" if unknown else f"lacks '{missing[0]}'{more} of {others}"
+    near = did_you_mean(unknown[0], known) if unknown else "."
+    raise UserError(
+        f"all domains must have the same classes, but {who} {found}: rename or remove classes until they agree{near}"
+    )
+
+
+def check_same_shape(domains: Sequence[tuple[str, Domain]]) -> None:
+    """Raises an error if samples of domains differ in shape."""
+    first, shape = domains[0][0], domains[0][1].sample_shape
+    for who, domain in domains:
+        if domain.sample_shape != shape:
+            raise UserError(
+                f"all domains must have samples of the same shape, but those of {first} are {shape} and those of {who} "
+                f"{domain.sample_shape}: set the same image_size and channels, or the same number of features."
+            )
+
+
+def check_no_texts(data: LabelledDataModule) -> None:
+    """Raises an error for texts."""
+    if data.collection.of_texts:
+        raise UserError(
+            f"{type(data.collection).__name__} serves texts, but domain adaptation needs vectors or images: give "
+            "features of the texts as Arrays."
+        )
+
+
+# ---- opening
 
 
 def without_test(data: LabelledDataModule) -> LabelledDataModule:
@@ -31,25 +104,15 @@ def open_source(
     data: LabelledDataModule,
     class_names: tuple[str, ...],
     place: int,
-    encoder: Encoder | None = None,
+    encoder: Encoder | None,
     *,
-    hold_out: bool = True,
+    hold_out: bool,
 ) -> Domain:
     """A source, with the class numbers of ``class_names``."""
-    with of_domain(f"source '{name}'"):
-        given = {split: _encoded(data.splits.view(split), encoder) for split in ("train", "val")}
-        check_finite([one.base for one in given.values()])
-        if not hold_out:
-            given["train"] = _both(given["train"], given["val"])
+    train, val = (encoded(data.splits.part(split), encoder) for split in ("train", "val"))
+    given = {"train": train if hold_out else _both(train, val), "val": val}
     splits = {split: subset(one.base, one.indices, class_names) for split, one in given.items()}
     return _as_source(name, data, splits, domain_key(data.seed, 0, place))
-
-
-_Any = TypeVar("_Any", bound=Source)
-
-
-def _encoded(source: _Any, encoder: Encoder | None) -> _Any:
-    return source if encoder is None else cast(_Any, source.encoded(encoder))
 
 
 def _as_source(name: str, data: LabelledDataModule, splits: Mapping[str, Source], key: int) -> Domain:
@@ -71,7 +134,7 @@ def open_target(
     parts: Mapping[str, UnlabelledPart],
     class_names: tuple[str, ...],
     place: int,
-    encoder: Encoder | None = None,
+    encoder: Encoder | None,
     *,
     seed: int,
     transductive: bool,
@@ -81,8 +144,7 @@ def open_target(
         for part in parts.values():
             if not len(part.source):
                 raise UserError(f"{part.source.name} has no samples: add some.")
-        parts = {split: part._replace(source=_encoded(part.source, encoder)) for split, part in parts.items()}
-        check_finite([one.source for one in parts.values()])
+        parts = {split: part._replace(source=encoded(part.source, encoder)) for split, part in parts.items()}
         found = _all_at_once(parts) if transductive else _divided(parts, data.division.fractions(0.1), seed)
     words = np.unique(np.concatenate([one[2] for one in found.values()])).tolist()
     if named := [word for word in words if word]:
@@ -115,17 +177,11 @@ def _divided(parts: Mapping[str, UnlabelledPart], wanted: Mapping[str, float], s
     fractions = {
         split: wanted[split] for split in ("val", "test") if split not in parts and (split == "val" or first == "all")
     }
-    if len(base) <= len(fractions):
-        raise UserError(
-            f"{base.name} has {len(base)} sample{'s' * (len(base) != 1)}, but needs one for each of "
-            f"{', '.join(['train', *fractions])}: add some."
-        )
-    taken = divided_at_random(shuffled(seed, len(base)), fractions)
+    taken = divided_at_random(shuffled(seed, len(base)), fractions, base.name)
     found = {split: (base, np.sort(rows), words[np.sort(rows)]) for split, rows in taken.items()}
-    for split in ("val", "test"):
-        if split in parts:
-            source = parts[split].source
-            found[split] = source, np.arange(len(source)), _words(parts[split])
+    for split in {"val", "test"} & parts.keys():
+        source = parts[split].source
+        found[split] = source, np.arange(len(source)), _words(parts[split])
     return {split: found[split] for split in SPLITS if split in found}
 
 

@@ -12,16 +12,12 @@ from PIL import Image
 
 from metatransfer.batches import Episode, MetaBatch, PredictionTask, Tokens, episodes_of
 from metatransfer.data.sampling.augment import apply_transforms
-from metatransfer.data.sampling.division import RandomDivision
-from metatransfer.data.sampling.episodes import EpisodeSampler, GeneratedSampler
-from metatransfer.data.sampling.loader import BatchLoader
-from metatransfer.data.sampling.sampler import OneItem
+from metatransfer.data.sampling.episodes import EpisodeSampler, GeneratedSampler, ShapedSampler
+from metatransfer.data.sampling.loader import BatchLoader, OneItem
 from metatransfer.data.sampling.saved import SavedEpisodes, save_episodes
-from metatransfer.data.sampling.shaped import ShapedSampler
 from metatransfer.data.sampling.shapes import FixedShape
-from metatransfer.data.serving.base import CollectionDataModule
+from metatransfer.data.serving.base import STAGE_SPLITS, CollectionDataModule
 from metatransfer.data.serving.folders import prediction_task
-from metatransfer.data.serving.pooling import ClassSplits, generator_of
 from metatransfer.data.serving.settings import (
     Division,
     EpisodeFiles,
@@ -32,11 +28,11 @@ from metatransfer.data.serving.settings import (
     Rotation,
     Task,
 )
-from metatransfer.data.sources import SPLITS, Collection, RotatedClasses, Source, TaskGenerator
+from metatransfer.data.serving.splits import Splits, class_splits, generator_of
+from metatransfer.data.sources import Collection, RotatedClasses, Source, TaskGenerator, encoded
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 
-_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (), None: SPLITS}
 _Sampler = EpisodeSampler | GeneratedSampler
 
 
@@ -93,16 +89,19 @@ class EpisodicDataModule(CollectionDataModule):
         self.num_episodes = {"train": episodes.train, "val": episodes.val, "test": episodes.test}
         self.tasks_per_batch = episodes.per_batch
         self.files, self.predict = files, predict
-        fractions = division.fractions(0.2)
-        classes = RandomDivision(division.seed or 0, fractions["val"], fractions["test"])
-        self._classes = ClassSplits(self.collection, classes, (task.num_ways, evaluation.num_ways))
+        self.division = division
         self._samplers: dict[str, _Sampler] = {}
         self._prediction: PredictionTask | None = None
 
     # ---- opening
 
+    @cached_property
+    def _splits(self) -> Splits[Source | TaskGenerator]:
+        ways = self.tasks["train"].num_ways, self.tasks["test"].num_ways
+        return class_splits(self.collection, self.division, *ways)
+
     def _training(self) -> Source:
-        source = self._classes.source("train")
+        source = self._splits.part("train")
         assert isinstance(source, Source)  # only samples have an encoder
         return source
 
@@ -116,24 +115,20 @@ class EpisodicDataModule(CollectionDataModule):
         return self.collection.within_groups if given is None else given
 
     def training_source(self) -> Source:
-        """The training samples, encoded, with four times as many classes under ``rotations``.
-
-        Raises:
-            UserError: the tasks are generated.
-        """
-        source = self._classes.source("train")
+        """The training samples, encoded, with four times as many classes under ``rotations``."""
+        source = self._splits.part("train")
         if isinstance(source, TaskGenerator):
             raise UserError(
                 f"{type(self.collection).__name__} generates its tasks, which have no classes to train on: give a "
                 "collection of labelled samples."
             )
-        source = self._encoded(source)
+        source = encoded(source, self.encoder)
         return RotatedClasses(source) if self.rotations["train"] != "none" else source
 
     def open(self, split: str) -> _Sampler:
         """The sampler of a split; on first use, checks that episodes can be drawn, and exports them if configured."""
         if split not in self._samplers:
-            source = self._classes.source(split)
+            source = self._splits.part(split)
             self._samplers[split] = (
                 self._generated(source, split) if isinstance(source, TaskGenerator) else self._drawn(source, split)
             )
@@ -141,7 +136,7 @@ class EpisodicDataModule(CollectionDataModule):
 
     def _drawn(self, source: Source, split: str) -> EpisodeSampler:
         """The sampler of a split, or its file of episodes."""
-        source, rotation = self._encoded(source), self.rotations[split]
+        source, rotation = encoded(source, self.encoder), self.rotations[split]
         if rotation == "classes":
             source = RotatedClasses(source)
         size, shape = self.tasks[split].size, self.tasks[split].kind
@@ -162,11 +157,7 @@ class EpisodicDataModule(CollectionDataModule):
         return sampler
 
     def _generated(self, generator: TaskGenerator, split: str) -> GeneratedSampler:
-        """The sampler of generated tasks.
-
-        Raises:
-            UserError: options that only apply to episodes of samples.
-        """
+        """The sampler of generated tasks, or an error for options that only apply to episodes of samples."""
         task, processing, files = self.tasks[split], self.processing, self.files
         given = {
             "task.shape": task.shape,
@@ -189,7 +180,7 @@ class EpisodicDataModule(CollectionDataModule):
         Raises:
             UserError: episodes that cannot be drawn, or folders that cannot be read.
         """
-        for split in _STAGE_SPLITS[stage]:
+        for split in STAGE_SPLITS[stage]:
             self.open(split)
         if stage == "predict":
             if self.predict.support is None or self.predict.query is None:
@@ -225,8 +216,7 @@ class EpisodicDataModule(CollectionDataModule):
         """The description of the data."""
         generator = generator_of(self.collection)
         targets = generator.num_targets if generator is not None else None
-        encoder = self.encoder
-        return DataInfo(
+        return self._described(
             batch=Episode,
             sample_shape=() if self.collection.of_texts else self._sample_shape,
             num_ways=None if targets else self.tasks["train"].num_ways,
@@ -236,20 +226,15 @@ class EpisodicDataModule(CollectionDataModule):
                 for split, one in self._samplers.items()
                 if isinstance(one, EpisodeSampler)
             },
-            vocabulary_size=(encoder.size or None) if encoder is not None else None,
-            shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
-            skipped=dict(self.collection.skipped),
         )
 
     def _episodes(self, split: str) -> BatchLoader[MetaBatch]:
-        sampler, count = (
-            self.open(split),
-            self.num_episodes[split],
-        )  # opened now, where it is asked for without a Trainer
+        sampler = self.open(split)  # first: a file has its own number of episodes
+        count = self.num_episodes[split]
         if self.trainer and split != "train" and count < self.trainer.world_size:
             raise UserError(
                 f"episodes.{split}={count} leaves some of {self.trainer.world_size} processes without any: raise it to "
-                "one for each at least."
+                f"{self.trainer.world_size} or more."
             )
         return self._loader(sampler, count, self.tasks_per_batch, training=split == "train")
 
@@ -292,11 +277,7 @@ class EpisodicDataModule(CollectionDataModule):
             "episode_seed": self.seed,
             **self.processing.changes(training=True).card(),
         }
-        if generated:
-            return card | self.collection.protocol()
-        card |= {
-            "rotations": self.rotations,
-            "within_groups": self._within_groups("test"),
-            "split": "as given",
-        }
-        return card | self.collection.protocol() | ({"split": self._classes.how} if self._classes.how else {})
+        if not generated:
+            within = self._within_groups("test")
+            card |= {"rotations": self.rotations, "within_groups": within, "split": "as given"}
+        return self._with_split(card, None if generated else self._splits.how)

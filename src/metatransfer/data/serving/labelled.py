@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -12,19 +13,16 @@ import torch
 from torch import Tensor
 
 from metatransfer.batches import LabelledBatch, UnlabelledBatch
-from metatransfer.checks import check_choice, check_positive
+from metatransfer.checks import check_choice, check_count
 from metatransfer.data.sampling.labelled import Balance, ByLength, LabelledSampler, UnlabelledSampler
 from metatransfer.data.sampling.loader import BatchLoader
-from metatransfer.data.serving.base import CollectionDataModule
+from metatransfer.data.serving.base import STAGE_SPLITS, CollectionDataModule, training_batches
 from metatransfer.data.serving.settings import Division, Processing
-from metatransfer.data.serving.splits import LabelledSplits
-from metatransfer.data.sources import SPLITS, Collection, Source, View
+from metatransfer.data.serving.splits import Splits, few_labels, sample_splits
+from metatransfer.data.sources import Collection, Source, View, encoded
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.module_keys import module_key, shown
-
-BALANCES: tuple[str, ...] = get_args(Balance)
-_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: SPLITS}
 
 _CPU = torch.device("cpu")
 
@@ -72,10 +70,15 @@ class LabelledDataModule(CollectionDataModule):
         predict: str | None = None,
     ) -> None:
         super().__init__(source, processing, seed, num_workers)
-        check_positive(batch_size=batch_size, eval_batch_size=eval_batch_size, labels_per_class=labels_per_class)
-        check_choice("balance", balance, BALANCES)
+        check_count(batch_size=batch_size, eval_batch_size=eval_batch_size, labels_per_class=labels_per_class)
+        check_choice("balance", balance, get_args(Balance))
         if processing.rotations is not None:
             raise UserError("processing.rotations are for episodes, but these are labelled batches: leave them out.")
+        if division.by == "class":
+            raise UserError(
+                "division.by=class is for episodes, but labelled batches need the same classes in each split: leave it "
+                "out."
+            )
         for name in ("augmentation", "transform", "mix"):
             if self.collection.of_texts and getattr(processing, name):
                 raise UserError(
@@ -84,40 +87,40 @@ class LabelledDataModule(CollectionDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.labels_per_class, self.division, self.balance, self.predict = labels_per_class, division, balance, predict
         self.with_test = True
-        self._splits: LabelledSplits | None = None
+        self._splits: Splits[View] | None = None
         self._to_label: tuple[Source, tuple[str, ...]] | None = None
 
     # ---- splits
 
     @property
-    def splits(self) -> LabelledSplits:
+    def splits(self) -> Splits[View]:
         """The splits before encoding, divided on first use."""
         if self._splits is None:
-            self._splits = LabelledSplits(
-                self.collection, self.division, self.seed, self.labels_per_class, self.with_test
-            )
+            self._splits = sample_splits(self.collection, self.division, self.seed, with_test=self.with_test)
+            if self.labels_per_class is not None:
+                few = few_labels(self._splits.part("train"), self.labels_per_class, self.seed)
+                self._splits = replace(self._splits, parts={**self._splits.parts, "train": few})
         return self._splits
 
     def _training(self) -> Source:
-        return self.splits.view("train")
+        return self.splits.part("train")
 
     def split(self, name: str) -> View:
         """The samples of a split as a network sees them."""
-        view = self.splits.view(name)
-        return view if self.encoder is None else view.encoded(self.encoder)
+        return encoded(self.splits.part(name), self.encoder)
 
     def show(self, split: str, number: int) -> str | Tensor:
         """A sample of a split, or of ``"predict"``, for display: a sentence, or an image in [0, 1]."""
-        source = self.to_label()[0] if split == "predict" else self.splits.view(split)
+        source = self.to_label()[0] if split == "predict" else self.splits.part(split)
         return source.show(number)
 
     def labels(self, split: str) -> Tensor:
         """The labels of a split ``(N,)`` int64, in the order of the samples' numbers."""
-        return torch.from_numpy(self.splits.view(split).labels)
+        return torch.from_numpy(self.splits.part(split).labels)
 
     def content_key(self, split: str) -> str:
         """A hash of the samples of a split as a network sees them: equal for equal samples, order and transform."""
-        chosen = self.splits.view(split)
+        chosen = self.splits.part(split)
         digest = hashlib.sha256(chosen.base.fingerprint().encode())
         digest.update(chosen.indices.astype("<i8").tobytes())
         for part in self.processing.transform or ():
@@ -129,7 +132,7 @@ class LabelledDataModule(CollectionDataModule):
     def reseeded(self, seed: int) -> Self:
         """A copy with another seed for division, labels and order, which shares the samples."""
         twin = copy.copy(self)
-        twin.seed, twin.division = seed, Division(self.division.val_fraction, self.division.test_fraction)
+        twin.seed, twin.division = seed, replace(self.division, seed=None)
         twin._splits, twin.trainer = None, None
         if self._encoder is not None and not self._encoder.shared:
             twin._encoder = None  # a vocabulary depends on the training texts of a division
@@ -137,18 +140,15 @@ class LabelledDataModule(CollectionDataModule):
 
     def info(self) -> DataInfo:
         """The description of the data."""
-        train, encoder = self.split("train"), self.encoder
+        train = self.split("train")
         first = (
             None if self.collection.of_texts else self._sampler("train", training=False).batch(np.zeros(1, int), _CPU).x
         )
-        return DataInfo(
+        return self._described(
             batch=LabelledBatch,
             sample_shape=tuple(first.shape[1:]) if isinstance(first, Tensor) else (),
             class_names=train.class_names,
             class_counts=tuple(train.sizes.tolist()),
-            vocabulary_size=(encoder.size or None) if encoder is not None else None,
-            shared_vocabulary=encoder is None or not encoder.size or encoder.shared,
-            skipped=dict(self.collection.skipped),
         )
 
     # ---- serving
@@ -157,16 +157,12 @@ class LabelledDataModule(CollectionDataModule):
         """Opens the splits of a stage."""
         if stage == "predict":
             self.to_label()
-        for name in _STAGE_SPLITS.get(stage, ()):
-            if name in self.splits.views or stage is not None:
+        for name in STAGE_SPLITS[stage]:
+            if name in self.splits.parts or stage is not None:
                 self.split(name)
 
     def to_label(self) -> tuple[Source, tuple[str, ...]]:
-        """The samples for ``lightning predict`` to label, before encoding, and a name for each.
-
-        Raises:
-            UserError: ``predict`` was not given.
-        """
+        """The samples for ``lightning predict`` to label, before encoding, and a name for each."""
         if self.predict is None:
             raise UserError("there is nothing to label: give a folder or file of samples, --data.predict PATH.")
         if self._to_label is None:
@@ -191,11 +187,7 @@ class LabelledDataModule(CollectionDataModule):
             UserError: fewer samples than processes.
         """
         sampler = self._sampler("train", training=True)
-        world = self.trainer.world_size if self.trainer else 1
-        size = min(self.batch_size, len(sampler) // world)
-        if not size:
-            raise UserError(f"there are {len(sampler)} training samples for {world} processes: use fewer processes.")
-        return self._loader(sampler, len(sampler), size, training=True)
+        return training_batches(sampler, self.batch_size, self.trainer, self.num_workers)
 
     def _in_order(self, split: str) -> BatchLoader[LabelledBatch]:
         sampler = self._sampler(split, training=False)
@@ -221,17 +213,17 @@ class LabelledDataModule(CollectionDataModule):
     def predict_dataloader(self, samples: str | Sequence[str] | None = None) -> BatchLoader[UnlabelledBatch]:
         """The samples to label: those of ``predict``, or of another folder, file, or list of image files or texts."""
         source, names = self.to_label() if samples is None else self.collection.unlabelled(samples)
-        sampler = UnlabelledSampler(self._encoded(source), names, self.processing.changes(training=False))
+        sampler = UnlabelledSampler(encoded(source, self.encoder), names, self.processing.changes(training=False))
         return BatchLoader(sampler, len(names), self.eval_batch_size)
 
     def protocol(self) -> dict[str, Any]:
         """What to report with every result on this data."""
         splits, mix = self.splits, self.processing.mix
-        sizes = {name: len(view) for name, view in splits.views.items()}
+        sizes = {name: len(view) for name, view in splits.parts.items()}
         card = {
             "data": type(self.collection).__name__,
-            "split": splits.how,
-            "classes": len(splits.view("train").class_names),
+            "split": "as given",
+            "classes": len(splits.part("train").class_names),
             "samples": {name: size for name, size in sizes.items() if name != "train"},
             "train_batches": {
                 "samples": sizes["train"],
@@ -244,9 +236,6 @@ class LabelledDataModule(CollectionDataModule):
             "augmentation": repr(self.processing.augmentation) if self.processing.augmentation is not None else None,
             "transform": [shown(one) for one in self.processing.transform or ()],
         }
-        own = self.collection.protocol()
-        if splits.how != "as given":
-            own.pop("split", None)
         if self.encoder is not None and self.encoder.size:
             card |= {"vocabulary": self.encoder.size, "lengths": "similar in each training batch"}
-        return card | own
+        return self._with_split(card, splits.how)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import nn
 
-from metatransfer.checks import check_choice, check_folder, check_positive, check_seed
+from metatransfer.checks import check_choice, check_count, check_folder, check_seed
 from metatransfer.data.sampling.augment import Augmentation, Changes, check_deterministic
 from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import SPLITS
@@ -26,8 +26,8 @@ __all__ = [
     "Task",
 ]
 
+_MOST_WAYS = 10**5  # the output layer has as many columns, even before the data are opened
 Rotation = Literal["none", "classes", "per_class"]
-ROTATIONS: tuple[str, ...] = get_args(Rotation)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Task:
     within_groups: bool | None = None
 
     def __post_init__(self) -> None:
-        check_positive(num_ways=self.num_ways, num_shots=self.num_shots, num_queries=self.num_queries)
+        check_count(1, _MOST_WAYS, num_ways=self.num_ways)
+        check_count(num_shots=self.num_shots, num_queries=self.num_queries)
 
     @property
     def size(self) -> EpisodeSize:
@@ -93,17 +94,12 @@ class EvalTask:
     within_groups: bool | None = None
 
     def __post_init__(self) -> None:
-        check_positive(num_ways=self.num_ways, num_shots=self.num_shots, num_queries=self.num_queries)
+        check_count(1, _MOST_WAYS, num_ways=self.num_ways)
+        check_count(num_shots=self.num_shots, num_queries=self.num_queries)
 
     def after(self, task: Task) -> Task:
         """The complete task, with the values of the training task as defaults."""
-        return Task(
-            self.num_ways or task.num_ways,
-            self.num_shots or task.num_shots,
-            self.num_queries or task.num_queries,
-            self.shape or task.shape,
-            task.within_groups if self.within_groups is None else self.within_groups,
-        )
+        return replace(task, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,8 @@ class Episodes:
     per_batch: int = 16
 
     def __post_init__(self) -> None:
-        check_positive(train=self.train, val=self.val, test=self.test, per_batch=self.per_batch)
+        check_count(1, 10**9, train=self.train, val=self.val, test=self.test)
+        check_count(per_batch=self.per_batch)
 
 
 @dataclass(frozen=True)
@@ -134,35 +131,42 @@ class Division:
     """Random division of undivided data: by class for episodes, otherwise by sample within each class.
 
     Args:
-        val_fraction: fraction for validation; defaults to 0.2 of the classes or 0.1 of the samples of each class.
+        val_fraction: fraction for validation; defaults to 0.2 for episodes, and otherwise to 0.1 of each class.
         test_fraction: fraction for the test.
-        seed: seed of the division; defaults to 0 for classes, and to the seed of the data module for samples.
+        seed: seed of the division; defaults to 0 for episodes, and otherwise to the seed of the data module.
+        by: for episodes: ``"class"`` tests on classes that are not trained on; ``"sample"`` divides the samples of each
+            class, so that a few classes suffice, but tests on new samples of the trained classes only.
 
     Raises:
-        UserError: fractions that leave nothing to train on, or an invalid seed.
+        UserError: fractions that leave nothing to train on, an invalid seed, or an unknown ``by``.
     """
 
     val_fraction: float | None = None
     test_fraction: float = 0.2
     seed: int | None = None
+    by: Literal["class", "sample"] | None = None
 
     def __post_init__(self) -> None:
-        check_positive(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        check_choice("by", self.by or "class", ("class", "sample"))
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise UserError(
+                    f"{name} is a fraction of the data and must be above 0 and below 1, but is {value}: give for "
+                    "example 0.2 for a fifth."
+                )
         self.fractions(0.0)
-        if self.seed is not None:
-            check_seed(seed=self.seed)
+        check_seed(seed=self.seed)
 
     def fractions(self, val: float) -> dict[str, float]:
-        """The fractions for validation, which defaults to ``val``, and for the test.
-
-        Raises:
-            UserError: fractions that leave nothing to train on.
-        """
-        val = val if self.val_fraction is None else self.val_fraction
+        """The fractions for validation, which defaults to ``val``, and for the test, if they leave a training part."""
+        given = self.val_fraction is not None
+        val = self.val_fraction or val
         if val + self.test_fraction >= 1:
             raise UserError(
-                "val_fraction + test_fraction must be below 1 to leave something to train on, but are "
-                f"{val} + {self.test_fraction}."
+                f"val_fraction + test_fraction must be below 1 to leave something to train on, but are {val}"
+                f"{'' if given else ' (the default)'} + {self.test_fraction}: "
+                f"{'lower one of them' if given else 'set val_fraction, or lower test_fraction'}."
             )
         return {"val": val, "test": self.test_fraction}
 
@@ -210,7 +214,7 @@ class Processing:
         given = self.rotations if isinstance(self.rotations, dict) else {"train": self.rotations}
         for split, rotation in given.items():
             check_choice("rotations' split", split, SPLITS)
-            check_choice("rotations", rotation or "none", ROTATIONS)
+            check_choice("rotations", rotation or "none", get_args(Rotation))
 
     def changes(self, *, training: bool) -> Changes:
         """The processing of training or evaluation samples."""
@@ -244,11 +248,7 @@ class EpisodeFiles:
             check_choice("files.use's split", split, ("val", "test"))
 
     def path(self, split: str) -> Path | None:
-        """The file of a split's episodes, ``None`` if they are drawn.
-
-        Raises:
-            UserError: a folder without any file of episodes.
-        """
+        """The file of a split's episodes, ``None`` if they are drawn."""
         if isinstance(self.use, dict):
             return Path(self.use[split]) if split in self.use else None
         if self.use is None or split == "train":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
+
+_CHUNK = 2**24  # values checked at once, to limit memory
 
 
 class Encoder(ABC):
@@ -76,15 +78,18 @@ class Source(ABC):
         self.order = self.targets.argsort(kind="stable") if self.is_labelled else np.arange(len(self.targets))
         if self.groups is not None and len(self.groups) != len(self.class_names):
             raise UserError(
-                f"{name}: {len(self.class_names)} classes came with {len(self.groups)} groups; give one each."
+                f"{name}: there are {len(self.groups)} groups for {len(self.class_names)} classes; give one per class."
             )
 
     def _checked(self, given: NDArray[Any]) -> NDArray[Any]:
         if given.ndim == 2 and given.dtype.kind == "f" and not self.class_names:
+            finite = np.isfinite(given).all(1)
+            if not finite.all():
+                raise UserError(f"{self.name}: the target of sample {int(finite.argmin())} is NaN or infinite: fix it.")
             return given.astype(np.float32)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise UserError(
-                f"{self.name}: labels must be one integer per sample, but came as {given.dtype} of shape {given.shape}."
+                f"{self.name}: labels must be one integer per sample, but are {given.dtype} of shape {given.shape}."
             )
         labels = given.astype(np.int64)
         if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_names):
@@ -165,6 +170,14 @@ class Source(ABC):
         return self
 
 
+_Kind = TypeVar("_Kind", bound=Source)
+
+
+def encoded(source: _Kind, encoder: Encoder | None) -> _Kind:
+    """The samples as they are read through an encoder, if there is one."""
+    return source if encoder is None else cast(_Kind, source.encoded(encoder))
+
+
 class TensorSource(Source):
     """Samples in memory, kept as one tensor on the training device, where they are gathered by index.
 
@@ -176,7 +189,8 @@ class TensorSource(Source):
         groups: the group of each class.
 
     Raises:
-        UserError: ``data`` and ``targets`` have different lengths, or the targets are not valid for :class:`Source`.
+        UserError: ``data`` and ``targets`` have different lengths, ``data`` contains NaN or infinity, or the targets
+            are not valid for :class:`Source`.
     """
 
     def __init__(
@@ -189,7 +203,12 @@ class TensorSource(Source):
     ) -> None:
         super().__init__(targets, class_names, name, groups)
         if len(data) != len(self.targets):
-            raise UserError(f"{name}: {len(data)} samples came with {len(self.targets)} labels; give one label each.")
+            raise UserError(
+                f"{name}: there are {len(self.targets)} labels for {len(data)} samples; give one per sample."
+            )
+        finite = finite_rows(data)
+        if not finite.all():
+            raise UserError(f"{name}: sample {int(finite.argmin())} contains NaN or infinity: fix or remove it.")
         self.data = data
 
     @property
@@ -219,6 +238,14 @@ class TensorSource(Source):
         if samples.dtype == torch.uint8:
             return samples.to(torch.float32).div_(255)
         return samples.to(torch.float32)
+
+
+def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
+    """Mask of the samples without NaN and infinity."""
+    if not samples.is_floating_point() or not samples.numel():
+        return np.ones(len(samples), dtype=bool)
+    each = max(1, _CHUNK // samples[0].numel())
+    return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).cpu().numpy()
 
 
 def _shown(sample: Tensor) -> str | Tensor:

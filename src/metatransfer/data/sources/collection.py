@@ -1,4 +1,4 @@
-"""The interface of a collection: it describes which samples there are, and knows no data module."""
+"""The interface of a collection, which describes the samples and knows no data module; names of splits and classes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.batches import Episode
 from metatransfer.data.sources.base import Encoder, Source
 from metatransfer.data.sources.derived import UnlabelledPart, without_labels
-from metatransfer.data.sources.names import SPLITS
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""What each split may be called in a user's data."""
 
 
 class TaskGenerator(ABC):
@@ -88,31 +93,11 @@ class Collection(ABC):
         return found
 
     def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
-        """Reads samples for ``lightning predict`` to label.
-
-        Args:
-            path: the folder or file given by the user, or a list of image files or texts.
-
-        Returns:
-            The samples, whose labels are ignored, and a name for each.
-
-        Raises:
-            UserError: this collection cannot read files to label, or cannot read this one.
-        """
+        """Samples to label, with a name for each, from a folder or file, or a list of image files or texts."""
         raise UserError(f"{type(self).__name__} does not read files to label ('{path}'): leave predict out.")
 
     def convert(self, item: Any) -> Tensor:  # noqa: ANN401
-        """Converts one raw sample, such as a PIL image, to what a network sees.
-
-        Args:
-            item: the raw sample.
-
-        Returns:
-            ``sample_shape`` float32, images in [0, 1].
-
-        Raises:
-            UserError: the collection cannot convert such samples.
-        """
+        """One raw sample, such as a PIL image, as ``sample_shape`` float32, images in [0, 1], or an error."""
         raise UserError(
             f"{type(self).__name__} cannot read image files like its samples, so it cannot predict folders."
         )
@@ -122,17 +107,7 @@ class Collection(ABC):
         return None
 
     def encoder_from(self, state: Mapping[str, Any]) -> Encoder | None:
-        """The encoder of a checkpoint.
-
-        Args:
-            state: from :meth:`Encoder.state`.
-
-        Returns:
-            The encoder; ``None`` if samples need none.
-
-        Raises:
-            UserError: the checkpoint was trained with another encoder.
-        """
+        """The encoder of a checkpoint, from :meth:`Encoder.state`; ``None`` if samples need none."""
         return None
 
     def protocol(self) -> dict[str, Any]:
@@ -190,3 +165,42 @@ class LazyParts(Mapping[str, Source]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def split_of(word: str) -> str | None:
+    """The split that a word names: ``"Validation"`` is ``"val"``; ``None`` for any other word."""
+    return next((split for split, words in SPLIT_NAMES.items() if word.strip().lower() in words), None)
+
+
+def natural_order(names: Sequence[str] | NDArray[np.str_]) -> list[str]:
+    """The different names, sorted: whole numbers by their value, anything else as text."""
+    unique = [str(name) for name in np.unique(np.asarray(names, dtype=np.str_))]
+    if all(name.removeprefix("-").isdecimal() and name.isascii() for name in unique):
+        return sorted(unique, key=lambda name: (int(name), name))
+    return unique
+
+
+def numbered(labels: Sequence[str] | NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels as numbers: ``(N,)`` places in the class names, and the class names in natural order."""
+    names = natural_order(labels)
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places[str(label)] for label in labels], np.int64), names
+
+
+def group_of_classes(
+    labels: Sequence[str] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[np.str_] | None,
+    names: Sequence[str],
+    where: str,
+) -> list[str] | None:
+    """The group of each class in ``names``, from the class ``(N,)`` and the group ``(N,)`` of each sample."""
+    if groups is None:
+        return None
+    found: dict[str, str] = {}
+    for name, group in sorted({(str(label), str(group)) for label, group in zip(labels, groups, strict=True)}):
+        if found.setdefault(name, group) != group:
+            raise UserError(
+                f"{where}: class '{name}' is in the groups '{found[name]}' and '{group}', but all samples of a class "
+                "must be in one: fix the groups, or leave them out."
+            )
+    return [found[name] for name in names]

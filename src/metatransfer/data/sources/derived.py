@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metatransfer.batches import Inputs, Tokens
-from metatransfer.data.sources.base import Encoder, Source, TensorSource
+from metatransfer.data.sources.base import Encoder, Source
 from metatransfer.errors import UserError
 
 NO_CLASS = "unlabelled"
 """The one class of samples without labels."""
-_CHUNK = 2**24  # values that are checked at once, to save memory
 
 
 class _Derived(Source):
@@ -38,15 +37,9 @@ class _Derived(Source):
 
 
 class View(_Derived):
-    """Some samples of another source, or all of them with other labels; what is in memory is shared.
+    """The samples ``indices`` ``(N,)`` of another source, with classes of their own, some of which may have no sample.
 
-    Args:
-        base: the source that the samples are read from.
-        indices: ``(N,)`` indices of the samples in ``base``.
-        targets: ``(N,)`` their classes.
-        class_names: names of the classes, some of which may have no sample here.
-        name: name of the set in messages; defaults to that of ``base``.
-        groups: the group of each class.
+    What is in memory is shared.
     """
 
     _may_lack_classes = True
@@ -238,36 +231,8 @@ class UnlabelledPart(NamedTuple):
     withheld: NDArray[np.str_] | None
 
 
-def relabelled(base: Source, labels: NDArray[np.int64] | None = None, class_names: Sequence[str] = (NO_CLASS,)) -> View:
-    """All samples of a source with other labels; by default all in the one class :data:`NO_CLASS`."""
-    rows = np.arange(len(base))
-    return View(base, rows, np.zeros_like(rows) if labels is None else labels, class_names)
-
-
 def without_labels(source: Source) -> UnlabelledPart:
     """Separates samples from their labels; only for sources whose order does not depend on labels."""
-    return UnlabelledPart(relabelled(source), np.array(source.class_names, np.str_)[source.labels])
-
-
-def first_not_finite(source: Source) -> int | None:
-    """Index of the first sample that holds NaN or infinity, ``None`` if there is none.
-
-    Only floating-point samples in memory are checked: bytes are always finite, and files are checked when decoded.
-    """
-    rows = np.flatnonzero(~_are_finite(source, np.arange(len(source))))
-    return int(rows[0]) if len(rows) else None
-
-
-def _are_finite(source: Source, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
-    found = np.ones(len(indices), bool)
-    if isinstance(source, View):
-        return _are_finite(source.base, source.indices[indices])
-    if isinstance(source, JoinedSource):
-        for part, rows, own in source.places(indices):
-            found[rows] = _are_finite(part, own)
-    elif isinstance(source, TensorSource) and source.data.is_floating_point() and len(indices):
-        each = max(1, _CHUNK // max(1, source.data[0].numel()))
-        chunks = np.split(indices, range(each, len(indices), each))
-        finite = [source.data[torch.from_numpy(rows)].flatten(1).isfinite().all(1) for rows in chunks]
-        found = torch.cat(finite).cpu().numpy()
-    return found
+    rows = np.arange(len(source))
+    names = np.array(source.class_names, np.str_)[source.labels]
+    return UnlabelledPart(View(source, rows, np.zeros_like(rows), (NO_CLASS,)), names)
