@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, linalg
 
+from metatransfer.adapters.domain import SubspaceAlignment
 from metatransfer.functional.domain import subspace
 
 
@@ -51,7 +52,7 @@ def test_small_and_right_angles_are_precise(angle):
 def test_principal_directions_are_those_of_the_covariance():
     x = np.random.default_rng(0).normal(size=(30, 6)) * np.arange(1, 7)
     x -= x.mean(0)
-    found = subspace.principal_directions(x, 3)
+    found = SubspaceAlignment(3).fit(x).target_map_
     vectors = np.linalg.eigh(x.T @ x)[1]
     for one, other in zip(found.T, vectors.T[::-1], strict=False):
         assert abs(one @ other) == pytest.approx(1)
@@ -66,7 +67,7 @@ def test_principal_directions_are_as_precise_as_those_of_singular_vectors(smalle
     left = np.linalg.qr(samples - samples.mean(0))[0]  # centred
     right = np.linalg.qr(generator.normal(size=(12, 12)))[0]
     values = np.geomspace(1.0, smallest, 12)
-    found = subspace.principal_directions((left * values) @ right.T, 12)
+    found = SubspaceAlignment(12).fit((left * values) @ right.T).target_map_
     np.testing.assert_allclose(found.T @ found, np.eye(12), atol=1e-12)
     np.testing.assert_allclose(np.abs(np.sum(found * right, axis=0)), 1.0, atol=1e-12)
     away = found * np.sign(np.sum(found * right, axis=0)) - right

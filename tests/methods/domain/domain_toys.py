@@ -15,14 +15,13 @@ from metatransfer.batches import DomainBatch
 from metatransfer.data import DomainDataModule
 from metatransfer.data.sources import TensorSource
 from metatransfer.methods.domain.adabn import AdaBNModule
-from metatransfer.methods.domain.adaptation import Adaptation
+from metatransfer.methods.domain.adaptation import Adaptation, Ramp
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.cdan import CDANModule
 from metatransfer.methods.domain.dan import DANModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.deep_coral import DeepCORALModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.nn import MLP, PerceptronHead
 from serving_by_names import labelled

@@ -16,7 +16,7 @@ from conftest import best_checkpoint, results
 from contract import ROOT
 from metatransfer import MLP, LinearProbe, LinearSVM, NearestClassMean, NearestNeighbors, RawFeatures, UserError
 from metatransfer.adapters import Labelled
-from metatransfer.adapters.domain.domain_adapter import DomainAdapter
+from metatransfer.adapters.domain import DomainAdapter
 from metatransfer.adapters.estimators import (
     CorrelationAlignment,
     GeodesicFlowKernel,

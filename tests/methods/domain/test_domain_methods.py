@@ -32,11 +32,11 @@ from torch.optim.lr_scheduler import StepLR
 from metatransfer.batches import DomainSamples, LabelledBatch
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adabn import AdaBNModule
+from metatransfer.methods.domain.adaptation import Annealing, Ramp
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Annealing, Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.metrics.validators import Entropy
 from metatransfer.nn import PerceptronHead
