@@ -113,7 +113,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
             entries = x.tocoo()
             values = entries.data.astype(np.promote_types(entries.dtype, np.float32))  # counts are integers
             places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
-            x = torch.sparse_coo_tensor(places, torch.from_numpy(values), entries.shape)
+            x = torch.sparse_coo_tensor(places, torch.from_numpy(values), entries.shape, check_invariants=False)
         if isinstance(x, Tensor) and x.is_sparse:
             if not self.takes_sparse:
                 raise UserError(

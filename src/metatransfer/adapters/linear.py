@@ -208,4 +208,5 @@ def _array(x: Tensor, mean: Tensor, deviation: Tensor) -> Any:  # noqa: ANN401
         return ((x - mean) / deviation).cpu().double().numpy()
     from scipy.sparse import coo_array
 
-    return coo_array((x.values().cpu().double().numpy(), tuple(x.indices().cpu().numpy())), tuple(x.shape)).tocsr()
+    places = x.indices().cpu().int().numpy()  # LIBLINEAR takes no others
+    return coo_array((x.values().cpu().double().numpy(), (places[0], places[1])), tuple(x.shape)).tocsr()

@@ -53,9 +53,13 @@ class ClassifierMetrics(nn.Module):
 
     Args:
         num_classes: size of the output layer.
+
+    Attributes:
+        calibrated: whether the softmax of the outputs is meant as a probability; without, no calibration error.
     """
 
     score_name = "accuracy"
+    calibrated = True
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -96,7 +100,8 @@ class ClassifierMetrics(nn.Module):
             numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
         else:
             numbers["macro_f1"] = torch.tensor(torch.nan)
-        numbers["calibration_error"] = _calibration_error(found)
+        if self.calibrated:
+            numbers["calibration_error"] = _calibration_error(found)
         if found.confidence.isnan().any():
             return {name: value if name == "samples" else value * torch.nan for name, value in numbers.items()}
         return numbers

@@ -15,6 +15,7 @@ from domain_toys import (
     ADAPTING,
     CLASSES,
     EVERY,
+    METHODS,
     CloudPoints,
     Clouds,
     batch,
@@ -29,6 +30,7 @@ from domain_toys import (
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.optim.lr_scheduler import StepLR
 
+from contract import DOMAIN_CONFIGS
 from metatransfer.batches import DomainSamples, LabelledBatch
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adabn import AdaBNModule
@@ -61,6 +63,14 @@ class Saves(pl.Callback):
         self.batches += 1
         if self.batches in self.after:
             trainer.save_checkpoint(self.folder / f"{self.batches}.ckpt")
+
+
+def test_all_methods_are_found():
+    names = {kind.__name__ for kind in METHODS}
+    assert names >= {"DANNModule", "ImportanceWeightedModule", "AdaptedFeaturesModule", "SourceOnlyModule"}
+    written = {path.stem for path in DOMAIN_CONFIGS}
+    assert {kind.__module__.rpartition(".")[2] for kind in METHODS} <= written
+    assert {kind.__name__ for kind in METHODS if kind not in EVERY} == {"AdaptedFeaturesModule"}
 
 
 # ---- gradients

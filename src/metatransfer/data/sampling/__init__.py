@@ -1,7 +1,7 @@
 """How samples become batches: random streams, task shapes, divisions, samplers, augmentation, the one loader."""
 
 from metatransfer.data.sampling.augment import Augmentation, RandomAffine, TorchvisionTransforms
-from metatransfer.data.sampling.feature_transforms import RowSum
+from metatransfer.data.sampling.feature_transforms import RowSum, UnitLength
 from metatransfer.data.sampling.shapes import (
     Counts,
     EpisodeSize,
@@ -24,4 +24,5 @@ __all__ = [
     "SemiSupervised",
     "TaskShape",
     "TorchvisionTransforms",
+    "UnitLength",
 ]

@@ -53,6 +53,11 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         self._vectorizer: Any = None
         self._predicted = 0
 
+    @property
+    def calibrated(self) -> bool:
+        """``False``: the outputs are margins."""
+        return False
+
     def setup(self, stage: str) -> None:
         """Checks that the data are texts."""
         super().setup(stage)

@@ -42,6 +42,8 @@ class OnSamples(Evaluation):
         """Has the samples checked again, since the data may have changed."""
         super().setup(module, info, stage)
         self._checked.clear()
+        for metrics in (*self.metrics.values(), *self.test_metrics):
+            metrics.calibrated = module.calibrated
 
     def step(self, module: Method, batch: Any, stage: str, place: int = 0) -> None:  # noqa: ANN401
         """Scores a labelled batch, or a pair ``(x, y)``."""
@@ -75,7 +77,7 @@ class OnSamples(Evaluation):
         if not metrics.collected.update_called:
             return {}
         answers, confusion = metrics.answers(), metrics.confusion()  # all processes take part
-        error = float(metrics.compute()["calibration_error"])
+        error = metrics.compute().get("calibration_error")
         if not module.trainer.is_global_zero:
             return {}
         from metatransfer.methods.evaluation.sample_figures import sample_figures

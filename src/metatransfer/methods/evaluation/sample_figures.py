@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 def sample_figures(
     answers: Answers,
     confusion: Tensor,
-    error: float,
+    error: Tensor | None,
     names: Sequence[str],
     show: Callable[[int], Any],
     mistakes: int,
 ) -> dict[str, Figure]:
     """Figures of the evaluation of a classifier."""
-    figures = {
-        "confusion": drawing.confusion_figure(confusion, names),
-        "calibration": drawing.calibration_figure(*reliability(answers), error),
-    }
+    figures = {"confusion": drawing.confusion_figure(confusion, names)}
+    if error is not None:
+        figures["calibration"] = drawing.calibration_figure(*reliability(answers), float(error))
     wrong = most_confident_mistakes(answers, mistakes)
     samples = [show(number) for number, *_ in wrong]
     if samples and (isinstance(samples[0], str) or (isinstance(samples[0], Tensor) and samples[0].dim() == 3)):
