@@ -298,6 +298,19 @@ def test_other_precisions(precision, tmp_path):
     assert run.test(method, datamodule=Blobs(), verbose=False)[0]["test/accuracy"] > 0.5
 
 
+@every
+def test_margins_have_no_calibration_error(make, tmp_path):
+    method = module(make())
+    run, _ = fitted(tmp_path, method)
+    calibrated = not isinstance(method.classifier, LinearSVM)
+    logged = run.validate(method, datamodule=Blobs(), verbose=False)[0]
+    logged |= run.test(method, datamodule=Blobs(), verbose=False)[0]
+    assert {f"{stage}/macro_f1" for stage in ("val", "test")} <= set(logged)
+    for stage in ("val", "test"):
+        assert (f"{stage}/calibration_error" in logged) is calibrated
+    assert ("test_calibration" in method.evaluation.figures(method, "test")) is calibrated
+
+
 # ---- texts
 
 

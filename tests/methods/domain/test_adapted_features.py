@@ -101,6 +101,14 @@ def test_a_validation_logs_what_the_family_does():
     assert running.global_step == 1
 
 
+@pytest.mark.parametrize(("classifier", "calibrated"), [(LinearSVM(), False), (NearestClassMean(), True)])
+def test_margins_have_no_calibration_error(classifier, calibrated):
+    module, data = method(SubspaceAlignment(2), classifier), clouds()
+    logged = fit(module, data).test(module, data, verbose=False)[0]
+    assert ("test/calibration_error" in logged) is calibrated
+    assert "test/accuracy" in logged
+
+
 def test_the_arguments_given_are_left_as_they_are():
     adapter = SubspaceAlignment(2)
     fit(method(adapter), clouds())
