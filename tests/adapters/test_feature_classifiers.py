@@ -307,7 +307,7 @@ def test_one_sample_for_each_class(make):
 def test_wrong_input_is_one_sentence(make):
     classifier = make()
     x, y = TRAIN
-    with pytest.raises(UserError, match="has learned nothing yet: fit it first"):
+    with pytest.raises(UserError, match="is not fitted yet: fit it first"):
         classifier(QUERY)
     for train, sentence in [
         (Labelled(x[:0], y[:0]), r"needs training features, but got none: shape \(0, 6\)"),

@@ -484,7 +484,7 @@ def test_wrong_data_is_one_sentence(tmp_path, texts):
 
 def test_asked_before_it_was_fitted(tmp_path):
     for stage in ("validate", "test", "predict"):
-        with pytest.raises(UserError, match="NearestClassMean has learned nothing yet: fit it first, or give --ckpt"):
+        with pytest.raises(UserError, match="NearestClassMean is not fitted yet: fit it first, or give --ckpt"):
             getattr(trainer(tmp_path), stage)(module(), datamodule=Blobs())
 
 

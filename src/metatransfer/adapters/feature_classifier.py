@@ -70,7 +70,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
         """
         if not self.learned:
             name = type(self).__name__
-            raise UserError(f"{name} has learned nothing yet: fit it first, or give --ckpt_path of a fit.")
+            raise UserError(f"{name} is not fitted yet: fit it first, or give --ckpt_path of a fitted run.")
         x = self._tensor(x)
         if x.dim() != 2 or not x.is_floating_point():
             raise UserError(f"features must be floats of shape (N, E), but are {x.dtype} of shape {tuple(x.shape)}.")

@@ -198,7 +198,7 @@ def test_its_twin_is_the_same_classifier_without_an_adapter():
     assert torch.equal(module(x), plain(x))
     again = module.restarted(3)
     assert again.fitted_adapter is None
-    with pytest.raises(UserError, match="has learned nothing yet"):
+    with pytest.raises(UserError, match="is not fitted yet"):
         again(x)
 
 
