@@ -92,19 +92,6 @@ def test_what_is_served():
         assert torch.equal(known[batch.target_number], batch.target_x[:, 0].int())
 
 
-def test_a_batch_larger_than_a_domain_repeats_samples_and_says_so():
-    data = domains(batch_size=50, target_batch_size=60)
-    with pytest.warns(UserWarning, match=r"batch_size is") as told:
-        data.setup("fit")
-    sentences = [str(one.message) for one in told]
-    assert "batch_size is 50, but there are only 21 training samples" in sentences[0]
-    assert "set data.batch_size to 5 for more steps in an epoch" in sentences[0]
-    assert "target_batch_size is 60, but there are only 42 training samples" in sentences[1]
-    (batch,) = data.train_dataloader()
-    assert set(np.bincount(batch.source_number, minlength=21)) == {2, 3}
-    assert set(np.bincount(batch.target_number, minlength=42)) == {1, 2}
-
-
 def test_evaluation():
     data = domains(targets={"t": array(3000, 60), "u": array(4000, 30)}, eval_batch_size=7)
     data.setup("fit")

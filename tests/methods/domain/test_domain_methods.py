@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import lightning.pytorch as pl
@@ -128,6 +129,22 @@ def test_labels_of_the_target_change_nothing(kind):
     assert same(*found)
     assert logged[0] == pytest.approx(logged[1], nan_ok=True)
     assert {"val/selection", "val/source_accuracy"} <= logged[0].keys()
+
+
+@every
+def test_a_batch_larger_than_its_domain_names_the_size_to_set(kind):
+    method, data = module(kind), clouds(batch_size=200, target_batch_size=150)
+    with pytest.warns(UserWarning, match="target_batch_size is 150") as told:
+        trainer(max_epochs=3).fit(method, data)
+    sentences = [str(one.message) for one in told if "each batch repeats" in str(one.message)]
+    assert len(sentences) == 2
+    assert "batch_size is 200, but there are only 144 such training samples" in sentences[0]
+    assert "set data.target_batch_size to 96 or less" in sentences[1]
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*each batch repeats")
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        trainer(max_epochs=1).fit(module(kind), clouds(batch_size=96))
 
 
 # ---- one seed, one run; a stopped run goes on

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from metatransfer.batches import DomainBatch, DomainSamples, UnlabelledBatch
@@ -130,16 +130,9 @@ class DomainDataModule(OpenedDomains):
         Raises:
             UserError: domains that do not fit each other, or a test on a target without labels.
         """
-        sources, targets = self._ready()
+        _, targets = self._ready()
         if stage == "test":
             self._check_labelled()
-        for name, side in (("batch_size", sources), ("target_batch_size", targets)) if stage == "fit" else ():
-            count, size = side.size("train"), getattr(self, name)
-            if size > count:
-                rank_zero_warn(
-                    f"{name} is {size}, but there are only {count} training samples, so a batch repeats samples: set "
-                    f"data.{name} to {max(1, count // 4)} for more steps in an epoch, or train for more epochs."
-                )
         labelled = [f"'{one.name}'" for one in targets.domains if any((y >= 0).any() for y in one.labels.values())]
         if stage == "fit" and labelled and not self._logged and self._oracle_of is None:
             use = {

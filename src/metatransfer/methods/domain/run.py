@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -112,6 +113,9 @@ class DomainRun(SampleClassifier):
         self.check_samples(batch.source_x)
         self.check_samples(batch.target_x)
         check_labelled_batch(LabelledBatch(batch.source_x, batch.source_y), self.num_classes)
+        if self._total_batches > 1 and not self.trainer.global_step:  # a later batch may cross the end of a pass
+            _warn_of_repetition("batch_size", batch.source_number)
+            _warn_of_repetition("target_batch_size", batch.target_number)
 
     # ---- BatchNorm statistics of the target
 
@@ -140,6 +144,15 @@ class DomainRun(SampleClassifier):
                 for statistic in (layer.running_mean, layer.running_var):
                     if statistic is not None:
                         statistic.copy_(self.trainer.strategy.reduce(statistic.clone(), reduce_op="mean"))
+
+
+def _warn_of_repetition(argument: str, number: Tensor) -> None:
+    count = len(number.unique())
+    if count < len(number):
+        rank_zero_warn(
+            f"{argument} is {len(number)}, but there are only {count} such training samples, so each batch repeats "
+            f"some: set data.{argument} to {count} or less; the smaller it is, the more steps an epoch has."
+        )
 
 
 def gradient_ratio(loss: Tensor, added: Tensor, source: Tensor, target: Tensor) -> Tensor | None:
