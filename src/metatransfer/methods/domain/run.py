@@ -147,7 +147,7 @@ class DomainRun(SampleClassifier):
 
 
 def _warn_of_repetition(argument: str, number: Tensor) -> None:
-    count = len(number.unique())
+    count = len(set(number.tolist()))
     if count < len(number):
         rank_zero_warn(
             f"{argument} is {len(number)}, but there are only {count} such training samples, so each batch repeats "
