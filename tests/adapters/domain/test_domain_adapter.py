@@ -182,6 +182,12 @@ def test_without_such_features_nothing_is_told():
     SubspaceAlignment(2).fit(source, y, target=target)
 
 
+def test_the_flow_kernel_takes_half_of_the_features_at_most():
+    source, y, target = domains(d=8)
+    assert GeodesicFlowKernel(7).fit(source, y, target=target).target_map_.shape == (8, 2 * 4)
+    assert GeodesicFlowKernel(3).fit(source, y, target=target).target_map_.shape == (8, 2 * 3)
+
+
 def test_a_constant_feature_is_no_obstacle():
     source, y, target = domains()
     source[:, 7] = target[:, 7] = 0.0

@@ -36,7 +36,7 @@ def geodesic_flow_factor(source: Array, target: Array) -> Array:
     turned = angles > _SMALL
     double = 2 * np.where(turned, angles, 1.0)
     first = np.where(turned, 0.5 * (1 + np.sin(double) / double), 1.0)
-    mixed = np.where(turned, 0.5 * (1 - np.cos(double)) / double, 0.0)
+    mixed = np.where(turned, np.sin(double / 2) ** 2 / double, 0.0)  # 1 - cos would cancel
     last = np.where(turned, 0.5 * (1 - np.sin(double) / double), 0.0)
     # Cholesky of each block of two
     corner = np.sqrt(first)
