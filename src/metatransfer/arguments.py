@@ -99,3 +99,9 @@ def _describe(value: Any) -> Any:  # noqa: ANN401
     if callable(getattr(value, "get_params", None)):  # an estimator of scikit-learn knows its own
         return {"class_path": class_path(type(value)), "init_args": plain_arguments(value.get_params(deep=False))}
     return _OMIT
+
+
+def as_call(value: object) -> str:
+    """An object and its arguments as text, ``Name(argument=value, ...)``."""
+    arguments = _describe(value)["init_args"]
+    return f"{type(value).__name__}({', '.join(f'{name}={given}' for name, given in arguments.items())})"

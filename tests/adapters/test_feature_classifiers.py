@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -92,6 +93,81 @@ def test_linear_svm_is_scikit_learns_pipeline(classes, strength):
     assert found.predict(asked).tolist() == pipeline.predict(asked.numpy()).tolist()
     if classes == 2:
         np.testing.assert_allclose(margins[:, 0], -expected, rtol=1e-7, atol=1e-9)
+
+
+def counts(samples=120, words=300):
+    """Rows of rare words, of which a few belong to a class."""
+    generator, y = np.random.default_rng(0), np.arange(samples) % 3
+    rate = 0.03 + 0.4 * ((np.arange(words) % 3 == y[:, None]) & (np.arange(words) < 30))
+    return generator.poisson(rate), y
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array, sparse.coo_matrix, sparse.csc_array])
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_linear_svm_keeps_sparse_matrices_sparse(kind, dtype):
+    x, y = counts()
+    given, labels = kind(x.astype(dtype)), torch.from_numpy(y)
+    expected = LinearSVC(C=1.0, dual="auto", random_state=0).fit(sparse.csr_matrix(x.astype(float)), y)
+    found = LinearSVM().fit(Labelled(given, labels), 3)
+    within = {"rtol": 1e-4, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-9, "atol": 1e-12}
+    np.testing.assert_allclose(found(given).numpy(), expected.decision_function(x), **within)
+    np.testing.assert_allclose(found(torch.from_numpy(x).double()).numpy(), expected.decision_function(x), **within)
+    assert found.predict(given).tolist() == expected.predict(x).tolist()
+
+
+def test_a_sparse_matrix_is_answered_by_what_was_standardised_too():
+    x, y = counts()
+    dense = LinearSVM(standardize=True).fit(Labelled(torch.from_numpy(x).double(), torch.from_numpy(y)), 3)
+    torch.testing.assert_close(dense(sparse.csr_array(x)), dense(torch.from_numpy(x).double()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "standardized"),
+    [
+        (lambda x: x + 0.5, True),  # positive and continuous, as after a ReLU
+        (lambda x: x - x.mean(0), True),
+        (lambda x: F.normalize(x - x.mean(0)), True),  # embeddings
+        (lambda x: x, False),  # counts of words
+        (lambda x: (x * 1000).round() + 1, True),  # whole numbers, but none of them 0
+        (lambda x: x / x.sum(1, keepdim=True).clamp(min=1), False),  # frequencies
+        (lambda x: F.normalize(x), False),
+    ],
+    ids=["positive", "centred", "embeddings", "counts", "numbers", "frequencies", "unit length"],
+)
+def test_the_kind_of_feature_decides_whether_to_standardise(make, standardized):
+    x, y = counts()
+    x[5] = 0  # an empty row changes no kind
+    given = Labelled(make(torch.from_numpy(x).double()), torch.from_numpy(y))
+    chosen = LinearSVM().fit(given, 3)
+    same = LinearSVM(0.01 if standardized else 1.0, standardize=standardized).fit(given, 3)
+    assert torch.equal(chosen(given.x), same(given.x))
+    assert bool((chosen.learned["deviation"] != 1).any()) is standardized
+    other = LinearSVM(0.01 if standardized else 1.0, standardize=not standardized).fit(given, 3)
+    assert not torch.allclose(chosen(given.x), other(given.x))
+
+
+def test_standardising_rare_words_costs_accuracy():
+    x, y = counts(600)
+    train, test = (Labelled(torch.from_numpy(x[part]).double(), torch.from_numpy(y[part])) for part in (
+        slice(0, 60), slice(60, None)))  # fmt: skip
+    plain, scaled = (LinearSVM(standardize=given).fit(train, 3) for given in (None, True))
+    accuracies = [float((one.predict(test.x) == test.y).double().mean()) for one in (plain, scaled)]
+    assert accuracies[0] > accuracies[1] + 0.03
+
+
+def test_who_takes_no_sparse_matrix_says_so():
+    x, y = counts()
+    given = Labelled(sparse.csr_matrix(x), torch.from_numpy(y))
+    for make in (NearestClassMean, NearestNeighbors, lambda: LinearProbe(**PROBE)):
+        with pytest.raises(UserError, match="takes dense features, but got a sparse matrix: use LinearSVM"):
+            make().fit(given, 3, given)
+    with pytest.raises(UserError, match="would make sparse features dense: set standardize to False"):
+        LinearSVM(standardize=True).fit(given, 3)
+    with pytest.raises(UserError, match="takes dense features"):
+        NearestClassMean().fit(TRAIN, CLASSES)(given.x)
+    wrong = sparse.csr_matrix(np.where(x == 0, 0.0, np.nan))
+    with pytest.raises(UserError, match="got training features that are NaN or infinite"):
+        LinearSVM().fit(Labelled(wrong, given.y), 3)
 
 
 # ---- the linear probe
@@ -231,7 +307,7 @@ def test_one_sample_for_each_class(make):
 def test_wrong_input_is_one_sentence(make):
     classifier = make()
     x, y = TRAIN
-    with pytest.raises(UserError, match="has learned nothing yet: fit it first"):
+    with pytest.raises(UserError, match="is not fitted yet: fit it first"):
         classifier(QUERY)
     for train, sentence in [
         (Labelled(x[:0], y[:0]), r"needs training features, but got none: shape \(0, 6\)"),

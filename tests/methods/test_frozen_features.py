@@ -301,6 +301,19 @@ def test_other_precisions(precision, tmp_path):
     assert run.test(method, datamodule=Blobs(), verbose=False)[0]["test/accuracy"] > 0.5
 
 
+@every
+def test_margins_have_no_calibration_error(make, tmp_path):
+    method = module(make())
+    run, _ = fitted(tmp_path, method)
+    calibrated = not isinstance(method.classifier, LinearSVM)
+    logged = run.validate(method, datamodule=Blobs(), verbose=False)[0]
+    logged |= run.test(method, datamodule=Blobs(), verbose=False)[0]
+    assert {f"{stage}/macro_f1" for stage in ("val", "test")} <= set(logged)
+    for stage in ("val", "test"):
+        assert (f"{stage}/calibration_error" in logged) is calibrated
+    assert ("test_calibration" in method.evaluation.figures(method, "test")) is calibrated
+
+
 # ---- texts
 
 
@@ -474,7 +487,7 @@ def test_wrong_data_is_one_sentence(tmp_path, texts):
 
 def test_asked_before_it_was_fitted(tmp_path):
     for stage in ("validate", "test", "predict"):
-        with pytest.raises(UserError, match="NearestClassMean has learned nothing yet: fit it first, or give --ckpt"):
+        with pytest.raises(UserError, match="NearestClassMean is not fitted yet: fit it first, or give --ckpt"):
             getattr(trainer(tmp_path), stage)(module(), datamodule=Blobs())
 
 

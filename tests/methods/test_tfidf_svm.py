@@ -80,6 +80,9 @@ def test_fit_test_and_predict_by_the_command(cli, texts, tmp_path):
     torch.load(checkpoint, weights_only=True)
     tested = cli("test", run / "config.yaml", "--ckpt_path", checkpoint, small=False)
     assert results(tested)["metrics"]["accuracy"]["value"] > 0.9
+    assert "calibration_error" not in results(tested)["metrics"], "margins are no probabilities"
+    assert {path.name for path in (tested / "figures").glob("test_*")} >= {"test_confusion.png"}
+    assert not list(tested.rglob("*calibration*"))
     asked = tmp_path / "asked.txt"
     asked.write_text("is it sunny in berlin\na ticket to berlin please\npay the bill of anna\n")
     arguments = ["--ckpt_path", checkpoint, "--data.predict", asked, "--data.eval_batch_size=2"]

@@ -1,7 +1,7 @@
 """Methods that are fitted to features at once, without a gradient through the network."""
 
-from metatransfer.adapters import classifiers
-from metatransfer.adapters.classifiers import *
+from metatransfer.adapters.feature_classifier import FeatureClassifier, Labelled
+from metatransfer.adapters.linear import LinearProbe, LinearSVM
+from metatransfer.adapters.nearest import NearestClassMean, NearestNeighbors
 
-__all__ = []
-__all__ += classifiers.__all__
+__all__ = ["FeatureClassifier", "Labelled", "LinearProbe", "LinearSVM", "NearestClassMean", "NearestNeighbors"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,8 +61,8 @@ class DomainDiagnostics(Callback):
 
     def _forget(self) -> None:
         self.signs: dict[str, dict[str, Any]] = {}
-        self._steps: list[int] = []
-        self._curves: dict[str, list[float]] = {name: [] for name in _CURVES}
+        self._curves: dict[str, list[Any]] = {name: [] for name in ("step", *_CURVES)}
+        self._stride, self._seen = 1, 0
         self._due_at: int | None = None
         self._start: MethodModule | None = None
         self._adapts = False
@@ -70,13 +71,13 @@ class DomainDiagnostics(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Curves and signs, as plain values."""
-        return {"signs": self.signs, "steps": self._steps, "curves": self._curves}
+        return {"signs": self.signs, "curves": self._curves, "stride": self._stride, "seen": self._seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from an interrupted fit."""
         if self._fitting:
-            self.signs, self._steps = dict(state_dict["signs"]), list(state_dict["steps"])
-            self._curves = {name: list(values) for name, values in state_dict["curves"].items()}
+            self.signs, self._curves = dict(state_dict["signs"]), copy.deepcopy(state_dict["curves"])
+            self._stride, self._seen = state_dict["stride"], state_dict["seen"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copies the network before training, unless there will be a twin."""
@@ -108,13 +109,19 @@ class DomainDiagnostics(Callback):
         self._due_at = trainer.global_step if due else None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Adds logged values to the curves."""
-        known = {name: trainer.callback_metrics.get(f"train/{name}") for name in _CURVES}
-        if self._due_at is None or all(value is None for value in known.values()):
+        """Adds logged values to the curves, which are thinned out when they become long."""
+        if self._due_at is None:
             return
-        self._steps.append(self._due_at)
-        for name, value in known.items():
-            self._curves[name].append(math.nan if value is None else float(value))
+        known = {name: trainer.callback_metrics.get(f"train/{name}") for name in _CURVES}
+        if any(value is not None for value in known.values()):
+            if self._seen % self._stride == 0:
+                self._curves["step"].append(self._due_at)
+                for name, value in known.items():
+                    self._curves[name].append(math.nan if value is None else float(value))
+            self._seen += 1
+        if len(self._curves["step"]) >= _POINTS:
+            self._stride *= 2
+            self._curves = {name: values[::2] for name, values in self._curves.items()}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks for signs of a collapse."""
@@ -147,11 +154,8 @@ class DomainDiagnostics(Callback):
         self._start = None
         if not trainer.is_global_zero:
             return
-        thin = slice(None, None, 1 + len(self._steps) // _POINTS)
-        self._steps = self._steps[thin]
-        self._curves = {one: values[thin] for one, values in self._curves.items()}
         curves = {one: [number(value) for value in values] for one, values in self._curves.items()}
-        content: dict[str, Any] = {"signs": self.signs, "curves": {"step": self._steps, **curves}}
+        content: dict[str, Any] = {"signs": self.signs, "curves": curves}
         for when, who, known in (("before", before, _evidence(before)), ("after", pl_module, evidence)):
             if who is not None and known is not None:
                 network = name if when == "before" else "after the fit"
@@ -175,10 +179,10 @@ class DomainDiagnostics(Callback):
     def _figures(self, trainer: Trainer, before: LightningModule | None, module: LightningModule) -> dict[str, Figure]:
         from metatransfer.drawing import domains as drawing
 
-        logged = {_CURVES[name]: kept for name, kept in self._curves.items() if not all(map(math.isnan, kept))}
+        logged = {_CURVES[name]: self._curves[name] for name in _CURVES if not all(map(math.isnan, self._curves[name]))}
         figures: dict[str, Figure] = {}
         if logged:
-            figures["domain_curves"] = drawing.domain_curves_figure(self._steps, logged)
+            figures["domain_curves"] = drawing.domain_curves_figure(self._curves["step"], logged)
         if self.pictures == "none" or before is None:
             return figures
         known = [_evidence(one) for one in (before, module)]

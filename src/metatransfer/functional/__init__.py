@@ -1,7 +1,6 @@
 """Pure functions on tensors: no Lightning, no state."""
 
-from metatransfer.functional import domain, meta
-from metatransfer.functional.domain import *
+from metatransfer.functional import meta
 from metatransfer.functional.losses import (
     episode_loss,
     episode_losses,
@@ -30,5 +29,4 @@ __all__ = [
     "random_words",
     "stream_keys",
 ]
-__all__ += domain.__all__
 __all__ += meta.__all__

@@ -62,6 +62,11 @@ class SampleClassifier(MethodModule):
     def forward(self, x: Any) -> Tensor:  # noqa: ANN401
         """Logits ``(N, C)`` of samples."""
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the softmax of the outputs is meant as a probability; the calibration error is reported only then."""
+        return True
+
     def check_samples(self, x: Inputs) -> None:
         """Also raises an error unless all samples are finite."""
         if isinstance(x, Tensor) and not torch.isfinite(x).all():

@@ -98,6 +98,11 @@ class FittedFeaturesModule(FittedModule):
         def classifier(self) -> FeatureClassifier:
             """The classifier of the features."""
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the softmax of the classifier's outputs is meant as a probability."""
+        return self.classifier.calibrated
+
     def train(self, mode: bool = True) -> Self:
         """Keeps the network in evaluation mode."""
         super().train(mode)

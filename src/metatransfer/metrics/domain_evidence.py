@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,33 +33,16 @@ class Evidence(NamedTuple):
 
     def on_cpu(self) -> Evidence:
         """A detached copy on the CPU, in double precision."""
-        return Evidence(
-            _exact(self.source_logits),
-            self.source_labels.cpu(),
-            _exact(self.source_features),
-            _exact(self.target_logits),
-            _exact(self.target_features),
-            None if self.train_features is None else _exact(self.train_features),
-        )
+        exact = (None if part is None else part.detach().cpu().double() for part in self)
+        return Evidence(*exact)._replace(source_labels=self.source_labels.cpu())  # type: ignore[arg-type]
 
     def finite(self) -> bool:
         """Whether all numbers are finite."""
         return all(bool(part.isfinite().all()) for part in self if part is not None)
 
 
-def _exact(x: Tensor) -> Tensor:
-    return x.detach().cpu().double()
-
-
 class SideEvidence(NamedTuple):
-    """Outputs for the samples of one domain, in their order.
-
-    Attributes:
-        logits: ``(N, C)``.
-        features: ``(N, E)``.
-        labels: ``(N,)`` int64, -1 if unknown or withheld.
-        number: ``(N,)`` int64.
-    """
+    """Logits ``(N, C)``, features ``(N, E)``, labels ``(N,)`` (-1 if unknown or withheld) and numbers of samples."""
 
     logits: Tensor
     features: Tensor
@@ -78,7 +62,5 @@ class SideCollector(Collector):
     def compute(self) -> SideEvidence:
         """All samples in their order, without the duplicates that several processes may have been given."""
         found = SideEvidence(*self.collected())
-        order = found.number.argsort(stable=True)
-        first = torch.ones_like(order, dtype=torch.bool)
-        first[1:] = found.number[order][1:] != found.number[order][:-1]
-        return SideEvidence(*(part[order[first]] for part in found))
+        first = torch.from_numpy(np.unique(found.number.cpu().numpy(), return_index=True)[1])
+        return SideEvidence(*(part[first.to(part.device)] for part in found))

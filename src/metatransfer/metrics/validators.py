@@ -6,16 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from metatransfer.arguments import RemembersArguments, plain_arguments
+from metatransfer.arguments import RemembersArguments, as_call
 from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.domain.distance import collapse_signs
 from metatransfer.functional.domain.validation import (
     deep_embedded_validation,
     density_ratio,
+    fixed_order,
     importance_weighted_risk,
     information_maximization,
     mean_entropy,
@@ -79,8 +79,7 @@ class Validator(RemembersArguments, nn.Module, ABC):
 
     def protocol(self) -> str:
         """The validator and its arguments, as text."""
-        arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+        return as_call(self)
 
 
 class Entropy(Validator):
@@ -211,7 +210,7 @@ class SourceAccuracy(Validator):
 
 def _chosen(count: int, limit: int) -> Tensor:
     """At most ``limit`` indices below ``count``, always the same ones."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit].sort().values
+    return fixed_order(count)[:limit].sort().values
 
 
 PANEL: tuple[Validator, ...] = (

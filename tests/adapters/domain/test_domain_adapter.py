@@ -182,6 +182,37 @@ def test_without_such_features_nothing_is_told():
     SubspaceAlignment(2).fit(source, y, target=target)
 
 
+def test_subspace_alignment_is_its_formula():
+    source, y, target = domains()
+    mine, other = (np.linalg.svd(x - x.mean(0))[2][:3].T for x in (source, target))
+    found = SubspaceAlignment(3).fit(source, y, target=target)
+    # products of both maps do not depend on the signs of the directions
+    np.testing.assert_allclose(found.source_map_ @ found.target_map_.T, mine @ mine.T @ other @ other.T, atol=1e-9)
+    np.testing.assert_allclose(found.target_map_ @ found.target_map_.T, other @ other.T, atol=1e-9)
+    assert np.abs(mine @ mine.T @ other @ other.T - other @ other.T).max() > 0.05
+    few = SubspaceAlignment(20).fit(source[:5], y[:5], target=target[:6])
+    assert few.source_map_.shape == few.target_map_.shape == (8, 5)
+
+
+@pytest.mark.parametrize("kind", [TransferComponentAnalysis, JointDistributionAdaptation])
+def test_transfer_components_scale_samples_before_and_after(kind):
+    source, y, target = domains()
+    sizes = np.linspace(0.5, 3, len(target))[:, None]
+    found = kind(2).fit(source, y, target=target)
+    np.testing.assert_allclose(np.linalg.norm(found.transform(target), axis=1), 1.0)
+    np.testing.assert_allclose(found.transform(sizes * target), found.transform(target), atol=1e-9)
+    scaled = kind(2).fit(source, y, target=sizes * target)
+    np.testing.assert_allclose(scaled.transform_source(source), found.transform_source(source), atol=1e-6)
+    plain = kind(2, unit_length=False).fit(source, y, target=target)
+    np.testing.assert_allclose(plain.transform(target), target @ plain.target_map_)
+
+
+def test_the_flow_kernel_takes_half_of_the_features_at_most():
+    source, y, target = domains(d=8)
+    assert GeodesicFlowKernel(7).fit(source, y, target=target).target_map_.shape == (8, 2 * 4)
+    assert GeodesicFlowKernel(3).fit(source, y, target=target).target_map_.shape == (8, 2 * 3)
+
+
 def test_a_constant_feature_is_no_obstacle():
     source, y, target = domains()
     source[:, 7] = target[:, 7] = 0.0

@@ -14,10 +14,13 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from metatransfer import UserError
-from metatransfer.adapters.importance.discriminator_weights import DiscriminatorWeights
-from metatransfer.adapters.importance.kernel_mean_matching import KernelMeanMatching
-from metatransfer.adapters.importance.kliep import KLIEP, MULTIPLES
-from metatransfer.adapters.importance.weighted_estimator import ImportanceWeightedClassifier
+from metatransfer.adapters.importance import (
+    KLIEP,
+    MULTIPLES,
+    DiscriminatorWeights,
+    ImportanceWeightedClassifier,
+    KernelMeanMatching,
+)
 from metatransfer.functional.domain import importance
 
 WEIGHTS = [KernelMeanMatching(), KLIEP(), DiscriminatorWeights()]

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from conftest import best_checkpoint, results
 from metatransfer.data.collections import MNIST, MNISTM, SVHN, SYN, USPS
 from metatransfer.errors import UserError
 
@@ -427,3 +429,17 @@ def test_impossible_arguments(kind):
         kind("nowhere", image_size=-1)
     with pytest.raises(UserError, match=r"channels must be 1 \(grey\), 3 \(RGB\) or left out, but is 4"):
         kind("nowhere", channels=4)
+
+
+@pytest.mark.parametrize(("source", "target"), [("mnist", "usps"), ("usps", "mnist")])
+def test_the_shipped_configurations_go_in_both_directions(cli, tmp_path, source, target):
+    write_mnist(tmp_path / "MNIST" / "raw", parts(28, False))
+    write_usps(tmp_path, parts(16, False))
+    roots = [f"--data.sources.{source}.root={tmp_path}", f"--data.targets.{target}.root={tmp_path}"]
+    config = Path(__file__).resolve().parents[3] / "configs" / f"{source}_{target}" / "dann.yaml"
+    run = cli("fit", config, *roots, "--trainer.max_epochs=1", small=False)
+    card = results(run)["protocol"]["data"]
+    assert (list(card["sources"]), list(card["targets"])) == ([source], [target])
+    assert card["targets"][target]["samples"]["test"] == 22
+    tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), *roots, small=False))
+    assert tested["samples"] == 22

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.preprocessing import Normalizer
 
-from metatransfer.data.sampling.augment import RowSum, Standardize
+from metatransfer import UserError
+from metatransfer.data.sampling.augment import RowSum, Standardize, UnitLength
 
 X = np.random.default_rng(0).gamma(2.0, size=(50, 7)) * 10.0 ** np.arange(-3, 4)
 
@@ -18,6 +20,20 @@ def test_row_sum():
     assert not found[3].any()
     images = torch.rand(4, 3, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(RowSum()(images).sum((1, 2, 3)), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1", "max"])
+def test_unit_length_is_scikit_learns_normalizer(norm):
+    x = X - X.mean(0)
+    x[3] = 0
+    found = UnitLength(norm)(torch.from_numpy(x))
+    np.testing.assert_allclose(found.numpy(), Normalizer(norm).transform(x), rtol=1e-12)
+    assert not found[3].any()
+    images = torch.rand(4, 3, 5, 5)
+    torch.testing.assert_close(UnitLength()(images).flatten(1).norm(dim=1), torch.ones(4))
+    assert repr(UnitLength(norm)) == f"UnitLength('{norm}')"
+    with pytest.raises(UserError, match="norm must be one of l2, l1, max, but is 'l3'"):
+        UnitLength("l3")
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 100])

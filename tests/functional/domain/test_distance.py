@@ -176,7 +176,7 @@ def test_a_lost_source_and_outputs_that_are_no_numbers():
     [
         (lambda: proxy_a_distance(normal(9, 2), normal(3, 2)), "5 folds, 9 source and 3 target samples"),
         (lambda: proxy_a_distance(normal(9, 2), normal(9, 2), folds=1), "got 1 folds"),
-        (lambda: proxy_a_distance(normal(9, 2), normal(9, 2), limit=3), "limit to be at least its 5 folds"),
+        (lambda: proxy_a_distance(normal(9, 2), normal(9, 2), limit=3), "limit=3: use more samples"),
         (lambda: proxy_a_distance(normal(9, 2), normal(9, 3)), r"\(7, 2\) and \(7, 3\)"),
         (
             lambda: class_conditional_a_distance(normal(9, 2), torch.zeros(8), normal(9, 2), torch.zeros(9), 2),

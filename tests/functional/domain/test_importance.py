@@ -90,6 +90,32 @@ def test_kernel_mean_matching_is_as_good_as_scipy(limit, slack, bandwidth, seed)
     assert slope @ found - best.fun < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("limit", "slack", "scale", "mean"),
+    [
+        (1000.0, 0.05, 50.0, 1.05),  # the upper end of the sum
+        (1000.0, 0.05, 0.01, 0.95),  # its lower end
+        (1000.0, None, 50.0, 2 - 30**-0.5),  # the default is 1 - 1/sqrt(n), on both sides
+        (1000.0, None, 0.001, 30**-0.5),
+        (1.2, 3.0, 1.0, None),  # the largest weights add up to less than the sum may be
+    ],
+)
+def test_the_mean_of_the_weights_stays_within_the_slack(limit, slack, scale, mean):
+    """A similarity that is scaled draws the sum of the weights to one of its ends."""
+    kernel, similarity = quadratic(bandwidth=0.1)
+    similarity = scale * similarity
+    found = importance.kernel_mean_matching(kernel, similarity, limit, slack)
+    assert mean is None or found.mean() == pytest.approx(mean, rel=1e-6)
+    assert found.min() >= 0
+    assert found.max() <= limit * (1 + 1e-9)
+    slope, n = kernel @ found - similarity, len(found)
+    room = 1 - n**-0.5 if slack is None else slack
+    best = optimize.linprog(
+        slope, np.stack([np.ones(n), -np.ones(n)]), [n * (1 + room), -n * max(0, 1 - room)], bounds=(0, limit)
+    )
+    assert slope @ found == pytest.approx(best.fun, rel=1e-6)
+
+
 def test_kernel_mean_matching_of_equal_domains_is_1():
     source, _, width = domains()
     kernel = importance.gaussian_kernel(source, source, width)

@@ -10,27 +10,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from contract import methods
 from metatransfer import Collection
 from metatransfer.batches import DomainBatch
 from metatransfer.data import DomainDataModule
 from metatransfer.data.sources import TensorSource
-from metatransfer.methods.domain.adabn import AdaBNModule
-from metatransfer.methods.domain.adaptation import Adaptation
-from metatransfer.methods.domain.adda import ADDAModule
-from metatransfer.methods.domain.cdan import CDANModule
-from metatransfer.methods.domain.dan import DANModule
-from metatransfer.methods.domain.dann import DANNModule
-from metatransfer.methods.domain.deep_coral import DeepCORALModule
-from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Ramp
-from metatransfer.methods.domain.source_only import SourceOnlyModule
+from metatransfer.methods.domain import DomainAdaptationModule
+from metatransfer.methods.domain.adaptation import Adaptation, Ramp
+from metatransfer.methods.fitted import FittedModule
 from metatransfer.nn import MLP, PerceptronHead
 from serving_by_names import labelled
 
 CLASSES = 3
-ADAPTING = (DANNModule, CDANModule, DANModule, DeepCORALModule, MCDModule, ADDAModule)
 GROUPS = {"adaptation": Adaptation, "ramp": Ramp}
-EVERY = (SourceOnlyModule, AdaBNModule, *ADAPTING)
+# every concrete method of the package; those that are fitted at once take no steps
+METHODS = sorted(methods(DomainAdaptationModule), key=lambda kind: kind.__name__)
+EVERY = [kind for kind in METHODS if not issubclass(kind, FittedModule)]
+ADAPTING = [kind for kind in EVERY if kind.uses_target]
 
 
 class CloudPoints(Collection):
@@ -78,7 +74,10 @@ def module(kind, *, norm=True, hidden=(16, 16), dropout=0.0, seed=0, **arguments
         inside = {name: arguments.pop(name) for name in kinds.__dataclass_fields__ if name in arguments}
         arguments |= {group: kinds(**inside)} if inside else {}
     given = {"head": partial(PerceptronHead, hidden_sizes=(8,)), "optimizer": partial(torch.optim.Adam, lr=0.01)}
-    return kind(MLP((3,), hidden, norm=norm, dropout=dropout), CLASSES, **(given | arguments))
+    made = kind(MLP((3,), hidden, norm=norm, dropout=dropout), CLASSES, **(given | arguments))
+    if "sample_weights" in dict(made.named_buffers()):  # a fit finds them; a batch alone needs some
+        made.sample_weights = torch.ones(60)
+    return made
 
 
 def trainer(**arguments):

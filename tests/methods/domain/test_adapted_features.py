@@ -16,7 +16,7 @@ from conftest import best_checkpoint, results
 from contract import ROOT
 from metatransfer import MLP, LinearProbe, LinearSVM, NearestClassMean, NearestNeighbors, RawFeatures, UserError
 from metatransfer.adapters import Labelled
-from metatransfer.adapters.domain.domain_adapter import DomainAdapter
+from metatransfer.adapters.domain import DomainAdapter
 from metatransfer.adapters.estimators import (
     CorrelationAlignment,
     GeodesicFlowKernel,
@@ -99,6 +99,14 @@ def test_a_validation_logs_what_the_family_does():
     assert {name.replace("_", " ") for name in names} <= {name.replace("_", " ") for name in logged}
     assert running.current_epoch == 1
     assert running.global_step == 1
+
+
+@pytest.mark.parametrize(("classifier", "calibrated"), [(LinearSVM(), False), (NearestClassMean(), True)])
+def test_margins_have_no_calibration_error(classifier, calibrated):
+    module, data = method(SubspaceAlignment(2), classifier), clouds()
+    logged = fit(module, data).test(module, data, verbose=False)[0]
+    assert ("test/calibration_error" in logged) is calibrated
+    assert "test/accuracy" in logged
 
 
 def test_the_arguments_given_are_left_as_they_are():
@@ -190,7 +198,7 @@ def test_its_twin_is_the_same_classifier_without_an_adapter():
     assert torch.equal(module(x), plain(x))
     again = module.restarted(3)
     assert again.fitted_adapter is None
-    with pytest.raises(UserError, match="has learned nothing yet"):
+    with pytest.raises(UserError, match="is not fitted yet"):
         again(x)
 
 

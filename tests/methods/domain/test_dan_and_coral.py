@@ -62,14 +62,15 @@ def test_dan_against_double_loops(layers):
     assert method.protocol()["train_layers"] == list(layers)
 
 
-@pytest.mark.parametrize("layer", ["features", "logits"])
-def test_deep_coral_against_double_loops(layer):
-    method = module(DeepCORALModule, norm=False, layer=layer, trade_off=3.0).double()
+@pytest.mark.parametrize("layers", [None, ["features"], ["features", "logits"]])
+def test_deep_coral_against_double_loops(layers):
+    method = module(DeepCORALModule, norm=False, layers=layers, trade_off=3.0).double()
     given = batch(dtype=torch.float64)
     sides = outputs(method, given)
     expected = F.cross_entropy(sides["logits"][0], given.source_y)
-    check(method, given, expected + 3 * covariance_distance(*sides[layer]))
-    assert method.protocol()["train_layer"] == layer
+    layers = layers or ["logits"]  # the default is the paper's
+    check(method, given, expected + 3 * sum(covariance_distance(*sides[layer]) for layer in layers))
+    assert method.protocol()["train_layers"] == layers
 
 
 @pytest.mark.parametrize("kind", [DANModule, DeepCORALModule])
@@ -88,5 +89,5 @@ def test_refusals():
     for layers in ([], ["logits", "logits"]):
         with pytest.raises(UserError, match="layers must name features, logits or both, each once"):
             module(DANModule, layers=layers)
-    with pytest.raises(UserError, match="layer must be one of features, logits, but is 'last'"):
-        module(DeepCORALModule, layer="last")
+    with pytest.raises(UserError, match="layers must be one of features, logits, but is 'last'"):
+        module(DeepCORALModule, layers=["last"])

@@ -23,7 +23,7 @@ METHODS = {
     "cdan": (CDANModule, {"max_lambda": 1.0}),
     "cdan+e": (CDANModule, {"max_lambda": 1.0, "entropy": True}),
     "dan": (DANModule, {}),
-    "deep coral": (DeepCORALModule, {"layer": "features", "trade_off": 300.0}),
+    "deep coral": (DeepCORALModule, {"layers": ["features"], "trade_off": 300.0}),
     "mcd": (MCDModule, {}),
     "adda": (ADDAModule, {"adversarial_optimizer": partial(torch.optim.Adam, lr=0.002)}),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import lightning.pytorch as pl
@@ -15,6 +16,7 @@ from domain_toys import (
     ADAPTING,
     CLASSES,
     EVERY,
+    METHODS,
     CloudPoints,
     Clouds,
     batch,
@@ -29,15 +31,16 @@ from domain_toys import (
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.optim.lr_scheduler import StepLR
 
+from contract import DOMAIN_CONFIGS
 from metatransfer.batches import DomainSamples, LabelledBatch
 from metatransfer.errors import UserError
 from metatransfer.functional.intervals import wilson
 from metatransfer.methods.domain.adabn import AdaBNModule
+from metatransfer.methods.domain.adaptation import Annealing, Ramp
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
 from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.schedules import Annealing, Ramp
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 from metatransfer.metrics.validators import Entropy
 from metatransfer.nn import PerceptronHead
@@ -62,6 +65,14 @@ class Saves(pl.Callback):
         self.batches += 1
         if self.batches in self.after:
             trainer.save_checkpoint(self.folder / f"{self.batches}.ckpt")
+
+
+def test_all_methods_are_found():
+    names = {kind.__name__ for kind in METHODS}
+    assert names >= {"DANNModule", "ImportanceWeightedModule", "AdaptedFeaturesModule", "SourceOnlyModule"}
+    written = {path.stem for path in DOMAIN_CONFIGS}
+    assert {kind.__module__.rpartition(".")[2] for kind in METHODS} <= written
+    assert {kind.__name__ for kind in METHODS if kind not in EVERY} == {"AdaptedFeaturesModule"}
 
 
 # ---- gradients
@@ -119,6 +130,22 @@ def test_labels_of_the_target_change_nothing(kind):
     assert same(*found)
     assert logged[0] == pytest.approx(logged[1], nan_ok=True)
     assert {"val/selection", "val/source_accuracy"} <= logged[0].keys()
+
+
+@every
+def test_a_batch_larger_than_its_domain_names_the_size_to_set(kind):
+    method, data = module(kind), clouds(batch_size=200, target_batch_size=150)
+    with pytest.warns(UserWarning, match="target_batch_size is 150") as told:
+        trainer(max_epochs=3).fit(method, data)
+    sentences = [str(one.message) for one in told if "each batch repeats" in str(one.message)]
+    assert len(sentences) == 2
+    assert "batch_size is 200, but there are only 144 such training samples" in sentences[0]
+    assert "set data.target_batch_size to 96 or less" in sentences[1]
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*each batch repeats")
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        trainer(max_epochs=1).fit(module(kind), clouds(batch_size=96))
 
 
 # ---- one seed, one run; a stopped run goes on

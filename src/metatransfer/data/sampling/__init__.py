@@ -15,4 +15,5 @@ __all__ = [
     "SemiSupervised",
     "TaskShape",
     "TorchvisionTransforms",
+    "UnitLength",
 ]

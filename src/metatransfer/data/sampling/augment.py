@@ -232,6 +232,33 @@ class RowSum(nn.Module):
         return x / torch.where(total == 0, torch.ones_like(total), total)
 
 
+_NORMS = {"l2": 2.0, "l1": 1.0, "max": math.inf}
+
+
+class UnitLength(nn.Module):
+    """Divides every sample by its norm, like scikit-learn's ``Normalizer``; samples of norm 0 are kept.
+
+    Args:
+        norm: ``"l2"`` (Euclidean length), ``"l1"`` (sum of absolute values) or ``"max"`` (largest absolute value).
+
+    Raises:
+        UserError: an unknown norm.
+    """
+
+    def __init__(self, norm: Literal["l2", "l1", "max"] = "l2") -> None:
+        super().__init__()
+        check_choice("norm", norm, tuple(_NORMS))
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divides each sample of ``x`` ``(N, *shape)`` by its norm."""
+        size = torch.linalg.vector_norm(x.flatten(1), ord=_NORMS[self.norm], dim=1).view(-1, *[1] * (x.dim() - 1))
+        return x / torch.where(size == 0, torch.ones_like(size), size)
+
+    def __repr__(self) -> str:
+        return f"UnitLength('{self.norm}')"
+
+
 class Standardize(nn.Module):
     """Z-scores: ``(x - mean) / deviation``, feature by feature; images channel by channel.
 

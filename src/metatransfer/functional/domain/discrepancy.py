@@ -164,17 +164,11 @@ def linear_mmd(source: Tensor, target: Tensor) -> Tensor:
 def coral(source: Tensor, target: Tensor) -> Tensor:
     r"""Distance of the covariances :math:`\lVert C_s - C_t\rVert_F^2 / (4d^2)` (Sun and Saenko 2016, 1607.01719).
 
-    The cost is :math:`O((n+m)d\min(d, n+m))`. With fewer samples than features no covariance is formed: for centred and
-    weighted samples :math:`Z` and signs :math:`S` with :math:`C_s - C_t = Z^\top S Z`,
+    Of samples ``(n, d)`` and ``(m, d)``; a scalar. The cost is :math:`O((n+m)d\min(d, n+m))`. With fewer samples than
+    features no covariance is formed: for centred and weighted samples :math:`Z` and signs :math:`S` with
+    :math:`C_s - C_t = Z^\top S Z`,
 
     .. math:: \lVert C_s - C_t\rVert_F^2 = \sum_{ij} S_{ii} S_{jj} (ZZ^\top)_{ij}^2
-
-    Args:
-        source: ``(n, d)``.
-        target: ``(m, d)``.
-
-    Returns:
-        A scalar.
     """
     with torch.autocast(source.device.type, enabled=False):
         source, target = _checked(source, target)
@@ -191,14 +185,9 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
 
 
 def classifier_discrepancy(p: Tensor, q: Tensor) -> Tensor:
-    r"""Disagreement of two classifiers :math:`\overline{\lvert p-q\rvert}` (Saito et al. 2018, 1712.02560).
+    r"""Disagreement of two classifiers :math:`\overline{\lvert p-q\rvert}` (Saito et al. 2018, 1712.02560), a scalar.
 
-    Args:
-        p: ``(N, C)`` probabilities of the first classifier.
-        q: ``(N, C)`` probabilities of the second for the same samples.
-
-    Returns:
-        The mean over samples and classes, a scalar.
+    The mean over samples and classes of their probabilities ``(N, C)`` for the same samples.
 
     Raises:
         UserError: the shapes differ, or there are no samples.
@@ -213,11 +202,7 @@ def classifier_discrepancy(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _checked(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Checks both samples and converts them to float32 or wider.
-
-    Raises:
-        UserError: the samples do not have the same features, or are fewer than two.
-    """
+    """Checks both samples and converts them to float32 or wider."""
     shapes = f"{tuple(source.shape)} and {tuple(target.shape)}"
     if source.dim() != 2 or target.dim() != 2:
         raise UserError(f"source and target must be features (n, d) and (m, d), but are {shapes}: flatten other axes.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metatransfer.errors import UserError
-from metatransfer.functional.domain.validation import fit_domain_classifier
+from metatransfer.functional.domain.validation import fit_domain_classifier, fixed_order
 
 _FLAT = 1e-3  # variance over mean squared length; features after a ReLU have 0.1 and more
 _CONCENTRATED = 0.3  # of the largest entropy
@@ -39,14 +39,13 @@ def proxy_a_distance(
     Raises:
         UserError: there are fewer than 2 folds, or fewer samples of a domain than folds.
     """
-    if folds < 2 or min(len(source), len(target)) < folds:
+    parts = [part[fixed_order(len(part))[:limit].to(part.device)].detach() for part in (source, target)]
+    if folds < 2 or min(map(len, parts)) < folds:
         raise UserError(
             f"proxy_a_distance needs at least 2 folds and as many samples of each domain, but got {folds} folds, "
-            f"{len(source)} source and {len(target)} target samples: use more samples, or fewer folds."
+            f"{len(source)} source and {len(target)} target samples, and limit={limit}: use more samples, or fewer "
+            "folds."
         )
-    parts = [part[_order(len(part))[:limit].to(part.device)].detach() for part in (source, target)]
-    if min(map(len, parts)) < folds:
-        raise UserError(f"proxy_a_distance needs limit to be at least its {folds} folds, but it is {limit}.")
     wrong = [0.0, 0.0]
     for fold in range(folds):
         held = [torch.arange(len(part), device=part.device) % folds == fold for part in parts]
@@ -59,17 +58,8 @@ def proxy_a_distance(
     return 2 * (1 - 2 * min(error, 0.5))
 
 
-def _order(count: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
-
-
 class ClassDistances(NamedTuple):
-    """Distances of the domains for each class.
-
-    Attributes:
-        mean: mean of the measured distances; ``None`` if there are none.
-        per_class: one per class; ``None`` for a class with too few samples in a domain.
-    """
+    """Distances of the domains for each class (``None`` if it has too few samples in a domain), and their mean."""
 
     mean: float | None
     per_class: list[float | None]

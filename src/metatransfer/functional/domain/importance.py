@@ -48,14 +48,9 @@ def effective_sample_size(weights: Array) -> float:
 def discriminator_weights(probability: Array, n: int, m: int, limit: float) -> Array:
     r"""Weights from a domain classifier: :math:`w = \frac{n}{m}\,\frac{p}{1-p}` (Bickel et al. 2009, JMLR 10).
 
-    Args:
-        probability: ``(n,)`` probabilities that the source samples belong to the target.
-        n: number of source samples the classifier was trained on.
-        m: number of target samples it was trained on.
-        limit: largest ratio.
-
-    Returns:
-        ``(n,)`` weights of mean 1; all 1 if all ratios are 0.
+    ``probability`` ``(n,)`` is that of the source samples to belong to the target, from a classifier trained on ``n``
+    source and ``m`` target samples; ``limit`` is the largest ratio. Returns ``(n,)`` weights of mean 1; all 1 if all
+    ratios are 0.
     """
     ratio = np.minimum(n / m * probability / np.maximum(1 - probability, np.finfo(np.float64).tiny), limit)
     mean = ratio.mean()
@@ -197,22 +192,13 @@ def kliep(source: Array, target: Array, tolerance: float = 1e-7) -> Array:
 
 
 def kliep_weights(kernels: Array, alpha: Array) -> Array:
-    """The density ratio ``(n,)`` of :func:`kliep`, of mean 1 over the source.
-
-    Args:
-        kernels: ``(n, L)`` kernels of samples and centers.
-        alpha: ``(L,)``.
-    """
+    """The density ratio ``(n,)`` of :func:`kliep`, of mean 1 over the source, from kernels ``(n, L)`` at centers."""
     found: Array = np.maximum(kernels, _LEAST_KERNEL) @ alpha
     return found
 
 
 def kliep_bandwidth(
-    source: Array,
-    target: Array,
-    centers: NDArray[np.int64],
-    candidates: Sequence[float],
-    fold: NDArray[np.int64],
+    source: Array, target: Array, centers: NDArray[np.int64], candidates: Sequence[float], fold: NDArray[np.int64]
 ) -> float:
     """Chooses the bandwidth of :func:`kliep` by the cross-validated likelihood of target samples.
 

@@ -13,29 +13,6 @@ Array = NDArray[np.float64]
 _SMALL = 1e-8  # radians; smaller angles count as 0
 
 
-def principal_directions(x: Array, count: int) -> Array:
-    """Directions of the largest variance of centred samples ``x`` ``(n, d)``, from scikit-learn's PCA.
-
-    Returns:
-        ``(d, count)`` orthonormal columns, each with its largest entry positive.
-    """
-    from sklearn.decomposition import PCA  # slow to import
-
-    # from the samples, as their covariance would lose directions with little variance
-    directions: Array = PCA(count, svd_solver="full").fit(x).components_.T
-    return directions
-
-
-def alignment(source: Array, target: Array) -> Array:
-    r"""Subspace alignment :math:`P_s P_s^\top P_t` (Fernando et al. 2013, ICCV) of two orthonormal bases ``(d, k)``.
-
-    Returns:
-        ``(d, k)`` projection of source samples; target samples are projected on ``target``.
-    """
-    found: Array = source @ (source.T @ target)
-    return found
-
-
 def geodesic_flow_factor(source: Array, target: Array) -> Array:
     r"""A factor of the geodesic flow kernel, in closed form (Gong et al. 2012, CVPR).
 
@@ -47,12 +24,8 @@ def geodesic_flow_factor(source: Array, target: Array) -> Array:
     the entries :math:`\tfrac12 + \tfrac{\sin 2\theta}{4\theta}`, :math:`\tfrac{1-\cos 2\theta}{4\theta}` and
     :math:`\tfrac12 - \tfrac{\sin 2\theta}{4\theta}`.
 
-    Args:
-        source: ``(d, k)`` orthonormal columns.
-        target: ``(d, k)`` orthonormal columns.
-
-    Returns:
-        ``F`` of shape ``(d, 2k)``: inner products of samples times ``F`` are those of the kernel.
+    The subspaces are orthonormal columns ``(d, k)``. Inner products of samples times the result ``F``, ``(d, 2k)``, are
+    those of the kernel.
     """
     left, cosines, right = np.linalg.svd(source.T @ target)
     along = source @ left
@@ -63,7 +36,7 @@ def geodesic_flow_factor(source: Array, target: Array) -> Array:
     turned = angles > _SMALL
     double = 2 * np.where(turned, angles, 1.0)
     first = np.where(turned, 0.5 * (1 + np.sin(double) / double), 1.0)
-    mixed = np.where(turned, 0.5 * (1 - np.cos(double)) / double, 0.0)
+    mixed = np.where(turned, np.sin(double / 2) ** 2 / double, 0.0)  # 1 - cos would cancel
     last = np.where(turned, 0.5 * (1 - np.sin(double) / double), 0.0)
     # Cholesky of each block of two
     corner = np.sqrt(first)

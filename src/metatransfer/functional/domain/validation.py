@@ -22,13 +22,9 @@ _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # the first of equals is used
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    r"""Mean entropy of the predictions, :math:`\frac1N\sum_i H(p_i)`; lower is more confident.
+    r"""Mean entropy of the predictions, :math:`\frac1N\sum_i H(p_i)`, of logits ``(N, C)``; lower is more confident.
 
-    Args:
-        logits: ``(N, C)``.
-
-    Returns:
-        A float64 scalar from 0 to :math:`\log C`.
+    A float64 scalar from 0 to :math:`\log C`.
     """
     _check_rows("mean_entropy", logits, 1)
     return _entropy(logits.to(torch.float64).softmax(-1)).mean()
@@ -38,13 +34,8 @@ def information_maximization(logits: Tensor) -> Tensor:
     r"""Mutual information of samples and predictions, :math:`H(\frac1N\sum_i p_i) - \frac1N\sum_i H(p_i)`.
 
     Higher is better: confident predictions that use all classes (Krause et al. 2010, NeurIPS; Shi and Sha 2012,
-    1206.6438). It assumes classes of about equal size on the target.
-
-    Args:
-        logits: ``(N, C)``.
-
-    Returns:
-        A float64 scalar from 0 to :math:`\log C`.
+    1206.6438). It assumes classes of about equal size on the target. Of logits ``(N, C)``; a float64 scalar from 0 to
+    :math:`\log C`.
     """
     _check_rows("information_maximization", logits, 1)
     p = logits.to(torch.float64).softmax(-1)
@@ -96,14 +87,7 @@ def _check_rows(name: str, x: Tensor, least: int) -> None:
 
 
 class DomainClassifier(NamedTuple):
-    """A logistic regression that separates the target from the source.
-
-    Attributes:
-        mean: ``(E,)`` float64 mean of the features.
-        scale: ``(E,)`` float64 standard deviation of the features.
-        weight: ``(E,)`` float64.
-        bias: float.
-    """
+    """A logistic regression that separates the target from the source, on standardised features; float64 ``(E,)``."""
 
     mean: Tensor
     scale: Tensor
@@ -180,14 +164,9 @@ def _check_domains(source: Tensor, target: Tensor, regularization: float) -> Non
 def choose_regularization(source: Tensor, target: Tensor) -> float:
     """Chooses the regularization of :func:`fit_domain_classifier` by two-fold cross-validation.
 
-    With many features, a classifier with little regularization is overconfident, and its density ratios explode.
-
-    Args:
-        source: ``(n_s, E)``, at least 2 samples.
-        target: ``(n_t, E)``, at least 2 samples.
-
-    Returns:
-        The value among 0.001, 0.01, 0.1 and 1 with the smallest logistic loss; the folds are always the same.
+    With many features, a classifier with little regularization is overconfident, and its density ratios explode. Of
+    features ``(n_s, E)`` and ``(n_t, E)``. Returns the value among 0.001, 0.01, 0.1 and 1 with the smallest logistic
+    loss; the folds are always the same.
 
     Raises:
         UserError: a domain has fewer than 2 samples.
@@ -197,7 +176,7 @@ def choose_regularization(source: Tensor, target: Tensor) -> float:
             f"choosing the regularization needs at least 2 samples of each domain, but got {len(source)} source and "
             f"{len(target)} target samples: use more samples, or set regularization."
         )
-    halves = [_halves(source), _halves(target)]
+    halves = [(x[order[::2]], x[order[1::2]]) for x in (source, target) for order in [fixed_order(len(x))]]
 
     def loss(regularization: float) -> float:
         total = 0.0
@@ -210,9 +189,9 @@ def choose_regularization(source: Tensor, target: Tensor) -> float:
     return min(_STRENGTHS, key=loss)
 
 
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
-    return x[order[::2]], x[order[1::2]]
+def fixed_order(count: int) -> Tensor:
+    """A permutation of ``count`` samples that is the same in every call."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def density_ratio(
@@ -241,14 +220,10 @@ def density_ratio(
 
 
 def importance_weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
-    r"""Weighted risk :math:`\frac1N\sum_i w_i\ell_i` (IWCV, Sugiyama et al. 2007, JMLR).
+    r"""Weighted risk :math:`\frac1N\sum_i w_i\ell_i` (IWCV, Sugiyama et al. 2007, JMLR), a float64 scalar.
 
-    Args:
-        losses: ``(N,)`` losses, or 0/1 errors, of held-out source samples.
-        weights: ``(N,)`` weights from :func:`density_ratio`.
-
-    Returns:
-        A float64 scalar.
+    ``losses`` ``(N,)``, or 0/1 errors, are those of held-out source samples, ``weights`` ``(N,)`` from
+    :func:`density_ratio`.
     """
     return _weighted(losses, weights).mean()
 

@@ -53,6 +53,11 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         self._vectorizer: Any = None
         self._predicted = 0
 
+    @property
+    def calibrated(self) -> bool:
+        """``False``: the outputs are margins."""
+        return False
+
     def setup(self, stage: str) -> None:
         """Checks that the data are texts."""
         super().setup(stage)
@@ -108,7 +113,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
             UserError: called before the fit.
         """
         if not self.learned:
-            raise UserError(f"{type(self).__name__} has learned nothing yet: fit it, or give --ckpt_path of a fit.")
+            raise UserError(f"{type(self).__name__} is not fitted yet: fit it, or give --ckpt_path of a fitted run.")
         if self._vectorizer is None:
             self._vectorizer = self._new_vectorizer()
             self._vectorizer.vocabulary_ = {term: place for place, term in enumerate(self.terms)}

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.adapters import FeatureClassifier, Labelled, NearestNeighbors
-from metatransfer.arguments import plain_arguments
+from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.data_info import ServesDomains
 from metatransfer.methods.domain.adaptation import Adaptation
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.run import Pair
 from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.metrics.validators import Validator
@@ -165,7 +165,8 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
 
     def fitted_parts(self) -> dict[str, str]:
         """The adapter and the classifier."""
-        return {"adapter": _name(self.adapter)} | super().fitted_parts()
+        name = "none" if self.adapter is None else type(self.adapter).__name__
+        return {"adapter": name} | super().fitted_parts()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the fitted maps."""
@@ -179,13 +180,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
 
     def protocol(self) -> dict[str, Any]:
         """Adds the adapter and its arguments."""
-        arguments = plain_arguments(self.adapter.get_params(deep=False)) if self.adapter is not None else {}
-        listed = f"({', '.join(f'{name}={value}' for name, value in arguments.items())})" if arguments else ""
-        return super().protocol() | {"adapter": _name(self.adapter) + listed}
-
-
-def _name(adapter: DomainAdapter | None) -> str:
-    return "none" if adapter is None else type(adapter).__name__
+        return super().protocol() | {"adapter": "none" if self.adapter is None else as_call(self.adapter)}
 
 
 def _learned(adapter: DomainAdapter | None) -> dict[str, Tensor]:
@@ -194,8 +189,7 @@ def _learned(adapter: DomainAdapter | None) -> dict[str, Tensor]:
         return {}
     found = {name: value for name, value in vars(adapter).items() if name.endswith("_")}
     numbers = {name: value for name, value in found.items() if isinstance(value, np.ndarray | float | int)}
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in numbers.items()}
-    return tensors | {"n_features_in_": torch.tensor(adapter.n_features_in_)}
+    return {name: torch.from_numpy(np.array(value)) for name, value in numbers.items()}
 
 
 def _with(adapter: DomainAdapter | None, learned: dict[str, Tensor]) -> DomainAdapter | None:

@@ -154,8 +154,11 @@ class ADDAModule(AlternatingModule):
 
     def start_adapting(self) -> None:
         """Begins the second part: freezes the classifier and a copy of the network as the source's encoder."""
+        self._copy_encoder(adapting=True)
+
+    def _copy_encoder(self, *, adapting: bool) -> None:
         self.source_backbone.load_state_dict(self.backbone.state_dict())
-        self.adapting.fill_(True)
+        self.adapting.fill_(adapting)
         self.train(self.training)
 
     def on_train_start(self) -> None:
@@ -169,9 +172,7 @@ class ADDAModule(AlternatingModule):
 
     def after_restart(self) -> None:
         """Returns to the first part, with one encoder for both domains."""
-        self.source_backbone.load_state_dict(self.backbone.state_dict())
-        self.adapting.fill_(False)
-        self.train(self.training)
+        self._copy_encoder(adapting=False)
 
     def take_over(self, other: DomainAdaptationModule) -> None:
         """Copies both encoders and the head."""

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from metatransfer.batches import DomainBatch
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.run import Pair
 
 
 class AlternatingModule(DomainAdaptationModule):

@@ -20,9 +20,7 @@ from metatransfer.checks import check_choice
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
-from metatransfer.methods.domain.pairs import Pair, check_pair, gradient_ratio
-from metatransfer.methods.domain.progress import ProgressModule
-from metatransfer.methods.domain.statistics import TargetStatisticsModule
+from metatransfer.methods.domain.run import DomainRun, Pair, gradient_ratio
 from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.methods.twins import ADAPTATION, ORACLE, Comparison, Entry, detached, labelled
 from metatransfer.metrics.validators import Validator
@@ -30,7 +28,7 @@ from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Side, in_domain, share_source_statistics, split_batch_norm
 
 
-class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
+class DomainAdaptationModule(DomainRun):
     r"""A classifier of a target domain, trained on labelled samples of a source and unlabelled samples of the target.
 
     .. math:: \min\ \frac1N\sum_i \mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr) + \mathcal T(x^s, y^s, x^t)
@@ -152,7 +150,7 @@ class DomainAdaptationModule(ProgressModule, TargetStatisticsModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
         """The loss of a training batch."""
         if "train" not in self._checked:  # looking at labels waits for the device
-            check_pair(self, batch)
+            self.check_pair(batch)
             self._checked.add("train")
         loss, outputs = self.learn(batch)
         accuracy = (outputs.detach().argmax(-1) == batch.source_y).float().mean()

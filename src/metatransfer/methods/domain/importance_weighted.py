@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metatransfer.arguments import plain_arguments
+from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
 from metatransfer.data_info import ServesDomains
@@ -19,7 +19,7 @@ from metatransfer.errors import UserError
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.run import Pair
 from metatransfer.methods.feature_cache import features_of
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Side
@@ -166,8 +166,5 @@ class ImportanceWeightedModule(DomainAdaptationModule):
 
     def protocol(self) -> dict[str, Any]:
         """Adds the estimator of the weights."""
-        name, arguments = "DiscriminatorWeights", {}
-        if self.estimator is not None:
-            name, arguments = type(self.estimator).__name__, plain_arguments(self.estimator.get_params(deep=False))
-        listed = ", ".join(f"{argument}={value}" for argument, value in arguments.items())
-        return super().protocol() | {"train_importance_weights": f"{name}({listed}) of {self.features} features"}
+        name = "DiscriminatorWeights()" if self.estimator is None else as_call(self.estimator)
+        return super().protocol() | {"train_importance_weights": f"{name} of {self.features} features"}

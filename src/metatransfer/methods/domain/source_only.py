@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.pairs import Pair
+from metatransfer.methods.domain.run import Pair
 from metatransfer.nn.blocks.domain_norm import Side
 
 

@@ -50,7 +50,7 @@ class OnSamples(Evaluation):
         super().setup(module, info, stage)
         self._checked.clear()
         for metrics in (*self.metrics.values(), *self.test_metrics):
-            metrics.calibrated = getattr(module, "calibrated", True)
+            metrics.calibrated = module.calibrated
 
     def step(self, module: Method, batch: Any, stage: str, place: int = 0) -> None:  # noqa: ANN401
         """Scores a labelled batch, or a pair ``(x, y)``."""

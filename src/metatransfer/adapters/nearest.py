@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metatransfer.adapters.classifiers.feature_classifier import FeatureClassifier, Labelled, fitting
+from metatransfer.adapters.feature_classifier import FeatureClassifier, Labelled, fitting
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 

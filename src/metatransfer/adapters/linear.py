@@ -1,17 +1,19 @@
-"""Logistic regression on features, with a search over learning rates."""
+"""Logistic regression and linear support vector machines on features."""
 
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metatransfer.adapters.classifiers.feature_classifier import FeatureClassifier, Labelled, linear_scores, moments
+from metatransfer.adapters.feature_classifier import FeatureClassifier, Labelled, linear_scores, moments
 from metatransfer.checks import check_not_negative, check_positive
 from metatransfer.errors import UserError
+
+_DENSE = 0.2  # share of values above 0 from which on whole numbers are not taken for counts
 
 
 class LinearProbe(FeatureClassifier):
@@ -130,3 +132,81 @@ class LinearProbe(FeatureClassifier):
     def scores(self, x: Tensor) -> Tensor:
         """The logits of the chosen head."""
         return linear_scores(self.learned, x)
+
+
+class LinearSVM(FeatureClassifier):
+    """Linear support vector machines, one class against the rest, by scikit-learn's ``LinearSVC`` (LIBLINEAR).
+
+    The outputs are margins. Their softmax ranks the classes, but is not a probability, so no calibration error is
+    reported. Features may be a sparse matrix of scipy, which stays sparse.
+
+    Args:
+        C: inverse strength of the regularisation; defaults to 0.01 for standardised features, else to 1.
+        standardize: whether features are standardised with the statistics of the training samples. Defaults to yes,
+            except for sparse matrices and for features without negative values whose rows are counts (whole numbers,
+            mostly zeros), frequencies of sum 1 or vectors of length 1: there it would magnify rare features. ``False``
+            also suits features that a domain adapter has mapped, whose scale has a meaning.
+
+    Raises:
+        UserError: ``C`` is not positive.
+    """
+
+    calibrated = False
+    takes_sparse = True
+
+    def __init__(self, C: float | None = None, standardize: bool | None = None) -> None:
+        super().__init__()
+        check_positive(C=C)
+        self.C, self.standardize = C, standardize
+
+    def fit(self, train: Labelled, num_classes: int, val: Labelled | None = None) -> Self:
+        """Fits one machine per class.
+
+        Raises:
+            UserError: sparse features that should be standardised, or unsuitable samples.
+        """
+        from sklearn.svm import LinearSVC  # takes a second to import
+
+        train, _ = self.check_labelled(train, num_classes)
+        standardize = has_scales(train.x) if self.standardize is None else self.standardize
+        if standardize and train.x.is_sparse:
+            raise UserError(
+                "LinearSVM(standardize=True) would make sparse features dense: set standardize to False, or make them "
+                "dense with toarray()."
+            )
+        mean = torch.zeros(train.x.shape[1], dtype=train.x.dtype, device=train.x.device)
+        mean, deviation = moments(train.x) if standardize else (mean, mean + 1)
+        machine = LinearSVC(C=self.C or (0.01 if standardize else 1.0), dual="auto", random_state=0)
+        machine.fit(_array(train.x, mean, deviation), train.y.cpu().numpy())
+        weight = torch.as_tensor(machine.coef_, dtype=train.x.dtype, device=train.x.device)
+        bias = torch.as_tensor(machine.intercept_, dtype=train.x.dtype, device=train.x.device)
+        if len(weight) == 1:  # two classes share one machine
+            weight, bias = torch.cat([-weight, weight]), torch.cat([-bias, bias])
+        self.learned = {"weight": weight, "bias": bias, "mean": mean, "deviation": deviation}
+        return self
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The margins."""
+        return linear_scores(self.learned, x)
+
+
+def has_scales(x: Tensor) -> bool:
+    """Whether features ``(N, E)`` are continuous with scales of their own, so that standardising them makes sense."""
+    if x.is_sparse:
+        return False
+    if bool((x < 0).any()):
+        return True
+    sizes = torch.stack([x.sum(1), x.norm(dim=1)])
+    unit = ((sizes - 1).abs() < 1e-3) | (sizes == 0)
+    counts = bool((x == x.round()).all()) and float((x > 0).double().mean()) < _DENSE
+    return not (counts or bool(unit.all(1).any()))
+
+
+def _array(x: Tensor, mean: Tensor, deviation: Tensor) -> Any:  # noqa: ANN401
+    """Standardised features as an array, or sparse features as a matrix of scipy, in double precision."""
+    if not x.is_sparse:
+        return ((x - mean) / deviation).cpu().double().numpy()
+    from scipy.sparse import coo_array
+
+    places = x.indices().cpu().int().numpy()  # LIBLINEAR takes no others
+    return coo_array((x.values().cpu().double().numpy(), (places[0], places[1])), tuple(x.shape)).tocsr()
