@@ -9,13 +9,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,12 +23,12 @@ from lightning.pytorch.utilities import rank_zero_only
 import metatransfer  # importing the rooms is the registry of short class names
 from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
 from metatransfer.callbacks.run.checkpoint import read_checkpoint
-from metatransfer.callbacks.run.progress import ProgressBar
+from metatransfer.callbacks.run.display import ProgressBar
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_positive, check_seed, check_writable
 from metatransfer.cli.classes import classes_in, import_class, needs_value, type_of
 from metatransfer.cli.config_files import check_config, check_config_text
-from metatransfer.cli.linking import build_data, follow_data
+from metatransfer.cli.linking import arguments_of, build_data, follow_data
 from metatransfer.cli.messages import explain, explain_exception
 from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
@@ -187,16 +186,17 @@ class MetaTransferCLI(LightningCLI):
         trainer = settings.trainer
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
+
+        def lacks(switch: str, kind: type[Callback]) -> bool:
+            return trainer.get(switch) is not False and not any(isinstance(callback, kind) for callback in given)
+
         extra = standard_callbacks(given)
-        if not any(isinstance(callback, StartChecks) for callback in given):
-            given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
-        if trainer.get("enable_progress_bar") is not False and not any(
-            isinstance(callback, AnyProgressBar) for callback in given
-        ):
+        if lacks("enable_progress_bar", AnyProgressBar):
             extra.insert(0, ProgressBar())  # closed before the others print
-        own_checkpoint = any(isinstance(callback, ModelCheckpoint) for callback in given)
-        if trainer.get("enable_checkpointing") is not False and not own_checkpoint:
+        if lacks("enable_checkpointing", ModelCheckpoint):
             extra.append(settings.checkpoint)
+        if lacks("", StartChecks):
+            given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
         try:
             return super().instantiate_trainer(
                 callbacks=[*given, *([] if trainer.get("barebones") else extra)], **kwargs
@@ -220,22 +220,18 @@ def _check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: A
         _check_nulls(value, f"{path}.{name}", groups[0] if groups else None)
 
 
-def _folders(settings: Namespace) -> Iterator[tuple[str, str | Path]]:
-    """Yields the folders that a run will write to, each after the argument that names it."""
-    trainer, found = settings.trainer, []
+def _folders(settings: Namespace) -> list[tuple[str, str | Path]]:
+    """The folders that a run will write to, each after the argument that names it."""
+    trainer = settings.trainer
+    found = [("checkpoint.dirpath", settings.checkpoint.dirpath)] if "checkpoint" in settings else []
     for name in ("logger", "callbacks"):
         given = trainer.get(name)
         for item in given if isinstance(given, list) else [given]:
-            arguments = item.get("init_args") if isinstance(item, Namespace) else None
-            for key in ("save_dir", "dirpath"):
-                if arguments is not None and arguments.get(key):
-                    found.append((f"trainer.{name}.{key}", arguments.get(key)))
-    if "checkpoint" in settings and settings.checkpoint.dirpath:
-        found.append(("checkpoint.dirpath", settings.checkpoint.dirpath))
-    elsewhere = trainer.default_root_dir is None and any(name == "trainer.logger.save_dir" for name, _ in found)
-    if not elsewhere:
-        yield "trainer.default_root_dir", trainer.default_root_dir or Path.cwd()
-    yield from found
+            found += [(f"trainer.{name}.{key}", arguments_of(item).get(key)) for key in ("save_dir", "dirpath")]
+    found = [(name, folder) for name, folder in found if folder]
+    if trainer.default_root_dir or not any(name == "trainer.logger.save_dir" for name, _ in found):
+        found.insert(0, ("trainer.default_root_dir", trainer.default_root_dir or Path.cwd()))
+    return found
 
 
 def main(args: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.checks import check_file, check_monitor
+from metatransfer.checks import check_file
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
@@ -98,11 +98,6 @@ class BestCheckpoint(ModelCheckpoint):
         """Lightning's state and the key of the evaluation."""
         return {**super().state_dict(), "evaluation": self._evaluation}
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises an error before the first epoch if the monitored metric is not logged."""
-        if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
-            check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best state, and always the last: a killed run can then be resumed."""
         super().on_validation_end(trainer, pl_module)
@@ -141,15 +136,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"'{path}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
         ) from error
-    missing = [
-        key
-        for key in ("state_dict", "pytorch-lightning_version")
-        if key not in (content if isinstance(content, dict) else ())
-    ]
-    if missing:
-        raise UserError(
-            f"'{path}' has no '{missing[0]}' and is not a Lightning checkpoint: give a file that fit wrote."
-        )
+    for key in ("state_dict", "pytorch-lightning_version"):
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"'{path}' has no '{key}' and is not a Lightning checkpoint: give a file that fit wrote.")
     return dict(content)
 
 

@@ -5,64 +5,40 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from metatransfer.methods.evaluation.base import Numbers
 
 
-class Overruled(NamedTuple):
-    """Weights that replace those of the best checkpoint, such as a fallback.
-
-    Attributes:
-        metrics: their numbers on the validation split.
-        withheld: their numbers that may not select a checkpoint.
-        sentence: the reason.
-        selected_by: what selected them.
-    """
-
-    metrics: Numbers
-    withheld: Numbers
-    sentence: str
-    selected_by: str
-
-
-def number(value: float) -> float | None:
+def number(value: Tensor | float) -> float | None:
     """A number for JSON: ``None`` for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
-def numbers_of(metrics: Mapping[str, float], prefix: str) -> Numbers:
+def numbers_of(metrics: Mapping[str, Tensor | float], prefix: str) -> Numbers:
     """The logged metrics with a prefix, each with its confidence interval."""
-    logged = {
-        name.removeprefix(f"{prefix}/"): float(value)
-        for name, value in metrics.items()
-        if name.startswith(f"{prefix}/")
-    }
-    numbers: Numbers = {}
-    for name, value in logged.items():
-        if name.endswith("_ci95"):
-            continue
-        numbers[name] = {"value": number(value)}
-        if f"{name}_ci95" in logged:
-            numbers[name]["ci95"] = number(logged[f"{name}_ci95"])
-    return numbers
+    found: Numbers = {}
+    for path in (path for path in metrics if path.startswith(f"{prefix}/") and not path.endswith("_ci95")):
+        numbers = found[path.removeprefix(f"{prefix}/")] = {"value": number(metrics[path])}
+        if f"{path}_ci95" in metrics:
+            numbers["ci95"] = number(metrics[f"{path}_ci95"])
+    return found
 
 
-def withheld_card(
-    withheld: Mapping[int, Numbers], chosen: int | None, selected_by: str | None, overruled: Overruled | None
-) -> dict[str, Any]:
+def withheld_card(withheld: Mapping[int, Numbers], state: Numbers, selected_by: str | None) -> dict[str, Any]:
     """The accuracy on withheld labels of the selected state and of the best state, and the gap between them."""
-    state = overruled.withheld if overruled else withheld.get(list(withheld)[-1] if chosen is None else chosen, {})
     own = state.get("accuracy")
     reached = own["value"] if own is not None else None
     seen = [one["accuracy"]["value"] for one in withheld.values() if "accuracy" in one]
     best = max((value for value in [*seen, reached] if value is not None), default=None)
     return {
-        "selected_by": overruled.selected_by if overruled else selected_by,
+        "selected_by": selected_by,
         "accuracy": own,
         "best_accuracy": best,
         "validations": len(seen),
@@ -72,11 +48,7 @@ def withheld_card(
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The hardware of a run."""
-    found: dict[str, Any] = {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+    found = {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         found["accelerator"] = torch.cuda.get_device_name(device)
     return found
@@ -84,9 +56,6 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def processor_name() -> str:
     """The name of the processor, as the operating system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"^model name\s*:\s*(.*)", info.read_text(encoding="utf-8") if info.exists() else "", re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()

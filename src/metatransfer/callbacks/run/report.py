@@ -12,15 +12,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from metatransfer.callbacks.run.numbers import Overruled, machine, number, numbers_of, withheld_card
+from metatransfer.callbacks.run.display import print_report
+from metatransfer.callbacks.run.numbers import machine, number, numbers_of, withheld_card
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
-from metatransfer.callbacks.run.table import print_report
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import BaselineScores, Evaluation, Numbers
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.storage import short_path, write_atomically
 
+FALLBACK = "source only, preferred by most validators"
 STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.TESTING: "test"}
 
 
@@ -41,18 +42,17 @@ class Report(Callback):
 
     def __init__(self, baselines: bool = True) -> None:
         self.baselines = baselines
-        self.seconds = 0.0
-        self._started = 0.0
-        self._stage = ""
-        self._evaluation = ""
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, stage: str = "", evaluation: str = "") -> None:
+        self._stage, self._evaluation = stage, evaluation
+        self._started, self.seconds = time.perf_counter(), 0.0
         self.history: list[dict[str, Any]] = []
         self.measured: dict[str, Numbers] = {}
         self._running: BaselineScores | None = None
         self._withheld: dict[int, Numbers] = {}  # by step; not in checkpoints
-        self._overruled: Overruled | None = None
+        self._overruled: dict[str, float] | None = None
+        self._fallback = ""
         self._trained_seconds: float | None = None
         self._fit_seconds: float | None = None
 
@@ -60,12 +60,8 @@ class Report(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """History, baselines and time, as plain values."""
-        return {
-            "history": self.history,
-            "measured": self.measured,
-            "seconds": self._elapsed(),
-            "evaluation": self._evaluation,
-        }
+        kept = {"history": self.history, "measured": self.measured, "evaluation": self._evaluation}
+        return {**kept, "seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the history of an interrupted fit."""
@@ -79,12 +75,8 @@ class Report(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
-        self._stage = stage
-        self._evaluation = evaluation_key(pl_module)
         agree_on_run_folder(trainer)
-        self._started = time.perf_counter()
-        self.seconds = 0.0
-        self._begin()
+        self._begin(stage, evaluation_key(pl_module))
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
@@ -101,8 +93,8 @@ class Report(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -113,9 +105,9 @@ class Report(Callback):
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def _finish(self) -> None:
-        for name, numbers in self._running.compute().items() if self._running is not None else ():
+        for name, scores in self._running.compute().items() if self._running is not None else ():
             self.measured[name] = {
-                metric: {"value": number(value), "ci95": number(half)} for metric, (value, half) in numbers.items()
+                key: {"value": number(mean), "ci95": number(half)} for key, (mean, half) in scores.items()
             }
         self._running = None
 
@@ -126,21 +118,20 @@ class Report(Callback):
         if trainer.sanity_checking or not isinstance(pl_module, MethodModule):
             return
         self._finish()
-        withheld = pl_module.evaluation.withheld
-        found = _numbers(trainer, withheld) if withheld is not None else {}
+        found = numbers_of(trainer.callback_metrics, str(pl_module.evaluation.withheld))
         if found:
             self._withheld[trainer.global_step] = found
-        numbers = _numbers(trainer, "val")
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        numbers = numbers_of(trainer.callback_metrics, "val")
+        if trainer.state.fn == TrainerFn.VALIDATING:  # not the validations of a fit
             self._publish(trainer, pl_module, numbers)
-            return
-        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
+        else:
+            self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports ``lightning test``."""
         if isinstance(pl_module, MethodModule):
             self._finish()
-            self._publish(trainer, pl_module, _numbers(trainer, "test"))
+            self._publish(trainer, pl_module, numbers_of(trainer.callback_metrics, "test"))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock: other callbacks may train more models after the fit."""
@@ -150,24 +141,11 @@ class Report(Callback):
         """Reports ``lightning fit``."""
         if isinstance(pl_module, MethodModule):
             best = self._best(trainer, pl_module.evaluation)["metrics"] if self.history else {}
-            self._publish(trainer, pl_module, self._overruled.metrics if self._overruled else best)
+            self._publish(trainer, pl_module, numbers_of(self._overruled, "val") if self._overruled else best)
 
-    def overrule(
-        self,
-        metrics: Mapping[str, float],
-        sentence: str,
-        selected_by: str = "source only, preferred by most validators",
-        withheld: str = "oracle",
-    ) -> None:
-        """Reports other weights than those of the best checkpoint.
-
-        Args:
-            metrics: what their validation logged.
-            sentence: why.
-            selected_by: what preferred them.
-            withheld: first part of the names of metrics that no run may be selected by.
-        """
-        self._overruled = Overruled(numbers_of(metrics, "val"), numbers_of(metrics, withheld), sentence, selected_by)
+    def overrule(self, metrics: Mapping[str, float], sentence: str) -> None:
+        """Reports other weights than those of the best checkpoint: what their validation logged, and the reason."""
+        self._overruled, self._fallback = dict(metrics), sentence
 
     def _best(self, trainer: Trainer, evaluation: Evaluation) -> dict[str, Any]:
         """The validation that the best checkpoint was selected by."""
@@ -179,15 +157,13 @@ class Report(Callback):
             return {**entry["metrics"], **{f"{evaluation.withheld}/{key}": value for key, value in apart.items()}}
 
         scored = [entry for entry in self.history if name in known(entry)]
-        if not scored:
-            return self.history[-1]
         sign = 1 if getattr(chooser, "mode", "max") == "max" else -1
 
         def rank(entry: dict[str, Any]) -> float:
             value = known(entry)[name]["value"]
             return -math.inf if value is None else sign * float(value)
 
-        return max(scored, key=rank)
+        return max(scored, key=rank, default=self.history[-1])
 
     def _publish(self, trainer: Trainer, module: MethodModule, numbers: Numbers) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -226,19 +202,16 @@ class Report(Callback):
             results["protocol_differences"] = differences(trained, card)
         if stage == "fit":
             results["history"] = self.history
-        if self._withheld and stage == "fit":
-            chosen = self._best(trainer, evaluation)["step"] if self.history else None
-            told = withheld_card(self._withheld, chosen, evaluation.selected_by(card), self._overruled)
-            results[str(evaluation.withheld)] = told
-        elif self._withheld:
-            results[str(evaluation.withheld)] = {"accuracy": list(self._withheld.values())[-1].get("accuracy")}
+        name = str(evaluation.withheld)
         if self._overruled is not None:
-            results["fallback"] = self._overruled.sentence
+            results["fallback"] = self._fallback
+            results[name] = withheld_card(self._withheld, numbers_of(self._overruled, name), FALLBACK)
+        elif self._withheld and stage == "fit":
+            chosen = self._best(trainer, evaluation)["step"] if self.history else list(self._withheld)[-1]
+            results[name] = withheld_card(self._withheld, self._withheld.get(chosen, {}), evaluation.selected_by(card))
+        elif self._withheld:
+            results[name] = {"accuracy": list(self._withheld.values())[-1].get("accuracy")}
         return results
-
-
-def _numbers(trainer: Trainer, prefix: str) -> Numbers:
-    return numbers_of({name: float(value) for name, value in trainer.callback_metrics.items()}, prefix)
 
 
 def _results_path(folder: Path, stage: str) -> Path:

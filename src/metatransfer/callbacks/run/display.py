@@ -1,4 +1,4 @@
-"""The table of a report."""
+"""What a run shows in the terminal: the progress bar, and the table of its report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,35 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
 from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.storage import short_path
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar, closed before the report is printed: two live displays would overwrite each other."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The logged metrics, without the version number of the run."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar."""
+        self.reset_dataloader_idx_tracker()
+        self.teardown(trainer, pl_module, "")
+
+    on_test_end = on_predict_end = on_train_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar after ``lightning validate``."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.VALIDATING:  # not the validations of a fit
+            self.on_train_end(trainer, pl_module)
 
 
 def _protocol_line(card: dict[str, Any]) -> str:
