@@ -187,7 +187,7 @@ MISTAKES = [
     (["fit", "--config", MAML, "--seed_everything", "-1"], ["seed_everything must be a whole number from 0 to 4294967295, but is -1"]),
     (["fit", "--config", MAML, "--seed_everything", str(10**30)], ["seed_everything must be a whole number from 0"]),
     (["fit", "--config", MAML, "--data.task.num_ways", "1"], ["Glyphs (train split) has 1-way episodes", "raise task.num_ways to 2 or more"]),
-    (["test", "--config", MAML, "--ckpt_path", "best"], ["'best' only works within a fit"]),
+    (["test", "--config", MAML, "--ckpt_path", "best"], ["--ckpt_path best needs an earlier run, but there is none with a last.ckpt"]),
     (["fit", "maml.yaml"], ["'maml.yaml' has no option before it: give --config maml.yaml."]),
     (["fit", "--config", MAML, "--trainer.max_epochs"], ["--trainer.max_epochs needs a value."]),
     (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),

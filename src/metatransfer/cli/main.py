@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -19,25 +20,28 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import metatransfer  # importing the rooms is the registry of short class names
 from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
 from metatransfer.callbacks.run.checkpoint import read_checkpoint
 from metatransfer.callbacks.run.display import ProgressBar
-from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.callbacks.run.run_folder import claim_versions, run_folder
 from metatransfer.checks import check_positive, check_seed, check_writable
-from metatransfer.cli.classes import classes_in, import_class, needs_value, type_of
+from metatransfer.cli.classes import check_nulls
 from metatransfer.cli.config_files import check_config, check_config_text
-from metatransfer.cli.linking import arguments_of, build_data, follow_data
-from metatransfer.cli.messages import explain, explain_exception
+from metatransfer.cli.folders import find_checkpoint, newest_checkpoint, output_folders
+from metatransfer.cli.linking import build_data, follow_data
+from metatransfer.cli.messages import explain
 from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import no_weight_files
+from metatransfer.storage import short_path
 from metatransfer.trust import check_classes
 
 # packages that check their arguments
 _CHECKING = ("lightning", "torch/optim", "torch/distributions", "torchvision")
-_KEPT_CHECKPOINTS = ("last", "hpc", "registry")  # keywords of Lightning, not paths
+_KEYWORDS = ("hpc", "registry")  # of Lightning, not paths
 
 
 class ParserError(Exception):
@@ -81,12 +85,10 @@ class SaveConfig(SaveConfigCallback):
         """Writes ``config.yaml`` once."""
         if self.already_saved:
             return
-        folder = run_folder(trainer)
+        path = run_folder(trainer) / self.config_filename
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, str(folder / self.config_filename), skip_unset=False, overwrite=True, multifile=False
-            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True, multifile=False)
         self.already_saved = True
 
 
@@ -121,38 +123,41 @@ class MetaTransferCLI(LightningCLI):
             check_positive(**{f"trainer.{name}": value if isinstance(value, int | float) else None})
 
     def _parse_ckpt_path(self) -> None:
-        """Checks the checkpoint, and keeps the values of the command line.
+        """Finds and checks the checkpoint, and keeps the values of the command line.
 
         Lightning would replace the values of the YAML file and the command line by the checkpoint's hyperparameters:
         ``test --model.inner.steps 10`` would silently use the number of steps of the training.
 
         Raises:
-            UserError: the file does not exist or is not a checkpoint.
+            UserError: the file does not exist or is not a checkpoint, or no earlier run has one.
         """
-        settings = self.config.get(str(self.config.get("subcommand")), {})
+        command = str(self.config.get("subcommand"))
+        settings = self.config[command]
         path = settings.get("ckpt_path")
-        if path == "best":
-            raise UserError(
-                "ckpt_path 'best' only works within a fit: give the path of the checkpoint that fit printed."
-            )
-        if not path or path in _KEPT_CHECKPOINTS or "://" in path:
-            return
-        read_checkpoint(path)
+        if not path:
+            newest = newest_checkpoint(settings) if command != "fit" else None
+            hint = f"; for those of the newest run, add --ckpt_path {shlex.quote(short_path(newest))}" if newest else ""
+            if command != "fit":
+                _say(f"warning: without --ckpt_path, {command} uses the initial weights, which are not trained{hint}")
+        elif path in ("last", "best"):
+            # Lightning would look in the new run's own folder, and train from the start if there is none
+            settings.ckpt_path = str(find_checkpoint(path, settings))
+            _say(f"--ckpt_path {path} is {short_path(settings.ckpt_path)}")
+        elif path not in _KEYWORDS and "://" not in path:
+            read_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
         """Checks the classes, the output folders and null values, before anything is built."""
         settings = self.config[str(self.subcommand)]
         check_classes(settings)
-        if getattr(rank_zero_only, "rank", 0) == 0:  # other processes write nothing
-            for name, folder in _folders(settings):
+        if _is_first_process():  # others write nothing
+            for name, folder in output_folders(settings):
                 check_writable(folder, name)
         if "verbose" in settings:
             settings.verbose = False  # the report is the one table
         settings.weights_only = True  # loading a checkpoint must not run code
-        if self.subcommand == "predict" and not settings.ckpt_path:
-            print("warning: without --ckpt_path, predictions come from untrained weights", file=sys.stderr)
         for section in ("model", "data"):
-            _check_nulls(settings.get(section), section)
+            check_nulls(settings.get(section), section)
 
     def instantiate_classes(self) -> None:
         """Builds the data first: arguments of the model follow from it."""
@@ -167,8 +172,8 @@ class MetaTransferCLI(LightningCLI):
             settings.data = None
         path = settings.get("ckpt_path")
         try:
-            # with a checkpoint, the files of pretrained weights are not needed and may be gone; "last" may not exist
-            with no_weight_files() if path and path not in _KEPT_CHECKPOINTS else contextlib.nullcontext():
+            # with a checkpoint, the files of pretrained weights are not needed and may be gone
+            with no_weight_files() if path and path not in _KEYWORDS else contextlib.nullcontext():
                 super().instantiate_classes()
         finally:
             if described:
@@ -198,40 +203,22 @@ class MetaTransferCLI(LightningCLI):
         if lacks("", StartChecks):
             given = [StartChecks(), *given]  # before the callbacks whose metrics it looks for
         try:
-            return super().instantiate_trainer(
+            built = super().instantiate_trainer(
                 callbacks=[*given, *([] if trainer.get("barebones") else extra)], **kwargs
             )
         except (ValueError, TypeError) as error:
             raise UserError(f"trainer: {error}") from error
+        claim_versions(built)
+        return built
 
 
-def _check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: ANN401
-    # the parser accepts null everywhere
-    if not isinstance(settings, Namespace):
-        return
-    if "class_path" in settings:
-        kind = import_class(settings.class_path)
-    if not isinstance(kind, type):
-        return
-    for name, value in vars(settings.get("init_args") or settings).items():
-        if value is None and needs_value(kind, name):
-            raise UserError(f"{path}.{name} is null, but needs a value: remove it to use its default, or give a value.")
-        groups = [one for one in classes_in(type_of(kind, name)) if dataclasses.is_dataclass(one)]  # without class_path
-        _check_nulls(value, f"{path}.{name}", groups[0] if groups else None)
+def _is_first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _folders(settings: Namespace) -> list[tuple[str, str | Path]]:
-    """The folders that a run will write to, each after the argument that names it."""
-    trainer = settings.trainer
-    found = [("checkpoint.dirpath", settings.checkpoint.dirpath)] if "checkpoint" in settings else []
-    for name in ("logger", "callbacks"):
-        given = trainer.get(name)
-        for item in given if isinstance(given, list) else [given]:
-            found += [(f"trainer.{name}.{key}", arguments_of(item).get(key)) for key in ("save_dir", "dirpath")]
-    found = [(name, folder) for name, folder in found if folder]
-    if trainer.default_root_dir or not any(name == "trainer.logger.save_dir" for name, _ in found):
-        found.insert(0, ("trainer.default_root_dir", trainer.default_root_dir or Path.cwd()))
-    return found
+def _say(sentence: str) -> None:
+    if _is_first_process():
+        print(sentence, file=sys.stderr)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -241,7 +228,8 @@ def main(args: list[str] | None = None) -> None:
         args: defaults to the arguments of the process.
 
     Raises:
-        SystemExit: with status 2 after a user's mistake, which is printed to standard error in one sentence.
+        SystemExit: with status 2 after a user's mistake, which is printed to standard error in one sentence; with 143
+            after SIGTERM.
     """
     # about Lightning's own use of torch's pytree
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -253,7 +241,7 @@ def main(args: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        MetaTransferCLI(
+        command = MetaTransferCLI(
             LightningModule,
             LightningDataModule,
             save_config_callback=SaveConfig,
@@ -265,12 +253,17 @@ def main(args: list[str] | None = None) -> None:
             auto_configure_optimizers=False,
             args=args,
         )
+        stopped = command.trainer.received_sigterm  # after the fit, while its twins were trained
+    except SIGTERMException:
+        stopped = True
     except Exception as error:
         mistake = _mistake(error)
         if mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    if stopped:  # Lightning would exit with 0, as after a success
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
@@ -292,7 +285,7 @@ def _mistake(error: BaseException | None) -> str | None:
             return str(error)
         refused = isinstance(error, ValueError | ImportError) and _raised_in(error, _CHECKING)
         if refused or isinstance(error, MisconfigurationException):
-            return explain_exception(str(error))
+            return explain(str(error))
         # the context of an exception is its cause only in jsonargparse, which does not set causes
         error = error.__cause__ or (error.__context__ if _raised_in(error, ("jsonargparse",)) else None)
     return None

@@ -20,31 +20,11 @@ _SHOWN = 16  # a longer list of names does not help
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """One sentence about a mistake on the command line."""
+    """One sentence about a mistake on the command line, or about a setting that Lightning or torch does not accept."""
     for pattern, explanation in _EXPLANATIONS:
         found = re.search(pattern, message)
         if found:
             return explanation(found, options if explanation is _unknown_option else message)
-    return _in_one_line(message)
-
-
-def explain_exception(message: str) -> str:
-    """One sentence about a setting that Lightning or torch does not accept."""
-    if "must include a monitor when a `ReduceLROnPlateau` scheduler is used" in message:
-        return (
-            "torch's ReduceLROnPlateau does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau "
-            "--model.lr_scheduler.monitor val/loss, without a path."
-        )
-    batches = re.search(r"`val_check_interval` \((\d+)\) must be less than .* batches \((\d+)\)", message)
-    if batches:
-        return (
-            f"trainer.val_check_interval is {batches[1]}, but an epoch has only {batches[2]} batches: lower it, or "
-            "count over epochs with --trainer.check_val_every_n_epoch null."
-        )
-    return _in_one_line(message)
-
-
-def _in_one_line(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     return " ".join(lines) + ("" if lines and lines[-1].endswith((".", "?", "!")) else ".")
 
@@ -173,5 +153,19 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"Parser key [\s\S]*(?:Expected an? \S|Does not validate against any)", _wrong_value),
     (r"the following arguments are required: (.*)", _missing),
     (r"invalid choice: '([^']*)'", lambda m, _: f"unknown command '{m[1]}'{did_you_mean(m[1], _COMMANDS)}"),
+    (
+        r"must include a monitor when a `ReduceLROnPlateau` scheduler is used",
+        lambda *_: (
+            "torch's ReduceLROnPlateau does not know what to monitor: give --model.lr_scheduler "
+            "ReduceLROnPlateau --model.lr_scheduler.monitor val/loss, without a path."
+        ),
+    ),
+    (
+        r"`val_check_interval` \((\d+)\) must be less than .* batches \((\d+)\)",
+        lambda m, _: (
+            f"trainer.val_check_interval is {m[1]}, but an epoch has only {m[2]} batches: lower it, or count "
+            "over epochs with --trainer.check_val_every_n_epoch null."
+        ),
+    ),
     (r'expected "subcommand"', lambda *_: "no command given: use fit, validate, test or predict (lightning --help)."),
 ]

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_file
@@ -104,13 +105,18 @@ class BestCheckpoint(ModelCheckpoint):
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the last state of a fit without validation."""
+        if not (self.last_model_path or self._should_skip_saving_checkpoint(trainer)):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves the last state, and prints how to resume after Ctrl-C."""
+        """Saves the last state, and prints how to resume after Ctrl-C or SIGTERM."""
         if isinstance(exception, UserError) or trainer.global_step == 0 or trainer.sanity_checking:
             return
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             rank_zero_info(
                 f"Stopped. To resume, add to the same command: --ckpt_path {shlex.quote(self.last_model_path)}"
             )

@@ -57,17 +57,15 @@ def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) 
     table = Table(title=title, show_header=False, min_width=60)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for row in evaluation.rows(results):
-        table.add_row(*row)
+    rows = list(evaluation.rows(results))
     for name, number in results["metrics"].items():
         note = f"  (selected on these {evaluation.unit})" if stage == "fit" and name == results["selected"] else ""
-        table.add_row(name.replace("_", " "), evaluation.told(name, number) + note)
-    for row in evaluation.remarks(results):
-        table.add_row(*row)
+        rows.append((name.replace("_", " "), evaluation.told(name, number) + note))
+    rows += evaluation.remarks(results)
     for baseline, numbers in results["baselines"].items():
         for name, number in numbers.items():
-            table.add_row(baseline, f"{evaluation.told(name, number)}  ({name}, same {evaluation.unit})")
-    for row in _run_rows(results):
+            rows.append((baseline, f"{evaluation.told(name, number)}  ({name}, same {evaluation.unit})"))
+    for row in [*rows, *_run_rows(results)]:
         table.add_row(*row)
     console = Console()
     # a file or a pipe has no width: wide enough that paths can be copied; brackets in names are not rich's markup

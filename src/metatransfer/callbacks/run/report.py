@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
 from metatransfer.callbacks.run.display import print_report
 from metatransfer.callbacks.run.numbers import machine, number, numbers_of, withheld_card
@@ -22,7 +21,6 @@ from metatransfer.methods.protocol import differences, evaluation_key, protocol_
 from metatransfer.storage import short_path, write_atomically
 
 FALLBACK = "source only, preferred by most validators"
-STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.TESTING: "test"}
 
 
 class Report(Callback):
@@ -76,7 +74,7 @@ class Report(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
         agree_on_run_folder(trainer)
-        self._begin(stage, evaluation_key(pl_module))
+        self._begin(str.__str__(stage), evaluation_key(pl_module))  # Lightning passes an enum
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
@@ -122,7 +120,7 @@ class Report(Callback):
         if found:
             self._withheld[trainer.global_step] = found
         numbers = numbers_of(trainer.callback_metrics, "val")
-        if trainer.state.fn == TrainerFn.VALIDATING:  # not the validations of a fit
+        if self._stage == "validate":
             self._publish(trainer, pl_module, numbers)
         else:
             self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
@@ -171,17 +169,20 @@ class Report(Callback):
         folder, card = run_folder(trainer), protocol_card(module)
         if not trainer.is_global_zero:
             return
-        stage = STAGES[trainer.state.fn]  # type: ignore[index]
-        results = self._results(trainer, module, numbers, stage, card)
-        path = _results_path(folder, stage)
+        results = self._results(trainer, module, numbers, card)
+        path = _results_path(folder, self._stage)
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder, module.evaluation)
 
     def _results(
-        self, trainer: Trainer, module: MethodModule, numbers: Numbers, stage: str, card: dict[str, Any]
+        self, trainer: Trainer, module: MethodModule, numbers: Numbers, card: dict[str, Any]
     ) -> dict[str, Any]:
-        evaluation, trained, info = module.evaluation, module.trained_protocol, info_of(trainer)
+        evaluation, trained, info, stage = module.evaluation, module.trained_protocol, info_of(trainer), self._stage
+        chooser: Any = trainer.checkpoint_callback
+        path = trainer.ckpt_path
+        if stage == "fit":
+            path = getattr(chooser, "best_model_path", None) or getattr(chooser, "last_model_path", None)
         if stage != "fit" and not trained:
             card.pop("selection", None)  # nothing has selected these weights
         results: dict[str, Any] = {
@@ -190,11 +191,11 @@ class Report(Callback):
             "metrics": {name: one for name, one in numbers.items() if name.rpartition("/")[2] != evaluation.unit},
             "baselines": self.measured,
             "protocol": card,
-            "checkpoint": _checkpoint(trainer, stage),
+            "checkpoint": short_path(path) if path else None,
             "seconds": round(self._fit_seconds or self._elapsed(), 1),
             "machine": machine(trainer.strategy.root_device),
             "skipped": dict(info.skipped) if info is not None else {},
-            "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
+            "selected": (getattr(chooser, "monitor", None) or "").removeprefix("val/"),
         }
         if stage != "fit" and trained:
             results["trained_under"] = trained
@@ -205,6 +206,7 @@ class Report(Callback):
         name = str(evaluation.withheld)
         if self._overruled is not None:
             results["fallback"] = self._fallback
+        if self._withheld and self._overruled is not None:
             results[name] = withheld_card(self._withheld, numbers_of(self._overruled, name), FALLBACK)
         elif self._withheld and stage == "fit":
             chosen = self._best(trainer, evaluation)["step"] if self.history else list(self._withheld)[-1]
@@ -220,8 +222,3 @@ def _results_path(folder: Path, stage: str) -> Path:
     if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != stage:
         return folder / f"results-{stage}.json"
     return path
-
-
-def _checkpoint(trainer: Trainer, stage: str) -> str | None:
-    path = getattr(trainer.checkpoint_callback, "best_model_path", None) if stage == "fit" else trainer.ckpt_path
-    return short_path(path) if path else None

@@ -24,6 +24,13 @@ def agree_on_run_folder(trainer: Trainer) -> None:
         run_folder(trainer)
 
 
+def claim_versions(trainer: Trainer) -> None:
+    """Gives each logger a version of its own, also if several runs start at the same time."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, TensorBoardLogger | CSVLogger) and logger._version is None:
+            logger._version = _claimed(Path(logger.root_dir))
+
+
 def _choose(trainer: Trainer) -> Path:
     logger = trainer.logger
     if isinstance(logger, TensorBoardLogger | CSVLogger):
@@ -31,7 +38,15 @@ def _choose(trainer: Trainer) -> Path:
     if logger is not None:
         return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(logger.version)
     root = Path(trainer.default_root_dir) / "lightning_logs"
+    return root / f"version_{_claimed(root)}"
+
+
+def _claimed(root: Path) -> int:
+    """The number of the next ``version_<number>``: creating the folder claims it, because only one process can."""
     taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
-    folder = root / f"version_{max(taken, default=-1) + 1}"
-    folder.mkdir(parents=True, exist_ok=True)  # reserved
-    return folder
+    version = max(taken, default=-1) + 1
+    try:
+        (root / f"version_{version}").mkdir(parents=True)
+    except FileExistsError:
+        return _claimed(root)
+    return version
