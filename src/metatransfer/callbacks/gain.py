@@ -9,9 +9,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
+from metatransfer.callbacks.run.display import show
 from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
@@ -179,8 +179,6 @@ class Gain(Callback):
             from metatransfer.drawing.classifiers import gain_figure  # matplotlib is slow to import
 
             publish_figures(trainer, {self.file: gain_figure(shown, sentence)})
-        console = Console(width=160)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         rows = [f"{name}: {one} % ({self.score.format(self.split)}, {seeds})" for name, one in intervals.items()]
-        for line in filter(None, [*rows, *self.remarks(content)]):
-            console.print(line, highlight=False)
+        show(*filter(None, [*rows, *self.remarks(content)]))

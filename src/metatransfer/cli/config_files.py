@@ -16,6 +16,13 @@ _COMMANDS = ("fit", "validate", "test", "predict")
 _MOST_CHARACTERS, _MOST_VALUES, _DEEPEST, _LONGEST_NUMBER = 1_000_000, 100_000, 50, 1_000
 
 
+def packaged_configs() -> dict[str, str]:
+    """The configurations that come with the package: their paths by name, such as ``omniglot/protonet``."""
+    package = Path(__file__).parents[1]
+    root = next(filter(Path.is_dir, (package / "configs", package.parents[1] / "configs")), package / "configs")
+    return {path.relative_to(root).with_suffix("").as_posix(): str(path) for path in sorted(root.rglob("*.yaml"))}
+
+
 def check_limits(text: str, name: str) -> None:
     """Raises an error for a YAML text that would take very long to parse."""
     if len(text) > _MOST_CHARACTERS:

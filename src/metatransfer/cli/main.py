@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import errno
 import os
 import re
 import shlex
 import signal
 import sys
 import warnings
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import metatransfer  # importing the rooms is the registry of short class names
-from metatransfer.callbacks import BestCheckpoint, StartChecks, standard_callbacks
+from metatransfer.callbacks import BestCheckpoint, PredictionWriter, StartChecks, standard_callbacks
 from metatransfer.callbacks.run.checkpoint import read_checkpoint
-from metatransfer.callbacks.run.display import ProgressBar
-from metatransfer.callbacks.run.run_folder import claim_versions, run_folder
+from metatransfer.callbacks.run.display import ProgressBar, Summary, prepare_terminal
+from metatransfer.callbacks.run.run_folder import claim_versions
 from metatransfer.checks import check_positive, check_seed, check_writable
 from metatransfer.cli.classes import check_nulls
-from metatransfer.cli.config_files import check_config, check_config_text
 from metatransfer.cli.folders import find_checkpoint, newest_checkpoint, output_folders
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain
-from metatransfer.cli.rewriting import rewrite_arguments, rewrite_config
+from metatransfer.cli.parser import ArgumentParser, ParserError, SaveConfig
+from metatransfer.cli.rewriting import classes_given, rewrite_arguments
 from metatransfer.errors import UserError
 from metatransfer.nn.weights import no_weight_files
 from metatransfer.storage import short_path
@@ -44,61 +43,17 @@ _CHECKING = ("lightning", "torch/optim", "torch/distributions", "torchvision")
 _KEYWORDS = ("hpc", "registry")  # of Lightning, not paths
 
 
-class ParserError(Exception):
-    """An error message of jsonargparse."""
-
-
-class ArgumentParser(LightningArgumentParser):
-    """A parser that checks and rewrites configurations before parsing, and raises errors."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        super().__init__(*args, **kwargs)
-        self.started_in = Path.cwd()
-
-    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401
-        """Reads a configuration file."""
-        if os.path.isfile(path):  # not a URL or a pipe
-            check_config(Path(path))
-        settings: Namespace = super().parse_path(path, *args, **kwargs)
-        return settings
-
-    def parse_string(self, content: str, path: str | os.PathLike[str] = "", **kwargs: Any) -> Namespace:  # noqa: ANN401
-        """Reads a configuration given as text."""
-        if not path:
-            check_config_text(content, "--config")
-        with contextlib.chdir(self.started_in):  # the parser changes to the folder of the file
-            content = rewrite_config(content)
-        settings: Namespace = super().parse_string(content, path, **kwargs)
-        return settings
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises an error instead of ending the process."""
-        if not self.exit_on_error:  # a nested parser, whose message is part of another
-            super().error(message, ex)
-        raise ParserError(message) from ex
-
-
-class SaveConfig(SaveConfigCallback):
-    """Saves the whole configuration into the run's folder, even without a logger."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes ``config.yaml`` once."""
-        if self.already_saved:
-            return
-        path = run_folder(trainer) / self.config_filename
-        if trainer.is_global_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True, multifile=False)
-        self.already_saved = True
-
-
 class MetaTransferCLI(LightningCLI):
     """LightningCLI with short class names and one-sentence errors; arguments override those of a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the section ``checkpoint``."""
+        """Adds the section ``checkpoint``, and to ``predict`` the option ``--output``."""
         parser.add_class_arguments(BestCheckpoint, "checkpoint")
-        self._help = parser.format_help
+        self._parsers = [*getattr(self, "_parsers", []), parser]  # in the order of the commands
+        if list(self.subcommands())[len(self._parsers) - 1] == "predict":
+            parser.add_argument(
+                "--output", type=str | None, help="CSV file (default: predictions.csv in the run's folder)"
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the command line.
@@ -107,13 +62,15 @@ class MetaTransferCLI(LightningCLI):
             UserError: an argument is invalid for the parser or for Lightning.
         """
         typed = rewrite_arguments(sys.argv[1:] if args is None else [str(part) for part in list(args)])
+        for one in self._parsers:
+            one.replaced = classes_given(typed)
         with warnings.catch_warnings():
             # a program's own arguments are meant to replace those of the command line
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             try:
                 super().parse_arguments(parser, typed)
             except ParserError as error:
-                raise UserError(explain(str(error), re.findall(r"--[\w.]+", self._help()))) from error
+                raise UserError(explain(str(error), re.findall(r"--[\w.]+", self._parsers[0].format_help()))) from error
         settings = self.config[str(self.config.get("subcommand"))]
         check_seed(seed_everything=int(settings.seed_everything))  # Lightning also accepts true and false
         if not isinstance(settings.trainer, Namespace):
@@ -191,6 +148,8 @@ class MetaTransferCLI(LightningCLI):
         trainer = settings.trainer
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
+        if settings.get("output"):
+            given = [*given, PredictionWriter(settings.output)]
 
         def lacks(switch: str, kind: type[Callback]) -> bool:
             return trainer.get(switch) is not False and not any(isinstance(callback, kind) for callback in given)
@@ -198,6 +157,8 @@ class MetaTransferCLI(LightningCLI):
         extra = standard_callbacks(given)
         if lacks("enable_progress_bar", AnyProgressBar):
             extra.insert(0, ProgressBar())  # closed before the others print
+        if lacks("enable_model_summary", ModelSummary):
+            extra.append(Summary())
         if lacks("enable_checkpointing", ModelCheckpoint):
             extra.append(settings.checkpoint)
         if lacks("", StartChecks):
@@ -235,8 +196,7 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # frozen layers are in eval mode on purpose
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-    # an advertisement
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    prepare_terminal()
     # lets users name their own classes in the current folder; last, so that nothing is shadowed
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -277,9 +237,12 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
 
 def _mistake(error: BaseException | None) -> str | None:
     """The user's mistake that caused an exception, or ``None``: the parser wraps errors of constructors in its own."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+    if isinstance(error, OSError) and error.strerror and (error.filename is not None or error.errno == errno.ENOSPC):
         advice = "check its permissions" if isinstance(error, PermissionError) else "check the path"
-        return f"'{error.filename}': {error.strerror[0].lower()}{error.strerror[1:]}; {advice}."
+        place = f"'{error.filename}': " if error.filename is not None else ""
+        return f"{place}{error.strerror[0].lower()}{error.strerror[1:]}; {advice if place else 'free some space'}."
+    if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection (closed|reset) by peer", str(error)):
+        return "another process of this run has ended, so this one cannot go on: to resume, add --ckpt_path last."
     while error is not None:
         if isinstance(error, UserError):
             return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.checks import did_you_mean
 from metatransfer.cli.classes import classes_in, import_class, parameters, subclasses, type_of
+from metatransfer.cli.config_files import packaged_configs
 
 _PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a word", "list": "a list",
           "dict": "names with values", "tuple": "a list", "Iterable": "a list", "Sequence": "a list"}  # fmt: skip
@@ -127,15 +129,17 @@ def _no_such_class(found: re.Match[str], message: str) -> str:
     return f"module {found[1]} has no class '{found[2]}'{did_you_mean(found[2], known)}"
 
 
+def _no_config(path: str) -> str:
+    return f"config file '{path}' does not exist{did_you_mean(os.path.basename(path), packaged_configs())}"
+
+
 def _missing(found: re.Match[str], message: str) -> str:
     names = [name.strip().rpartition(".")[2] for name in found[1].split(",")]
-    return (
-        f"{' and '.join(names)} missing: give --config FILE (such as configs/maml.yaml) or --{' and --'.join(names)}."
-    )
+    return f"{' and '.join(names)} missing: give --config FILE or NAME (such as maml) or --{' and --'.join(names)}."
 
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
-    (r"File does not exist: '([^']*)'", lambda m, _: f"config file '{m[1]}' does not exist."),
+    (r"File does not exist: '([^']*)'", lambda m, _: _no_config(m[1])),
     (r"Path is not a file: '([^']*)'", lambda m, _: f"config file '{m[1]}' is a folder, but must be a file."),
     (
         r"(?:class_path '[\w.]+'|callable class):(\s*)the following arguments are required: ([\w., ]+)",

@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import logging
+import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
 from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.storage import short_path
+
+_ASCII = {"±": "+-", "•": "-", "×": "x", "–": "-", "’": "'"}
+# an advertisement, hardware that is absent, and the end of a fit, which its table shows
+_NOISE = re.compile("litlogger|[TH]PU available: False|`Trainer.fit` stopped: `max_epochs")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_ASCII.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("metatransfer", _in_ascii)
+
+
+class _Messages(logging.Handler):
+    """Prints messages to ``sys.stderr`` as it is at the time: an open progress bar moves below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _NOISE.search(record.getMessage()):
+            print(record.getMessage(), file=sys.stderr)
+
+
+def prepare_terminal() -> None:
+    """Makes every text printable, also on ASCII terminals, and lets Lightning's messages respect the progress bar."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="metatransfer")
+    log = logging.getLogger("lightning.pytorch")
+    if log.handlers:  # else the user's program has its own
+        log.handlers[:] = [_Messages()]
+
+
+def show(*lines: str | Table) -> None:
+    """Prints tables, and lines unwrapped, so that commands can be copied; brackets in names are not markup."""
+    prepare_terminal()
+    console = Console()
+    # a file or a pipe has no width: wide enough that paths can be copied
+    width = console.width if console.is_terminal else 160
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=isinstance(line, str))
+
+
+class Summary(RichModelSummary):
+    """Lightning's table of the model, without operations, which it counts only for models with an example input."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        *args: object,
+        **summarize_kwargs: object,
+    ) -> None:
+        """Prints the table."""
+        columns = [values for name, values in summary_data if name in ("Name", "Type", "Params")]
+        table = Table("part", "class", "parameters")
+        for row in zip(*columns, strict=True):
+            table.add_row(*row)
+        show(table, f"{trainable_parameters:,} of {total_parameters:,} parameters are trained")
 
 
 class ProgressBar(RichProgressBar):
@@ -67,14 +132,11 @@ def print_report(results: dict[str, Any], folder: Path, evaluation: Evaluation) 
             rows.append((baseline, f"{evaluation.told(name, number)}  ({name}, same {evaluation.unit})"))
     for row in [*rows, *_run_rows(results)]:
         table.add_row(*row)
-    console = Console()
-    # a file or a pipe has no width: wide enough that paths can be copied; brackets in names are not rich's markup
-    console = Console(width=console.width if console.is_terminal else 160, markup=False, highlight=False)
-    console.print(table)
+    show(table)
     config = folder / "config.yaml"
     if stage == "fit" and results["checkpoint"] and config.exists():
         command = ["lightning", "test", "--config", short_path(config), "--ckpt_path", results["checkpoint"]]
-        console.print(shlex.join(command), soft_wrap=True)
+        show(shlex.join(command))
 
 
 def _run_rows(results: dict[str, Any]) -> list[tuple[str, str]]:

@@ -28,15 +28,15 @@ def claim_versions(trainer: Trainer) -> None:
     """Gives each logger a version of its own, also if several runs start at the same time."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger | CSVLogger) and logger._version is None:
-            logger._version = _claimed(Path(logger.root_dir))
+            logger._version = _claimed(Path(logger.root_dir).expanduser())
 
 
 def _choose(trainer: Trainer) -> Path:
     logger = trainer.logger
     if isinstance(logger, TensorBoardLogger | CSVLogger):
-        return Path(logger.log_dir)
+        return Path(logger.log_dir).expanduser()
     if logger is not None:
-        return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(logger.version)
+        return Path(logger.save_dir or trainer.default_root_dir).expanduser() / str(logger.name) / str(logger.version)
     root = Path(trainer.default_root_dir) / "lightning_logs"
     return root / f"version_{_claimed(root)}"
 
