@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from metatransfer.callbacks.run.report import Report
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_not_negative
 from metatransfer.methods.base import MethodModule
 from metatransfer.storage import write_atomically
@@ -42,7 +42,7 @@ class Figures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Chooses the folder in all processes."""
-        agree_on_run_folder(trainer)
+        run_folder(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws ``lightning validate``, and each validation of a fit if the evaluation asks for it."""

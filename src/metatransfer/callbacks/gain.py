@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from metatransfer.callbacks.figures import publish_figures
 from metatransfer.callbacks.run.display import show
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.experiments.comparing import Scores, by_entry
@@ -86,7 +86,7 @@ class Gain(Callback):
             rank_zero_warn(f"{type(self).__name__} measures nothing: it {obstacle}.")
             return
         assert isinstance(pl_module, MethodModule)
-        agree_on_run_folder(trainer)
+        run_folder(trainer)
         start = Start(detached(pl_module), trainer.datamodule)  # type: ignore[attr-defined]
         self.check(start)
         self._start = start

@@ -91,23 +91,22 @@ class MetaTransferCLI(LightningCLI):
         command = str(self.config.get("subcommand"))
         settings = self.config[command]
         path = settings.get("ckpt_path")
-        if not path:
-            newest = newest_checkpoint(settings) if command != "fit" else None
+        if not path and command != "fit":
+            newest = newest_checkpoint(settings)
             hint = f"; for those of the newest run, add --ckpt_path {shlex.quote(short_path(newest))}" if newest else ""
-            if command != "fit":
-                _say(f"warning: without --ckpt_path, {command} uses the initial weights, which are not trained{hint}")
+            _say(f"warning: without --ckpt_path, {command} uses the initial weights, which are not trained{hint}")
         elif path in ("last", "best"):
             # Lightning would look in the new run's own folder, and train from the start if there is none
             settings.ckpt_path = str(find_checkpoint(path, settings))
             _say(f"--ckpt_path {path} is {short_path(settings.ckpt_path)}")
-        elif path not in _KEYWORDS and "://" not in path:
+        elif path and path not in _KEYWORDS and "://" not in path:
             read_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
         """Checks the classes, the output folders and null values, before anything is built."""
         settings = self.config[str(self.subcommand)]
         check_classes(settings)
-        if _is_first_process():  # others write nothing
+        if getattr(rank_zero_only, "rank", 0) == 0:  # other processes write nothing
             for name, folder in output_folders(settings):
                 check_writable(folder, name)
         if "verbose" in settings:
@@ -173,13 +172,9 @@ class MetaTransferCLI(LightningCLI):
         return built
 
 
-def _is_first_process() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
+@rank_zero_only
 def _say(sentence: str) -> None:
-    if _is_first_process():
-        print(sentence, file=sys.stderr)
+    print(sentence, file=sys.stderr)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from metatransfer.callbacks.run.display import print_report
-from metatransfer.callbacks.run.numbers import machine, number, numbers_of, withheld_card
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import BaselineScores, Evaluation, Numbers
@@ -73,7 +77,7 @@ class Report(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
-        agree_on_run_folder(trainer)
+        run_folder(trainer)
         self._begin(str.__str__(stage), evaluation_key(pl_module))  # Lightning passes an enum
 
     def _elapsed(self) -> float:
@@ -222,3 +226,48 @@ def _results_path(folder: Path, stage: str) -> Path:
     if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != stage:
         return folder / f"results-{stage}.json"
     return path
+
+
+def number(value: Tensor | float) -> float | None:
+    """A number for JSON: ``None`` for NaN and infinity, which JSON does not have."""
+    return float(value) if math.isfinite(value) else None
+
+
+def numbers_of(metrics: Mapping[str, Tensor | float], prefix: str) -> Numbers:
+    """The logged metrics with a prefix, each with its confidence interval."""
+    found: Numbers = {}
+    for path in (path for path in metrics if path.startswith(f"{prefix}/") and not path.endswith("_ci95")):
+        numbers = found[path.removeprefix(f"{prefix}/")] = {"value": number(metrics[path])}
+        if f"{path}_ci95" in metrics:
+            numbers["ci95"] = number(metrics[f"{path}_ci95"])
+    return found
+
+
+def withheld_card(withheld: Mapping[int, Numbers], state: Numbers, selected_by: str | None) -> dict[str, Any]:
+    """The accuracy on withheld labels of the selected state and of the best state, and the gap between them."""
+    own = state.get("accuracy")
+    reached = own["value"] if own is not None else None
+    seen = [one["accuracy"]["value"] for one in withheld.values() if "accuracy" in one]
+    best = max((value for value in [*seen, reached] if value is not None), default=None)
+    return {
+        "selected_by": selected_by,
+        "accuracy": own,
+        "best_accuracy": best,
+        "validations": len(seen),
+        "gap": None if best is None or reached is None else 100 * (best - reached),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The hardware of a run."""
+    found = {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def processor_name() -> str:
+    """The name of the processor, as the operating system reports it."""
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"^model name\s*:\s*(.*)", info.read_text(encoding="utf-8") if info.exists() else "", re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()

@@ -9,19 +9,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The output folder of a run, the same in all processes."""
+    """The output folder of a run, chosen by all processes together: one can write without the others afterwards."""
     known: Path | None = getattr(trainer, "_metatransfer_run_folder", None)
     if known is None:
         known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
         trainer._metatransfer_run_folder = known  # type: ignore[attr-defined]
     assert known is not None
     return known
-
-
-def agree_on_run_folder(trainer: Trainer) -> None:
-    """Chooses the folder in all processes together, so that the first one can write without the others."""
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        run_folder(trainer)
 
 
 def claim_versions(trainer: Trainer) -> None:
@@ -33,6 +27,8 @@ def claim_versions(trainer: Trainer) -> None:
 
 def _choose(trainer: Trainer) -> Path:
     logger = trainer.logger
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return Path(trainer.default_root_dir)  # nothing is written
     if isinstance(logger, TensorBoardLogger | CSVLogger):
         return Path(logger.log_dir).expanduser()
     if logger is not None:
