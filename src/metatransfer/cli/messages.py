@@ -64,8 +64,9 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
         known = sorted({name for base in bases for name in subclasses(base)})
     hint = did_you_mean(found[1], known)
     names = f" Known: {', '.join(known)}." if known and (hint == "." or len(known) <= _SHOWN) else ""
-    path = " For a file or folder, give a path that exists." if key == "source" else ""
-    return f"unknown class '{found[1]}' for {key}{hint}{names} Your own: by its path (package.module.Class).{path}"
+    own = " For a class of your own, give its import path (package.module.Class)."
+    own += " For data, give a file or folder that exists." if key == "source" else ""
+    return f"unknown class '{found[1]}' for {key}{hint}{names}{own}"
 
 
 def _unknown_argument(found: re.Match[str], message: str) -> str:
@@ -74,14 +75,14 @@ def _unknown_argument(found: re.Match[str], message: str) -> str:
     hidden = ("args", "kwargs", "params", "optimizer")
     known = [name for name in parameters(outer) if name not in hidden] if outer is not None else []
     if outer is None or not known:  # an abstract base
-        return f"unknown argument '{found[1]}': first name the class, such as --{'.'.join(keys)} CLASS."
+        return f"unknown argument '{found[1]}': give the class first, for example --{'.'.join(keys)} CLASS."
     return f"{outer.__name__} has no argument '{found[1]}'{did_you_mean(found[1], known)} Known: {', '.join(known)}."
 
 
 def _unknown_option(found: re.Match[str], options: Iterable[str]) -> str:
     option = found[1].split()[0].split("=")[0]
     if option.endswith((".yaml", ".yml")):
-        return f"'{option}' has no option before it: give --config {option}."
+        return f"unexpected argument '{option}'. Did you mean --config {option}?"
     section, dot, rest = option.lstrip("-").partition(".")
     for word in _SECTIONS:  # the rest depends on the class, so it is not in the list of options
         if dot and did_you_mean(section, [word]) != ".":
@@ -121,7 +122,7 @@ def _missing_argument(found: re.Match[str], message: str) -> str:
 def _abstract(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
     known = ", ".join(_known(keys, outer if len(keys) > 1 else None))
-    return f"the class for {'.'.join(keys)} is a base that cannot be built itself: give one of {known}."
+    return f"{'.'.join(keys)} must not be an abstract class: give one of {known}."
 
 
 def _no_such_class(found: re.Match[str], message: str) -> str:
@@ -135,7 +136,7 @@ def _no_config(path: str) -> str:
 
 def _missing(found: re.Match[str], message: str) -> str:
     names = [name.strip().rpartition(".")[2] for name in found[1].split(",")]
-    return f"{' and '.join(names)} missing: give --config FILE or NAME (such as maml) or --{' and --'.join(names)}."
+    return f"missing {' and '.join(names)}: give --config FILE or NAME (such as maml) or --{' and --'.join(names)}."
 
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
@@ -148,12 +149,16 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"Option '([^']*)' is not accepted", _unknown_argument),
     (r"module '([\w.]+)' has no attribute '(\w+)'", _no_such_class),
     (r"Expected an instantiatable class, but[\w ]* is abstract", _abstract),
-    (r"argument (?:-\w/)?(\S+): expected one argument", lambda m, _: f"{m[1]} needs a value."),
+    (r"argument (?:-\w/)?(\S+): expected one argument", lambda m, _: f"{m[1]} requires a value."),
     (r'^Parser key "config": (--config.*)$', lambda m, _: m[1]),
     (r'^Parser key "config": ', lambda *_: "--config must be a YAML file, or sections with their values in braces."),
     (r"(?:does not accept option|unrecognized arguments:) '?([^']*)", _unknown_option),
     (r"No module named '([^']*)'", lambda m, _: f"no module '{m[1]}': install it, or start in its folder."),
     (r"Expected a dot import path string: (\S+)", _unknown_class),
+    (
+        r"Parser key \"(\w+)\": Unable to load config '([^']*)'",
+        lambda m, _: f"{m[1]} must be a section of names with values, or a YAML file, but is '{m[2]}'.",
+    ),
     (r"Parser key [\s\S]*(?:Expected an? \S|Does not validate against any)", _wrong_value),
     (r"the following arguments are required: (.*)", _missing),
     (r"invalid choice: '([^']*)'", lambda m, _: f"unknown command '{m[1]}'{did_you_mean(m[1], _COMMANDS)}"),
