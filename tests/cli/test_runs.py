@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import logging
 import os
 import shutil
 import signal
@@ -20,11 +21,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from conftest import ROOT, best_checkpoint, latest_run, results
 from metatransfer import PredictionWriter, ProtoNetModule, UserError
 from metatransfer.batches import Predictions
-from metatransfer.callbacks.run.display import show
+from metatransfer.callbacks.run.display import Summary, prepare_terminal, show
 from metatransfer.callbacks.run.run_folder import claim_versions
 from metatransfer.cli import main
 from metatransfer.cli.main import _mistake
 from metatransfer.cli.rewriting import rewrite_arguments
+from metatransfer.drawing.classifiers import confusion_figure, mistakes_figure
+from metatransfer.drawing.episodes import to_pixels
 
 PROTONET, MAML = ROOT / "configs" / "protonet.yaml", ROOT / "configs" / "maml.yaml"
 
@@ -163,6 +166,33 @@ def test_every_name_can_be_printed_on_every_terminal(encoding, shown, monkeypatc
     show("a ± [/x] :cat: \udcff")
     stream.flush()
     assert stream.buffer.getvalue().decode(encoding) == shown + "\n"
+
+
+def test_names_that_are_not_valid_unicode_can_be_drawn():
+    names = ["c\udcff", "$x"]
+    for figure in (confusion_figure(torch.eye(2), names), mistakes_figure([torch.rand(1, 4, 4)] * 2, names)):
+        assert to_pixels(figure).std() > 10
+
+
+def test_the_summary_of_the_model_counts_parameters_only(capsys):
+    columns = {"Name": "backbone", "Type": "Conv4", "Params": "1.9 K", "Mode": "train", "FLOPs": "0"}
+    Summary.summarize([(name, [value]) for name, value in columns.items()], 1900, 1800, 0.1, {}, total_flops=0)
+    shown = capsys.readouterr().out
+    assert "FLOPs" not in shown
+    assert "1,800 of 1,900 parameters are trained" in shown
+
+
+def test_messages_go_where_the_progress_bar_expects_them(monkeypatch, capsys):
+    log = logging.getLogger("lightning.pytorch")
+    monkeypatch.setattr(log, "handlers", [logging.StreamHandler(io.StringIO())])
+    prepare_terminal()
+    for message in (
+        "TPU available: False, using: 0 TPU cores",
+        "`Trainer.fit` stopped: `max_epochs=2` reached.",
+        "new",
+    ):
+        log.handlers[0].emit(logging.makeLogRecord({"msg": message}))
+    assert capsys.readouterr().err == "new\n"
 
 
 # ---- configurations

@@ -38,8 +38,8 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """Escapes dollar signs, between which matplotlib expects formulas."""
-    return text.replace("$", r"\$")
+    """Escapes dollar signs, between which matplotlib expects formulas, and letters that are not valid Unicode."""
+    return text.replace("$", r"\$").encode("utf-8", "replace").decode()
 
 
 def calibration_figure(count: Tensor, right: Tensor, confidence: Tensor, error: float) -> Figure:
