@@ -156,7 +156,7 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"No module named '([^']*)'", lambda m, _: f"no module '{m[1]}': install it, or start in its folder."),
     (r"Expected a dot import path string: (\S+)", _unknown_class),
     (
-        r"Parser key \"(\w+)\": Unable to load config '([^']*)'",
+        r"Parser key \"(\w+)\":\s+Unable to load config '([^']*)'",
         lambda m, _: f"{m[1]} must be a section of names with values, or a YAML file, but is '{m[2]}'.",
     ),
     (r"Parser key [\s\S]*(?:Expected an? \S|Does not validate against any)", _wrong_value),

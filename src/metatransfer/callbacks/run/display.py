@@ -21,8 +21,8 @@ from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.storage import short_path
 
 _ASCII = {"±": "+-", "•": "-", "×": "x", "–": "-", "’": "'"}
-# an advertisement, hardware that is absent, and the end of a fit, which its table shows
-_NOISE = re.compile("litlogger|[TH]PU available: False|`Trainer.fit` stopped: `max_epochs")
+# an advertisement, hardware that is absent, our own callback, and the end of a fit, which its table shows
+_NOISE = re.compile("litlogger|[TH]PU available: False|with model summary callbacks|`Trainer.fit` stopped: `max_epochs")
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
@@ -77,7 +77,8 @@ class Summary(RichModelSummary):
         columns = [values for name, values in summary_data if name in ("Name", "Type", "Params")]
         table = Table("part", "class", "parameters")
         for row in zip(*columns, strict=True):
-            table.add_row(*row)
+            if row[-1].strip() != "0":
+                table.add_row(*row)
         show(table, f"{trainable_parameters:,} of {total_parameters:,} parameters are trained")
 
 
