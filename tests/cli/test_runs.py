@@ -252,12 +252,12 @@ def test_predictions_go_where_they_are_asked_to(tmp_path, monkeypatch, capsys):
             ["a\udcff.png", "y", "0.250000", "0.750000"],
         ]
     assert "1 predictions written to out/mine.csv" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"output must be a path that ends in \.csv, but is 'a\.txt'"):
-        PredictionWriter("a.txt")
+    with pytest.raises(UserError, match=r"the folder of output 'out/mine\.csv/x' cannot be created"):
+        PredictionWriter("out/mine.csv/x/a.csv")
 
 
-def test_output_is_an_option_of_predict(capsys):
-    assert stopped("predict", "--config", PROTONET, "--output", "a.txt") == 2
-    assert "'a.txt'" in capsys.readouterr().err
+def test_output_is_an_option_of_predict_only(capsys):
+    assert not stopped("predict", "--config", PROTONET, "--output", "a.csv", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["output"] == "a.csv"
     assert stopped("fit", "--config", PROTONET, "--output", "a.csv") == 2
     assert "unknown option" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 import warnings
 from typing import Any
 
@@ -223,10 +224,8 @@ def main(args: list[str] | None = None) -> None:
 
 def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
     """Whether an exception was raised in one of the packages itself, not in code that it calls."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    path = frame.tb_frame.f_code.co_filename.replace(os.sep, "/") if frame is not None else ""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    path = frames[-1].f_code.co_filename.replace(os.sep, "/") if frames else ""
     return any(f"site-packages/{package}/" in path for package in packages)
 
 

@@ -63,27 +63,9 @@ def rewrite_config(text: str, name: str = "", replaced: Mapping[str, str] | None
     The parser would keep those of their arguments that the other class has, too.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or not _rewrite_mapping(root, name, replaced or {}):
         return text
-    dropped = _drop(root, replaced or {})
-    changed = _rewrite_mapping(root, name)
-    return yaml.serialize(root, Dumper=yaml.SafeDumper) if dropped or changed else text
-
-
-def _drop(node: yaml.MappingNode, replaced: Mapping[str, str], path: str = "") -> bool:
-    """Removes the replaced classes from a mapping in place."""
-    changed = False
-    for key, value in list(node.value):
-        own = path if key.value == "init_args" else f"{path}.{key.value}".lstrip(".")
-        if not isinstance(value, yaml.MappingNode):
-            continue
-        old = next((one.value for word, one in value.value if word.value == "class_path"), None)
-        if old and own in replaced and old.rpartition(".")[2] != replaced[own].rpartition(".")[2]:
-            node.value.remove((key, value))
-            changed = True
-        else:
-            changed |= _drop(value, replaced, own)
-    return changed
+    return yaml.serialize(root, Dumper=yaml.SafeDumper)
 
 
 def _rewrite_value(name: str, value: str) -> str:
@@ -100,23 +82,31 @@ def _rewrite_value(name: str, value: str) -> str:
     return json.dumps(described) if described else _NAMES.get(value, _expanded(value))
 
 
-def _rewrite_mapping(node: yaml.MappingNode, name: str) -> bool:
+def _rewrite_mapping(node: yaml.MappingNode, path: str, replaced: Mapping[str, str]) -> bool:
     """Rewrites a mapping in place."""
     changed = False
-    for place, (key, value) in enumerate(node.value):
-        keys = [name, str(key.value)]
-        if isinstance(value, yaml.MappingNode):
-            changed |= _rewrite_mapping(value, name if key.value == "init_args" else keys[-1])
+    for place, (key, value) in reversed(list(enumerate(node.value))):
+        own = path if key.value == "init_args" else f"{path}.{key.value}".lstrip(".")
+        if isinstance(value, yaml.MappingNode) and _is_another(value, replaced.get(own)):
+            del node.value[place]
+            changed = True
+        elif isinstance(value, yaml.MappingNode):
+            changed |= _rewrite_mapping(value, own, replaced)
         elif isinstance(value, yaml.SequenceNode):
             for item in value.value:
-                changed |= isinstance(item, yaml.MappingNode) and _rewrite_mapping(item, keys[-1])
+                changed |= isinstance(item, yaml.MappingNode) and _rewrite_mapping(item, own, replaced)
         elif value.tag == "tag:yaml.org,2002:str":
-            described = _description(value.value) if _holds_a_collection(keys) else None
+            described = _description(value.value) if _holds_a_collection(own.split(".")) else None
             text = json.dumps(described) if described else json.dumps(_NAMES.get(value.value, _expanded(value.value)))
             if described or json.loads(text) != value.value:
                 node.value[place] = (key, yaml.compose(text, Loader=yaml.SafeLoader))
                 changed = True
     return changed
+
+
+def _is_another(described: yaml.MappingNode, given: str | None) -> bool:
+    names = [value.value.rpartition(".")[2] for key, value in described.value if key.value == "class_path"]
+    return bool(given and names) and names[0] != str(given).rpartition(".")[2]
 
 
 def _holds_a_collection(keys: Sequence[str]) -> bool:

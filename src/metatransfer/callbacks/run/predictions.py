@@ -12,7 +12,6 @@ from metatransfer.batches import Predictions
 from metatransfer.callbacks.run.display import show
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_writable
-from metatransfer.errors import UserError
 from metatransfer.storage import short_path, write_atomically
 
 
@@ -23,14 +22,9 @@ class PredictionWriter(Callback):
 
     Args:
         output: another path for the file.
-
-    Raises:
-        UserError: ``output`` does not end in ``.csv``, or cannot be written.
     """
 
     def __init__(self, output: str | None = None) -> None:
-        if output is not None and not output.lower().endswith(".csv"):
-            raise UserError(f"output must be a path that ends in .csv, but is '{output}'.")
         self.output = Path(output) if output is not None else None
         if self.output is not None:
             check_writable(self.output.parent, "the folder of output")

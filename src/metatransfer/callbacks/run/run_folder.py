@@ -10,12 +10,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 def run_folder(trainer: Trainer) -> Path:
     """The output folder of a run, chosen by all processes together: one can write without the others afterwards."""
-    known: Path | None = getattr(trainer, "_metatransfer_run_folder", None)
-    if known is None:
-        known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
-        trainer._metatransfer_run_folder = known  # type: ignore[attr-defined]
-    assert known is not None
-    return known
+    if not hasattr(trainer, "_metatransfer_run_folder"):
+        chosen = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
+        trainer._metatransfer_run_folder = chosen  # type: ignore[attr-defined]
+    folder: Path = trainer._metatransfer_run_folder  # type: ignore[attr-defined]
+    return folder
 
 
 def claim_versions(trainer: Trainer) -> None:
