@@ -218,6 +218,7 @@ CHANGED = [
     (["--model.optimizer=torch.optim.SGD"], ("optimizer", "lr"), 0.001),
     (["--model.optimizer", "Adam"], ("optimizer", "lr"), 0.003),
     (["--model.backbone=ResNet12"], ("backbone", "weights"), None),
+    (["--model.backbone={class_path: ResNet12}"], ("backbone", "weights"), None),
     (["--model.backbone=Conv4"], ("backbone", "weights"), "a.pt"),
 ]
 

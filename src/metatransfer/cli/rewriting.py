@@ -49,7 +49,7 @@ def classes_given(arguments: Sequence[str]) -> dict[str, str]:
         words += argument.split("=", 1) if argument.startswith("--") else [argument]
     found: dict[str, str] = {}
     for option, value in itertools.pairwise(words):
-        described = re.match(r'(?:\{"class_path": ")?([\w.]*[A-Za-z]\w*)', value)
+        described = re.match(r'(?:\{"?class_path"?: "?)?([\w.]*[A-Za-z]\w*)', value)
         if option == "--config":
             found.clear()
         elif re.match(r"--(model|data)\.", option) and described:

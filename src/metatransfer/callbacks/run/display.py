@@ -47,8 +47,8 @@ def prepare_terminal() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="metatransfer")
     log = logging.getLogger("lightning.pytorch")
-    if log.handlers:  # else the user's program has its own
-        log.handlers[:] = [_Messages()]
+    # Lightning's own handler; others are the user's
+    log.handlers[:] = [_Messages() if type(one) is logging.StreamHandler else one for one in log.handlers]
 
 
 def show(*lines: str | Table) -> None:
