@@ -18,6 +18,12 @@ needed = [
 ]
 files = {name.rpartition("/")[2]: name for name in names if name.startswith("metatransfer/")}
 missing = [name for name in needed if name not in files]
+configs = Path(__file__).parents[1] / "configs"
+missing += [
+    name
+    for name in (path.relative_to(configs.parent).as_posix() for path in configs.rglob("*.yaml"))
+    if f"metatransfer/{name}" not in names
+]
 if missing:
     sys.exit(f"the wheel lacks {missing}")
 glyphs = zipfile.ZipFile(path).getinfo(files["glyphs.xz"]).file_size

@@ -21,7 +21,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
 
-from metatransfer.callbacks.run.numbers import processor_name
+from metatransfer.callbacks.run.report import processor_name
 from metatransfer.data import DomainDataModule
 from metatransfer.experiments.comparing import measure_twins
 from metatransfer.experiments.intervals import Interval

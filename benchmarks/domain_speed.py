@@ -41,7 +41,7 @@ from metatransfer import (
     PerceptronHead,
     Processing,
 )
-from metatransfer.callbacks.run.numbers import processor_name
+from metatransfer.callbacks.run.report import processor_name
 from metatransfer.nn import reverse_gradient
 
 BATCH, SAMPLES = 128, 6400

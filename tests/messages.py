@@ -34,8 +34,8 @@ def _plain(message):
     """One line, without folders of this machine or this run, and without lists that other tests' classes are in."""
     message = message.replace(str(ROOT), "<root>")
     message = re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s'\"]*/(?=[^\s'\"/])", "<tmp>/", message)
-    message = re.sub(r" Known: [\w, ]+\.(?= Your own: )", "", message)
-    message = re.sub(r"(?<=built itself: give one of )[\w, ]+", "<classes>", message)
+    message = re.sub(r" Known: [\w, ]+\.(?= For a class of your own)", "", message)
+    message = re.sub(r"(?<=abstract class: give one of )[\w, ]+", "<classes>", message)
     return message.replace("\n", "\\n")
 
 

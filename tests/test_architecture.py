@@ -257,6 +257,7 @@ PRIVATE = {
     "_ddp_kwargs": "DDPStrategy has no public way to change its options",
     "_parameters": "parameters of a module itself by name, without the cost of named_parameters",
     "_buffers": "buffers of a module itself, which only there can be replaced",
+    "_version": "a logger has no public way to be given its version after it is made",
     "_pytree": "torch.utils._pytree; the public torch.utils.pytree is newer than the oldest torch",
 }
 

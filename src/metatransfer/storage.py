@@ -45,7 +45,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Writes a file completely or not at all, see :func:`atomic_file`."""
     with atomic_file(path) as draft:
-        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        # a file name that is not valid Unicode keeps its bytes
+        draft.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
 def cache_folder(name: str = "", given: str | Path | None = None) -> Path:

@@ -17,7 +17,7 @@ from metatransfer import MLP, Arrays, BestCheckpoint, Figures, LabelledDataModul
 from metatransfer.callbacks import domain_diagnostics
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.domain_diagnostics import DomainDiagnostics, distances
-from metatransfer.callbacks.run.table import print_report
+from metatransfer.callbacks.run.display import print_report
 from metatransfer.data import DomainDataModule
 from metatransfer.functional.domain.distance import class_conditional_a_distance, proxy_a_distance
 from metatransfer.methods.domain import DANNModule, SourceOnlyModule

@@ -9,8 +9,7 @@ from lightning.pytorch import Trainer
 
 from metatransfer.callbacks.gain import Gain, Start
 from metatransfer.callbacks.run.checkpoint import save_with_card
-from metatransfer.callbacks.run.numbers import number
-from metatransfer.callbacks.run.report import Report
+from metatransfer.callbacks.run.report import Report, number
 from metatransfer.checks import check_not_negative
 from metatransfer.errors import UserError
 from metatransfer.experiments.comparing import Scores, measure_twins, train_entries

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from metatransfer.callbacks.adaptation_gain import AdaptationGain
 from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.run.numbers import number
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.callbacks.run.report import number
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_choice
 from metatransfer.experiments.training import Budget, beside_the_run, evaluate
 from metatransfer.functional.domain.distance import class_conditional_a_distance, collapse_signs, proxy_a_distance
@@ -85,7 +85,7 @@ class DomainDiagnostics(Callback):
         if not self._fitting:
             return
         self._forget()
-        agree_on_run_folder(trainer)
+        run_folder(trainer)
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, MethodModule) or target_evaluation(pl_module) is None or data is None:
             return

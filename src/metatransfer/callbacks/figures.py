@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from metatransfer.callbacks.run.report import Report
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_not_negative
 from metatransfer.methods.base import MethodModule
 from metatransfer.storage import write_atomically
@@ -41,12 +42,12 @@ class Figures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Chooses the folder in all processes."""
-        agree_on_run_folder(trainer)
+        run_folder(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws ``lightning validate``, and each validation of a fit if the evaluation asks for it."""
         often = isinstance(pl_module, MethodModule) and pl_module.evaluation.draws_every_validation
-        if trainer.validating or (often and not trainer.sanity_checking):
+        if trainer.state.fn == TrainerFn.VALIDATING or (often and not trainer.sanity_checking):
             self._draw(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

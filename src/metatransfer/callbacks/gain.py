@@ -10,10 +10,10 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 
 from metatransfer.callbacks.figures import publish_figures
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
+from metatransfer.callbacks.run.display import show
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
@@ -88,7 +88,7 @@ class Gain(Callback):
             rank_zero_warn(f"{type(self).__name__} is skipped: it {obstacle}.")
             return
         assert isinstance(pl_module, MethodModule)
-        agree_on_run_folder(trainer)
+        run_folder(trainer)
         start = Start(detached(pl_module), trainer.datamodule)  # type: ignore[attr-defined]
         self.check(start)
         self._start = start
@@ -184,7 +184,6 @@ class Gain(Callback):
             from metatransfer.drawing.classifiers import gain_figure  # matplotlib is slow to import
 
             publish_figures(trainer, {self.file: gain_figure(shown, sentence)})
-        console = Console(width=160)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         rows = [
             f"{name}: {one.over_samples(samples)} ({self.score.format(self.split)}, {seeds})"
@@ -192,8 +191,7 @@ class Gain(Callback):
         ]
         few = f"One of the {samples} samples is {100 / samples:.1f} points." if samples and samples < SMALL else ""
         took = f"The comparison took {content['seconds']:.0f} s, after the time of the run."
-        for line in filter(None, [*rows, *self.remarks(content), few, took]):
-            console.print(line, highlight=False)
+        show(*filter(None, [*rows, *self.remarks(content), few, took]))
 
 
 class TransferGain(Gain):

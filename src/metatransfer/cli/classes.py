@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from jsonargparse import Namespace
+
+from metatransfer.errors import UserError
+
 
 def import_class(path: str) -> Any:  # noqa: ANN401
     """Imports an object by its path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
-
-
-def needs_value(kind: type, name: str) -> bool:
-    """Whether an argument of a class cannot be null."""
-    parameter, hint = parameters(kind).get(name), type_of(kind, name)
-    known = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
-    return known and type(None) not in typing.get_args(hint)
 
 
 def subclasses(base: type) -> dict[str, type]:
@@ -61,3 +59,25 @@ def classes_in(hint: Any) -> list[type]:  # noqa: ANN401
     if not arguments:
         return [hint] if isinstance(hint, type) and hint.__module__ not in ("builtins", "types") else []
     return [found for argument in arguments for found in classes_in(argument)]
+
+
+def check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: ANN401
+    """Raises an error for an argument that is null, but needs a value; the parser accepts null everywhere."""
+    if not isinstance(settings, Namespace):
+        return
+    if "class_path" in settings:
+        kind = import_class(settings.class_path)
+    if not isinstance(kind, type):
+        return
+    for name, value in vars(settings.get("init_args") or settings).items():
+        if value is None and _needs_value(kind, name):
+            raise UserError(f"{path}.{name} is null, but needs a value: remove it to use its default, or give a value.")
+        groups = [one for one in classes_in(type_of(kind, name)) if dataclasses.is_dataclass(one)]  # without class_path
+        check_nulls(value, f"{path}.{name}", groups[0] if groups else None)
+
+
+def _needs_value(kind: type, name: str) -> bool:
+    """Whether an argument of a class cannot be null."""
+    parameter, hint = parameters(kind).get(name), type_of(kind, name)
+    known = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
+    return known and type(None) not in typing.get_args(hint)

@@ -16,6 +16,13 @@ _COMMANDS = ("fit", "validate", "test", "predict")
 _MOST_CHARACTERS, _MOST_VALUES, _DEEPEST, _LONGEST_NUMBER = 1_000_000, 100_000, 50, 1_000
 
 
+def packaged_configs() -> dict[str, str]:
+    """The configurations that come with the package: their paths by name, such as ``omniglot/protonet``."""
+    package = Path(__file__).parents[1]
+    root = next(filter(Path.is_dir, (package / "configs", package.parents[1] / "configs")), package / "configs")
+    return {path.relative_to(root).with_suffix("").as_posix(): str(path) for path in sorted(root.rglob("*.yaml"))}
+
+
 def check_limits(text: str, name: str) -> None:
     """Raises an error for a YAML text that would take very long to parse."""
     if len(text) > _MOST_CHARACTERS:
@@ -23,31 +30,31 @@ def check_limits(text: str, name: str) -> None:
     if re.search(rf"(?<![\d_])[\d_]{{{_LONGEST_NUMBER}}}", text):
         raise UserError(f"{name} has a number of more than {_LONGEST_NUMBER} digits: check it.")
     if re.search(r"[\[{&]", text):
-        _check_structure(text, name)
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError:
+            return  # invalid YAML: its parser has the better error message
+        except RecursionError:
+            raise _too_deep(name) from None
+        if root is not None:
+            _check_size(root, name, {})
 
 
-def _check_structure(text: str, name: str) -> None:
-    # counts values with anchors expanded; invalid YAML passes, because its parser has the better error message
-    sizes: dict[str, int] = {}
-    open_: list[tuple[str | None, int]] = []  # anchor, and number of values before
-    count = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            anchor = getattr(event, "anchor", None)
-            if isinstance(event, yaml.AliasEvent) and anchor not in sizes and any(anchor == one for one, _ in open_):
-                raise UserError(f"{name}: anchor '{anchor}' contains itself: write its values out.")
-            count += sizes.get(anchor or "", 1) if isinstance(event, yaml.AliasEvent) else 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_.append((anchor, count))
-            elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, before = open_.pop()
-                sizes[anchor or ""] = count - before
-            if len(open_) > _DEEPEST:
-                raise UserError(f"{name} is nested more than {_DEEPEST} deep: check its brackets.")
-            if count > _MOST_VALUES:
-                raise UserError(f"{name} has more than {_MOST_VALUES} values, its anchors expanded: write fewer.")
-    except yaml.YAMLError:
-        return
+def _check_size(node: yaml.Node, name: str, sizes: dict[int, int], depth: int = 0) -> int:
+    """The number of values in a node with its anchors expanded, by node in ``sizes``."""
+    if depth > _DEEPEST:
+        raise _too_deep(name)
+    if id(node) not in sizes:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        sizes[id(node)] = 1 + sum(_check_size(part, name, sizes, depth + 1) for part in parts)
+    if sizes[id(node)] > _MOST_VALUES:
+        raise UserError(f"{name} has more than {_MOST_VALUES} values, its anchors expanded: write fewer.")
+    return sizes[id(node)]
+
+
+def _too_deep(name: str) -> UserError:
+    return UserError(f"{name} is nested more than {_DEEPEST} deep, or an anchor contains itself: check its brackets.")
 
 
 def check_config(path: str | Path) -> None:

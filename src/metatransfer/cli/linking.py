@@ -23,8 +23,8 @@ def build_data(settings: Namespace) -> LightningDataModule:
 
 def follow_data(model: Namespace, data: LightningDataModule) -> None:
     """Sets arguments of the model and its backbone that are null and follow from the data."""
-    arguments = _arguments(model)
-    network = _arguments(arguments.get("backbone"))
+    arguments = arguments_of(model)
+    network = arguments_of(arguments.get("backbone"))
     wanted = [(place, name) for place, names in ((arguments, _OF_MODEL), (network, _OF_BACKBONE)) for name in names
               if name in place and place[name] is None]  # fmt: skip
     if not wanted or not isinstance(data, ServesData):
@@ -44,6 +44,7 @@ def follow_data(model: Namespace, data: LightningDataModule) -> None:
         place[name] = found[name]
 
 
-def _arguments(described: Any) -> Namespace:  # noqa: ANN401
+def arguments_of(described: Any) -> Namespace:  # noqa: ANN401
+    """The arguments of a described class; none for anything else."""
     arguments = described.get("init_args") if isinstance(described, Namespace) else None
     return arguments if isinstance(arguments, Namespace) else Namespace()  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.checks import did_you_mean
 from metatransfer.cli.classes import classes_in, import_class, parameters, subclasses, type_of
+from metatransfer.cli.config_files import packaged_configs
 
 _PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a word", "list": "a list",
           "dict": "names with values", "tuple": "a list", "Iterable": "a list", "Sequence": "a list"}  # fmt: skip
@@ -20,31 +22,11 @@ _SHOWN = 16  # a longer list of names does not help
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """One sentence about a mistake on the command line."""
+    """One sentence about a mistake on the command line, or about a setting that Lightning or torch does not accept."""
     for pattern, explanation in _EXPLANATIONS:
         found = re.search(pattern, message)
         if found:
             return explanation(found, options if explanation is _unknown_option else message)
-    return _in_one_line(message)
-
-
-def explain_exception(message: str) -> str:
-    """One sentence about a setting that Lightning or torch does not accept."""
-    if "must include a monitor when a `ReduceLROnPlateau` scheduler is used" in message:
-        return (
-            "torch's ReduceLROnPlateau does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau "
-            "--model.lr_scheduler.monitor val/loss, without a path."
-        )
-    batches = re.search(r"`val_check_interval` \((\d+)\) must be less than .* batches \((\d+)\)", message)
-    if batches:
-        return (
-            f"trainer.val_check_interval is {batches[1]}, but an epoch has only {batches[2]} batches: lower it, or "
-            "count over epochs with --trainer.check_val_every_n_epoch null."
-        )
-    return _in_one_line(message)
-
-
-def _in_one_line(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     return " ".join(lines) + ("" if lines and lines[-1].endswith((".", "?", "!")) else ".")
 
@@ -82,8 +64,9 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
         known = sorted({name for base in bases for name in subclasses(base)})
     hint = did_you_mean(found[1], known)
     names = f" Known: {', '.join(known)}." if known and (hint == "." or len(known) <= _SHOWN) else ""
-    path = " For a file or folder, give a path that exists." if key == "source" else ""
-    return f"unknown class '{found[1]}' for {key}{hint}{names} Your own: by its path (package.module.Class).{path}"
+    own = " For a class of your own, give its import path (package.module.Class)."
+    own += " For data, give a file or folder that exists." if key == "source" else ""
+    return f"unknown class '{found[1]}' for {key}{hint}{names}{own}"
 
 
 def _unknown_argument(found: re.Match[str], message: str) -> str:
@@ -92,14 +75,14 @@ def _unknown_argument(found: re.Match[str], message: str) -> str:
     hidden = ("args", "kwargs", "params", "optimizer")
     known = [name for name in parameters(outer) if name not in hidden] if outer is not None else []
     if outer is None or not known:  # an abstract base
-        return f"unknown argument '{found[1]}': first name the class, such as --{'.'.join(keys)} CLASS."
+        return f"unknown argument '{found[1]}': give the class first, for example --{'.'.join(keys)} CLASS."
     return f"{outer.__name__} has no argument '{found[1]}'{did_you_mean(found[1], known)} Known: {', '.join(known)}."
 
 
 def _unknown_option(found: re.Match[str], options: Iterable[str]) -> str:
     option = found[1].split()[0].split("=")[0]
     if option.endswith((".yaml", ".yml")):
-        return f"'{option}' has no option before it: give --config {option}."
+        return f"unexpected argument '{option}'. Did you mean --config {option}?"
     section, dot, rest = option.lstrip("-").partition(".")
     for word in _SECTIONS:  # the rest depends on the class, so it is not in the list of options
         if dot and did_you_mean(section, [word]) != ".":
@@ -139,7 +122,7 @@ def _missing_argument(found: re.Match[str], message: str) -> str:
 def _abstract(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
     known = ", ".join(_known(keys, outer if len(keys) > 1 else None))
-    return f"the class for {'.'.join(keys)} is a base that cannot be built itself: give one of {known}."
+    return f"{'.'.join(keys)} must not be an abstract class: give one of {known}."
 
 
 def _no_such_class(found: re.Match[str], message: str) -> str:
@@ -147,15 +130,17 @@ def _no_such_class(found: re.Match[str], message: str) -> str:
     return f"module {found[1]} has no class '{found[2]}'{did_you_mean(found[2], known)}"
 
 
+def _no_config(path: str) -> str:
+    return f"config file '{path}' does not exist{did_you_mean(os.path.basename(path), packaged_configs())}"
+
+
 def _missing(found: re.Match[str], message: str) -> str:
     names = [name.strip().rpartition(".")[2] for name in found[1].split(",")]
-    return (
-        f"{' and '.join(names)} missing: give --config FILE (such as configs/maml.yaml) or --{' and --'.join(names)}."
-    )
+    return f"missing {' and '.join(names)}: give --config FILE or NAME (such as maml) or --{' and --'.join(names)}."
 
 
 _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
-    (r"File does not exist: '([^']*)'", lambda m, _: f"config file '{m[1]}' does not exist."),
+    (r"File does not exist: '([^']*)'", lambda m, _: _no_config(m[1])),
     (r"Path is not a file: '([^']*)'", lambda m, _: f"config file '{m[1]}' is a folder, but must be a file."),
     (
         r"(?:class_path '[\w.]+'|callable class):(\s*)the following arguments are required: ([\w., ]+)",
@@ -164,14 +149,32 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"Option '([^']*)' is not accepted", _unknown_argument),
     (r"module '([\w.]+)' has no attribute '(\w+)'", _no_such_class),
     (r"Expected an instantiatable class, but[\w ]* is abstract", _abstract),
-    (r"argument (?:-\w/)?(\S+): expected one argument", lambda m, _: f"{m[1]} needs a value."),
+    (r"argument (?:-\w/)?(\S+): expected one argument", lambda m, _: f"{m[1]} requires a value."),
     (r'^Parser key "config": (--config.*)$', lambda m, _: m[1]),
     (r'^Parser key "config": ', lambda *_: "--config must be a YAML file, or sections with their values in braces."),
     (r"(?:does not accept option|unrecognized arguments:) '?([^']*)", _unknown_option),
     (r"No module named '([^']*)'", lambda m, _: f"no module '{m[1]}': install it, or start in its folder."),
     (r"Expected a dot import path string: (\S+)", _unknown_class),
+    (
+        r"Parser key \"(\w+)\":\s+Unable to load config '([^']*)'",
+        lambda m, _: f"{m[1]} must be a section of names with values, or a YAML file, but is '{m[2]}'.",
+    ),
     (r"Parser key [\s\S]*(?:Expected an? \S|Does not validate against any)", _wrong_value),
     (r"the following arguments are required: (.*)", _missing),
     (r"invalid choice: '([^']*)'", lambda m, _: f"unknown command '{m[1]}'{did_you_mean(m[1], _COMMANDS)}"),
+    (
+        r"must include a monitor when a `ReduceLROnPlateau` scheduler is used",
+        lambda *_: (
+            "torch's ReduceLROnPlateau does not know what to monitor: give --model.lr_scheduler "
+            "ReduceLROnPlateau --model.lr_scheduler.monitor val/loss, without a path."
+        ),
+    ),
+    (
+        r"`val_check_interval` \((\d+)\) must be less than .* batches \((\d+)\)",
+        lambda m, _: (
+            f"trainer.val_check_interval is {m[1]}, but an epoch has only {m[2]} batches: lower it, or count "
+            "over epochs with --trainer.check_val_every_n_epoch null."
+        ),
+    ),
     (r'expected "subcommand"', lambda *_: "no command given: use fit, validate, test or predict (lightning --help)."),
 ]

@@ -1,18 +1,19 @@
-"""Rewrites arguments and configurations for the parser: paths to data, ``~``, short names and null."""
+"""Rewrites arguments and configurations for the parser: configurations by name, paths, ``~``, short names and null."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from lightning.pytorch.cli import ReduceLROnPlateau
 
 import metatransfer
-from metatransfer.cli.config_files import check_limits
+from metatransfer.cli.config_files import check_limits, packaged_configs
 
 _ENDINGS = {".csv", ".tsv", ".parquet", ".npz", ".npy", ".mat", ".safetensors", ".zip"}
 # not torch's class of the same name, which has no monitor
@@ -24,7 +25,7 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     """Rewrites the arguments of a command."""
     found: list[str] = []
     name = ""
-    for argument in arguments:
+    for argument in ("--config" if argument == "-c" else argument for argument in arguments):
         equals, value = "", argument
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
@@ -41,18 +42,37 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def rewrite_config(text: str, name: str = "") -> str:
-    """Rewrites a YAML text."""
+def classes_given(arguments: Sequence[str]) -> dict[str, str]:
+    """The nested classes that the command line names after its configurations: ``{"model.backbone": "Conv4"}``."""
+    words: list[str] = []
+    for argument in arguments:
+        words += argument.split("=", 1) if argument.startswith("--") else [argument]
+    found: dict[str, str] = {}
+    for option, value in itertools.pairwise(words):
+        described = re.match(r'(?:\{"?class_path"?: "?)?([\w.]*[A-Za-z]\w*)', value)
+        if option == "--config":
+            found.clear()
+        elif re.match(r"--(model|data)\.", option) and described:
+            found[option[2:]] = described[1]
+    return found
+
+
+def rewrite_config(text: str, name: str = "", replaced: Mapping[str, str] | None = None) -> str:
+    """Rewrites a YAML text, and removes classes for which the command line names another class.
+
+    The parser would keep those of their arguments that the other class has, too.
+    """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode) or not _rewrite_mapping(root, name):
+    if not isinstance(root, yaml.MappingNode) or not _rewrite_mapping(root, name, replaced or {}):
         return text
     return yaml.serialize(root, Dumper=yaml.SafeDumper)
 
 
 def _rewrite_value(name: str, value: str) -> str:
     keys = name.removeprefix("--").split(".")
-    if keys == ["config"]:
-        return _expanded(value)  # its content is rewritten when it is read
+    if keys == ["config"]:  # its content is rewritten when it is read
+        name = value.removeprefix("configs/").removesuffix(".yaml")
+        return _expanded(value) if os.path.exists(value) else packaged_configs().get(name, _expanded(value))
     if value.startswith("{"):
         try:
             return rewrite_config(value, keys[-1])
@@ -62,23 +82,31 @@ def _rewrite_value(name: str, value: str) -> str:
     return json.dumps(described) if described else _NAMES.get(value, _expanded(value))
 
 
-def _rewrite_mapping(node: yaml.MappingNode, name: str) -> bool:
+def _rewrite_mapping(node: yaml.MappingNode, path: str, replaced: Mapping[str, str]) -> bool:
     """Rewrites a mapping in place."""
     changed = False
-    for place, (key, value) in enumerate(node.value):
-        keys = [name, str(key.value)]
-        if isinstance(value, yaml.MappingNode):
-            changed |= _rewrite_mapping(value, name if key.value == "init_args" else keys[-1])
+    for place, (key, value) in reversed(list(enumerate(node.value))):
+        own = path if key.value == "init_args" else f"{path}.{key.value}".lstrip(".")
+        if isinstance(value, yaml.MappingNode) and _is_another(value, replaced.get(own)):
+            del node.value[place]
+            changed = True
+        elif isinstance(value, yaml.MappingNode):
+            changed |= _rewrite_mapping(value, own, replaced)
         elif isinstance(value, yaml.SequenceNode):
             for item in value.value:
-                changed |= isinstance(item, yaml.MappingNode) and _rewrite_mapping(item, keys[-1])
+                changed |= isinstance(item, yaml.MappingNode) and _rewrite_mapping(item, own, replaced)
         elif value.tag == "tag:yaml.org,2002:str":
-            described = _description(value.value) if _holds_a_collection(keys) else None
+            described = _description(value.value) if _holds_a_collection(own.split(".")) else None
             text = json.dumps(described) if described else json.dumps(_NAMES.get(value.value, _expanded(value.value)))
             if described or json.loads(text) != value.value:
                 node.value[place] = (key, yaml.compose(text, Loader=yaml.SafeLoader))
                 changed = True
     return changed
+
+
+def _is_another(described: yaml.MappingNode, given: str | None) -> bool:
+    names = [value.value.rpartition(".")[2] for key, value in described.value if key.value == "class_path"]
+    return bool(given and names) and names[0] != str(given).rpartition(".")[2]
 
 
 def _holds_a_collection(keys: Sequence[str]) -> bool:

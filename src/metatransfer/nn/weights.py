@@ -49,12 +49,8 @@ class WeightsReport(NamedTuple):
         return {"file": self.file, "sha256": self.sha256, **counts}
 
     def __str__(self) -> str:
-        lines = {
-            "kept": self.kept,
-            "dropped": [f"{name} ({reason})" for name, reason in self.dropped.items()],
-            "new": self.new,
-        }
-        title = ", ".join(f"{len(names)} {word}" for word, names in lines.items())
+        lines = {"dropped": [f"{name} ({reason})" for name, reason in self.dropped.items()], "new": self.new}
+        title = ", ".join([f"{len(self.kept)} kept", *(f"{len(names)} {word}" for word, names in lines.items())])
         listed = "".join(f"\n  {word}: {', '.join(names)}" for word, names in lines.items() if names)
         return f"weights of '{self.file}' (sha256 {self.sha256[:12]}): {title}{listed}"
 

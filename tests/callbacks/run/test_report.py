@@ -28,7 +28,7 @@ from metatransfer import (
     Sinusoids,
     Task,
 )
-from metatransfer.callbacks.run.table import print_report
+from metatransfer.callbacks.run.display import print_report
 from metatransfer.drawing import episodes as drawing
 from metatransfer.functional import nearest_neighbor
 from metatransfer.functional.intervals import estimate, student

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.checks import check_monitor
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
@@ -98,24 +98,24 @@ class BestCheckpoint(ModelCheckpoint):
         """Lightning's state and the key of the evaluation."""
         return {**super().state_dict(), "evaluation": self._evaluation}
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises an error before the first epoch if the monitored metric is not logged."""
-        if self.monitor and trainer.callback_metrics and self.monitor.startswith("val"):
-            check_monitor("checkpoint.monitor", self.monitor, trainer.callback_metrics)
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best state, and always the last: a killed run can then be resumed."""
         super().on_validation_end(trainer, pl_module)
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the last state of a fit without validation."""
+        if not (self.last_model_path or self._should_skip_saving_checkpoint(trainer)):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves the last state, and prints how to resume after Ctrl-C."""
+        """Saves the last state, and prints how to resume after Ctrl-C or SIGTERM."""
         if isinstance(exception, UserError) or trainer.global_step == 0 or trainer.sanity_checking:
             return
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             rank_zero_info(
                 f"Stopped. To resume, add to the same command: --ckpt_path {shlex.quote(self.last_model_path)}"
             )

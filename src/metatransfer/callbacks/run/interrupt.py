@@ -15,7 +15,9 @@ from torch import Tensor
 
 
 class FinishBatch(Callback):
-    """Finishes the current batch before Ctrl-C stops a fit; a second Ctrl-C stops immediately.
+    """Ends a fit in order: after the current batch if Ctrl-C is pressed, and not without a validation.
+
+    A second Ctrl-C stops immediately.
 
     A run stopped within a batch has already drawn random numbers and updated BatchNorm statistics, which the resumed
     run would do again. Stopped between batches, a resumed run is bit-identical to an uninterrupted one. A validation
@@ -23,11 +25,18 @@ class FinishBatch(Callback):
     """
 
     def __init__(self) -> None:
-        self._asked = False
         self._previous: Any = None
-        self._validation_due = False
-        self._repeating = False
+        self._asked = self._validation_due = self._repeating = False
+        self._validated = False
         self._rng_state: tuple[Tensor, Tensor | None] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the fit has been validated."""
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps this for a resumed fit."""
+        self._validated = state_dict["validated"]
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
@@ -53,9 +62,17 @@ class FinishBatch(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Records whether a validation comes next, and stops if asked to."""
+        self._validate_at_the_end(trainer)
         fetcher = trainer.fit_loop._data_fetcher
         self._validation_due = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
         self._stop_if_asked()
+
+    def _validate_at_the_end(self, trainer: Trainer) -> None:
+        """Lets a fit that is shorter than the interval between validations end with one; it would have no result."""
+        last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        ends = trainer.should_stop or last_epoch or trainer.global_step == trainer.max_steps
+        if ends and not self._validated and trainer.enable_validation:
+            trainer.check_val_every_n_epoch, trainer.should_stop = 1, True
 
     # ---- validation
 
@@ -78,6 +95,7 @@ class FinishBatch(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The validation is complete."""
         self._validation_due, self._rng_state = False, None
+        self._validated |= not trainer.sanity_checking
         if self._repeating:
             self._repeating = False
             trainer.fit_loop.restarting = False  # see on_train_batch_start
@@ -97,18 +115,14 @@ class FinishBatch(Callback):
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, pl_module.device)
             self._rng_state = None
-        self._restore()
+        self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the signal handler."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._previous is not None:
-            # Lightning ignores the signal during its shutdown
-            if signal.getsignal(signal.SIGINT) == self._ask:
-                signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        # Lightning ignores the signal during its shutdown
+        if self._previous is not None and signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, self._previous)
+        self._previous = None
 
 
 def _repeat_validation(loops: dict[str, Any]) -> None:

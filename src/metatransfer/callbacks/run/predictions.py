@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from metatransfer.batches import Predictions
+from metatransfer.callbacks.run.display import show
 from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.checks import check_writable
 from metatransfer.storage import short_path, write_atomically
 
 
 class PredictionWriter(Callback):
     """Writes the predictions of ``lightning predict`` to ``predictions.csv`` in the run's folder.
 
-    The columns are the file, the predicted label and the probability of each label.
+    The columns are the file or text, the predicted label and the probability of each label.
+
+    Args:
+        output: another path for the file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, output: str | None = None) -> None:
+        self.output = Path(output) if output is not None else None
+        if self.output is not None:
+            check_writable(self.output.parent, "the folder of output")
         self._collected: list[Predictions] = []
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, *args: object
     ) -> None:
         """Collects predictions."""
         if isinstance(outputs, Predictions):
@@ -46,8 +47,8 @@ class PredictionWriter(Callback):
         for part in self._collected:
             for file, row in zip(part.files, part.probabilities, strict=True):
                 writer.writerow([file, part.classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())])
-        path = run_folder(trainer) / "predictions.csv"
+        path = self.output or run_folder(trainer) / "predictions.csv"
         write_atomically(path, text.getvalue())
         count = sum(len(part.files) for part in self._collected)
         self._collected.clear()
-        Console(markup=False).print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)
+        show(f"{count} predictions written to {short_path(path)}")

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
-from metatransfer.callbacks.run.numbers import Overruled, machine, numbers_of, withheld_card
-from metatransfer.callbacks.run.run_folder import agree_on_run_folder, run_folder
-from metatransfer.callbacks.run.table import print_report
+from metatransfer.callbacks.run.display import print_report
+from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import BaselineScores, Evaluation, Numbers
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.storage import short_path, write_atomically
 
-STAGES = {TrainerFn.FITTING: "fit", TrainerFn.VALIDATING: "validate", TrainerFn.TESTING: "test"}
+FALLBACK = "source only, preferred by most validators"
+_INTERVAL = ("ci95", "low", "high")
 
 
 class Report(Callback):
@@ -41,18 +45,17 @@ class Report(Callback):
 
     def __init__(self, baselines: bool = True) -> None:
         self.baselines = baselines
-        self.seconds = 0.0
-        self._started = 0.0
-        self._stage = ""
-        self._evaluation = ""
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, stage: str = "", evaluation: str = "") -> None:
+        self._stage, self._evaluation = stage, evaluation
+        self._started, self.seconds = time.perf_counter(), 0.0
         self.history: list[dict[str, Any]] = []
         self.measured: dict[str, Numbers] = {}
         self._running: BaselineScores | None = None
         self._withheld: dict[int, Numbers] = {}  # by step; not in checkpoints
-        self._overruled: Overruled | None = None
+        self._overruled: dict[str, float] | None = None
+        self._fallback = ""
         self._trained_seconds: float | None = None
         self._fit_seconds: float | None = None
 
@@ -60,12 +63,8 @@ class Report(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """History, baselines and time, as plain values."""
-        return {
-            "history": self.history,
-            "measured": self.measured,
-            "seconds": self._elapsed(),
-            "evaluation": self._evaluation,
-        }
+        kept = {"history": self.history, "measured": self.measured, "evaluation": self._evaluation}
+        return {**kept, "seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the history of an interrupted fit."""
@@ -79,12 +78,8 @@ class Report(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
-        self._stage = stage
-        self._evaluation = evaluation_key(pl_module)
-        agree_on_run_folder(trainer)
-        self._started = time.perf_counter()
-        self.seconds = 0.0
-        self._begin()
+        run_folder(trainer)
+        self._begin(str.__str__(stage), evaluation_key(pl_module))  # Lightning passes an enum
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
@@ -101,8 +96,8 @@ class Report(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -113,8 +108,8 @@ class Report(Callback):
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def _finish(self) -> None:
-        for name, numbers in self._running.compute().items() if self._running is not None else ():
-            self.measured[name] = numbers_of(numbers)
+        for name, scores in self._running.compute().items() if self._running is not None else ():
+            self.measured[name] = numbers_of(scores)
         self._running = None
 
     # ---- results
@@ -124,21 +119,20 @@ class Report(Callback):
         if trainer.sanity_checking or not isinstance(pl_module, MethodModule):
             return
         self._finish()
-        withheld = pl_module.evaluation.withheld
-        found = _numbers(trainer, withheld) if withheld is not None else {}
+        found = numbers_of(trainer.callback_metrics, f"{pl_module.evaluation.withheld}/")
         if found:
             self._withheld[trainer.global_step] = found
-        numbers = _numbers(trainer, "val")
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        numbers = numbers_of(trainer.callback_metrics, "val/")
+        if self._stage == "validate":
             self._publish(trainer, pl_module, numbers)
-            return
-        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
+        else:
+            self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": numbers})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports ``lightning test``."""
         if isinstance(pl_module, MethodModule):
             self._finish()
-            self._publish(trainer, pl_module, _numbers(trainer, "test"))
+            self._publish(trainer, pl_module, numbers_of(trainer.callback_metrics, "test/"))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock: other callbacks may train more models after the fit."""
@@ -148,25 +142,11 @@ class Report(Callback):
         """Reports ``lightning fit``."""
         if isinstance(pl_module, MethodModule):
             best = self._best(trainer, pl_module.evaluation)["metrics"] if self.history else {}
-            self._publish(trainer, pl_module, self._overruled.metrics if self._overruled else best)
+            self._publish(trainer, pl_module, numbers_of(self._overruled, "val/") if self._overruled else best)
 
-    def overrule(
-        self,
-        metrics: Mapping[str, float],
-        sentence: str,
-        selected_by: str = "source only, preferred by most validators",
-        withheld: str = "oracle",
-    ) -> None:
-        """Reports other weights than those of the best checkpoint.
-
-        Args:
-            metrics: what their validation logged.
-            sentence: why.
-            selected_by: what preferred them.
-            withheld: first part of the names of metrics that no run may be selected by.
-        """
-        known, apart = (numbers_of(metrics, f"{prefix}/") for prefix in ("val", withheld))
-        self._overruled = Overruled(known, apart, sentence, selected_by)
+    def overrule(self, metrics: Mapping[str, float], sentence: str) -> None:
+        """Reports other weights than those of the best checkpoint: what their validation logged, and the reason."""
+        self._overruled, self._fallback = dict(metrics), sentence
 
     def _best(self, trainer: Trainer, evaluation: Evaluation) -> dict[str, Any]:
         """The validation that the best checkpoint was selected by."""
@@ -178,15 +158,13 @@ class Report(Callback):
             return {**entry["metrics"], **{f"{evaluation.withheld}/{key}": value for key, value in apart.items()}}
 
         scored = [entry for entry in self.history if name in known(entry)]
-        if not scored:
-            return self.history[-1]
         sign = 1 if getattr(chooser, "mode", "max") == "max" else -1
 
         def rank(entry: dict[str, Any]) -> float:
             value = known(entry)[name]["value"]
             return -math.inf if value is None else sign * float(value)
 
-        return max(scored, key=rank)
+        return max(scored, key=rank, default=self.history[-1])
 
     def _publish(self, trainer: Trainer, module: MethodModule, numbers: Numbers) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -194,17 +172,20 @@ class Report(Callback):
         folder, card = run_folder(trainer), protocol_card(module)
         if not trainer.is_global_zero:
             return
-        stage = STAGES[trainer.state.fn]  # type: ignore[index]
-        results = self._results(trainer, module, numbers, stage, card)
-        path = _results_path(folder, stage)
+        results = self._results(trainer, module, numbers, card)
+        path = _results_path(folder, self._stage)
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder, module.evaluation)
 
     def _results(
-        self, trainer: Trainer, module: MethodModule, numbers: Numbers, stage: str, card: dict[str, Any]
+        self, trainer: Trainer, module: MethodModule, numbers: Numbers, card: dict[str, Any]
     ) -> dict[str, Any]:
-        evaluation, trained, info = module.evaluation, module.trained_protocol, info_of(trainer)
+        evaluation, trained, info, stage = module.evaluation, module.trained_protocol, info_of(trainer), self._stage
+        chooser: Any = trainer.checkpoint_callback
+        path = trainer.ckpt_path
+        if stage == "fit":
+            path = getattr(chooser, "best_model_path", None) or getattr(chooser, "last_model_path", None)
         if stage != "fit" and not trained:
             card.pop("selection", None)  # nothing has selected these weights
         results: dict[str, Any] = {
@@ -213,11 +194,11 @@ class Report(Callback):
             "metrics": {name: one for name, one in numbers.items() if name.rpartition("/")[2] != evaluation.unit},
             "baselines": self.measured,
             "protocol": card,
-            "checkpoint": _checkpoint(trainer, stage),
+            "checkpoint": short_path(path) if path else None,
             "seconds": round(self._fit_seconds or self._elapsed(), 1),
             "machine": machine(trainer.strategy.root_device),
             "skipped": dict(info.skipped) if info is not None else {},
-            "selected": (getattr(trainer.checkpoint_callback, "monitor", None) or "").removeprefix("val/"),
+            "selected": (getattr(chooser, "monitor", None) or "").removeprefix("val/"),
         }
         if stage != "fit" and trained:
             results["trained_under"] = trained
@@ -225,19 +206,17 @@ class Report(Callback):
             results["protocol_differences"] = differences(trained, card)
         if stage == "fit":
             results["history"] = self.history
-        if self._withheld and stage == "fit":
-            chosen = self._best(trainer, evaluation)["step"] if self.history else None
-            told = withheld_card(self._withheld, chosen, evaluation.selected_by(card), self._overruled)
-            results[str(evaluation.withheld)] = told
-        elif self._withheld:
-            results[str(evaluation.withheld)] = {"accuracy": list(self._withheld.values())[-1].get("accuracy")}
+        name = str(evaluation.withheld)
         if self._overruled is not None:
-            results["fallback"] = self._overruled.sentence
+            results["fallback"] = self._fallback
+        if self._withheld and self._overruled is not None:
+            results[name] = withheld_card(self._withheld, numbers_of(self._overruled, f"{name}/"), FALLBACK)
+        elif self._withheld and stage == "fit":
+            chosen = self._best(trainer, evaluation)["step"] if self.history else list(self._withheld)[-1]
+            results[name] = withheld_card(self._withheld, self._withheld.get(chosen, {}), evaluation.selected_by(card))
+        elif self._withheld:
+            results[name] = {"accuracy": list(self._withheld.values())[-1].get("accuracy")}
         return results
-
-
-def _numbers(trainer: Trainer, prefix: str) -> Numbers:
-    return numbers_of({name: float(value) for name, value in trainer.callback_metrics.items()}, f"{prefix}/")
 
 
 def _results_path(folder: Path, stage: str) -> Path:
@@ -248,6 +227,52 @@ def _results_path(folder: Path, stage: str) -> Path:
     return path
 
 
-def _checkpoint(trainer: Trainer, stage: str) -> str | None:
-    path = getattr(trainer.checkpoint_callback, "best_model_path", None) if stage == "fit" else trainer.ckpt_path
-    return short_path(path) if path else None
+def number(value: Tensor | float) -> float | None:
+    """A number for JSON: ``None`` for NaN and infinity, which JSON does not have."""
+    return float(value) if math.isfinite(value) else None
+
+
+def numbers_of(metrics: Mapping[str, Tensor | float], prefix: str = "") -> Numbers:
+    """The logged metrics with a prefix (``"val/"``), with intervals and, for accuracies, the number of samples."""
+    logged = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    numbers: Numbers = {}
+    for name, value in logged.items():
+        base, _, part = name.rpartition("_")
+        if base in logged and part in _INTERVAL:
+            continue
+        interval = {part: number(logged[f"{name}_{part}"]) for part in _INTERVAL if f"{name}_{part}" in logged}
+        numbers[name] = {"value": number(value), **interval}
+        samples = logged.get(f"{name.rpartition('/')[0]}/samples".removeprefix("/"))
+        if "low" in interval and samples is not None:
+            numbers[name]["of"] = float(samples)
+    return numbers
+
+
+def withheld_card(withheld: Mapping[int, Numbers], state: Numbers, selected_by: str | None) -> dict[str, Any]:
+    """The accuracy on withheld labels of the selected state and of the best state, and the gap between them."""
+    own = state.get("accuracy")
+    reached = own["value"] if own is not None else None
+    seen = [one["accuracy"]["value"] for one in withheld.values() if "accuracy" in one]
+    best = max((value for value in [*seen, reached] if value is not None), default=None)
+    return {
+        "selected_by": selected_by,
+        "accuracy": own,
+        "best_accuracy": best,
+        "validations": len(seen),
+        "gap": None if best is None or reached is None else 100 * (best - reached),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The hardware of a run."""
+    found = {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def processor_name() -> str:
+    """The name of the processor, as the operating system reports it."""
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"^model name\s*:\s*(.*)", info.read_text(encoding="utf-8") if info.exists() else "", re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()

@@ -9,29 +9,39 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The output folder of a run, the same in all processes."""
-    known: Path | None = getattr(trainer, "_metatransfer_run_folder", None)
-    if known is None:
-        known = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
-        trainer._metatransfer_run_folder = known  # type: ignore[attr-defined]
-    assert known is not None
-    return known
+    """The output folder of a run, chosen by all processes together: one can write without the others afterwards."""
+    if not hasattr(trainer, "_metatransfer_run_folder"):
+        chosen = trainer.strategy.broadcast(_choose(trainer) if trainer.is_global_zero else None)
+        trainer._metatransfer_run_folder = chosen  # type: ignore[attr-defined]
+    folder: Path = trainer._metatransfer_run_folder  # type: ignore[attr-defined]
+    return folder
 
 
-def agree_on_run_folder(trainer: Trainer) -> None:
-    """Chooses the folder in all processes together, so that the first one can write without the others."""
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        run_folder(trainer)
+def claim_versions(trainer: Trainer) -> None:
+    """Gives each logger a version of its own, also if several runs start at the same time."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, TensorBoardLogger | CSVLogger) and logger._version is None:
+            logger._version = _claimed(Path(logger.root_dir).expanduser())
 
 
 def _choose(trainer: Trainer) -> Path:
     logger = trainer.logger
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return Path(trainer.default_root_dir)  # nothing is written
     if isinstance(logger, TensorBoardLogger | CSVLogger):
-        return Path(logger.log_dir)
+        return Path(logger.log_dir).expanduser()
     if logger is not None:
-        return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / str(logger.version)
+        return Path(logger.save_dir or trainer.default_root_dir).expanduser() / str(logger.name) / str(logger.version)
     root = Path(trainer.default_root_dir) / "lightning_logs"
+    return root / f"version_{_claimed(root)}"
+
+
+def _claimed(root: Path) -> int:
+    """The number of the next ``version_<number>``: creating the folder claims it, because only one process can."""
     taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
-    folder = root / f"version_{max(taken, default=-1) + 1}"
-    folder.mkdir(parents=True, exist_ok=True)  # reserved
-    return folder
+    version = max(taken, default=-1) + 1
+    try:
+        (root / f"version_{version}").mkdir(parents=True)
+    except FileExistsError:
+        return _claimed(root)
+    return version

@@ -32,9 +32,7 @@ class StartChecks(Callback):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the monitored validation metrics."""
         self._validated = set(trainer.callback_metrics)
-        for name, monitor in _monitors(trainer).items():
-            if monitor.startswith(("val", "oracle/")):  # others may be training metrics
-                check_monitor(name, monitor, self._validated)
+        _check(trainer, self._validated, ("val", "oracle/"))  # others may be training metrics
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
         """Checks all monitored metrics after the first batch, if there was a sanity check."""
@@ -48,15 +46,11 @@ class StartChecks(Callback):
 
     def _check_all(self, trainer: Trainer, module: LightningModule) -> None:
         self._done = True
-        known = self._validated | set(trainer.callback_metrics)
-        for result in (
-            trainer.fit_loop.epoch_loop._results.values()
-        ):  # includes metrics that are only logged at the end of an epoch
-            known |= {result.meta.name + suffix for suffix in ("", "_step", "_epoch")}
-        if is_overridden("on_train_epoch_end", module):
-            return  # more may be logged there
-        for name, monitor in _monitors(trainer).items():
-            check_monitor(name, monitor, known)
+        # includes metrics that are only logged at the end of an epoch
+        results = [result.meta.name for result in trainer.fit_loop.epoch_loop._results.values()]
+        ends = {name + suffix for name in results for suffix in ("", "_step", "_epoch")}
+        if not is_overridden("on_train_epoch_end", module):  # more may be logged there
+            _check(trainer, ends | self._validated | set(trainer.callback_metrics))
 
     # ---- the optimiser of a checkpoint
 
@@ -78,9 +72,10 @@ class StartChecks(Callback):
         own = _trains(trainer)
         for what, kept in self._loaded.items():
             if kept and own[what] and kept != own[what]:
+                before, now = (", ".join(map(str, values)) for values in (kept, own[what]))
                 raise UserError(
-                    f"the checkpoint was trained with {what} {_listed(kept)}, but this run has {_listed(own[what])}: "
-                    "resume with the same arguments (see the config.yaml of the run)."
+                    f"the checkpoint was trained with {what} {before}, but this run has {now}: resume with the same "
+                    "arguments (see the config.yaml of the run)."
                 )
         self._loaded = {}
 
@@ -95,8 +90,10 @@ def _trains(trainer: Trainer) -> dict[str, list[Any]]:
     }
 
 
-def _listed(values: list[Any]) -> str:
-    return ", ".join(map(str, values))
+def _check(trainer: Trainer, known: set[str], prefixes: tuple[str, ...] = ("",)) -> None:
+    for name, monitor in _monitors(trainer).items():
+        if monitor.startswith(prefixes):
+            check_monitor(name, monitor, known)
 
 
 def _monitors(trainer: Trainer) -> dict[str, str]:

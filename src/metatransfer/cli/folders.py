@@ -1,0 +1,58 @@
+"""The folders that a run writes to, and the checkpoints of earlier runs in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from metatransfer.callbacks.adaptation_gain import FALLBACK
+from metatransfer.cli.linking import arguments_of
+from metatransfer.errors import UserError
+from metatransfer.methods.checkpoints import read_checkpoint
+from metatransfer.storage import short_path
+
+
+def output_folders(settings: Namespace) -> list[tuple[str, str | Path]]:
+    """The folders that a run will write to, each after the argument that names it."""
+    trainer = settings.trainer
+    found = [("checkpoint.dirpath", settings.checkpoint.dirpath)] if "checkpoint" in settings else []
+    for name in ("logger", "callbacks"):
+        given = trainer.get(name)
+        for item in given if isinstance(given, list) else [given]:
+            found += [(f"trainer.{name}.{key}", arguments_of(item).get(key)) for key in ("save_dir", "dirpath")]
+    found = [(name, folder) for name, folder in found if folder]
+    if trainer.default_root_dir or not any(name == "trainer.logger.save_dir" for name, _ in found):
+        found.insert(0, ("trainer.default_root_dir", trainer.default_root_dir or Path.cwd()))
+    return found
+
+
+def newest_checkpoint(settings: Namespace) -> Path | None:
+    """The last checkpoint of the newest run that wrote to the same folders, or ``None``."""
+    found: list[Path] = []
+    for name, folder in output_folders(settings):
+        runs = [""] if name.endswith("dirpath") else ["*/checkpoints/", "*/*/checkpoints/"]
+        found += [path for run in runs for path in Path(folder).glob(f"{run}last*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def find_checkpoint(word: str, settings: Namespace) -> Path:
+    """The checkpoint that ``"last"`` or ``"best"`` stands for: that of the newest run.
+
+    Raises:
+        UserError: there is no such run or checkpoint.
+    """
+    last = newest_checkpoint(settings)
+    if last is None:
+        places = " or ".join(f"'{short_path(folder)}'" for _, folder in output_folders(settings))
+        raise UserError(f"--ckpt_path {word} needs an earlier run, but there is none with a last.ckpt in {places}: fit "
+                        "first, or give the path of a checkpoint.")  # fmt: skip
+    if word == "last":
+        return last
+    states = read_checkpoint(last).get("callbacks", {}).values()
+    best = next((state["best_model_path"] for state in states if state.get("best_model_path")), "")
+    # the fallback is chosen after the last checkpoint is written; and the run may have been moved
+    for path in (last.with_name(FALLBACK), Path(best), last.with_name(Path(best).name)):
+        if path.is_file():
+            return path
+    raise UserError(f"--ckpt_path best: the newest run has kept only {short_path(last)}, so give --ckpt_path last.")
