@@ -56,6 +56,8 @@ def episode_losses(outputs: Tensor, targets: Tensor) -> Tensor:
 def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
     """The score ``(T,)`` of each task, float32: its accuracy in [0, 1] (labels) or mean squared error (floats).
 
+    The score of a task with an output that is NaN is NaN.
+
     Args:
         outputs: ``(T, Q, C)`` logits or ``(T, Q, D)`` predicted values.
         targets: ``(T, Q)`` or ``(T, Q, D)``.
@@ -63,7 +65,8 @@ def episode_scores(outputs: Tensor, targets: Tensor) -> Tensor:
     if is_regression(targets):
         _same_shape(outputs, targets)
         return (outputs.float() - targets.float()).square().flatten(1).mean(1)
-    return (outputs.argmax(-1) == targets).float().mean(1)
+    right = (outputs.argmax(-1) == targets).float()
+    return right.masked_fill(outputs.isnan().any(-1), torch.nan).mean(1)
 
 
 def mask_absent_classes(outputs: Any, support_y: Tensor) -> Any:  # noqa: ANN401

@@ -12,11 +12,13 @@ from torch import Tensor
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_batch_kind, check_labelled_batch, check_positive
 from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation import Evaluation, OnSamples
 from metatransfer.methods.evaluation.sample_baselines import MOST_FREQUENT as MOST_FREQUENT
 from metatransfer.methods.evaluation.sample_baselines import NearestSample as NearestSample
+from metatransfer.methods.outputs import checked_pair
 
 _REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
 
@@ -155,9 +157,9 @@ class ClassifierModule(SampleClassifier):
             self.check_batch(batch, "train")
             self._checked.add("train")
         batch = LabelledBatch(*batch)
-        loss, outputs = self.training_loss(batch)
+        loss, outputs = checked_pair(self, self.training_loss(batch))
         target = batch.y if batch.y.dim() == 1 else batch.y.argmax(-1)
-        score = (outputs.detach().argmax(-1) == target).float().mean()
+        score = episode_scores(outputs.detach().unsqueeze(1), target.unsqueeze(1)).mean()
         self.log_dict({"train/loss": loss, "train/accuracy": score}, prog_bar=True, batch_size=len(target))
         return loss
 
