@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.utilities.parsing import lightning_hasattr
 from PIL import Image
 
 from contract import episode
@@ -148,3 +149,11 @@ def test_what_is_no_samples_is_refused(samples, words):
 def test_half_precision_modules_adapt():
     made, batch = module().bfloat16(), episode(tasks=1)
     assert len(made.adapt(batch.support_x[0], batch.support_y[0]).predict(batch.query_x[0])) == 12
+
+
+def test_the_rate_that_lightnings_finder_sets_is_used():
+    made = module(optimizer=partial(torch.optim.SGD, lr=0.5))
+    assert lightning_hasattr(made, "lr")  # where the finder looks
+    assert made.configure_optimizers().param_groups[0]["lr"] == 0.5
+    made.lr = 0.3
+    assert made.configure_optimizers().param_groups[0]["lr"] == 0.3

@@ -63,3 +63,17 @@ def test_regression_learns_rates_and_momenta_too():
 def test_wrong_arguments(momentum):
     with pytest.raises(UserError, match="momentum must be above 0 and below 1"):
         LearnedOptimizerModule(Conv4(hidden_channels=4), 3, momentum=momentum)
+
+
+def test_learning_starts_at_the_given_rate_and_momentum():
+    module = LearnedOptimizerModule(MLP((4,), (8,)), 3, inner=InnerLoop(steps=4, lr=0.2), momentum=0.8).eval()
+    x, y = torch.randn(1, 6, 4), (torch.arange(6) % 3).unsqueeze(0)
+    expected = {name: value.detach().clone().requires_grad_() for name, value in module.network.named_parameters()}
+    optimizer = torch.optim.SGD(expected.values(), lr=0.2, momentum=0.8)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(functional_call(module.network, expected, (x[0],)), y[0]).backward()
+        optimizer.step()
+    for name, value in module.fit_tasks(x, y).params.items():
+        torch.testing.assert_close(value[0].detach(), expected[name].detach(), rtol=1e-4, atol=1e-5)
+    assert all(rate.shape == () for rate in module.log_rates().values())

@@ -11,7 +11,7 @@ from test_maml import double, sinusoids
 from torch.func import functional_call
 
 from contract import episode
-from metatransfer import MLP, Conv4, MAMLModule, MAMLPlusPlusModule, UserError
+from metatransfer import MLP, Conv4, Episode, MAMLModule, MAMLPlusPlusModule, UserError
 from metatransfer.methods.gradient.maml_plus_plus import OuterSchedule
 from metatransfer.methods.options import Execution, InnerLoop
 
@@ -185,3 +185,26 @@ def test_wrong_arguments():
         MAMLPlusPlusModule(MLP((1,), (8,)), 1, schedule=OuterSchedule(loss_annealing_epochs=-1))
     with pytest.raises(UserError, match="first_order_epochs"):
         MAMLPlusPlusModule(MLP((1,), (8,)), 1, schedule=OuterSchedule(first_order_epochs=-1))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "earlier", "last"),
+    [(0, 0.2, 0.2), (50, 0.1, 0.6), (98, 0.006, 0.976), (99, 0.006, 0.976), (100, 0.0, 1.0)],
+)
+def test_step_weights_fall_to_a_floor_until_only_the_last_counts(epoch, earlier, last):
+    schedule = OuterSchedule(loss_annealing_epochs=100)
+    module = MAMLPlusPlusModule(MLP((1,), (4,)), 1, inner=InnerLoop(steps=5, lr=0.1), schedule=schedule)
+    assert at_epoch(module, epoch).step_weights() == pytest.approx([earlier] * 4 + [last])
+    assert OuterSchedule().loss_annealing_epochs == 10
+
+
+@pytest.mark.parametrize("kind", [MAMLModule, MAMLPlusPlusModule])
+def test_classes_that_a_task_does_not_have_are_masked_in_training(kind):
+    module = at_epoch(kind(MLP((4,), (8,)), 3, inner=InnerLoop(steps=2, lr=0.1)).train(), 0)
+    labels = (torch.arange(6) % 2).unsqueeze(0)
+    batch = Episode(torch.randn(1, 6, 4), labels, torch.randn(1, 6, 4), labels)
+    loss, outputs = module.training_loss(batch)
+    assert (outputs[..., 2] == torch.finfo(torch.float32).min).all()
+    assert (module(batch)[..., 2] == torch.finfo(torch.float32).min).all()
+    if kind is MAMLModule:
+        torch.testing.assert_close(loss.detach(), F.cross_entropy(outputs[0, :, :2], labels[0]))

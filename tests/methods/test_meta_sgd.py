@@ -72,3 +72,9 @@ def test_wrong_arguments():
         MetaSGDModule(Conv4(hidden_channels=4), num_outputs=3, inner=InnerLoop(steps=1, lr=0.0))
     with pytest.raises(UserError, match="MetaSGDModule needs num_outputs"):
         MetaSGDModule(Conv4(hidden_channels=4))
+
+
+def test_every_weight_has_a_rate_of_its_own():
+    module = MetaSGDModule(Conv4(hidden_channels=4), num_outputs=3)
+    shapes = {name: value.shape for name, value in module.network.named_parameters()}
+    assert {name: value.shape for name, value in module.rates().items()} == shapes

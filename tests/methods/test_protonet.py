@@ -57,3 +57,20 @@ def test_wrong_arguments():
         ProtoNetModule(Conv4(), distance="euclid")
     with pytest.raises(UserError, match="scale must be a number above 0"):
         ProtoNetModule(Conv4(), scale=-1)
+
+
+def test_in_training_one_pass_embeds_both_sets_and_the_gradient_reaches_the_prototypes():
+    module = ProtoNetModule(Conv4(hidden_channels=4)).double().train()
+    batch = episode().map(lambda t: t.double() if t.is_floating_point() else t)
+    shots = batch.support_y.shape[1]
+    together = torch.cat([batch.support_x, batch.query_x], 1)  # BatchNorm sees all tasks and both sets at once
+    embedded = module.backbone(together.flatten(0, 1)).unflatten(0, together.shape[:2])
+    losses = []
+    for own, labels, targets in zip(embedded, batch.support_y, batch.query_y, strict=True):
+        prototypes = torch.stack([own[:shots][labels == way].mean(0) for way in range(3)])
+        scores = -(own[shots:].unsqueeze(1) - prototypes).square().sum(-1)
+        losses.append(torch.nn.functional.cross_entropy(scores, targets))
+    expected = torch.autograd.grad(torch.stack(losses).mean(), list(module.parameters()))
+    module.training_loss(batch)[0].backward()
+    for value, gradient in zip(module.parameters(), expected, strict=True):
+        torch.testing.assert_close(value.grad, gradient, rtol=1e-8, atol=1e-11)

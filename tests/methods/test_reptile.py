@@ -158,6 +158,18 @@ def test_moments_of_a_meta_batch_are_averaged(batching):
         assert value.abs().max() > 0
 
 
+def test_moments_are_averaged_over_processes(monkeypatch):
+    module = ReptileModule(MLP((1,), (8,)), 1)
+    found = {name: torch.stack([torch.full_like(value, 1.0), torch.full_like(value, 3.0)])
+             for name, value in module.moments().items()}  # fmt: skip
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(6.0))  # the mean of the other process
+    module.moments.keep(found, 5)
+    assert all((value == 4.0).all() for value in module.moments().values())
+    assert module.moments.taken == 5
+
+
 def test_moments_are_in_the_checkpoint():
     module = ReptileModule(Conv4(hidden_channels=4), 3).train()
     module.training_loss(episode())

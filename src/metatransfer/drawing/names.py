@@ -28,8 +28,8 @@ def _fonts() -> dict[str, frozenset[int]]:
 
 
 def plain(text: str) -> str:
-    """Escapes dollar signs, between which matplotlib expects formulas."""
-    return text.replace("$", r"\$")
+    """Escapes dollar signs, between which matplotlib expects formulas, and letters that are not valid Unicode."""
+    return text.replace("$", r"\$").encode("utf-8", "replace").decode()
 
 
 def short_names(names: Iterable[str], width: int = 22) -> list[str]:

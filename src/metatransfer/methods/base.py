@@ -52,12 +52,14 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         trained_protocol: the protocol card of the checkpoint that the weights were loaded from.
         run_seed: seed of the run, set by the command line.
         comparison: what :meth:`twins` compares; ``None`` if the method has no twins.
+        lr: learning rate that replaces that of ``optimizer``, as set by Lightning's ``LearningRateFinder``.
     """
 
     learns_from: ClassVar[type]
     comparison: ClassVar[Comparison | None] = None
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
+    lr: float | None = None
 
     def __init__(
         self,
@@ -93,7 +95,10 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
-        return self.with_scheduler(self.optimizer(trainable))  # type: ignore[no-any-return]
+        optimizer = self.optimizer(trainable)
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
+        return self.with_scheduler(optimizer)  # type: ignore[no-any-return]
 
     def with_scheduler(self, optimizer: Optimizer) -> Any:  # noqa: ANN401
         """The optimizer and the scheduler for it, as Lightning takes them."""

@@ -15,10 +15,12 @@ from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledB
 from metatransfer.checks import check_batch_kind, check_float_samples, check_labelled_batch, check_positive
 from metatransfer.data_info import ReadsSamples
 from metatransfer.errors import UserError
+from metatransfer.functional.losses import episode_scores
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.data_access import datamodule_of, info_of
 from metatransfer.methods.evaluation import Evaluation, OnSamples
+from metatransfer.methods.outputs import checked_pair
 
 _BATCH = 256  # samples at once in a prediction
 _REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
@@ -211,9 +213,9 @@ class ClassifierModule(SampleClassifier):
             self.check_batch(batch, "train")
             self._checked.add("train")
         batch = LabelledBatch(*batch)
-        loss, outputs = self.training_loss(batch)
+        loss, outputs = checked_pair(self, self.training_loss(batch))
         target = batch.y if batch.y.dim() == 1 else batch.y.argmax(-1)
-        score = (outputs.detach().argmax(-1) == target).float().mean()
+        score = episode_scores(outputs.detach().unsqueeze(1), target.unsqueeze(1)).mean()
         self.log_dict({"train/loss": loss, "train/accuracy": score}, prog_bar=True, batch_size=len(target))
         return loss
 

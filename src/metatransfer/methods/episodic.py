@@ -16,7 +16,14 @@ from metatransfer.functional.losses import is_regression, mask_absent_classes
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnEpisodes
-from metatransfer.methods.outputs import Outputs, default_loss, default_score, default_task_losses, map_tensors
+from metatransfer.methods.outputs import (
+    Outputs,
+    checked_pair,
+    default_loss,
+    default_score,
+    default_task_losses,
+    map_tensors,
+)
 from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, support_set
 
 State = TypeVar("State")
@@ -112,7 +119,7 @@ class EpisodicModule(MethodModule, Generic[State]):
         loss, score = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for episode in episodes:
             part = len(episode.query_y) / number
-            own, outputs = self.training_loss(episode)
+            own, outputs = checked_pair(self, self.training_loss(episode))
             loss = own if len(episodes) == 1 else loss + part * own
             score = score + part * self.score(map_tensors(Tensor.detach, outputs), episode.query_y).mean()
         name = "mse" if is_regression(episodes[0].query_y) else "accuracy"
@@ -154,7 +161,10 @@ class EpisodicModule(MethodModule, Generic[State]):
             UserError: no samples, unequal lengths, samples of a wrong shape, NaN, or more classes than the network has
                 outputs.
         """
-        samples, labels = support_set(self, support_x, support_y)
+        return Predictor(self, *support_set(self, support_x, support_y))
+
+    def learned(self, samples: Inputs, labels: Labels) -> State:
+        """The state after learning the task of a checked support set, see :meth:`adapt`."""
         found = len(classes_of(labels))
         if self.num_outputs is not None and found > self.num_outputs:
             raise UserError(
@@ -166,8 +176,7 @@ class EpisodicModule(MethodModule, Generic[State]):
             self._check_regression(targets)
         module = replica(self).eval()  # a copy, since other threads may use the module
         with torch.no_grad():
-            state = module.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
-        return Predictor(self, state, labels)
+            return module.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
 
     def _check_regression(self, targets: Tensor) -> None:
         """Raises an error unless the method can regress the targets.

@@ -27,6 +27,22 @@ def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outpu
     return outputs
 
 
+def checked_pair(method: object, returned: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401
+    """What ``training_loss`` of a method returned.
+
+    Raises:
+        UserError: it is not a pair of a scalar and the outputs.
+    """
+    pair = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (None, None)
+    if not isinstance(pair[0], Tensor) or pair[0].dim():
+        kind = f"a tensor of shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else type(returned).__name__
+        raise UserError(
+            f"training_loss of {type(method).__name__} must return the pair (loss, outputs) with a scalar loss, but "
+            f"returned {kind}: return the outputs too, since the training accuracy is computed from them."
+        )
+    return pair[0], pair[1]
+
+
 def widened(outputs: Outputs) -> Outputs:
     """Detached outputs in float32, for metrics."""
     return map_tensors(lambda part: part.detach().float() if part.is_floating_point() else part.detach(), outputs)

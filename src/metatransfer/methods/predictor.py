@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Inputs, Tokens, map_inputs
 from metatransfer.checks import check_finite, check_float_samples, check_support
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.inputs import concatenated
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.outputs import Outputs, map_tensors, point_of
 
@@ -28,23 +29,71 @@ Samples = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 class Predictor(Generic[State]):
     """Predictions for one task, in the labels of the caller.
 
-    It shares the weights and the device of the module and does not change the weights. Further training of the module
-    changes the predictions.
+    It shares the weights and the device of the module and changes neither the weights nor the mode of the module, so
+    that several threads may use it. Further training of the module changes the predictions.
 
     Args:
         module: the method.
-        state: what the method learned from the support set, with a task axis of size 1.
-        labels: the support labels as given by the caller.
-
-    Attributes:
-        classes: the distinct labels, sorted; the columns of :meth:`predict_proba`. Empty for regression.
+        support_x: the support set, as the network takes it.
+        support_y: the support labels as given by the caller.
     """
 
-    def __init__(self, module: EpisodicModule[State], state: State, labels: Labels) -> None:
+    def __init__(self, module: EpisodicModule[State], support_x: Inputs, support_y: Labels) -> None:
         self.module = module
-        self.state = state
-        self.classes = classes_of(labels)
-        self._returns = type(labels)
+        self._returns = type(support_y)
+        self._task = _Task(support_x, support_y, module.learned(support_x, support_y), classes_of(support_y))
+
+    @property
+    def state(self) -> State:
+        """What the method learned from the support set, with a task axis of size 1."""
+        return self._task.state  # type: ignore[no-any-return]
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The distinct labels, sorted; the columns of :meth:`predict_proba`. Empty for regression."""
+        return self._task.classes
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(repr, self.classes[:5])) + ", ..." * (len(self.classes) > 5)
+        learned = f"{len(self.classes)} classes ({names})" if self.classes else "a regression"
+        return f"{type(self).__name__}({type(self.module).__name__}, {learned}, {len(self._task.labels)} samples)"
+
+    def add(self, x: Samples | Inputs, labels: Hashable | Labels) -> Self:
+        """Adds samples of new or of known classes to the task.
+
+        The network is not trained. The task is learned again from all samples: prototypes are computed anew, and
+        gradient-based methods repeat their inner loop. If an error is raised, the predictor stays as it was.
+
+        Args:
+            x: ``(N, *shape)`` samples of the shape of the support set, or texts.
+            labels: the label of all samples, or ``N`` labels, of the type of the support labels.
+
+        Returns:
+            The predictor itself.
+
+        Raises:
+            UserError: samples of another shape, labels of another type, or more classes than the network has outputs.
+
+        Example:
+            >>> predictor = module.adapt(images, ["cat", "cat", "dog"])  # doctest: +SKIP
+            >>> predictor.add(more_images, "owl").predict(new)  # doctest: +SKIP
+            ['owl', 'cat']
+        """
+        known = self._task
+        several = isinstance(labels, list | tuple | np.ndarray | Tensor) and np.ndim(labels) > 0
+        given: Any = labels if several else [labels] * len(x.ids if isinstance(x, Tokens) else x)
+        samples, own = support_set(self.module, x, given)
+        shapes = [part.shape[1:] for part in (known.support_x, samples) if isinstance(part, Tensor)]
+        if len(shapes) == 1 or (shapes and shapes[0] != shapes[1]):
+            raise UserError(f"x must hold samples like those of the support set: {self!r} was made from other samples.")
+        merged = [*_listed(known.labels), *_listed(own)]
+        if self._returns in (Tensor, np.ndarray) and type(merged[0]) is not type(merged[-1]):
+            raise UserError(
+                f"labels must be of the type of the support labels, {type(merged[0]).__name__}, but got "
+                f"{type(merged[-1]).__name__}."
+            )
+        self._task = type(self)(self.module, concatenated(known.support_x, samples, 0), merged)._task
+        return self
 
     def outputs(self, x: Samples | Inputs) -> Outputs:
         """Logits ``(N, C)``, regressed values ``(N, D)``, or other outputs of the method.
@@ -57,22 +106,9 @@ class Predictor(Generic[State]):
             axis of size 1.
 
         Raises:
-            UserError: samples of another shape, or not finite.
+            UserError: samples of another shape or not finite, or outputs that are NaN.
         """
-        samples = as_inputs(self.module, x, "x")
-        if isinstance(samples, Tensor) and samples.dim() < 2:
-            raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
-        check_finite(samples, "x", "clean the samples before asking about them")
-        self.module.check_samples(samples)
-        with torch.no_grad():
-            # a copy, since other threads may use the module
-            outputs = (
-                replica(self.module)
-                .eval()
-                .predict_tasks(self.state, map_inputs(lambda part: part.unsqueeze(0), samples))
-            )
-        outputs = map_tensors(lambda part: part.squeeze(0).float(), outputs)
-        return outputs[:, : len(self.classes)] if self.classes and isinstance(outputs, Tensor) else outputs
+        return self._outputs(self._task, x)
 
     def predict_proba(self, x: Samples | Inputs) -> Tensor:
         """Class probabilities ``(N, len(classes))`` of samples ``(N, *shape)``, on the module's device; rows sum to 1.
@@ -82,27 +118,67 @@ class Predictor(Generic[State]):
         """
         if not self.classes:
             raise UserError("the task is a regression and has no class probabilities: call predict.")
-        return self._points(x).softmax(-1)
-
-    def _points(self, x: Samples | Inputs) -> Tensor:
-        points = point_of(self.outputs(x))
-        points = points.squeeze(0) if points.dim() > 2 else points  # of a distribution
-        return points[:, : len(self.classes)] if self.classes else points
+        return self._points(self._task, x).softmax(-1)
 
     def predict(self, x: Samples | Inputs) -> Any:  # noqa: ANN401
         """Labels of samples ``(N, *shape)``, or regressed values; of a distribution, its mean.
 
         Returns:
             The caller's own labels, as a tensor or an array if the support labels were one, else as a list.
+
+        Raises:
+            UserError: as :meth:`outputs`.
         """
-        points = self._points(x)
-        if not self.classes:
+        task = self._task
+        points = self._points(task, x)
+        if not task.classes:
             return points
         chosen = points.argmax(-1)
         if issubclass(self._returns, Tensor):
-            return torch.as_tensor(self.classes, device=chosen.device)[chosen]
-        names = [self.classes[index] for index in chosen.tolist()]
+            return torch.as_tensor(task.classes, device=chosen.device)[chosen]
+        names = [task.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
+
+    def _outputs(self, task: _Task, x: Samples | Inputs) -> Outputs:
+        samples = as_inputs(self.module, x, "x")
+        if isinstance(samples, Tensor) and samples.dim() < 2:
+            raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
+        check_finite(samples, "x", "clean the samples before asking about them")
+        self.module.check_samples(samples)
+        module = replica(self.module).eval()  # a copy, since other threads may use the module
+        with torch.no_grad():
+            outputs = module.predict_tasks(task.state, map_inputs(lambda part: part.unsqueeze(0), samples))
+        outputs = map_tensors(lambda part: part.squeeze(0).float(), outputs)
+        map_tensors(self._check_answer, outputs)
+        return outputs[:, : len(task.classes)] if task.classes and isinstance(outputs, Tensor) else outputs
+
+    def _points(self, task: _Task, x: Samples | Inputs) -> Tensor:
+        points = point_of(self._outputs(task, x))
+        points = points.squeeze(0) if points.dim() > 2 else points  # of a distribution
+        points = points[:, : len(task.classes)] if task.classes else points
+        self._check_answer(points.softmax(-1) if task.classes else points - points)  # infinity less infinity is NaN
+        return points
+
+    def _check_answer(self, answer: Tensor) -> Tensor:
+        if answer.isnan().any():
+            raise UserError(
+                f"outputs of {type(self.module).__name__} are NaN or infinite, since the network or its inner loop has "
+                "diverged: train with a lower learning rate, lower inner.lr, or load an earlier checkpoint."
+            )
+        return answer
+
+
+class _Task(NamedTuple):
+    """What a predictor knows; replaced as a whole, since other threads may read it."""
+
+    support_x: Inputs
+    labels: Labels
+    state: Any
+    classes: tuple[Any, ...]
+
+
+def _listed(labels: Labels) -> list[Any]:
+    return labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
 
 
 def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: Labels) -> tuple[Inputs, Labels]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.replicas import deep_copy
 from metatransfer.methods.evaluation.base import EvaluatedModule
 from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.nn.backbones.image_backbone import ImageBackbone
@@ -82,7 +82,8 @@ def labelled(data: object, split: str) -> bool:
 
 def detached(module: Module) -> Module:
     """A copy of a module without its Trainer, which holds the data and the loggers."""
-    return copy.deepcopy(module, {id(module._trainer): None} if module._trainer is not None else {})
+    found: Module = deep_copy(module, {id(module._trainer): None} if module._trainer is not None else {})
+    return found
 
 
 @contextlib.contextmanager

@@ -169,9 +169,9 @@ def test_dropout_masks_under_a_seed_equal_the_plain_loop():
     torch.manual_seed(11)
     expected = reference(net, data, 3)
     torch.manual_seed(11)
-    found = ours(net, data, 3)
+    found = ours(net, data, 3, engine="one")
     torch.manual_seed(12)
-    other = ours(net, data, 3)
+    other = ours(net, data, 3, engine="one")
     assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-12)
     assert float(other.detach()) != pytest.approx(float(expected.detach()), abs=1e-6)
     assert relative_error(gradients(found, params), gradients(expected, params)) < 1e-10
@@ -504,3 +504,13 @@ def test_divergence_is_located():
     assert not torch.isfinite(seen[step + 1][name][task]).all()
     assert all_finite(seen[0])
     assert first_divergence(seen[:1]) is None
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(None, -2.5), (1.0, 1.0), (4.0, -1.5)])
+def test_one_task_is_clipped_and_takes_the_parameters_of_each_step(clip, expected):
+    adapted = inner_loop(
+        lambda params, x: params["w"] * params["scale"] * x, {"w": torch.tensor([2.0])},
+        torch.tensor([[3.0]]), torch.tensor([0]), steps=2, update=sgd(0.5), loss=lambda outputs, _: outputs.sum(),
+        clip=clip, fixed_at=lambda step: {"scale": torch.tensor(1.0 + step)},
+    )  # fmt: skip
+    assert adapted["w"].item() == pytest.approx(expected)

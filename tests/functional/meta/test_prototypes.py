@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from metatransfer.functional import class_prototypes, cosine_scores, nearest_neighbor, squared_euclidean_scores
+from metatransfer.functional import (
+    class_prototypes,
+    cosine_scores,
+    nearest_neighbor,
+    prototype_scores,
+    squared_euclidean_scores,
+)
 
 T, S, Q, W, E = 2, 7, 4, 3, 5
 
@@ -127,3 +133,13 @@ def test_nearest_neighbor_regresses_to_the_neighbours_target():
     targets = torch.tensor([[[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]]])
     found = nearest_neighbor(support, targets, torch.tensor([[[0.4], [0.6], [99.0], [-3.0]]]))
     assert found.tolist() == [[[1.0, -1.0], [2.0, -2.0], [3.0, -3.0], [1.0, -1.0]]]
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_scores_against_equal_prototypes_are_the_distances(offset):
+    prototypes = torch.full((1, 4, 2), offset)
+    queries = torch.tensor([[[3.0 + offset, 4.0 + offset], [offset, offset]]])
+    expected = torch.tensor([[[-25.0] * 4, [0.0] * 4]])
+    torch.testing.assert_close(prototype_scores(queries, prototypes, "euclidean"), expected)
+    ones = torch.ones(1, 4, 2)
+    torch.testing.assert_close(prototype_scores(ones[:, :1], ones, "cosine", 7.0), torch.full((1, 1, 4), 7.0))

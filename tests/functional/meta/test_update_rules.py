@@ -92,3 +92,28 @@ def test_clip_norm_is_torchs_and_differentiable(bound, problem):
     zero = torch.zeros(3, requires_grad=True)
     clip_norm({"a": zero}, bound)["a"].sum().backward()
     assert torch.isfinite(zero.grad).all()
+
+
+def test_momentum_decays_by_the_rate_of_its_step(problem):
+    start, gradients = problem
+    found = run(momentum([0.1, 0.2, 0.3], [0.0, 0.5, 0.25]), start, gradients[:3])["a"]
+    one, two, three = (gradient["a"] for gradient in gradients[:3])
+    velocities = one, 0.5 * one + two, 0.25 * (0.5 * one + two) + three
+    expected = start["a"] - 0.1 * velocities[0] - 0.2 * velocities[1] - 0.3 * velocities[2]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("taken", [2, torch.tensor(2.0, dtype=torch.float64)])
+def test_adam_goes_on_from_earlier_second_moments(taken, problem):
+    start, gradients = problem
+    whole = adam(0.1, betas=(0.0, 0.9))
+    params, state = dict(start), whole.start(start)
+    for step in range(2):
+        params, state = whole.update(params, gradients[step], state, step)
+    rest = run(adam(0.1, betas=(0.0, 0.9), squares=state[1], taken=taken), params, gradients[2:])
+    torch.testing.assert_close(rest, run(whole, start, gradients))
+
+
+def test_sgd_takes_the_rate_of_its_step():
+    moved = sgd([0.5, 0.25])({"a": torch.ones(1)}, {"a": torch.tensor([2.0])}, 1)
+    assert moved["a"].item() == 0.5

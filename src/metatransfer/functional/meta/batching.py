@@ -47,6 +47,14 @@ def choose_batching(network: nn.Module, x: Inputs) -> Batching:
     return "loop" if (random and network.training) or torch.get_num_threads() == 1 else "threads"
 
 
+def unmappable(error: Exception) -> UserError:
+    """What to say when ``vmap`` cannot compute a network."""
+    reason = " ".join(str(error).split())[:160].rstrip(".")
+    return UserError(
+        f"this network cannot be mapped over tasks ({reason}): set batching='loop' (--model.execution.batching loop)."
+    )
+
+
 def mapped(function: Callable[..., Result], chunk_size: int | None = None) -> Callable[..., Result]:
     """``torch.func.vmap`` of a function over the tasks, with a readable error if only ``vmap`` cannot compute it.
 
@@ -65,11 +73,7 @@ def mapped(function: Callable[..., Result], chunk_size: int | None = None) -> Ca
             raise
         except (RuntimeError, TypeError, ValueError) as error:  # recomputing stops by an exception of another type
             function(*unstacked(batched)[0])  # an error of its own is clearer
-            reason = " ".join(str(error).split())[:160].rstrip(".")
-            raise UserError(
-                f"this network cannot be mapped over tasks ({reason}): set batching='loop' (--model.execution.batching "
-                "loop)."
-            ) from error
+            raise unmappable(error) from error
 
     return run
 

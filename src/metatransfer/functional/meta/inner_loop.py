@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss
-from metatransfer.functional.meta.batching import Batching, by_shares, joined, mapped, unstacked
+from metatransfer.functional.meta.batching import Batching, by_shares, joined, mapped, unmappable, unstacked
 from metatransfer.functional.meta.inputs import as_precise
 from metatransfer.functional.meta.threads import MATH_ATTENTION
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, as_rule, clip_norm
@@ -111,9 +111,19 @@ class _Step:
                     f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) affects "
                     "the support loss: check which parameters adapt, and that the network uses them."
                 )
-            found = torch.autograd.grad(
-                total, list(point.values()), create_graph=self.second_order, materialize_grads=True
-            )
+            try:
+                found = torch.autograd.grad(
+                    total, list(point.values()), create_graph=self.second_order, materialize_grads=True
+                )
+            except RuntimeError as error:
+                if self.stacked and "vmap" in str(error):  # recomputing outside of vmap
+                    raise unmappable(error) from error
+                if "use_reentrant" not in str(error):
+                    raise
+                raise UserError(
+                    "the network calls torch.utils.checkpoint with use_reentrant=True, which has no gradient in an "
+                    "inner loop: use use_reentrant=False."
+                ) from error
         return dict(zip(point, found, strict=True))
 
 

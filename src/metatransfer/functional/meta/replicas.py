@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections import OrderedDict
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from metatransfer.errors import UserError
 
@@ -43,6 +46,45 @@ def replica(module: Module, tensors: Mapping[str, Tensor] | None = None, cloned:
     return found
 
 
+class Unused(TorchFunctionMode):
+    """Within the block, computing with tensors that a replica has replaced raises an error.
+
+    Args:
+        names: names of the replaced tensors by their ``id``.
+
+    Raises:
+        UserError: a hook, a closure or a helper object computes with a tensor of the original module.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Calls the function."""
+        kwargs = kwargs or {}
+        name = next((self.names[id(part)] for part in pytree.tree_leaves((args, kwargs)) if id(part) in self.names), "")
+        if name and getattr(func, "__name__", "") != "__get__":  # a shape or a type may be read
+            raise UserError(
+                f"the network computes with its parameter '{name}' outside of its modules, in an object or a function "
+                "that a task's weights do not reach: keep what computes with it as an attribute of the network."
+            )
+        return func(*args, **kwargs)
+
+
+def deep_copy(module: Any, memo: dict[int, Any] | None = None) -> Any:  # noqa: ANN401
+    """``copy.deepcopy`` of modules that may keep tensors of their last forward pass, which are detached in the copy."""
+    with _Detached():
+        return copy.deepcopy(module, memo)
+
+
+class _Detached(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            args = (args[0].detach(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
 class _Copier:
     def __init__(self, replaced: dict[int, Any]) -> None:
         self.known = replaced  # copies by the id of what they copy
@@ -59,8 +101,9 @@ class _Copier:
                     f"{kind.__name__} was compiled by TorchScript, whose weights cannot be replaced for a task: use "
                     "the network that it was made from."
                 )
-            if hasattr(value, "_orig_mod"):  # of torch.compile: the compiled code would run the weights of the original
-                found = self.known[id(value)] = self.copied(value._orig_mod)
+            original = getattr(value, "_orig_mod", None)  # compiled code would run with its weights
+            if original is not None:
+                self.known[id(value)] = found = self.copied(original)
                 return found
             self.known[id(value)] = found = object.__new__(kind)
             self._fill(vars(found), vars(value))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ from torch.utils import _pytree as pytree
 from metatransfer.batches import Inputs
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.batch_norm import batch_norm
-from metatransfer.functional.meta.replicas import replica
+from metatransfer.functional.meta.replicas import Unused, replica
 from metatransfer.functional.meta.threads import UNFUSED_ATTENTION, WITHOUT_CUDNN
 
 BatchNormPolicy = Literal["transductive", "support", "running"]
@@ -59,7 +60,7 @@ def stateless(module: nn.Module, *, running: bool = False) -> Forward:
 
     Raises:
         UserError: ``running`` with a layer that has no running averages, or a layer that changes its weights in the
-            forward pass.
+            forward pass or has none yet.
     """
     for name, layer in module.named_modules():
         _check_layer(name, layer, running)
@@ -74,7 +75,14 @@ def stateless(module: nn.Module, *, running: bool = False) -> Forward:
     ]
     recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
 
+    unchecked = [module]
+
     def forward(params: Mapping[str, Tensor], x: Inputs, statistics_rows: int | None = None) -> Any:  # noqa: ANN401
+        check: AbstractContextManager[Any] = nullcontext()
+        if unchecked:  # the first call is enough
+            unchecked.clear()
+            check = Unused({id(operator.attrgetter(name)(module)): name for name in params})
+            params = {name: value.view_as(value) for name, value in params.items()}
         own = replica(module, params, buffers)
         for layer in own.modules():
             function = _function_of(layer, running, statistics_rows)
@@ -82,7 +90,7 @@ def stateless(module: nn.Module, *, running: bool = False) -> Forward:
                 layer.forward = function
         on_cudnn = recurrent and pytree.tree_leaves(x)[0].is_cuda
         # fused attention is used unless a tensor requires a gradient, which under vmap none ever seems to
-        with UNFUSED_ATTENTION, WITHOUT_CUDNN if on_cudnn else nullcontext():
+        with check, UNFUSED_ATTENTION, WITHOUT_CUDNN if on_cudnn else nullcontext():
             return own(x)
 
     return forward
@@ -106,7 +114,7 @@ def _check_layer(name: str, layer: nn.Module, running: bool) -> None:
         )
 
 
-def _function_of(layer: nn.Module, running: bool, rows: int | None) -> Callable[[Tensor], Tensor] | None:
+def _function_of(layer: nn.Module, running: bool, rows: int | None) -> Callable[..., Tensor] | None:
     """What a layer computes instead of its own ``forward``; ``None`` for layers that stay as they are."""
     # a proxy, since a cycle of references would keep the tensors of a call alive
     proxy: Any = weakref.proxy(layer)
@@ -116,6 +124,8 @@ def _function_of(layer: nn.Module, running: bool, rows: int | None) -> Callable[
         return partial(_instance_norm, proxy)
     if isinstance(layer, nn.Embedding) and (layer.padding_idx is not None or layer.sparse):
         return partial(_embedding, proxy)
+    if isinstance(layer, nn.EmbeddingBag):
+        return partial(_embedding_bag, proxy)
     return None
 
 
@@ -155,3 +165,20 @@ def _embedding(layer: nn.Embedding, x: Tensor) -> Tensor:
         padding = (torch.arange(layer.num_embeddings, device=x.device) == layer.padding_idx).unsqueeze(1)
         weight = torch.where(padding, weight.detach(), weight)
     return F.embedding(x, weight, None, None, 2.0, layer.scale_grad_by_freq)
+
+
+def _embedding_bag(
+    layer: nn.EmbeddingBag, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+) -> Tensor:
+    """By a gather, since torch has no second derivative of ``embedding_bag`` and cannot map it over tasks."""
+    if offsets is not None or x.dim() != 2:
+        raise UserError("in an inner loop EmbeddingBag takes token numbers of shape (N, L), and no offsets.")
+    kept = torch.ones_like(x, dtype=torch.bool) if layer.padding_idx is None else x != layer.padding_idx
+    kept, found = kept.unsqueeze(-1), F.embedding(x, layer.weight)
+    if per_sample_weights is not None:
+        found = found * per_sample_weights.unsqueeze(-1)
+    if layer.mode == "max":
+        largest = found.masked_fill(~kept, -torch.inf).max(1).values
+        return largest.masked_fill(~kept.any(1), 0.0)
+    total = (found * kept).sum(1)
+    return total / kept.sum(1).clamp(min=1) if layer.mode == "mean" else total

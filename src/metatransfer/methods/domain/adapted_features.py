@@ -17,6 +17,7 @@ from metatransfer.adapters import FeatureClassifier, Labelled, NearestNeighbors
 from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.data_info import ServesDomains
+from metatransfer.functional.meta.replicas import deep_copy
 from metatransfer.methods.domain.adaptation import Adaptation
 from metatransfer.methods.domain.base import DomainAdaptationModule
 from metatransfer.methods.domain.run import Pair
@@ -150,7 +151,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
 
     def unadapted(self) -> AdaptedFeaturesModule:
         """The same classifier on unchanged features."""
-        networks = copy.deepcopy((self.backbone, self.classifier))
+        networks = deep_copy((self.backbone, self.classifier))
         networks[1].learned = {}
         return AdaptedFeaturesModule(networks[0], self.num_classes, None, networks[1], self.validator, self.cache_dir)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_fraction
+from metatransfer.functional.meta.replicas import deep_copy
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
 from metatransfer.methods.domain.alternating import AlternatingModule, frozen
 from metatransfer.methods.domain.base import DomainAdaptationModule
@@ -76,7 +76,7 @@ class ADDAModule(AlternatingModule):
         self.pretrain_fraction = pretrain_fraction
         self.adversarial_optimizer = adversarial_optimizer or optimizer
         self.discriminator = discriminator(backbone.out_features)
-        self.source_backbone = copy.deepcopy(backbone).requires_grad_(False)
+        self.source_backbone = deep_copy(backbone).requires_grad_(False)
         self.source_backbone.__dict__.pop("weights_report", None)  # the file is read once
         self.register_buffer("adapting", torch.tensor(False))
         self.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,9 +18,11 @@ from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.replicas import deep_copy
 from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
 from metatransfer.methods.domain.run import DomainRun, Pair, gradient_ratio
 from metatransfer.methods.evaluation.on_target import OnTarget
+from metatransfer.methods.outputs import checked_pair
 from metatransfer.methods.twins import ADAPTATION, ORACLE, Comparison, Entry, detached, labelled
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, Head, LinearHead
@@ -152,7 +153,7 @@ class DomainAdaptationModule(DomainRun):
         if "train" not in self._checked:  # looking at labels waits for the device
             self.check_pair(batch)
             self._checked.add("train")
-        loss, outputs = self.learn(batch)
+        loss, outputs = checked_pair(self, self.learn(batch))
         accuracy = (outputs.detach().argmax(-1) == batch.source_y).float().mean()
         numbers = {"train/loss": loss.detach(), "train/source_accuracy": accuracy}
         self.log_dict(numbers, prog_bar=True, batch_size=len(batch.source_y))
@@ -181,7 +182,7 @@ class DomainAdaptationModule(DomainRun):
         """The twin that ignores the target, with the same networks, weights, optimizer and schedule."""
         from metatransfer.methods.domain.source_only import SourceOnlyModule  # a subclass
 
-        networks = copy.deepcopy((self.backbone, self.head))
+        networks = deep_copy((self.backbone, self.head))
         adaptation = replace(self.adaptation, normalization=None, validator=self.validator)
         return SourceOnlyModule(
             networks[0], self.num_classes, lambda *_: networks[1], adaptation, self.optimizer, self.lr_scheduler

@@ -16,15 +16,16 @@ from metatransfer.checks import check_choice
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, mask_absent_classes
 from metatransfer.functional.meta.batching import mean_over_parts, over_tasks
+from metatransfer.functional.meta.compiled import CompiledLoss
 from metatransfer.functional.meta.inner_loop import adapt_tasks, all_finite
 from metatransfer.functional.meta.inputs import as_precise, concatenated, sample_axes
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.gradient.outer_loop import (
-    CompiledStep,
     ReachesAllParameters,
     collect_statistics,
+    compiled_part_loss,
     report_divergence,
 )
 from metatransfer.methods.options import Execution, InnerLoop
@@ -87,7 +88,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
             )
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
         self.inner, self.execution, self.batch_norm = inner, execution, batch_norm
-        self._compiled: CompiledStep | None = None
+        self.compiled: CompiledLoss | None = None
         sequence = nn.Sequential()
         for name, module in network.items():
             self.add_module(name, module)
@@ -210,13 +211,10 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         collect_statistics(self, episode.support_x)
         trainable: Params = {name: value for name, value in self.named_parameters() if value.requires_grad}
         compiled = self.execution.compile
-        if compiled and self._compiled is None:
-            self._compiled = CompiledStep(self)
         finite: list[Tensor] = []
 
         def part_loss(part: Episode) -> tuple[Tensor, Any]:
-            step = self._compiled if compiled else None
-            loss, outputs, fine = self.part_loss(part) if step is None else step(part, trainable, self.compile_key())
+            loss, outputs, fine = compiled_part_loss(self, part, trainable) if compiled else self.part_loss(part)
             finite.append(fine)
             return loss, outputs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,22 +80,11 @@ def report_divergence(trajectory: list[Params], lr: float) -> None:
     )
 
 
-class CompiledStep:
-    """``module.part_loss`` and the gradients of all trainable parameters as one compiled function."""
-
-    def __init__(self, module: InnerLoopModule) -> None:
-        def function(params: Params, part: Episode) -> tuple[Tensor, Any, Tensor]:
-            return replica(module, params).part_loss(part)
-
-        self._loss = CompiledLoss(function)
-
-    def __call__(self, part: Episode, trainable: Params, key: Hashable) -> tuple[Tensor, Any, Tensor]:
-        """The part loss, which can be differentiated once, the outputs, and whether all values are finite."""
-        device = part.query_y.device.type
-        autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        (loss, outputs, finite), gradients = self._loss(trainable, part, key=(key, autocast))
-        return known_gradients(loss, gradients, list(trainable.values())), outputs, finite
-
-    def __deepcopy__(self, memo: object) -> CompiledStep | None:
-        """A copied module compiles again."""
-        return None
+def compiled_part_loss(module: InnerLoopModule, part: Episode, trainable: Params) -> tuple[Tensor, Any, Tensor]:
+    """``module.part_loss`` and its gradients as one compiled function; the loss can be differentiated once."""
+    if module.compiled is None:
+        module.compiled = CompiledLoss(lambda params, part: replica(module, params).part_loss(part))
+    device = part.query_y.device.type
+    key = module.compile_key(), torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    (loss, outputs, finite), gradients = module.compiled(trainable, part, key=key)
+    return known_gradients(loss, gradients, list(trainable.values())), outputs, finite

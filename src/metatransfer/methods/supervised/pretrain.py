@@ -16,6 +16,7 @@ from metatransfer.functional.losses import episode_loss, episode_scores
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.episodic import EpisodicModule
+from metatransfer.methods.outputs import checked_pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 
@@ -79,7 +80,7 @@ class PretrainModule(EpisodicModule[Tensor]):
             self.check_samples(batch[0])
             self._checked.add("train")
         batch = LabelledBatch(*batch)
-        loss, outputs = self.training_loss(batch)
+        loss, outputs = checked_pair(self, self.training_loss(batch))
         score = episode_scores(outputs.detach().unsqueeze(0), batch.y.unsqueeze(0)).mean()
         self.log_dict({"train/loss": loss, "train/accuracy": score}, prog_bar=True, batch_size=len(batch.y))
         return loss

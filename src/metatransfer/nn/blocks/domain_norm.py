@@ -26,11 +26,12 @@ class DomainBatchNorm(nn.Module):
     Args:
         norm: the layer to replace; it becomes the layer of the source.
         own_affine: whether the target has its own scale and shift.
+        target: the layer of the target; by default a copy of ``norm``.
     """
 
-    def __init__(self, norm: _BatchNorm, own_affine: bool) -> None:
+    def __init__(self, norm: _BatchNorm, own_affine: bool, target: _BatchNorm | None = None) -> None:
         super().__init__()
-        self.source, self.target = norm, copy.deepcopy(norm)
+        self.source, self.target = norm, copy.deepcopy(norm) if target is None else target
         if not own_affine:
             self.target.weight, self.target.bias = norm.weight, norm.bias
         self.domain: Side = "target"
@@ -43,17 +44,24 @@ class DomainBatchNorm(nn.Module):
 
 def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
     """Replaces every BatchNorm layer of a network by a :class:`DomainBatchNorm`."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    # copied together and set under every name, so that what is shared stays shared
+    split = {
+        layer: DomainBatchNorm(layer, own_affine, copied)
+        for layer, copied in zip(layers, copy.deepcopy(layers), strict=True)
+    }
     found = False
-    for parent in [part for part in network.modules() if not isinstance(part, DomainBatchNorm)]:
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                if not child.track_running_stats:
-                    raise UserError(
-                        f"{type(network).__name__}'s BatchNorm layer '{name}' keeps no running statistics, which "
-                        "each domain needs: set track_running_stats=True, or normalization='joint'."
-                    )
-                setattr(parent, name, DomainBatchNorm(child, own_affine))
-                found = True
+    for path, layer in list(network.named_modules(remove_duplicate=False)):
+        inside = isinstance(network.get_submodule(path.rpartition(".")[0]), DomainBatchNorm)
+        if not isinstance(layer, _BatchNorm) or inside:
+            continue
+        if not layer.track_running_stats:
+            raise UserError(
+                f"{type(network).__name__}'s BatchNorm layer '{path}' keeps no running statistics, which each domain "
+                "needs: set track_running_stats=True, or normalization='joint'."
+            )
+        network.set_submodule(path, split[layer])
+        found = True
     if not found:
         raise UserError(
             f"{type(network).__name__} has no BatchNorm layer whose statistics could differ by domain: "
