@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +9,7 @@ from rich.console import Console
 
 from metatransfer.batches import Predictions
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.storage import short_path, write_atomically
+from metatransfer.storage import csv_text, short_path, write_atomically
 
 
 class PredictionWriter(Callback):
@@ -40,14 +38,12 @@ class PredictionWriter(Callback):
         """Writes the file in the first process."""
         if not self._collected or not trainer.is_global_zero:
             return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "label", *(f"p({name})" for name in self._collected[0].classes)])
+        rows: list[list[object]] = [["file", "label", *(f"p({name})" for name in self._collected[0].classes)]]
         for part in self._collected:
             for file, row in zip(part.files, part.probabilities, strict=True):
-                writer.writerow([file, part.classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())])
+                rows.append([file, part.classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())])
         path = run_folder(trainer) / "predictions.csv"
-        write_atomically(path, text.getvalue())
+        write_atomically(path, csv_text(rows))
         count = sum(len(part.files) for part in self._collected)
         self._collected.clear()
         Console(markup=False).print(f"{count} predictions written to {short_path(path)}", soft_wrap=True)
