@@ -11,6 +11,7 @@ from metatransfer.storage import (
     atomic_file,
     cache_file,
     cache_folder,
+    csv_text,
     forget_old,
     keep_array,
     kept_array,
@@ -116,3 +117,8 @@ def test_old_files_are_forgotten(tmp_path):
         os.utime(tmp_path / name, (old, old))
     forget_old(tmp_path, "x")
     assert names(tmp_path) == ["x-2.npy", "y-1.npy"]
+
+
+def test_formulas_are_escaped_and_numbers_are_not():
+    rows = [["=cmd|' /C calc'!A0", "+x", "-", "@SUM(1)", "\tx"], ["-1", "+2.5", -3, "1e5", "a=b, c"]]
+    assert csv_text(rows) == "'=cmd|' /C calc'!A0,'+x,'-,'@SUM(1),'\tx\n-1,+2.5,-3,1e5,\"a=b, c\"\n"

@@ -1,14 +1,19 @@
 """Labelled arrays: where they come from, what is kept of them, and the sentence of every mistake."""
 
 import pickle
+import zipfile
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib.format import write_array_header_1_0
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.sparse import coo_array, csr_matrix, save_npz
+from sklearn.datasets import dump_svmlight_file
 
-from metatransfer.data.collections import Arrays
+from metatransfer.data.collections import Arrays, open_path
 from metatransfer.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -218,6 +223,62 @@ def test_samples_to_label(tmp_path):
         arrays().unlabelled(str(tmp_path / "new.npy"))
 
 
+def test_objects_of_numbers():
+    assert np.array_equal(values(whole(arrays(X.astype(object)))), X)
+    assert whole(arrays(y=Y.astype(float).astype(object))).class_names == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("convert", [csr_matrix, coo_array, lambda x: torch.from_numpy(x).to_sparse()])
+def test_sparse_matrices(convert):
+    x = X * (X > 0)
+    assert np.array_equal(values(whole(arrays(convert(x)))), x)
+
+
+def test_sparse_files(tmp_path):
+    x = X * (X > 0)
+    save_npz(tmp_path / "x.npz", csr_matrix(x))
+    np.save(tmp_path / "y.npy", Y)
+    dump_svmlight_file(x, Y, str(tmp_path / "a.svm"), zero_based=False)
+    dump_svmlight_file(x[:, :3], Y, str(tmp_path / "new.svm"), zero_based=False)
+    for name in ("x.npz", "a.svm"):
+        data = open_path(tmp_path / name)
+        assert whole(data).class_names == ("0", "1", "2", "3")
+        assert whole(data).labels.tolist() == Y.tolist()
+        np.testing.assert_allclose(values(whole(data)), x, rtol=1e-6)
+        new, _ = data.unlabelled(str(tmp_path / "new.svm"))  # its last columns are 0, and therefore not in the file
+        np.testing.assert_allclose(values(new), x * [1, 1, 1, 0, 0], rtol=1e-6)
+    (tmp_path / "b.svm").write_text("1 99999999999:1\n0 1:1\n")
+    with pytest.raises(UserError, match=r"b\.svm' cannot be read as svmlight \(value too large"):
+        open_path(tmp_path / "b.svm").opened()
+    (tmp_path / "b.svm").write_text("a b c\n")
+    with pytest.raises(UserError, match=r"b\.svm' cannot be read as svmlight \("):
+        open_path(tmp_path / "b.svm").opened()
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_arrays_that_claim_to_be_huge(tmp_path, name):
+    head = BytesIO()
+    write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 5)})
+    if name == "a.npy":
+        (tmp_path / name).write_bytes(head.getvalue() + bytes(80))
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x.npy", head.getvalue() + bytes(80))
+            archive.writestr("y.npy", b"")
+    with pytest.raises(UserError, match=r"^[^\n]*(cannot be read|does not fit into memory)[^\n]*$"):
+        Arrays(str(tmp_path / name)).opened()
+
+
+def test_arrays_that_are_not_used(tmp_path, recwarn):
+    path = save(tmp_path / "a.npz", pixels=X, kind=Y, groups=Y, x_test=X, y_test=Y, ids=Y)
+    Arrays(path, x="pixels", y="kind").opened()
+    told = [str(one.message) for one in recwarn if "not used" in str(one.message)]
+    assert len(told) == 1
+    assert "a.npz': not used: ids, x_test, y_test; set x and y to the names" in told[0]
+    Arrays(save(tmp_path / "b.npz", x=X, y=Y, groups=Y, x_test=X, y_test=Y)).opened()
+    assert sum("not used" in str(one.message) for one in recwarn) == 1
+
+
 def test_image_files_are_made_to_look_like_the_samples():
     x = np.zeros((40, 20, 20, 3), np.uint8)
     sample = arrays(x).convert(Image.new("RGB", (50, 40), "red"))
@@ -249,19 +310,29 @@ def replaced(array, place, value):
         (lambda: arrays(X[:0], Y[:0]), r"'x' of shape \(0, 5\) is empty"),
         (lambda: arrays(X.astype(str)), "'x' holds <U32, but samples must be real numbers"),
         (lambda: arrays(X.astype(complex)), "'x' holds complex128, but samples must be real numbers"),
-        (lambda: arrays(X.astype(object)), "'x' holds Python objects"),
+        (lambda: arrays([[{}]] * 40), "'x' holds Python objects"),
         (lambda: arrays([[1.0], [2.0, 3.0]], [0, 1]), "'x' holds rows of different lengths"),
         (lambda: arrays(3), "'x' must be an array, but is of type int"),
         (lambda: arrays(X, channels_last=True), r"channels_last is for images .* is \(40, 5\): leave it out"),
         (lambda: arrays(y=Y[:39]), "'y' holds 39 values for 40 samples: give one for each"),
         (lambda: arrays(y=np.eye(4)[Y]), r"has shape \(40, 4\), one-hot: pass y.argmax"),
         (lambda: arrays(y=X), r"must hold one label for each sample, \(N,\), but has shape \(40, 5\)"),
-        (lambda: arrays(y=Y + 0.5), "'y' holds 0.5 for sample 0, but labels are whole numbers or texts"),
+        (lambda: arrays(y=Y + 0.5), "'y' holds 0.5 for sample 0, but labels are whole numbers up"),
         (lambda: arrays(y=replaced(Y, 6, np.nan)), "'y' holds nan for sample 6"),
-        (lambda: arrays(y=replaced(Y.astype(str), 6, "")), "'y' has no label for sample 6"),
-        (lambda: arrays(y=np.array(["a", None] * 20, dtype=object)), "'y' has no label for sample 1"),
-        (lambda: arrays(y=["a", "b", float("nan")] * 10), "'y' has no label for sample 2"),
+        (lambda: arrays(y=replaced(Y.astype(str), 6, "")), "'y', sample 6: the label is empty: fill"),
+        (lambda: arrays(y=np.array(["a", None] * 20, dtype=object)), "'y', sample 1: the label is empty"),
+        (lambda: arrays(y=["a", "b", float("nan")] * 10), "'y', sample 2: the label is empty"),
         (lambda: arrays(y=np.array([1, {}] * 20, dtype=object)), "'y' holds Python objects"),
+        (lambda: arrays(y=Y * 1e300), "'y' holds 1e\\+300 for sample 1, but labels are whole numbers up to"),
+        (lambda: arrays(y=[1, None] * 20), "'y' holds nan for sample 1"),
+        (lambda: arrays(y=np.array(["a", "nan"] * 20)), "'y', sample 1: the label is 'nan', a missing value"),
+        (lambda: arrays(y=np.array(["1", "1.0"] * 20)), "sample 1: the label is '1.0', but elsewhere '1', the same"),
+        (
+            lambda: arrays(y=np.array(["a", "\ud800"] * 20)),
+            r"sample 1: the label is '\\ud800', which is not valid",
+        ),
+        (lambda: arrays(torch.zeros(1, 1).expand(10**9, 10**6)), "needs 3,725,290 GiB of memory, but this machine has"),
+        (lambda: arrays(csr_matrix((10, 10**12))), r"'x' of shape \(10, 1000000000000\) needs 37,253 GiB"),
         (lambda: arrays(y=Y.astype(complex)), "'y' holds complex128"),
         (lambda: arrays(y=[b"\xff", b"a"] * 20), "bytes that are not UTF-8"),
         (lambda: arrays(val=(X[:, :4], Y)), r"samples of val have the shape \(4,\), but those of train \(5,\)"),
@@ -295,7 +366,7 @@ def test_one_sentence(build, words):
         ({"x": X, "y": Y, "split": Y}, {}, "sample 0: 'split' holds '0', but must hold one of train, val"),
         ({"x": X, "y": Y, "split": ["val"] * 40}, {}, "no rows for train in 'split', only for val"),
         ({"x": X, "y": Y, "split": ["train"]}, {}, "'split' holds 1 values for 40 samples"),
-        ({"x": X, "y": Y}, {"labels_path": "y.npy"}, "labels_path belongs to a .npy file"),
+        ({"x": X, "y": Y}, {"labels_path": "y.npy"}, "labels_path is the .npy file of the labels of a"),
         ({"x": X, "y": Y}, {"path": "b.npz"}, "array file '.*b.npz' does not exist. Did you mean a.npz"),
         ({"x": X, "y": Y}, {"path": "table.csv"}, "table.csv' must end in .npz.*use the collection Table"),
         ({"x": X, "y": Y}, {"path": "."}, "is a folder"),

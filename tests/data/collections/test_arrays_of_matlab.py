@@ -60,6 +60,10 @@ def test_counts_of_any_file(tmp_path):
     assert np.array_equal(new.data.numpy(), COUNTS.astype(np.float32))
 
 
+def test_sparse_features(tmp_path):
+    assert np.array_equal(whole(file(tmp_path, fts=csc_matrix(COUNTS.astype(float)), labels=Y))[1], COUNTS)
+
+
 CELLS = np.empty((30, 1), dtype=object)
 CELLS[:, 0] = [[1.0]] * 30
 
@@ -67,10 +71,9 @@ CELLS[:, 0] = [[1.0]] * 30
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"fts": CELLS, "labels": Y}, "'fts' is a cell array, but must be a full array of numbers"),
+        ({"fts": CELLS, "labels": Y}, "'fts' is a cell array, but must be an array of numbers"),
         ({"fts": COUNTS, "labels": CELLS}, "'labels' is a cell array"),
         ({"fts": {"a": 1.0}, "labels": Y}, "'fts' is a struct"),
-        ({"fts": csc_matrix(COUNTS.astype(float)), "labels": Y}, "'fts' is a sparse matrix"),
         ({"fts": COUNTS + 1j, "labels": Y}, "samples must be real numbers"),
         ({"fts": COUNTS}, "'fts' without labels"),
         ({"fts": COUNTS, "features": COUNTS, "labels": Y}, "has both 'features' and 'fts': set x to"),

@@ -325,7 +325,9 @@ def test_own_tasks_need_a_task_set_of_their_own_classes(l2l):
     with pytest.raises(UserError, match="own_tasks needs a learn2learn Taskset, but got a MetaDataset"):
         generate(whole, [0])
     leaking = l2l.data.Taskset(part, [transforms.NWays(whole, n=3), transforms.LoadData(whole)])
-    with pytest.raises(UserError, match="its NWays draws from 4 classes, of which 1 are not in the split's data set"):
+    with pytest.raises(
+        UserError, match="its NWays draws from 4 classes, but 1 of them are not in the split's data set"
+    ):
         generate(leaking, [0])
     filtering = l2l.data.Taskset(
         part, [transforms.FusedNWaysKShots(whole, n=3, k=3, filter_labels=part.labels), transforms.LoadData(whole)]

@@ -131,6 +131,59 @@ def test_numbers_can_be_categories(tmp_path):
     assert samples(table(path, features=["a", "b"], categorical=["b"]), "all")[0].shape[1] == 4
 
 
+ODD = {
+    "decimal comma": (
+        [f"{n / 7:.2f}".replace(".", ",") for n in range(30)],
+        "line 2: column 'a' holds '0,00' and 29 other texts",
+    ),
+    "percent": (
+        [f"{n}%" for n in range(30)],
+        "begin like numbers: write numbers such as 5.13 without comma",
+    ),
+    "thousands": ([f"{n * 400:,}" for n in range(30)], "line 5: column 'a' holds '1,200' and 29 other texts"),
+    "units": ([f"{n} mm" for n in range(30)], "holds '0 mm'"),
+    "dates": ([f"2021-03-{n + 1:02d}" for n in range(30)], "dates as numbers of days; or leave the column out"),
+    "underscores": ([f"{n}_000" for n in range(30)], "holds '0_000' and 29"),
+    "currency": ([f"€ {n}" for n in range(30)], "holds '€ 0'"),
+    "one cell": ([*range(29), "5 mm"], "line 31: column 'a' holds '5 mm', but 29 of its 30 values are numbers: write"),
+    "detection limit": ([*["<0.1"] * 16, *(n / 10 for n in range(14))], "line 2: column 'a' holds '<0.1' and 14 other"),
+    "names": ([f"name {n}" for n in range(30)], "holds 'name 0' and 29 other words in 30 rows, each of which would be"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_columns_that_are_nearly_numbers(tmp_path, name):
+    """They never become hundreds of categories without being asked for."""
+    cells, words = ODD[name]
+    path = write(tmp_path / "t.csv", [{"a": cell, "b": n, "kind": "xy"[n % 2]} for n, cell in enumerate(cells)])
+    with pytest.raises(UserError, match=r"^[^\n]*in categorical\.$") as caught:
+        table(path).opened()
+    assert words in str(caught.value)
+    assert samples(table(path, categorical=["a"]), "all")[0].shape[1] == 1 + len(set(cells))
+
+
+@pytest.mark.parametrize("value", ["#N/A", "N/A", "<NA>", "-", "–", "null", "?", ".", "n.a."])
+def test_marks_of_missing_values(tmp_path, value):
+    rows = [{"a": value if n == 3 else n, "c": "red", "kind": "xy"[n % 2]} for n in range(30)]
+    data = table(write(tmp_path / "t.csv", rows), on_bad_sample="skip")
+    assert samples(data, "all")[0].shape == (29, 2)
+    assert data.skipped == {"all": 1}
+
+
+def test_categories_that_begin_like_numbers(tmp_path):
+    rows = [{"a": ["2wd", "4wd", "1st"][n % 3], "kind": "xy"[n % 2]} for n in range(30)]
+    assert samples(table(write(tmp_path / "t.csv", rows)), "all")[0].shape == (30, 3)
+
+
+def test_times_in_nanoseconds(tmp_path):
+    times = pa.array([1609459200000000001 + 86400 * 10**9 * n for n in range(30)], pa.timestamp("ns"))
+    columns = {"when": times, "a": list(range(30)), "kind": ["x", "y"] * 15}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert samples(table(str(tmp_path / "t.parquet"), features=["a"]), "all")[0].shape == (30, 1)
+    with pytest.raises(UserError, match=r"row 1: column 'when' holds '2021-01-01 .*' and 29 other texts"):
+        table(str(tmp_path / "t.parquet")).opened()
+
+
 def test_groups(tmp_path):
     rows = [{**row, "family": "odd" if int(row["kind"][1]) % 2 else "even"} for row in ROWS]
     path = write(tmp_path / "t.csv", rows)
@@ -174,7 +227,7 @@ BAD = {
     "leak": (lambda p: write(p / "t.csv"), {"features": ["a", "kind"]}, "would reveal the answer"),
     "only label": (lambda p: text(p / "t.csv", "kind\nx\ny\n"), {}, "has no column but the label"),
     "no label": (lambda p: text(p / "t.csv", HEAD + "1,x\n2,\n"), {}, "line 3: the label 'kind' is empty"),
-    "no number": (lambda p: write(p / "t.csv"), {"categorical": []}, "which is not a number: fix it"),
+    "no number": (lambda p: write(p / "t.csv"), {"categorical": []}, "which is not a number: write a number"),
     "word": (lambda p: write(p / "t.csv"), {"split": "colour"}, "line 2: 'colour' holds"),
     "all bad": (lambda p: text(p / "t.csv", HEAD + "?,x\n"), {"on_bad_sample": "skip"}, "every row has a missing"),
     "categorical": (lambda p: write(p / "t.csv"), {"categorical": ["c"]}, "no column 'c' (categorical)"),

@@ -101,6 +101,33 @@ def test_labels_may_be_whole_numbers(tmp_path):
     assert table.filled("label", "label") == ["10", "0"]
 
 
+def test_whole_numbers_of_any_type_are_one_class(tmp_path):
+    """pandas stores whole numbers beside a missing value as floats."""
+    parquet.write_table(pa.table({"label": [1.0, 2.0, 1.0]}), tmp_path / "t.parquet")
+    assert read_table(str(tmp_path / "t.parquet")).labels("label") == ["1", "2", "1"]
+    table = read_table(put(tmp_path / "t.jsonl", '{"text": "a", "label": 10.0}\n{"text": "b", "label": 10}'))
+    assert table.labels("label") == ["10", "10"]
+    table = read_table(put(tmp_path / "t.csv", "label\n1\nnone\n12345678901234567\n12345678901234568\n"))
+    assert table.labels("label") == ["1", "none", "12345678901234567", "12345678901234568"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["1", "2", "1.0"], "line 4: the label 'label' is '1.0', but elsewhere '1', the same number: write both"),
+        (["7", "07"], "is '07', but elsewhere '7'"),
+        (["a", "nan"], "line 3: the label 'label' is 'nan', a missing value: fill it in, remove"),
+        (["a", "#N/A"], "is '#N/A', a missing value"),
+        (["a", "x" * 140_000], "line 3: the label 'label' has 140000 characters"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path, labels, words):
+    table = read_table(put(tmp_path / "t.csv", "text,label\n" + "".join(f"t,{label}\n" for label in labels)))
+    with pytest.raises(UserError, match=r"^[^\n]{,400}$") as caught:
+        table.labels("label")
+    assert words in str(caught.value)
+
+
 HEAD = "text,label\n"
 LONG = ",".join(["a long first row that is no row of names", *"0123456789", "x", "y"])
 BAD = {
@@ -135,6 +162,9 @@ BAD = {
     "stray": ("t.csv", HEAD + '"a,x\nb,y\n"c",z\n', "line 2: a quote of this row"),
     "long": ("t.csv", HEAD + "a,x\nb, c,y\n", "line 3: 3 fields, but there are 2 columns"),
     "json": ("t.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", label}\n', "line 2: this is not JSON (expecting"),
+    "surrogate": ("t.jsonl", '{"text": "a", "label": "\\ud800"}', "this is not JSON (surrogates not allowed): fix"),
+    "digits": ("t.jsonl", '{"text": "a", "label": ' + "1" * 9999 + "}", "line 1: this is not JSON (exceeds the limit"),
+    "nul": ("t\0.csv", None, "does not exist"),
     "array": ("t.jsonl", '[{"text": "a"}]', "line 1: every line must be an object"),
     "number": ("t.jsonl", '{"text": 3, "label": "x"}', "line 1: text 'text' must be a text, but is a int"),
     "list": (

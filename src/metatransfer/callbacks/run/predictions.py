@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +10,7 @@ from metatransfer.batches import Predictions
 from metatransfer.callbacks.run.display import show
 from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.checks import check_writable
-from metatransfer.storage import short_path, write_atomically
+from metatransfer.storage import csv_text, short_path, write_atomically
 
 
 class PredictionWriter(Callback):
@@ -41,14 +39,12 @@ class PredictionWriter(Callback):
         """Writes the file in the first process."""
         if not self._collected or not trainer.is_global_zero:
             return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "label", *(f"p({name})" for name in self._collected[0].classes)])
+        rows: list[list[object]] = [["file", "label", *(f"p({name})" for name in self._collected[0].classes)]]
         for part in self._collected:
             for file, row in zip(part.files, part.probabilities, strict=True):
-                writer.writerow([file, part.classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())])
+                rows.append([file, part.classes[int(row.argmax())], *(f"{p:.6f}" for p in row.tolist())])
         path = self.output or run_folder(trainer) / "predictions.csv"
-        write_atomically(path, text.getvalue())
+        write_atomically(path, csv_text(rows))
         count = sum(len(part.files) for part in self._collected)
         self._collected.clear()
         show(f"{count} predictions written to {short_path(path)}")

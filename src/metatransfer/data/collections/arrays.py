@@ -8,12 +8,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice, did_you_mean
 from metatransfer.data.readers.array_files import (
+    SVMLIGHT_SUFFIXES,
     ArrayFile,
     check_alike,
     class_labels,
@@ -46,9 +49,11 @@ _FEATURES = ("features", "fts")  # samples of files of feature vectors, if none 
 class Arrays(Collection):
     """Arrays of samples and labels, from a file or from Python.
 
-    The files are ``.npz``, a pair of ``.npy``, ``.pt``, ``.pth``, ``.safetensors`` or ``.mat`` of MATLAB up to version
-    7. Samples are named ``x`` (or ``X``, ``data``, ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``,
-    ``labels``, ``targets``); a target domain needs no labels. The splits are taken from, in this order:
+    The files are ``.npz``, a pair of ``.npy``, ``.pt``, ``.pth``, ``.safetensors``, ``.mat`` of MATLAB up to version 7,
+    or ``.svm``, ``.libsvm`` and ``.svmlight``. A sparse matrix, also from ``scipy.sparse.save_npz`` with its labels in
+    ``labels_path``, becomes an ordinary one if it fits into memory. Samples are named ``x`` (or ``X``, ``data``,
+    ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``, ``labels``, ``targets``); a target domain needs
+    no labels. The splits are taken from, in this order:
 
     - the names ``x_train``, ``y_train``, ``x_val``, ``y_val``, ``x_test``, ``y_test`` (or ``train_x``, ...); if there
       are only those of ``val`` or ``test``, ``x`` and ``y`` are the training split;
@@ -61,7 +66,7 @@ class Arrays(Collection):
 
     Args:
         path: the file.
-        labels_path: ``.npy`` file of the labels, if ``path`` is a ``.npy`` file of samples.
+        labels_path: ``.npy`` file of the labels, if ``path`` is a ``.npy`` or sparse ``.npz`` file of samples.
         x: name of the samples. Defaults to one of the above.
         y: name of the labels. Defaults to one of the above.
         split: name of the array with the split of each sample.
@@ -167,6 +172,8 @@ class Arrays(Collection):
             )
         x = sample_tensor(arrays[pair[0]], self.channels_last, where)
         train = next(iter(self._found(labelled=False).values())).x
+        if path.lower().endswith(SVMLIGHT_SUFFIXES) and x.shape[1] < train.shape[1]:
+            x = F.pad(x, (0, train.shape[1] - x.shape[1]))  # these files end with the last value that is not 0
         check_alike(x, train, f"{where}: the samples", "those of the training")
         good = self._finite(x, "predict", where)
         return _without_classes(x[good], where), tuple(map(str, good.tolist()))
@@ -202,6 +209,7 @@ class Arrays(Collection):
                 f"{self._where} has no samples and labels called {' or '.join(SAMPLES)} and {' or '.join(LABELS)}, "
                 f"only {', '.join(arrays) or 'nothing'}: set x and y to their names."
             )
+        self._tell_unused(set(arrays) - {name for pair in pairs.values() for name in pair})
         found = {part: self._part(arrays, part, *pair) for part, pair in pairs.items()}
         if "all" in found and self.split in arrays:
             words = self._words(arrays, self.split, len(found["all"].x)).tolist()
@@ -211,6 +219,14 @@ class Arrays(Collection):
         for part, one in found.items():
             check_alike(one.x, found[first].x, f"{self._where}: the samples of {part}", f"those of {first}")
         return {part: one.at(self._finite(one.x, part, self._name(part))) for part, one in found.items()}
+
+    def _tell_unused(self, others: set[str]) -> None:
+        known = {self.split, self.groups, *(name for part in SPLITS for name in _split_names(self.groups, part))}
+        if unused := sorted(others - known):
+            rank_zero_warn(
+                f"{self._where}: not used: {', '.join(unused)}; set x and y to the names of samples and labels, whose "
+                "splits have endings such as _train and _test."
+            )
 
     def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> _Part:
         x = sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")

@@ -57,7 +57,7 @@ class ImageTable(ImageCollection):
     def parts(self) -> Mapping[str, Source]:
         """The images, in memory if they fit into ``memory_limit``."""
         table = read_table(self.path, self.delimiter)
-        labels = table.filled(self.label, "label")
+        labels = table.labels(self.label)
         files = self._files(table, labels)
         parts: dict[str, Source] = {}
         for part, rows in table.rows(self.split).items():
@@ -71,7 +71,7 @@ class ImageTable(ImageCollection):
         """The images in the order of the table, with or without a column of classes."""
         table = read_table(self.path, self.delimiter)
         known = self.label != "label" or "label" in table.columns  # another name was set by the user
-        labels = table.filled(self.label, "label") if known else None
+        labels = table.labels(self.label) if known else None
         files = self._files(table, labels)
         return {
             part: self._withheld([files[row] for row in rows], [labels[row] for row in rows] if labels else None, part)

@@ -160,8 +160,8 @@ class _Tasks(TaskGenerator):
         drawn = set(next(filter(None, (getattr(*place, None) for place in places)), ()))
         if outside := drawn - set(self.tasks.dataset.labels):
             raise UserError(
-                f"{self.name}: its {type(first).__name__} draws from {len(drawn)} classes, of which {len(outside)} are "
-                "not in the split's data set, so splits would share classes: leave out own_tasks, or create the "
+                f"{self.name}: its {type(first).__name__} draws from {len(drawn)} classes, but {len(outside)} of them "
+                "are not in the split's data set, so splits would share classes: leave out own_tasks, or create the "
                 "transforms with the data set of the Taskset."
             )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from metatransfer.checks import did_you_mean
 from metatransfer.data.readers.array_files import SUFFIXES as ARRAY_SUFFIXES
+from metatransfer.data.readers.array_files import open_arrays
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES
 from metatransfer.data.readers.tables import TABLE_SUFFIXES, read_table
 from metatransfer.data.sources import Collection, split_of
@@ -27,7 +28,7 @@ def describe_path(path: str | Path) -> dict[str, Any]:
     - a table with a column of image files: :class:`ImageTable`
     - a table with a column of texts: :class:`Texts`
     - any other table: :class:`Table`
-    - ``.npz``, ``.npy``, ``.mat``, ``.pt`` or ``.safetensors``: :class:`Arrays`
+    - ``.npz``, ``.npy``, ``.mat``, ``.pt``, ``.safetensors`` or ``.svm``: :class:`Arrays`
 
     Returns:
         ``{"class_path": ..., "init_args": {...}}`` as in a configuration file.
@@ -42,7 +43,8 @@ def describe_path(path: str | Path) -> dict[str, Any]:
     if place.is_dir() or suffix == ".zip":
         return _described("ImageFolder", root=str(place))
     if suffix in ARRAY_SUFFIXES:
-        labels = _labels_beside(place) if suffix == ".npy" else None
+        unlabelled = suffix in (".npy", ".npz") and list(open_arrays(str(place))) == ["x"]  # .npz if it is sparse
+        labels = _labels_beside(place) if unlabelled else None
         return _described("Arrays", path=str(place), **({"labels_path": labels} if labels else {}))
     if suffix in TABLE_SUFFIXES:
         return _table(place)
@@ -79,7 +81,7 @@ def _meant(given: str, place: Path) -> str:
 def _labels_beside(file: Path) -> str | None:
     """The file of labels beside a file of samples, by their usual names."""
     for samples, labels in _PARTNERS:
-        other = file.with_name(f"{labels}{file.stem.removeprefix(samples)}{file.suffix}")
+        other = file.with_name(f"{labels}{file.stem.removeprefix(samples)}.npy")
         if file.stem.startswith(samples) and other.is_file() and other != file:
             return str(other)
     return None

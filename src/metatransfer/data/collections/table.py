@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from metatransfer.checks import check_choice
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
-from metatransfer.data.readers.table_features import Columns, TableEncoder, TableSource, find_columns, is_missing
+from metatransfer.data.readers.table_features import Columns, TableEncoder, TableSource, find_columns
 from metatransfer.data.readers.tables import Table as Cells
 from metatransfer.data.readers.tables import read_table
 from metatransfer.data.sources import NO_CLASS, Collection, Source, group_of_classes, numbered
@@ -30,7 +30,8 @@ class Table(Collection):
         path: ``.csv``, ``.tsv``, ``.tab``, ``.txt``, ``.jsonl`` or ``.parquet`` (extra ``tables``), with named columns.
         label: column of the classes.
         features: columns of a sample. Defaults to all except ``label``, ``split`` and ``group``.
-        categorical: features that are categories. Defaults to those that are not all numbers.
+        categorical: features that are categories. Defaults to those that hold words. A column of numbers with a few
+            other texts, or of words that are nearly all different, is an error.
         split: column with ``train``, ``val`` or ``test`` in each row.
         group: column with the group of each row (family, patient); all rows of a class must have the same.
         delimiter: between fields. Defaults to that of the file's extension.
@@ -60,11 +61,8 @@ class Table(Collection):
     def parts(self) -> Mapping[str, Source]:
         """The rows, in memory."""
         cells = read_table(self.path, self.delimiter)
-        labels = np.array(cells.words(self.label, "label"))
-        for row, word in enumerate(labels.tolist()):
-            if is_missing(word):
-                raise UserError(f"{cells.at(row)}: the label '{self.label}' is empty: fill it in, or remove the row.")
-        groups = np.array(cells.words(self.group or self.label, "group"))
+        labels = np.array(cells.labels(self.label))
+        groups = np.array(cells.labels(self.group, "group")) if self.group is not None else None
         columns = self._find(cells)
         raw, bad = self._raw(cells, columns)
         parts: dict[str, Source] = {}
@@ -75,7 +73,7 @@ class Table(Collection):
             if not len(kept):
                 raise UserError(f"{name}: every row has a missing or infinite value: fill some in.")
             targets, names = numbered(labels[kept])
-            of_class = group_of_classes(labels[kept], groups[kept] if self.group else None, names, f"'{self.path}'")
+            of_class = group_of_classes(labels[kept], None if groups is None else groups[kept], names, f"'{self.path}'")
             parts[part] = TableSource(raw[kept], columns, targets, names, name, of_class)
         return parts
 

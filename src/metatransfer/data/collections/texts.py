@@ -104,10 +104,10 @@ class Texts(Collection):
             return own
         if own is not None or state["kind"] != WORDS:
             name = state.get("name", WORDS)
+            changed = ", whose file has changed" if name == self.tokenizer else ""
             raise UserError(
-                f"the checkpoint was trained with the tokenizer '{name}', but the data has '{self.tokenizer}'"
-                f"{', whose file has changed since' if name == self.tokenizer else ''}: its token numbers would mean "
-                "other words: set the tokenizer of the training."
+                f"the checkpoint was trained with tokenizer '{name}', but the data has '{self.tokenizer}'{changed}: "
+                "set the tokenizer of the training."
             )
         return Words(state["vocabulary"], state["lower"], self.max_length)
 
@@ -129,7 +129,7 @@ class Texts(Collection):
         table = read_table(path, self.delimiter, self.quotes, wanted)
         texts = table.filled(self.text, "text", (str,))
         needed = labelled or self.label != "label" or "label" in table.columns  # another name was set by the user
-        labels = table.filled(self.label, "label") if needed else None
+        labels = table.labels(self.label) if needed else None
         found: dict[str, _Part] = {}
         for name, rows in table.rows(self.split).items():
             words = [labels[row] for row in rows] if labels is not None else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,11 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.checks import check_file
+from metatransfer.data.readers.tables import check_classes
 from metatransfer.errors import UserError
 
 _Read: TypeAlias = Callable[[], Any]
 _CHUNK = 2**24  # values checked at once, to limit memory
-_MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct", "sparse": "a sparse matrix"}
+_MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct"}
+SVMLIGHT_SUFFIXES = (".svm", ".svmlight", ".libsvm")
+_SPARSE_PARTS = {"data", "format", "shape"}  # arrays of each file of scipy.sparse.save_npz
 
 
 class ArrayFile(UserDict[str, Any]):
@@ -41,14 +46,14 @@ class ArrayFile(UserDict[str, Any]):
 
 
 def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
-    """Converts a value to an array of numbers or texts."""
+    """Converts a value to an array of numbers or texts; sparse matrices become ordinary ones."""
+    _check_size(getattr(value, "shape", ()), getattr(value, "itemsize", 4), where)
     if isinstance(value, Tensor):
-        value = value.detach()
-        if value.layout != torch.strided or value.is_quantized:
-            raise UserError(f"{where} is a sparse or quantised tensor, but must be an ordinary one: convert it.")
+        value = value.detach().dequantize() if value.is_quantized else value.detach().to_dense()
         if value.dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):  # unknown to numpy
             value = value.float()
         return np.asarray(value.cpu().resolve_conj().resolve_neg().numpy())
+    value = value.toarray() if hasattr(value, "toarray") else value  # scipy.sparse
     if not isinstance(value, np.ndarray | list | tuple):
         raise UserError(f"{where} must be an array, but is of type {type(value).__name__}.")
     try:
@@ -61,8 +66,19 @@ def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
     return array
 
 
+def _check_size(shape: Sequence[int], itemsize: int, where: str) -> None:
+    """Raises an error before memory is allocated; samples become float32, which has 4 bytes."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    size = math.prod(shape) * min(itemsize, 4)
+    if size > memory:
+        raise UserError(
+            f"{where} of shape {tuple(shape)} needs {size / 2**30:,.0f} GiB of memory, but this machine has "
+            f"{memory / 2**30:,.0f}: use fewer samples or features."
+        )
+
+
 def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
-    """Opens a file of arrays; those of ``.npy`` files and of a pair in a torch file are named ``x`` and ``y``."""
+    """Opens a file of arrays; those without names, as in ``.npy`` files, are called ``x`` and ``y``."""
     file = check_file(Path(path).expanduser(), "array file", "put it there, or give its path")
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
@@ -73,10 +89,10 @@ def open_arrays(path: str, labels_path: str | None = None) -> ArrayFile:
         )
     found = _arrays(file, suffix)
     if labels_path is not None:
-        if suffix != ".npy" or Path(labels_path).suffix.lower() != ".npy":
+        if list(found) != ["x"] or Path(labels_path).suffix.lower() != ".npy":
             raise UserError(
-                f"labels_path belongs to a .npy file of samples and must be one, too, but the files are '{path}' and "
-                f"'{labels_path}': save both with numpy.save, or leave labels_path out and name the labels y."
+                f"labels_path is the .npy file of the labels of a .npy or sparse .npz file, but the files are '{path}' "
+                f"and '{labels_path}': leave it out and name the labels y, or save the samples in such a file."
             )
         found["y"] = _arrays(check_file(Path(labels_path).expanduser(), "labels file"), ".npy")["x"]
     return ArrayFile(f"'{path}'", found)
@@ -111,13 +127,26 @@ def _npy(file: Path) -> dict[str, _Read]:
 def _npz(file: Path) -> dict[str, _Read]:
     def read(name: str) -> Any:  # noqa: ANN401
         with np.load(file, allow_pickle=False) as opened:  # not kept open, because forked processes would share it
+            _check_size([opened.zip.getinfo(f"{name}.npy").file_size], 1, f"'{file}': '{name}'")
             return opened[name]
+
+    def sparse() -> Any:  # noqa: ANN401
+        from scipy.sparse import load_npz  # optional in most runs
+
+        return load_npz(file)
 
     content = np.load(file, allow_pickle=False)
     if isinstance(content, np.ndarray):
         raise UserError(f"'{file}' is a single array: rename it to .npy, or save it with numpy.savez.")
     with content:
-        return {name: partial(read, name) for name in content.files}
+        return {"x": sparse} if {*content} >= _SPARSE_PARTS else {name: partial(read, name) for name in content}
+
+
+def _svmlight(file: Path) -> dict[str, _Read]:
+    from sklearn.datasets import load_svmlight_file  # a second that other runs need not pay
+
+    x, y = load_svmlight_file(str(file), dtype=np.float32)
+    return {"x": lambda: x, "y": lambda: y}
 
 
 def _torch(file: Path) -> dict[str, _Read]:
@@ -146,15 +175,16 @@ def _safetensors(file: Path) -> dict[str, _Read]:
 def _matlab(file: Path) -> dict[str, _Read]:
     from scipy.io import loadmat, whosmat  # optional in most runs
 
-    def read(name: str, kind: str) -> Any:  # noqa: ANN401
-        if kind in ("cell", "struct", "sparse", "object", "opaque", "function"):
+    def read(name: str, shape: tuple[int, ...], kind: str) -> Any:  # noqa: ANN401
+        _check_size(shape if kind != "sparse" else (), 1, f"'{file}': '{name}'")
+        if kind in ("cell", "struct", "object", "opaque", "function"):
             raise UserError(
-                f"'{file}': '{name}' is {_MATLAB_OTHERS.get(kind, 'an object')}, but must be a full array of numbers: "
-                "convert it in MATLAB (cell2mat, full) and save it again."
+                f"'{file}': '{name}' is {_MATLAB_OTHERS.get(kind, 'an object')}, but must be an array of numbers: "
+                "convert it in MATLAB (cell2mat) and save it again."
             )
         return loadmat(file, variable_names=[name])[name]
 
-    return {name: partial(read, name, kind) for name, _, kind in whosmat(file) if not name.startswith("__")}
+    return {name: partial(read, name, *form) for name, *form in whosmat(file) if not name.startswith("__")}
 
 
 _FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]]]] = {
@@ -164,6 +194,7 @@ _FORMATS: dict[str, tuple[str, Callable[[Path], dict[str, _Read]]]] = {
     ".pth": ("tensors and plain values", _torch),
     ".safetensors": ("safetensors", _safetensors),
     ".mat": ("a MATLAB file", _matlab),
+    **dict.fromkeys(SVMLIGHT_SUFFIXES, ("svmlight", _svmlight)),
 }
 SUFFIXES = tuple(_FORMATS)
 
@@ -173,20 +204,22 @@ SUFFIXES = tuple(_FORMATS)
 
 def plain(value: Any) -> Any:  # noqa: ANN401
     """An array, series or list of the user, without pandas types."""
-    objects = value = value.to_numpy() if hasattr(value, "to_numpy") else value
-    if isinstance(value, list | tuple) and any(isinstance(one, str) for one in value):
+    value = value.to_numpy() if hasattr(value, "to_numpy") else value
+    if isinstance(value, list | tuple) and any(one is None or isinstance(one, str) for one in value):
         objects = np.array(value, dtype=object)  # NumPy would convert missing values to the texts 'None' and 'nan'
-    if isinstance(objects, np.ndarray) and objects.dtype == object:
-        for kinds in ((bool, np.bool_), (int, np.integer)):
-            if all(isinstance(one, kinds) for one in objects.flat):
-                return np.array(objects.tolist())
-        if all(isinstance(one, str) or _is_missing(one) for one in objects.flat):
-            return np.array([one if isinstance(one, str) else "" for one in objects.flat]).reshape(objects.shape)
+    else:
+        objects = value
+    if not isinstance(objects, np.ndarray) or objects.dtype != object or not objects.size:
+        return value
+    for kinds, missing in ((bool | np.bool_, None), (int | float | np.number, np.nan), (str, "")):
+        cells = [missing if _is_missing(one) else one for one in objects.flat]
+        if all(isinstance(one, kinds) for one in cells):
+            return np.array(cells).reshape(objects.shape)
     return value
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
 
 
 def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
@@ -201,10 +234,13 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
     if given.dtype.kind == "c":
         raise UserError(f"{where} holds {given.dtype}, but labels are whole numbers or texts: convert them.")
     if given.dtype.kind == "f":
-        wrong = ~np.isfinite(given) | (given != np.floor(given))
+        given = given.astype(np.float64)
+        wrong = ~np.isfinite(given) | (given != np.floor(given)) | (np.abs(given) > 2**53)  # beyond it numbers merge
         if wrong.any():
             row = int(wrong.argmax())
-            raise UserError(f"{where} holds {given[row]} for sample {row}, but labels are whole numbers or texts.")
+            raise UserError(
+                f"{where} holds {given[row]} for sample {row}, but labels are whole numbers up to 2**53 or texts."
+            )
         given = given.astype(np.int64)
     if given.dtype.kind == "S":
         try:
@@ -212,10 +248,8 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
         except UnicodeDecodeError as error:
             raise UserError(f"{where} holds bytes that are not UTF-8 text: give texts.") from error
     labels = given.astype(np.str_)
-    if (labels == "").any():
-        raise UserError(
-            f"{where} has no label for sample {int((labels == '').argmax())}: give it one, or leave it out."
-        )
+    if given.dtype.kind in "US":
+        check_classes(labels.tolist(), lambda row: f"{where}, sample {row}: the label")
     return labels
 
 

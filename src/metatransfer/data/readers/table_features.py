@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from metatransfer.data.readers.tables import Table
+from metatransfer.data.readers.tables import MISSING, Table
 from metatransfer.data.sources import Encoder, TensorSource, natural_order
 from metatransfer.errors import UserError
 
-_MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
+_LIKE_NUMBER = re.compile(r"\W*\d")  # 5,13 or 5 % or <0.1 or 2021-03-04
+_FEW, _SOME = 10, 20  # different words that a column of categories may always hold
 
 
 class Columns(NamedTuple):
@@ -47,8 +49,8 @@ class Columns(NamedTuple):
         for row, word in enumerate(words):
             if not _is_number(word):
                 raise UserError(
-                    f"{table.at(row)}: column '{name}' holds '{word[:30]}', which is not a number: fix it, or name the "
-                    "column in categorical."
+                    f"{table.at(row)}: column '{name}' holds '{word[:30]}', which is not a number: write a number such "
+                    "as 5.13, or list the column in categorical."
                 )
         return np.array([np.nan if is_missing(word) else float(word) for word in words])
 
@@ -58,13 +60,36 @@ def find_columns(table: Table, names: Sequence[str], categorical: Sequence[str] 
     values: dict[str, dict[str, int]] = {}
     for name in names:
         words = table.words(name, "features")
-        if categorical is None:
-            numeric = all(map(_is_number, words)) and not all(map(is_missing, words))
-        else:
-            numeric = name not in categorical
-        if not numeric:
+        if name in categorical if categorical is not None else _is_categorical(table, name, words):
             values[name] = {word: place for place, word in enumerate(dict.fromkeys(words))}
     return Columns(tuple(names), values)
+
+
+def _is_categorical(table: Table, name: str, words: Sequence[str]) -> bool:
+    """Whether a column holds categories; numbers in another spelling, or names of single rows, are an error."""
+    present = [word for word in words if not is_missing(word)]
+    odd = [word for word in present if not _is_number(word)]
+    if not odd:
+        return not present
+    different = set(present)
+    where = f"{table.at(words.index(odd[0]))}: column '{name}' holds '{odd[0]:.30}'"
+    remedy = "leave the column out of features, or list it with all other columns of words in categorical."
+    if len(odd) <= len(present) / 2:
+        raise UserError(
+            f"{where}, but {len(present) - len(odd)} of its {len(present)} values are numbers: write a number such as "
+            f"5.13, or nothing if it is missing; or {remedy}"
+        )
+    if len(different) > _FEW and sum(bool(_LIKE_NUMBER.match(word)) for word in different) > len(different) / 2:
+        raise UserError(
+            f"{where} and {len(different) - 1} other texts that begin like numbers: write numbers such as 5.13 without "
+            f"comma, unit, percent sign or '<', and dates as numbers of days; or {remedy}"
+        )
+    if len(different) > max(_SOME, len(present) / 2):
+        raise UserError(
+            f"{where} and {len(different) - 1} other words in {len(words)} rows, each of which would be a feature: "
+            f"{remedy}"
+        )
+    return True
 
 
 class TableEncoder(Encoder):
@@ -159,11 +184,11 @@ class TableSource(TensorSource):
 
 def is_missing(word: str) -> bool:
     """Whether a cell has no value."""
-    return word.lower() in _MISSING
+    return word.lower() in MISSING
 
 
 def _is_number(word: str) -> bool:
     try:
-        return is_missing(word) or float(word) is not None
+        return is_missing(word) or ("_" not in word and float(word) is not None)
     except ValueError:
         return False

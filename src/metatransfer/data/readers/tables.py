@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -21,6 +22,10 @@ from metatransfer.errors import UserError
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet")
+# missing values; the second line may also be names of classes
+_NO_NAMES = frozenset(["#n/a", "#na", "<na>", "n/a", "n.a.", "na", "nan", "-nan", "nat", "null"])
+MISSING = _NO_NAMES | frozenset(["", "-", "--", ".", "?", "–", "—", "nil", "none"])
+_LONGEST = 200  # characters of a class name
 _Row = tuple[int, Sequence[Any]]
 _Columns = tuple[list[str], Sequence[Sequence[Any]], Sequence[int]]  # names, cells, lines
 
@@ -82,11 +87,37 @@ class Table:
                 )
         return [str(cell) for cell in cells]
 
+    def labels(self, name: str, argument: str = "label") -> list[str]:
+        """A column of classes as text, see :func:`check_classes`."""
+        words = self.filled(name, argument)
+        check_classes(words, lambda row: f"{self.at(row)}: the {argument} '{name}'")
+        return words
+
     def rows(self, split: str | None) -> dict[str, NDArray[np.int64]]:
         """The rows of each split by a column, or ``"all"`` without one."""
         if split is None:
             return {"all": np.arange(len(self))}
         return rows_of_splits(self.filled(split, "split"), split, f"'{self.path}'", self.at)
+
+
+def check_classes(words: Sequence[str], at: Callable[[int], str]) -> None:
+    """Raises an error if a class name is a missing value, not usable as a name, or a number in a second spelling."""
+    spelt: dict[str | float, str] = {}
+    for word in dict.fromkeys(words):
+        other = spelt.setdefault(_value(word), word)
+        if word.lower() in _NO_NAMES:
+            problem = f"is '{word}', a missing value: fill it in, remove the sample or rename the class"
+        elif not word:
+            problem = "is empty: fill it in, or remove the sample"
+        elif len(word) > _LONGEST:
+            problem = f"has {len(word)} characters, and class names at most {_LONGEST}: choose other labels"
+        elif other != word:
+            problem = f"is '{word}', but elsewhere '{other}', the same number: write both in the same way"
+        elif not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            problem = f"is {word!a}, which is not valid Unicode: rename it"
+        else:
+            continue
+        raise UserError(f"{at(words.index(word))} {problem}.")
 
 
 def rows_of_splits(
@@ -143,7 +174,18 @@ def _by_column(names: list[str], rows: Sequence[_Row]) -> _Columns:
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401
+    """A text without space around it; a whole number as int, so that it is spelt as in a CSV file; NaN as ``None``."""
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
     return value.strip() if isinstance(value, str) else value
+
+
+def _value(word: str) -> str | float:
+    """The number that a word spells, otherwise the word."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 def _content(file: Path) -> str:
@@ -175,8 +217,10 @@ def _json_lines(file: Path) -> tuple[list[str], list[_Row]]:
 def _json(content: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
+        if "\\ud" in content.lower():  # perhaps half of a surrogate pair, which no file can hold
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        reason = str(getattr(error, "msg", error)).lower()
+        reason = str(getattr(error, "msg", None) or getattr(error, "reason", error)).lower()
         raise UserError(f"{where}: this is not JSON ({reason}): fix the line.") from error
     if not isinstance(value, dict):
         raise UserError(
@@ -234,8 +278,9 @@ def _parquet(file: Path, wanted: Sequence[str] | None) -> _Columns:
         names = [str(name) for name in parquet.read_schema(file).names]
         keep = set(names) if wanted is None else {*wanted}
         content = parquet.read_table(file, columns=None if wanted is None else [n for n in names if n in keep])
-    except (pyarrow.ArrowException, OSError) as error:
+        # Python has no times in nanoseconds
+        read = (one.cast("string") if pyarrow.types.is_temporal(one.type) else one for one in content.columns)
+        columns = [[_cell(one) for one in next(read).to_pylist()] if name in keep else () for name in names]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"'{file}' cannot be read as a parquet file ({' '.join(str(error).split())[:120]}).") from error
-    read = iter(content.columns)
-    columns = [[_cell(one) for one in next(read).to_pylist()] if name in keep else () for name in names]
     return names, columns, range(1, content.num_rows + 1)

@@ -224,8 +224,8 @@ class TextSource(Source):
     def _tokens(self) -> tuple[Encoded, int]:
         if self._tokenizer is None:
             raise UserError(
-                "tokenizer is null, so there are no tokens, from which this method learns: set tokenizer=words, or "
-                "the tokenizer of the pretrained network."
+                "tokenizer is null, but this method learns from tokens: set tokenizer=words, or the tokenizer of the "
+                "pretrained network."
             )
         if self._encoded is None:
             self._encoded = self._tokenizer(self.texts)

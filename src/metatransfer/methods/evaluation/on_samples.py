@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from metatransfer.functional.losses import episode_scores
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
+from metatransfer.storage import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,9 +171,7 @@ def most_confident_mistakes(answers: Answers, count: int) -> list[tuple[int, int
 
 def class_table(confusion: list[list[int]], names: Sequence[str]) -> str:
     """Precision, recall and F1 of each class, as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "samples", "precision", "recall", "f1", "most often taken for"])
+    rows: list[list[object]] = [["class", "samples", "precision", "recall", "f1", "most often taken for"]]
     for place, name in enumerate(names):
         row, right = confusion[place], confusion[place][place]
         samples, answered = sum(row), sum(line[place] for line in confusion)
@@ -182,5 +179,5 @@ def class_table(confusion: list[list[int]], names: Sequence[str]) -> str:
         numbers = [right / answered if answered else None, right / samples if samples else None]
         numbers.append(2 * right / (samples + answered) if samples + answered else None)
         shown = ["" if number is None else f"{number:.4f}" for number in numbers]
-        writer.writerow([name, samples, *shown, names[max(others, key=lambda pair: pair[0])[1]] if others else ""])
-    return text.getvalue()
+        rows.append([name, samples, *shown, names[max(others, key=lambda pair: pair[0])[1]] if others else ""])
+    return csv_text(rows)
