@@ -321,7 +321,7 @@ IMAGES = np.zeros((32, 32, 3, 4), np.uint8)
         ({"X": IMAGES}, "has no array called y"),
         ({"z": IMAGES}, "has no array called X or y"),
         ({"X": IMAGES, "y": np.arange(3)}, "X has 4 images, but y 3 labels"),
-        ({"X": IMAGES[:28], "y": np.arange(4)}, "must be uint8 images (32, 32, 3, N), but is uint8 (28, 32, 3, 4)"),
+        ({"X": IMAGES[:28], "y": np.arange(4)}, "must be uint8 images (H, H, 3, N), but is uint8 (28, 32, 3, 4)"),
         ({"X": IMAGES.astype(float), "y": np.arange(4)}, "but is float64 (32, 32, 3, 4)"),
         ({"X": {"a": 1}, "y": np.arange(4)}, "'X' is a struct, but must be"),
         ({"X": IMAGES, "y": "text"}, "y must hold one digit for each image"),
@@ -407,9 +407,9 @@ class Unsafe:
     [
         (Unsafe(), "with Python objects, which could run code"),
         (torch.zeros(3), "must hold a dictionary of tensors or the pair"),
-        ({"images": torch.zeros(3)}, "must hold the pair (images, labels), but holds images"),
-        ((torch.zeros(2, 9, 9, 3), torch.zeros(2, dtype=torch.long)), "must be uint8 (N, H, W), (N, H, W, 3)"),
-        ((torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.tensor([0])), "has 2 images, but the labels 1 labels"),
+        ({"images": torch.zeros(3)}, "has no array called x or y: it must hold images x and labels y"),
+        ((torch.zeros(2, 9, 9, 3), torch.zeros(2, dtype=torch.long)), "must be uint8 images (N, H, H), (N, H, H, 3)"),
+        ((torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.tensor([0])), "x has 2 images, but y 1 labels"),
         ((torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.tensor([0, -1])), "but holds -1"),
     ],
 )
@@ -425,5 +425,5 @@ def test_other_tensors(tmp_path, content, words):
 def test_impossible_arguments(kind):
     with pytest.raises(UserError, match="image_size must be a number above 0, but is -1"):
         kind("nowhere", image_size=-1)
-    with pytest.raises(UserError, match=r"channels must be 1 \(grey\), 3 \(RGB\) or left out, but is 4"):
+    with pytest.raises(UserError, match=r"channels must be 1 \(grey\) or 3 \(RGB\), but is 4"):
         kind("nowhere", channels=4)

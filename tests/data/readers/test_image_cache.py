@@ -10,17 +10,16 @@ import pytest
 import torch
 from image_trees import LOOK, classes_of, entries, everything, opened, picture, write_tree, write_zip
 
-from metatransfer.data.readers import image_cache, image_look
-from metatransfer.data.readers.image_cache import cached_headers, cached_images
+from metatransfer.data.readers import image_look, image_source
 from metatransfer.data.readers.image_files import open_tree
 from metatransfer.data.readers.image_look import ImageLook
-from metatransfer.data.readers.image_source import ImageReader
+from metatransfer.data.readers.image_source import ImageFileSource, ImageReader, cached_images
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
-    image_cache._warn_once.cache_clear()
+    image_source._warn_once.cache_clear()
     return tmp_path / "cache" / "images"
 
 
@@ -29,7 +28,7 @@ def test_the_cache_is_used_and_any_change_is_seen(tmp_path, cache, monkeypatch):
     first = everything(opened(root)[0])
     assert len(entries(cache)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "decode", None)  # would be called without a cache
+        patch.setattr(image_source, "decode", None)  # would be called without a cache
         assert torch.equal(everything(opened(root)[0]), first)
         moved = root.rename(tmp_path / "moved")
         assert torch.equal(everything(opened(moved)[0]), first)
@@ -148,15 +147,17 @@ def test_several_processes_at_once(tmp_path, cache):
     assert len(entries(cache)) == 1
 
 
-def test_headers_are_kept_too(tmp_path, cache):
+def test_headers_are_kept_too(tmp_path, cache, monkeypatch):
     root = write_tree(tmp_path / "tree")
     (root / "class 0" / "2.png").write_bytes(b"x")
-    files = open_tree(root, "toys").files()
-    first = cached_headers(files)
-    assert list(first) == [2]
+    options = {"on_bad_sample": "skip", "memory_limit": 1}
+    source, count = opened(root, **options)
+    assert (len(source), count) == (11, 1)
+    assert isinstance(source, ImageFileSource)
     assert len(entries(cache)) == 1
-    assert cached_headers(files) == first
-    assert cached_headers([]) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(image_source, "decode", None)  # would be called without a cache
+        assert len(opened(root, **options)[0]) == 11
 
 
 def test_a_file_that_cannot_be_read_is_named_and_not_remembered(tmp_path, monkeypatch, cache):

@@ -28,7 +28,7 @@ def test_any_mode_is_converted(mode, channels):
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
     elif mode == "I":
-        image = Image.fromarray(grey.astype(np.int32))
+        image = Image.fromarray(grey.astype(np.int32) * 257)
     elif mode == "F":
         image = Image.fromarray(grey.astype(np.float32) / 255)
     else:

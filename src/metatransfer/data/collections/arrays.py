@@ -15,7 +15,7 @@ from torch import Tensor
 from metatransfer.checks import check_choice
 from metatransfer.data.readers.array_checks import check_alike, class_labels, finite_rows, plain, sample_tensor
 from metatransfer.data.readers.array_files import LABELS, SAMPLES, ArrayFile, named_pair, open_arrays, split_names
-from metatransfer.data.readers.image_look import ImageLook
+from metatransfer.data.readers.image_look import ImageLook, as_sample
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
 from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.data.sources import (
@@ -172,7 +172,7 @@ class Arrays(Collection):
                 f"{self._where}: samples of {str(x.dtype).removeprefix('torch.')} and shape {shape} are not square "
                 "uint8 images, so image files cannot be converted to them."
             )
-        return ImageLook(shape[1], channels=shape[0]).sample(item)
+        return as_sample(item, ImageLook(shape[1], channels=shape[0]))
 
     @property
     def _where(self) -> str:

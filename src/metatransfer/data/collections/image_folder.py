@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
 from metatransfer.checks import check_choice
+from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.image_files import ImageFile, ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import (
@@ -24,7 +21,6 @@ from metatransfer.data.readers.tables import read_table
 from metatransfer.data.sources import (
     SPLIT_NAMES,
     SPLITS,
-    Collection,
     LazyParts,
     Source,
     UnlabelledPart,
@@ -32,35 +28,6 @@ from metatransfer.data.sources import (
     split_of,
 )
 from metatransfer.errors import UserError
-
-
-class ImageCollection(Collection):
-    """Base class of collections of image files, opened by ``reader``; messages name ``path``."""
-
-    reader: ImageReader
-    path: str
-
-    def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The images of a folder or zip file at any depth, with their relative names."""
-        source, names, self.skipped["predict"] = self.reader.below(path)
-        return source, names
-
-    def convert(self, item: Image.Image) -> Tensor:
-        """An image in the format of the samples: ``(C, H, W)`` in [0, 1]."""
-        return self.reader.look.sample(item)
-
-    def protocol(self) -> dict[str, Any]:
-        """The size of the images."""
-        return {"image_size": self.reader.look.size, "channels": self.reader.look.channels}
-
-    def _name(self, part: str) -> str:
-        return f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
-
-    def _withheld(self, files: Sequence[ImageFile], words: Sequence[str] | None, part: str) -> UnlabelledPart:
-        """A part of a target domain: the files in the given order, with their classes ``words``."""
-        source, kept = self.reader.in_order(files, self._name(part))
-        self.skipped[part] = len(files) - len(kept)
-        return UnlabelledPart(source, np.array(words, np.str_)[kept] if words is not None else None)
 
 
 class ImageFolder(ImageCollection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from metatransfer.data.collections.image_folder import ImageCollection
+from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES, ImageFile, ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import MEMORY_LIMIT, ImageReader, OnBadSample

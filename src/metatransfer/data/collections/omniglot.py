@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
 from metatransfer.checks import check_choice
+from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.fetching import fetch
 from metatransfer.data.readers.image_files import ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import ImageReader, OnBadSample
-from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source
+from metatransfer.data.sources import SPLITS, LazyParts, Source
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, stream_keys
 
@@ -45,7 +44,7 @@ _PROTOCOLS: dict[str, tuple[str, Literal["none", "classes", "per_class"]]] = {
 _LAKE_VAL = frozenset({"Armenian", "Futurama", "Hebrew", "Korean", "Sanskrit"})
 
 
-class Omniglot(Collection):
+class Omniglot(ImageCollection):
     """Handwritten characters, 1623 of 50 alphabets, 20 drawings each (Lake et al. 2015).
 
     Reads the layout of torchvision, ``omniglot-py/images_background/<Alphabet>/<character>/<drawing>.png`` and
@@ -104,16 +103,9 @@ class Omniglot(Collection):
         """The characters of each split, named ``<Alphabet>/<character>``."""
         return LazyParts(self._drawings, SPLITS)
 
-    def convert(self, item: Image.Image) -> Tensor:
-        """An image of one character, dark on light, in the format of the samples: ``(1, H, W)`` in [0, 1], ink high."""
-        return self.reader.look.sample(item)
-
     def protocol(self) -> dict[str, Any]:
         """The name of the split and the size of the images."""
-        return {
-            "split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})",
-            "image_size": self.reader.look.size,
-        }
+        return {"split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})", **super().protocol()}
 
     def _drawings(self, split: str) -> Source:
         characters = self._characters(split)

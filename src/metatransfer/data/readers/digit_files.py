@@ -19,6 +19,7 @@ from metatransfer.data.readers.image_look import decode
 from metatransfer.data.readers.image_source import by_name_and_content
 from metatransfer.errors import UserError
 
+DIGIT_NAMES = tuple("0123456789")
 _IDX_BYTES = 8  # the code of unsigned bytes in the magic number
 
 
@@ -80,72 +81,62 @@ def read_libsvm(path: Path, side: int) -> DigitFile:
     return DigitFile(pixels, labels.astype(np.int64) - 1, f"'{path}'")
 
 
-def read_mat(path: Path, side: int) -> DigitFile:
-    """A MATLAB file with the images ``X``, ``(side, side, 3, N)`` uint8, and N labels ``y``."""
+def read_arrays(path: Path, images: str, labels: str, count_last: bool = False) -> DigitFile:
+    """Two arrays of a MATLAB or torch file: square images uint8, with channels first or last, and labels."""
     arrays = open_arrays(str(path))
-    missing = [name for name in ("X", "y") if name not in arrays]
+    missing = [name for name in (images, labels) if name not in arrays]
     if missing:
         raise UserError(
-            f"'{path}' has no array called {' or '.join(missing)}: it must hold images X and labels y; download it "
-            "again."
+            f"'{path}' has no array called {' or '.join(missing)}: it must hold images {images} and labels {labels}; "
+            "download it again."
         )
-    x, labels = arrays["X"], digit_labels(arrays["y"], f"'{path}': y")
-    if x.dtype != np.uint8 or x.shape[:-1] != (side, side, 3):
+    given, digits = arrays[images], digit_labels(arrays[labels], f"'{path}': {labels}")
+    x = sample_tensor(np.moveaxis(given, -1, 0) if count_last else given, None, f"'{path}': {images}").numpy()
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
+        shapes = "(H, H, 3, N)" if count_last else "(N, H, H), (N, H, H, 3) or (N, 3, H, H)"
         raise UserError(
-            f"'{path}': X must be uint8 images ({side}, {side}, 3, N), but is {x.dtype} {x.shape}: download it again."
+            f"'{path}': {images} must be uint8 images {shapes}, but is {given.dtype} {given.shape}: download it again."
         )
-    _check_count(x.shape[-1], f"'{path}': X", len(labels), "y")
-    return DigitFile(x.transpose(3, 0, 1, 2), labels, f"'{path}'")
-
-
-def read_tensors(path: Path) -> DigitFile:
-    """A torch file of the pair ``(images, labels)``; the images are uint8, with channels first or last."""
-    arrays = open_arrays(str(path))
-    if not {"x", "y"} <= set(arrays):
-        raise UserError(f"'{path}' must hold the pair (images, labels), but holds {', '.join(arrays) or 'nothing'}.")
-    where = f"'{path}': the images"
-    x = sample_tensor(arrays["x"], None, where).numpy()
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise UserError(f"{where} must be uint8 (N, H, W), (N, H, W, 3) or (N, 3, H, W), but are {x.dtype} {x.shape}.")
-    labels = digit_labels(arrays["y"], f"'{path}': the labels")
-    _check_count(len(x), where, len(labels), "the labels")
-    return DigitFile(x[:, 0] if x.shape[1] == 1 else x.transpose(0, 2, 3, 1), labels, f"'{path}'")
+    _check_count(len(x), f"'{path}': {images}", len(digits), labels)
+    return DigitFile(x[:, 0] if x.shape[1] == 1 else x.transpose(0, 2, 3, 1), digits, f"'{path}'")
 
 
 def read_folders(folder: Path) -> DigitFile:
     """Images in one folder per digit, ``<label>/<image>``."""
     tree = open_tree(folder, "folder")
     names = tree.folders()
-    wrong = [name for name in names if name not in "0123456789" or len(name) != 1]
+    wrong = [name for name in names if name not in DIGIT_NAMES]
     if wrong or not names:
         found = f"'{wrong[0]}'" if wrong else "none"
         raise UserError(f"'{folder}' must hold a folder of images for each digit, 0 to 9, but holds {found}.")
     files = [(file, int(name)) for name in names for file in tree.files(name)]
     order = by_name_and_content([file for file, _ in files])
-    labels = np.array([files[index][1] for index in order], np.int64)
-    return DigitFile((_image(files[index][0]) for index in order), labels, f"'{folder}'")
+    return _of_files([files[index] for index in order], folder)
 
 
 def read_listed(folder: Path, listing: Path) -> DigitFile:
     """Images in one folder, and a text file with a line ``name label`` for each."""
     tree = open_tree(folder, "folder")
-    files: list[ImageFile] = []
-    labels: list[int] = []
+    files: list[tuple[ImageFile, int]] = []
     for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        file = tree.find(name.strip()) if "/" not in name else None
-        if label not in tuple("0123456789") or not name.strip():
+        if label not in DIGIT_NAMES or not name.strip():
             raise UserError(f"'{listing}', line {number}, must read 'name label' with a digit, but is '{line:.60}'.")
+        file = tree.find(name.strip()) if "/" not in name else None
         if file is None:
             raise UserError(
                 f"'{listing}', line {number}, names '{name:.60}', which is not in '{folder}': put it there, or "
                 "remove the line."
             )
-        files.append(file)
-        labels.append(int(label))
-    return DigitFile(map(_image, files), np.array(labels, np.int64), f"'{folder}'")
+        files.append((file, int(label)))
+    return _of_files(files, folder)
+
+
+def _of_files(files: list[tuple[ImageFile, int]], folder: Path) -> DigitFile:
+    labels = np.array([label for _, label in files], np.int64)
+    return DigitFile((_image(file) for file, _ in files), labels, f"'{folder}'")
 
 
 def _image(file: ImageFile) -> Image.Image:

@@ -197,7 +197,7 @@ class EpisodicDataModule(CollectionDataModule):
                     "predict needs two folders: --data.predict.support <label>/<image> with examples of every label, "
                     "and --data.predict.query with the images to label."
                 )
-            task = prediction_task(self.predict.support, self.predict.query, self.collection.convert)
+            task = prediction_task(self.predict.support, self.predict.query, self.collection)
             support_x, query_x = (
                 apply_transforms(self.processing.transform or (), x) for x in (task.support_x, task.query_x)
             )
