@@ -289,7 +289,7 @@ def make(tmp_path, case):
         ("two names", {}, "has two folders for val, 'val' and 'valid': merge them"),
         ("upper", {}, "two classes of the same name, 'A' and 'a'"),
         ("empty", {}, "class 'b' has no images; .*on_bad_sample=skip"),
-        ("all bad", {"on_bad_sample": "skip"}, "none of its 1 images can be used"),
+        ("all bad", {"on_bad_sample": "skip"}, "none of its 2 images can be used"),
     ],
 )
 def test_one_sentence(tmp_path, case, options, words):

@@ -16,9 +16,12 @@ from metatransfer.data.readers.digit_files import (
     DigitFile,
     read_arrays,
     read_folders,
+    read_hdf5,
     read_idx,
     read_libsvm,
     read_listed,
+    read_matrix,
+    read_rows,
 )
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
@@ -75,6 +78,13 @@ class DigitSet(PixelCollection):
             raise self.missing(" or ".join(names))
         return found
 
+    def pickle(self, name: str, better: str) -> UserError:
+        """The error for a pickle in place of the files."""
+        return UserError(
+            f"{self.title}: '{name}' in '{self.root}' is a pickle, which can run code when it is read: convert it to "
+            f"{better} on a machine where you trust it."
+        )
+
     def missing(self, what: str) -> UserError:
         """The error for missing files."""
         deeper = " or ".join(f"'{folder}'" for folder in self.folders if folder)
@@ -104,17 +114,31 @@ class MNIST(DigitSet):
 class USPS(DigitSet):
     """USPS: 7291 and 2007 handwritten digits of envelopes, 16x16, grey, ink high (Hull 1994).
 
-    The LIBSVM texts ``usps.bz2`` and ``usps.t.bz2``, or unpacked as ``usps`` and ``usps.t``, in ``root`` or
-    ``root/USPS``.
+    One of these forms, in ``root`` or ``root/USPS``:
+
+    - the LIBSVM texts ``usps.bz2`` and ``usps.t.bz2``, or unpacked as ``usps`` and ``usps.t``;
+    - ``zip.train.gz`` and ``zip.test.gz`` of The Elements of Statistical Learning, or unpacked;
+    - ``usps.h5`` with ``train/data``, ``train/target``, ``test/data`` and ``test/target``, which needs h5py;
+    - ``USPS.mat`` with ``fea`` and ``gnd``, the training images first. Labels 1 to 10 mean the digits 0 to 9.
     """
 
     title, folders = "USPS", ("", "USPS")
     usual_source = "the LIBSVM collection of data sets, and torchvision has the same layout"
 
     def read(self, split: str) -> list[DigitFile]:
-        """The LIBSVM file."""
-        name = {"train": "usps", "test": "usps.t"}[split]
-        return [read_libsvm(self.file(f"{name}.bz2", name), 16)]
+        """The file of the first form that is found."""
+        name, rows = {"train": ("usps", "zip.train"), "test": ("usps.t", "zip.test")}[split]
+        if (path := self.find(f"{name}.bz2", name)) is not None:
+            return [read_libsvm(path, 16)]
+        if (path := self.find(f"{rows}.gz", rows)) is not None:
+            return [read_rows(path, 16)]
+        if (path := self.find("usps.h5")) is not None:
+            return [read_hdf5(path, split)]
+        if (path := self.find("USPS.mat")) is not None:
+            return [read_matrix(path, "fea", "gnd", slice(7291) if split == "train" else slice(7291, None))]
+        if self.find("usps_28x28.pkl") is not None:
+            raise self.pickle("usps_28x28.pkl", "another form, such as usps.h5")
+        raise self.missing(f"{name}.bz2, {rows}.gz, usps.h5 or USPS.mat")
 
 
 class SVHN(DigitSet):
@@ -192,8 +216,5 @@ class MNISTM(DigitSet):
             if (place / split).is_dir():
                 return [read_folders(place / split)]
         if self.find("keras_mnistm.pkl") is not None:
-            raise UserError(
-                f"MNIST-M: 'keras_mnistm.pkl' in '{self.root}' is a pickle, which can run code when it is read: "
-                f"convert it to {stem}.pt with torch.save((images, labels), path) on a machine where you trust it."
-            )
+            raise self.pickle("keras_mnistm.pkl", f"{stem}.pt, by torch.save((images, labels), path)")
         raise self.missing(f"{split}/<label>/<image>, {stem} with {stem}_labels.txt, or {stem}.pt")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from collections.abc import Iterable
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from metatransfer.data.readers.image_source import by_name_and_content
 from metatransfer.errors import UserError
 
 DIGIT_NAMES = tuple("0123456789")
+T = TypeVar("T")
+_MAX_FILE = 2**30  # bytes after unpacking, more than any of these data sets
 _IDX_BYTES = 8  # the code of unsigned bytes in the magic number
 
 
@@ -58,38 +62,83 @@ def read_libsvm(path: Path, side: int) -> DigitFile:
     """Lines ``label 1:value 2:value ...`` with grey values from -1 to 1 and labels from 1 (digit 0) to 10 (digit 9)."""
     from sklearn.datasets import load_svmlight_file  # takes a second
 
+    form = f"LIBSVM lines 'label 1:value ... {side**2}:value'"
+    table, labels = _parsed(
+        path, form, lambda file: load_svmlight_file(file, n_features=side**2, dtype=np.float64, zero_based=False)
+    )
+    return grey_digits(table.toarray(), labels, f"'{path}'", (-1, 1), first=1)
+
+
+def read_rows(path: Path, side: int) -> DigitFile:
+    """Lines ``label value value ...`` with grey values from -1 to 1, as in The Elements of Statistical Learning."""
+    form = f"lines of a label and {side**2} values"
+    rows = _parsed(path, form, lambda file: np.loadtxt(file, ndmin=2).reshape(-1, 1 + side**2))
+    return grey_digits(rows[:, 1:], rows[:, 0], f"'{path}'", (-1, 1))
+
+
+def read_hdf5(path: Path, split: str) -> DigitFile:
+    """A file with ``train/data`` and ``train/target``, and the same of ``test``: grey values from 0 to 1."""
+    try:
+        import h5py  # optional
+    except ImportError as error:
+        raise UserError(f"'{path}' needs h5py: pip install h5py.") from error
+    try:
+        with h5py.File(path) as file:
+            data, labels = (np.asarray(file[split][name]) for name in ("data", "target"))
+    except Exception as error:  # the error depends on what is damaged or missing
+        raise UserError(
+            f"'{path}' cannot be read as HDF5 with {split}/data and {split}/target ({_reason(error)}): download it "
+            "again."
+        ) from error
+    return grey_digits(data, labels, f"'{path}': {split}", (0, 1))
+
+
+def grey_digits(
+    values: NDArray[Any], labels: NDArray[Any], where: str, span: tuple[float, float], first: int = 0
+) -> DigitFile:
+    """Square images as rows of numbers between paper and ink, with labels from ``first`` (digit 0) on."""
+    if not len(labels):
+        raise UserError(f"{where} is empty: download it again.")
+    low, high = float(values.min()), float(values.max())
+    # a minimum of 0 means that another scale was used
+    if not span[0] <= low or not high <= span[1] or (span[0] < 0 <= low):
+        raise UserError(
+            f"{where} must hold values from {span[0]} (paper) to {span[1]} (ink), but holds {low:g} to {high:g}: "
+            "download the data set that is scaled in this way."
+        )
+    if not np.isin(labels, np.arange(first, first + 10)).all():
+        raise UserError(
+            f"{where} must hold labels {first} (digit 0) to {first + 9} (digit 9), but holds {labels.min():g} to "
+            f"{labels.max():g}: download it again."
+        )
+    pixels = np.rint((values - span[0]) * (255 / (span[1] - span[0]))).astype(np.uint8)
+    side = math.isqrt(pixels[0].size)
+    _check_count(len(pixels), where, labels.size, "it")
+    return DigitFile(pixels.reshape(-1, side, side), labels.reshape(-1).astype(np.int64) - first, where)
+
+
+def _parsed(path: Path, form: str, parse: Callable[[IO[bytes]], T]) -> T:
     try:
         with _opened(path) as file:
-            table, labels = load_svmlight_file(file, n_features=side**2, dtype=np.float64, zero_based=False)
+            content = file.read(_MAX_FILE + 1)
+        if len(content) > _MAX_FILE:
+            raise ValueError(f"it holds more than {_MAX_FILE} bytes")
+        return parse(io.BytesIO(content))
     except Exception as error:  # a damaged archive or line raises whatever its parser does
-        raise UserError(
-            f"'{path}' cannot be read as LIBSVM lines 'label 1:value ... {side**2}:value' ({_reason(error)}): "
-            "download it again."
-        ) from error
-    if not len(labels):
-        raise UserError(f"'{path}' is empty: download it again.")
-    low, high = float(table.min()), float(table.max())
-    if not -1 <= low < 0 or high > 1:
-        raise UserError(
-            f"'{path}' must hold values from -1 (paper) to 1 (ink), but holds {low:g} to {high:g}: download the "
-            "data set that is scaled to [-1, 1]."
-        )
-    if not np.isin(labels, np.arange(1, 11)).all():
-        raise UserError(f"'{path}' must hold labels 1 (digit 0) to 10 (digit 9), but holds {labels.min():g} to "
-                        f"{labels.max():g}: download it again.")  # fmt: skip
-    pixels = np.rint((table.toarray() + 1) * 127.5).astype(np.uint8).reshape(-1, side, side)
-    return DigitFile(pixels, labels.astype(np.int64) - 1, f"'{path}'")
+        raise UserError(f"'{path}' cannot be read as {form} ({_reason(error)}): download it again.") from error
+
+
+def read_matrix(path: Path, images: str, labels: str, rows: slice) -> DigitFile:
+    """Some rows of a MATLAB file of images as rows of numbers, from -1 or 0 to 1, with labels from 1 (digit 0) on."""
+    arrays = _named(path, images, labels)
+    values = arrays[images]
+    span = (-1, 1) if values.size and values.min() < 0 else (0, 1)
+    return grey_digits(values[rows], arrays[labels].reshape(-1)[rows], f"'{path}'", span, first=1)
 
 
 def read_arrays(path: Path, images: str, labels: str, count_last: bool = False) -> DigitFile:
     """Two arrays of a MATLAB or torch file: square images uint8, with channels first or last, and labels."""
-    arrays = open_arrays(str(path))
-    missing = [name for name in (images, labels) if name not in arrays]
-    if missing:
-        raise UserError(
-            f"'{path}' has no array called {' or '.join(missing)}: it must hold images {images} and labels {labels}; "
-            "download it again."
-        )
+    arrays = _named(path, images, labels)
     given, digits = arrays[images], digit_labels(arrays[labels], f"'{path}': {labels}")
     x = sample_tensor(np.moveaxis(given, -1, 0) if count_last else given, None, f"'{path}': {images}").numpy()
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
@@ -99,6 +148,17 @@ def read_arrays(path: Path, images: str, labels: str, count_last: bool = False) 
         )
     _check_count(len(x), f"'{path}': {images}", len(digits), labels)
     return DigitFile(x[:, 0] if x.shape[1] == 1 else x.transpose(0, 2, 3, 1), digits, f"'{path}'")
+
+
+def _named(path: Path, images: str, labels: str) -> Mapping[str, NDArray[Any]]:
+    arrays = open_arrays(str(path))
+    missing = [name for name in (images, labels) if name not in arrays]
+    if missing:
+        raise UserError(
+            f"'{path}' has no array called {' or '.join(missing)}: it must hold images {images} and labels {labels}; "
+            "download it again."
+        )
+    return arrays
 
 
 def read_folders(folder: Path) -> DigitFile:
@@ -162,11 +222,7 @@ def _check_count(images: int, images_name: str, labels: int, labels_name: str) -
 
 def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
     # two zeros, the code of the type, the number of axes, their big-endian lengths, and the data
-    try:
-        with _opened(path) as file:
-            content = file.read()
-    except Exception as error:  # a damaged archive raises whatever its decompressor does
-        raise UserError(f"'{path}' cannot be read ({_reason(error)}): download it again.") from error
+    content = _parsed(path, "an idx file", lambda file: file.read())
     magic = bytes([0, 0, _IDX_BYTES, axes])
     if content[:4] != magic:
         raise UserError(

@@ -1,7 +1,7 @@
 """The characters and digits that are shipped with the package.
 
 Each character has the same number of 28x28 renderings in several openly licensed typefaces (see ``NOTICE-glyphs.md``
-and ``NOTICE-typeset-digits.md``). The files are made by ``tools/build_glyphs.py`` and ``tools/build_typeset_digits.py``.
+and ``NOTICE-typeset-digits.md``). ``tools/build_glyphs.py`` and ``tools/build_typeset_digits.py`` make the files.
 """
 
 from __future__ import annotations

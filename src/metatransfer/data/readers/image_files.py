@@ -95,7 +95,7 @@ class ImageTree(ABC):
             elif is_image(entry):
                 found.append(self._file(name))
             else:
-                self.passed_over[extension(entry) or "without extension"] += 1
+                self.passed_over[kind_of(entry)] += 1
         return found
 
 
@@ -105,14 +105,14 @@ def open_tree(path: str | Path, what: str) -> ImageTree:
     return _ZipTree(place, what) if place.is_file() else _FolderTree(check_folder(place, what))
 
 
-def extension(name: str) -> str:
+def kind_of(name: str) -> str:
     """The extension of a file, in lower case."""
-    return PurePosixPath(name).suffix.lower()
+    return PurePosixPath(name).suffix.lower() or "without extension"
 
 
 def is_image(name: str) -> bool:
     """Whether a file is an image by its extension."""
-    return extension(name) in IMAGE_SUFFIXES
+    return kind_of(name) in IMAGE_SUFFIXES
 
 
 def _hidden(name: str) -> bool:

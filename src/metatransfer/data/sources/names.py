@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,18 +11,23 @@ from numpy.typing import NDArray
 from metatransfer.errors import UserError
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 """What each split may be called in a user's data."""
 
 
 def split_of(word: str) -> str | None:
-    """The split that a word names: ``"Validation"`` is ``"val"``; ``None`` for any other word."""
-    return next((split for split, words in SPLIT_NAMES.items() if word.strip().lower() in words), None)
+    """The split that a word names: ``"Validation"``, ``"dev_set"`` are ``"val"``; ``None`` for any other word."""
+    plain = re.sub(r"^seg[_-]|[_ -]?(set|images)$", "", word.strip().lower())
+    return next((split for split, words in SPLIT_NAMES.items() if plain in words), None)
 
 
 def natural_order(names: Sequence[str] | NDArray[np.str_]) -> list[str]:
     """The different names, sorted: whole numbers by their value, anything else as text."""
-    unique = [str(name) for name in np.unique(np.asarray(names, dtype=np.str_))]
+    unique = sorted(set(map(str, names)))  # not by NumPy, which drops NUL from the end of a text
     if all(name.removeprefix("-").isdecimal() and name.isascii() for name in unique):
         return sorted(unique, key=lambda name: (int(name), name))
     return unique
