@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -79,6 +80,30 @@ def test_a_cut_or_foreign_entry_is_made_again(tmp_path, cache):
         assert entry.read_bytes() == whole
 
 
+def test_damage_of_any_kind_is_made_again(tmp_path, cache):
+    root = write_tree(tmp_path / "tree")
+    first = everything(opened(root)[0])
+    [entry] = cache.iterdir()
+    whole = entry.read_bytes()
+    places = [*range(0, 128, 5), 600, len(whole) - 100, len(whole) - 10]  # header, pixels, note, length of the note
+    for place in places:
+        entry.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert torch.equal(everything(opened(root)[0]), first), place
+        assert entry.read_bytes() == whole
+    entry.write_bytes(whole[:200] + bytes(300) + whole[500:])
+    assert torch.equal(everything(opened(root)[0]), first)
+
+
+def test_a_shared_cache_keeps_the_umask(tmp_path, cache):
+    before = os.umask(0o002)
+    try:
+        opened(write_tree(tmp_path / "tree"))
+    finally:
+        os.umask(before)
+    [entry] = cache.iterdir()
+    assert (entry.stat().st_mode & 0o777, cache.stat().st_mode & 0o777) == (0o664, 0o775)
+
+
 def test_what_was_loaded_stays_when_the_cache_goes(tmp_path, cache):
     root = write_tree(tmp_path / "tree")
     first = everything(opened(root)[0])
@@ -116,15 +141,13 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, cache, monkeypatch):
 
 def test_old_entries_are_forgotten_and_other_files_are_not(tmp_path, cache):
     cache.mkdir(parents=True)
-    old, other, recent = (cache / name for name in ("images-" + "0" * 32 + ".npy", "mine.npy", ".images-abc.part"))
-    for path in (old, other, recent):
-        path.write_bytes(b"x")
-    for path in (old, other):
-        os.utime(path, (1, 1))
+    now = time.time()
+    ages = {"images-" + "0" * 32 + ".npy": 61, ".images-killed.part": 1.1, "mine.npy": 99, ".images-new.part": 0.5}
+    for name, days in ages.items():
+        (cache / name).write_bytes(b"x")
+        os.utime(cache / name, (now, now - days * 86400))
     opened(write_tree(tmp_path / "tree"))
-    assert not old.exists()
-    assert other.exists()
-    assert recent.exists()
+    assert [(cache / name).exists() for name in ages] == [False, False, True, True]
 
 
 def _open_in_process(root, start, queue):

@@ -45,7 +45,8 @@ class Glyphs(ImageCollection):
     """Typeset characters of many writing systems, 28x28, shipped with the package.
 
     Like Omniglot (Lake et al. 2015), but from typefaces. Training, validation and test have different writing systems,
-    so test tasks consist of unseen scripts. Image files are cropped to their ink and scaled like the glyphs.
+    so test tasks consist of unseen scripts; about five shapes have a look-alike in another split. Image files are
+    cropped to their ink and scaled like the glyphs.
     """
 
     divided_by = "class"
