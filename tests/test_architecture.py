@@ -245,6 +245,7 @@ def test_folders_have_at_most_twenty_files():
 
 # names with an underscore that belong to others, each with the reason
 PRIVATE = {
+    "_load": "a checkpoint is checked as Lightning reads it",
     "_parse_ckpt_path": "Lightning would let the checkpoint's arguments win; a test in test_cli pins it",
     "_dump_config": "Lightning notes the arguments when it builds the first module",
     "_save_checkpoint": "the protocol card is written with the checkpoint",

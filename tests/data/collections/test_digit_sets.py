@@ -341,7 +341,7 @@ def test_damaged_gzip(tmp_path):
     for content in (path.read_bytes()[:-20], b"plain"):
         path.write_bytes(content)
         message = refusal(MNIST(str(tmp_path)))
-        assert f"'{path}' cannot be read (" in message
+        assert f"'{path}' cannot be read as an idx file (" in message
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,11 @@ def test_deep_images_are_scaled_by_their_type(tmp_path, form, top):
         (tmp_path / "a.tif").write_bytes(header + entries + bytes(4) + pixels.tobytes())
     elif form == "big-endian":
         image = Image.frombytes("I;16B", (8, 8), pixels.astype(">u2").tobytes())
-        assert (ImageLook(8, 1)(image) == round(255 * top / white)).all()
+        assert (ImageLook(8, 1)(image) == round(255 * top / 65535)).all()
         return
     else:
         Image.fromarray(pixels).save(tmp_path / f"a.{form}")
-    assert (read(tmp_path) == round(255 * top / white)).all()
+    assert (read(tmp_path) == round(255 * top / 65535)).all()
 
 
 def test_floating_point_images(tmp_path):
@@ -112,7 +112,9 @@ def test_too_many_pixels(tmp_path, monkeypatch, limit):
     assert read(tmp_path).shape == (1, 8, 8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     monkeypatch.setattr(Image.Image, "resize", None)  # is not reached
-    with pytest.raises(UserError, match=r"10x10 pixels, more than the 90 that|cannot be read as an image .*100 pixels"):
+    with pytest.raises(
+        UserError, match=r"10x10 pixels, more than the \d0 that|cannot be read as an image .*100 pixels"
+    ):
         read(tmp_path)
 
 

@@ -147,7 +147,7 @@ def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
         problem = f"'{path}' names '{name}', which is neither in '{tree.root}' nor in its folder 'images'."
         file = tree.find(name) or tree.find(f"images/{name}") or ImageFile(tree.root, name, problem=problem)
         if file.name in seen:
-            raise UserError(f"'{path}' names '{file.name}' twice: keep one of the two rows.")
+            raise UserError(f"'{path}' names '{name}' twice: keep one of the two rows.")
         seen.add(file.name)
         classes[label].append(file)
     return classes
@@ -160,7 +160,7 @@ def _folders_of_parts(tree: ImageTree, labelled: bool = True) -> dict[str, str]:
         raise UserError(
             f"'{tree.root}' has no folders: put the images of each class into a folder of its own, <class>/<image>."
         )
-    if top and _is_training_of_zip(tree, top[0]):
+    if top and split_of(tree.prefix.rstrip("/").rpartition("/")[2]) == "train":  # a zip file with nothing else
         return {"train": ""}
     if len(top) == 1 and not labelled and not tree.folders(top[0]):
         return {split_of(top[0]) or "all": top[0]}
@@ -197,10 +197,3 @@ def _check_splits(tree: ImageTree, found: Mapping[str, str], labelled: bool) -> 
                 f"without labels into a folder outside of '{tree.root}', to be given as predict."
             )
     tree.passed_over.update(f"folder '{name}'" for name in others)
-
-
-def _is_training_of_zip(tree: ImageTree, folder: str) -> bool:
-    """Whether a zip file contains only a training split, whose folder the tree skipped."""
-    files = tree.files(folder)
-    above = files[0].name.split(f"/{folder}/")[0] if files and files[0].zipped else ""
-    return split_of(above.rpartition("/")[2]) == "train"
