@@ -102,8 +102,8 @@ def test_files_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
         data = folder(root)
         assert len(data.opened()["train"]) == 8
         assert len(data.opened()["val"]) == 2
-    [line] = [one for one in caplog.messages if "not reading" in one]
-    assert "x' train: not reading 6 files that are no images of a class (2 .xcf, " in line
+    [line] = [one for one in caplog.messages if "are not read" in one]
+    assert "x' train: files that are not images of a class are not read: 2 .xcf, " in line
     assert all(word in line for word in ("1 .txt", "1 .png", "1 without extension", "1 folder 'seg_pred'"))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from metatransfer.checks import check_choice
 from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.fetching import fetch
-from metatransfer.data.readers.image_files import ImageFile, ImageTree, open_tree
+from metatransfer.data.readers.image_files import ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook, file_bytes
 from metatransfer.data.readers.image_source import ImageReader, OnBadSample
 from metatransfer.data.sources import SPLITS, LazyParts, Source
@@ -129,7 +129,10 @@ class Omniglot(ImageCollection):
                 f"'{root}' must hold runs of one size, with one test drawing per class: get all_runs again."
             )
         place = {name: index for index, name in enumerate(name for names in classes.values() for name in names)}
-        files = {name: [_found(tree, one) for one in names] for name, names in classes.items()}
+        missing = [name for name in place if tree.find(name) is None]
+        if missing:
+            raise UserError(f"'{root}' has no {missing[0]}, which its class_labels.txt names: get all_runs again.")
+        files = {name: [file for one in names if (file := tree.find(one))] for name, names in classes.items()}
         # an episode without a drawing would be another one
         reader = replace(self.reader, on_bad_sample="error")
         source, self.skipped["test"] = reader.labelled(
@@ -214,11 +217,6 @@ def _pairs(tree: ImageTree, run: str) -> dict[str, str]:
             f"in run01/class_labels.txt, but {run} does not: get all_runs of one-shot-classification."
         )
     return {test: training for test, training in fields}
-
-
-def _found(tree: ImageTree, name: str) -> ImageFile:
-    problem = f"'{tree.root}' has no {name}, which its class_labels.txt names."
-    return tree.find(name) or ImageFile(tree.root, name, problem=problem)
 
 
 @cache
