@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice
+from metatransfer.data.collections.image_collection import images_below
 from metatransfer.data.readers.array_checks import check_alike, class_labels, finite_rows, plain, sample_tensor
 from metatransfer.data.readers.array_files import LABELS, SAMPLES, ArrayFile, named_pair, open_arrays, split_names
 from metatransfer.data.readers.image_look import ImageLook, as_sample
-from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
+from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, ImageReader, OnBadSample
 from metatransfer.data.readers.splits import rows_of_splits
 from metatransfer.data.sources import (
     NO_CLASS,
@@ -146,7 +148,9 @@ class Arrays(Collection):
         }
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
-        """The samples of a file, named by their index."""
+        """The samples of a file, named by their index, or the images of a folder."""
+        if Path(path).expanduser().is_dir():
+            return images_below(path, ImageReader(self._look))[:2]
         arrays = open_arrays(path)
         known = [self.names["x"]] if self.names["x"] is not None else list(SAMPLES)
         there = [name for name in known if name in arrays] or (list(arrays) if len(arrays) == 1 else [])
@@ -164,6 +168,10 @@ class Arrays(Collection):
 
     def convert(self, item: Image.Image) -> Tensor:
         """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1]."""
+        return as_sample(item, self._look)
+
+    @property
+    def _look(self) -> ImageLook:
         source = next(iter(self.opened().values()))
         assert isinstance(source, TensorSource)
         x, shape = source.data, source.sample_shape
@@ -172,7 +180,7 @@ class Arrays(Collection):
                 f"{self._where}: samples of {str(x.dtype).removeprefix('torch.')} and shape {shape} are not square "
                 "uint8 images, so image files cannot be converted to them."
             )
-        return as_sample(item, ImageLook(shape[1], channels=shape[0]))
+        return ImageLook(shape[1], channels=shape[0])
 
     @property
     def _where(self) -> str:

@@ -29,15 +29,8 @@ class ImageCollection(Collection):
 
     def unlabelled(self, path: str) -> tuple[Source, tuple[str, ...]]:
         """The images of a folder or zip file at any depth, with their relative names."""
-        where = f"predict folder '{path}'"
-        tree = open_tree(path, "predict folder")
-        files = tree.files()
-        report_passed_over(tree.passed_over, where)
-        if not files:
-            raise UserError(f"{where} holds no image: give a folder with images, at any depth.")
-        source, kept = self.reader.in_order(files, where)
-        self.skipped["predict"] = len(files) - len(kept)
-        return source, tuple(files[index].name.removeprefix(tree.prefix) for index in kept)
+        source, names, self.skipped["predict"] = images_below(path, self.reader)
+        return source, names
 
     def convert(self, item: Image.Image) -> Tensor:
         """An image in the format of the samples: ``(C, H, W)`` in [0, 1]."""
@@ -56,6 +49,19 @@ class ImageCollection(Collection):
         source, kept = self.reader.in_order(files, self._name(part))
         self.skipped[part] = len(files) - len(kept)
         return UnlabelledPart(source, np.array(words, np.str_)[kept] if words is not None else None)
+
+
+def images_below(path: str, reader: ImageReader) -> tuple[Source, tuple[str, ...], int]:
+    """The images of a folder or zip file at any depth, their relative names, and the number of unusable ones."""
+    where = f"predict folder '{path}'"
+    tree = open_tree(path, "predict folder")
+    files = tree.files()
+    report_passed_over(tree.passed_over, where)
+    if not files:
+        raise UserError(f"{where} holds no image: give a folder with images, at any depth.")
+    source, kept = reader.in_order(files, where)
+    names = tuple(files[index].name.removeprefix(tree.prefix) for index in kept)
+    return source, names, len(files) - len(kept)
 
 
 class PixelCollection(Collection):

@@ -94,7 +94,8 @@ class Collection(ABC):
             path: the folder or file given by the user.
 
         Returns:
-            The samples, whose labels are ignored, and a name for each.
+            The samples, whose labels are ignored, and a name for each: for the examples of a few-shot prediction
+            ``<label>/<file>``.
 
         Raises:
             UserError: this collection cannot read files to label, or cannot read this one.
@@ -114,7 +115,7 @@ class Collection(ABC):
             UserError: the collection cannot convert such samples.
         """
         raise UserError(
-            f"{type(self).__name__} cannot read image files like its samples, so it cannot predict folders."
+            f"{type(self).__name__} cannot read image files like its samples: give samples as tensors."
         )
 
     def encoder(self, training: Source) -> Encoder | None:
