@@ -114,9 +114,7 @@ class Collection(ABC):
         Raises:
             UserError: the collection cannot convert such samples.
         """
-        raise UserError(
-            f"{type(self).__name__} cannot read image files like its samples: give samples as tensors."
-        )
+        raise UserError(f"{type(self).__name__} cannot read image files like its samples: give samples as tensors.")
 
     def encoder(self, training: Source) -> Encoder | None:
         """The encoder of texts or table rows, built from the training samples; ``None`` if none is needed."""
