@@ -10,6 +10,7 @@ names = set(zipfile.ZipFile(path).namelist())
 needed = [
     "py.typed",
     "glyphs.xz",
+    "cifar100_splits.txt",
     "omniglot_vinyals.txt",
     "NOTICE-glyphs.md",
     "typeset_digits.xz",

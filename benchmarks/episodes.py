@@ -43,7 +43,7 @@ from torch.utils.data._utils.collate import default_collate
 from metatransfer import Episodes, EpisodicDataModule, ImageFolder, Omniglot, Processing, Task, TensorSource
 from metatransfer.callbacks.run.report import machine
 from metatransfer.data import EpisodeSampler, EpisodeSize
-from metatransfer.data.readers.image_look import ImageLook, decode
+from metatransfer.data.readers.image_look import ImageLook, as_sample, decode
 from metatransfer.data.sampling.loader import BatchLoader
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
@@ -60,7 +60,7 @@ class FromFiles(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.look.sample(Image.open(self.files[index])), self.labels[index]
+        return as_sample(Image.open(self.files[index]), self.look), self.labels[index]
 
     def get_labels(self) -> list[int]:
         """What easyfsl asks for."""

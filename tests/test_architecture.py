@@ -41,7 +41,7 @@ IN_DATA = {
 }
 FREE = {"cli", "__main__", "__init__"}  # the top
 # an optional dependency is imported in one file alone
-OPTIONAL = {"pyarrow", "learn2learn", "tokenizers", "transformers", "timm", "huggingface_hub"}
+OPTIONAL = {"h5py", "pyarrow", "learn2learn", "tokenizers", "transformers", "timm", "huggingface_hub"}
 IN_SEVERAL_FILES = {"huggingface_hub": "timm and transformers each look for their weights in its cache"}
 # files that may unpickle, each with the reason
 UNPICKLES: dict[str, str] = {}
@@ -242,6 +242,7 @@ def test_folders_have_at_most_twenty_files():
 
 # names with an underscore that belong to others, each with the reason
 PRIVATE = {
+    "_load": "a checkpoint is checked as Lightning reads it",
     "_parse_ckpt_path": "Lightning would let the checkpoint's arguments win; a test in test_cli pins it",
     "_dump_config": "Lightning notes the arguments when it builds the first module",
     "_save_checkpoint": "the protocol card is written with the checkpoint",

@@ -105,12 +105,12 @@ def keep_array(path: Path, array: NDArray[Any], note: object = None) -> None:
     """Stores an array and a note in one file, see :func:`atomic_file`."""
     with atomic_file(path) as draft, draft.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-        text = json.dumps({"note": note, "checksum": _checksum(array)}).encode()
+        text = json.dumps({"note": note, "checksum": _checksum(array, note)}).encode()
         file.write(text + f"{len(text):0{_TAIL}}".encode())
 
 
 def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool = False) -> KeptArray | None:
-    """Reads a file of :func:`keep_array` and marks it as used; ``None`` if it is missing or does not fit."""
+    """Reads a file of :func:`keep_array` and marks it as used; ``None`` if it is missing, damaged or does not fit."""
     try:
         # empty files cannot be memory-mapped
         mode: Any = "r" if mapped and np.prod(shape) else None
@@ -119,24 +119,26 @@ def kept_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapp
             file.seek(-_TAIL, os.SEEK_END)
             file.seek(-_TAIL - int(file.read()), os.SEEK_END)
             tail = json.loads(file.read()[:-_TAIL])
-        if array.shape != shape or array.dtype != dtype or not (mode or tail["checksum"] == _checksum(array)):
+        if array.shape != shape or array.dtype != dtype or tail["checksum"] != _checksum(array, tail["note"]):
             return None
-    except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
+    except Exception:  # the error depends on what is damaged
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
     return KeptArray(array, tail["note"])
 
 
-def forget_old(folder: Path, kind: str, days: int = 60) -> None:
-    """Removes cached arrays that have not been used for some days, and temporary files of killed runs."""
-    for pattern in (f"{kind}-*.npy", f".{kind}-*.part"):
+def forget_old(folder: Path, kind: str) -> None:
+    """Removes cached arrays that have not been used for 60 days, and temporary files of killed runs after a day."""
+    for pattern, days in ((f"{kind}-*.npy", 60), (f".{kind}-*.part", 1)):
         for entry in folder.glob(pattern):
             with contextlib.suppress(OSError):
                 if time.time() - entry.stat().st_mtime > days * 86400:
                     entry.unlink()
 
 
-def _checksum(array: NDArray[Any]) -> str:
+def _checksum(array: NDArray[Any], note: object) -> str:
     flat = np.ascontiguousarray(array).reshape(-1)
-    return hashlib.sha256(flat.view(np.uint8).data if flat.size else b"").hexdigest()
+    digest = hashlib.sha256(flat.view(np.uint8).data if flat.size else b"")
+    digest.update(json.dumps(note).encode())
+    return digest.hexdigest()

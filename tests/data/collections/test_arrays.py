@@ -279,11 +279,17 @@ def test_arrays_that_are_not_used(tmp_path, recwarn):
     assert sum("not used" in str(one.message) for one in recwarn) == 1
 
 
-def test_image_files_are_made_to_look_like_the_samples():
+def test_image_files_are_made_to_look_like_the_samples(tmp_path, monkeypatch):
     x = np.zeros((40, 20, 20, 3), np.uint8)
     sample = arrays(x).convert(Image.new("RGB", (50, 40), "red"))
     assert sample.shape == (3, 20, 20)
     assert sample[0].min() == 1
+    monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "new" / "a").mkdir(parents=True)
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "new" / "a" / "1.png")
+    source, names = arrays(x).unlabelled(str(tmp_path / "new"))
+    assert names == ("a/1.png",)
+    assert torch.equal(source.read(torch.tensor(0), torch.device("cpu")), sample)
     with pytest.raises(UserError, match=r"float32 and shape .* are not square uint8 images"):
         arrays().convert(Image.new("RGB", (50, 40)))
 

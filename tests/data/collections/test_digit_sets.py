@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy.io import savemat
 
 from conftest import best_checkpoint, results
 from metatransfer.data.collections import MNIST, MNISTM, SVHN, SYN, USPS
+from metatransfer.data.readers import digit_files
 from metatransfer.errors import UserError
 
 
@@ -174,6 +176,63 @@ def test_usps_values_that_are_left_out_are_zero(tmp_path):
     assert image[7].eq(128).all()
 
 
+def rows(digits):
+    values = digits.images.reshape(len(digits.labels), -1) / 127.5 - 1
+    table = np.column_stack([digits.labels, values])
+    return "\n".join(" ".join(f"{value:.4f}" for value in row) for row in table).encode() + b" \n"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_usps_as_rows(tmp_path, packed):
+    digits = parts(16, False)
+    for split, one in digits.items():
+        (tmp_path / f"zip.{split}{'.gz' * packed}").write_bytes(gzip.compress(rows(one)) if packed else rows(one))
+    assert_holds(USPS(str(tmp_path)), digits)
+    (tmp_path / f"zip.train{'.gz' * packed}").write_bytes(gzip.compress(b"1 2 3\n") if packed else b"1 2 3\n")
+    assert "cannot be read as lines of a label and 256 values" in refusal(USPS(str(tmp_path)))
+
+
+def test_usps_as_hdf5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    digits = parts(16, False)
+    with h5py.File(tmp_path / "usps.h5", "w") as file:
+        for split, one in digits.items():
+            file[f"{split}/data"] = (one.images.reshape(-1, 256) / 255).astype(np.float32)
+            file[f"{split}/target"] = one.labels
+    assert_holds(USPS(str(tmp_path)), digits)
+    (tmp_path / "usps.h5").write_bytes(b"x")
+    assert "cannot be read as HDF5 with train/data and train/target" in refusal(USPS(str(tmp_path)))
+
+
+def test_usps_as_hdf5_without_h5py(tmp_path, monkeypatch):
+    (tmp_path / "usps.h5").touch()
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "needs h5py: pip install h5py" in refusal(USPS(str(tmp_path)))
+
+
+@pytest.mark.parametrize("low", [-1, 0])
+def test_usps_as_one_matrix(tmp_path, low):
+    digits = {"train": part(7291, 16, False, 1), "test": part(30, 16, False, 2)}
+    both = np.concatenate([one.images.reshape(-1, 256) for one in digits.values()]) / 255
+    labels = np.concatenate([one.labels for one in digits.values()]) + 1
+    savemat(tmp_path / "USPS.mat", {"fea": low + (1 - low) * both, "gnd": labels[:, None]})
+    assert_holds(USPS(str(tmp_path)), digits)
+
+
+def test_usps_as_a_pickle(tmp_path):
+    (tmp_path / "usps_28x28.pkl").write_bytes(b"\x80\x04.")
+    assert "is a pickle, which can run code when it is read: convert it to another" in refusal(USPS(str(tmp_path)))
+
+
+def test_archives_that_grow_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_files, "_MAX_FILE", 10**6)
+    write_mnist(tmp_path, parts(7, False))
+    (tmp_path / "usps.bz2").write_bytes(bz2.compress(bytes(10**7)))
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 1000, 1000))))
+    for kind in (USPS, MNIST):
+        assert "it holds more than 1000000 bytes" in refusal(kind(str(tmp_path)))
+
+
 def test_svhn_extra_is_added_to_the_training(tmp_path):
     data, digits = made(tmp_path, "svhn", extra=True)
     more = part(21, 32, True, 3)
@@ -244,7 +303,7 @@ def refusal(data):
     ("kind", "words"),
     [
         (MNIST, ("train-images-idx3-ubyte or train-images-idx3-ubyte.gz", "'raw' or 'MNIST/raw'", "LeCun")),
-        (USPS, ("usps.bz2 or usps:", "'USPS'", "LIBSVM")),
+        (USPS, ("usps.bz2, zip.train.gz, usps.h5 or USPS.mat:", "'USPS'", "LIBSVM")),
         (SVHN, ("train_32x32.mat", "'SVHN'", "Stanford")),
         (SYN, ("synth_train_32x32.mat", "'SYN'", "SynthDigits")),
         (MNISTM, ("train/<label>/<image>", "mnist_m_train_labels.txt", "mnist_m_train.pt", "Ganin")),
@@ -284,7 +343,7 @@ def test_damaged_gzip(tmp_path):
     for content in (path.read_bytes()[:-20], b"plain"):
         path.write_bytes(content)
         message = refusal(MNIST(str(tmp_path)))
-        assert f"'{path}' cannot be read (" in message
+        assert f"'{path}' cannot be read as an idx file (" in message
 
 
 @pytest.mark.parametrize(
@@ -323,7 +382,7 @@ IMAGES = np.zeros((32, 32, 3, 4), np.uint8)
         ({"X": IMAGES}, "has no array called y"),
         ({"z": IMAGES}, "has no array called X or y"),
         ({"X": IMAGES, "y": np.arange(3)}, "X has 4 images, but y 3 labels"),
-        ({"X": IMAGES[:28], "y": np.arange(4)}, "must be uint8 images (32, 32, 3, N), but is uint8 (28, 32, 3, 4)"),
+        ({"X": IMAGES[:28], "y": np.arange(4)}, "must be uint8 images (H, H, 3, N), but is uint8 (28, 32, 3, 4)"),
         ({"X": IMAGES.astype(float), "y": np.arange(4)}, "but is float64 (32, 32, 3, 4)"),
         ({"X": {"a": 1}, "y": np.arange(4)}, "'X' is a struct, but must be"),
         ({"X": IMAGES, "y": "text"}, "y must hold one digit for each image"),
@@ -409,9 +468,9 @@ class Unsafe:
     [
         (Unsafe(), "with Python objects, which could run code"),
         (torch.zeros(3), "must hold a dictionary of tensors or the pair"),
-        ({"images": torch.zeros(3)}, "must hold the pair (images, labels), but holds images"),
-        ((torch.zeros(2, 9, 9, 3), torch.zeros(2, dtype=torch.long)), "must be uint8 (N, H, W), (N, H, W, 3)"),
-        ((torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.tensor([0])), "has 2 images, but the labels 1 labels"),
+        ({"images": torch.zeros(3)}, "has no array called x or y: it must hold images x and labels y"),
+        ((torch.zeros(2, 9, 9, 3), torch.zeros(2, dtype=torch.long)), "must be uint8 images (N, H, H), (N, H, H, 3)"),
+        ((torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.tensor([0])), "x has 2 images, but y 1 labels"),
         ((torch.zeros(2, 9, 9, 3, dtype=torch.uint8), torch.tensor([0, -1])), "but holds -1"),
     ],
 )
@@ -427,7 +486,7 @@ def test_other_tensors(tmp_path, content, words):
 def test_impossible_arguments(kind):
     with pytest.raises(UserError, match="image_size must be a number above 0, but is -1"):
         kind("nowhere", image_size=-1)
-    with pytest.raises(UserError, match=r"channels must be 1 \(grey\), 3 \(RGB\) or left out, but is 4"):
+    with pytest.raises(UserError, match=r"channels must be 1 \(grey\) or 3 \(RGB\), but is 4"):
         kind("nowhere", channels=4)
 
 

@@ -1,5 +1,6 @@
 """Folders of labelled images: the layouts, what is served and the sentence of every mistake."""
 
+import os
 import shutil
 
 import numpy as np
@@ -76,6 +77,46 @@ def test_split_folders(tmp_path, names):
     data = folder(write_splits(tmp_path / "x", names))
     assert sizes(data) == {split: SPLITS[split] for split, _ in zip(SPLITS, names, strict=False)}
     assert data.protocol()["split"] == "by folders"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("training", "validation", "testing"), ("train", "dev", "test"), ("seg_train", "Valid", "seg_test"),
+     ("training_set", "val_images", "test_set"), ("TRAIN", "dev_set", "Testing")],
+)  # fmt: skip
+def test_splits_by_other_names(tmp_path, names):
+    root = write_splits(tmp_path / "x", names)
+    assert sizes(folder(root)) == SPLITS
+    target = folder(root).unlabelled_parts()
+    assert {part: len(one.source) for part, one in target.items()} == {"train": 7, "val": 2, "test": 3}
+
+
+def test_files_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
+    root = write_splits(tmp_path / "x")
+    write(root / "train" / "10" / "more.jfif.png")
+    for name in ("train/10/a.xcf", "train/9/b.XCF", "train/9/c.txt", "train/9/.hidden", "train/9/none"):
+        (root / name).write_bytes(b"x")
+    write(root / "train" / "loose.png")
+    (root / "seg_pred").mkdir()
+    with caplog.at_level("INFO"):
+        data = folder(root)
+        assert len(data.opened()["train"]) == 8
+        assert len(data.opened()["val"]) == 2
+    [line] = [one for one in caplog.messages if "are not read" in one]
+    assert "x' train: files that are not images of a class are not read: 2 .xcf, " in line
+    assert all(word in line for word in ("1 .txt", "1 .png", "1 without extension", "1 folder 'seg_pred'"))
+
+
+def test_odd_names_of_classes(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "\u200bzero", "\u202eleft", "[x]", "new\nline"]
+    root = write_classes(tmp_path / "x", dict.fromkeys(names, 2))
+    source = folder(root).opened()["all"]
+    assert set(source.class_names) == set(names)
+    assert len(source.fingerprint()) == 64
+    assert len(folder(root, memory_limit=1).opened()["all"].fingerprint()) == 64
+    for path in ("a\0b", os.fsdecode(b"\xff")):
+        with pytest.raises(UserError, match="does not exist"):
+            folder(tmp_path / path).opened()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +307,14 @@ def make(tmp_path, case):
         write(root / "test" / "1.png")
     elif case == "two names":
         write_splits(root, ("train", "val", "valid"))
+    elif case == "no training":
+        write_splits(root, ("test", "val"))
+    elif case == "unknown split":
+        write_splits(root, ("train", "holdout"))
+    elif case == "twice":
+        write_classes(root, {"a": 2})
+        (root / "train.csv").write_text("filename,label\na/00.png,a\nb/../a/./00.png,b\n")
+        (root / "b").mkdir()
     elif case == "upper":
         write_classes(root, {"a": 5, "A": 5})
     elif case == "empty":
@@ -287,9 +336,12 @@ def make(tmp_path, case):
         ("wrapped", {}, "holds only the folder 'data': give the folder that contains"),
         ("unlabelled test", {}, "test' has no folders of classes: .* to be given as predict"),
         ("two names", {}, "has two folders for val, 'val' and 'valid': merge them"),
+        ("no training", {}, r"has folders called as splits \(test, val\), but none is for train: rename"),
+        ("unknown split", {}, r"has folders called as splits \(train\), but 'holdout' is none: rename"),
+        ("twice", {}, r"train\.csv' names 'b/\.\./a/\./00\.png' twice"),
         ("upper", {}, "two classes of the same name, 'A' and 'a'"),
         ("empty", {}, "class 'b' has no images; .*on_bad_sample=skip"),
-        ("all bad", {"on_bad_sample": "skip"}, "none of the 2 images and classes can be used"),
+        ("all bad", {"on_bad_sample": "skip"}, "none of its 2 images can be used"),
     ],
 )
 def test_one_sentence(tmp_path, case, options, words):

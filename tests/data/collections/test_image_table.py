@@ -169,3 +169,17 @@ def test_a_table_that_is_not_there(tmp_path):
     (tmp_path / "list.csv").write_text("")
     with pytest.raises(UserError, match=r"table '.*lists\.csv' does not exist. Did you mean list\.csv"):
         ImageTable(str(tmp_path / "lists.csv")).opened()
+
+
+@pytest.mark.parametrize("other", ["pictures/../pictures/p00.png", "./pictures//p00.png", "link/p00.png", "first.png"])
+def test_one_file_under_two_names(images, other):
+    (images / "link").symlink_to(images / "pictures", target_is_directory=True)
+    (images / "first.png").symlink_to(images / "pictures" / "p00.png")
+    with pytest.raises(UserError, match=r"'pictures/p00\.png' is already in line 2, as 'low' and as 'x': keep one"):
+        table(images, [*rows(), f"{other},x"]).parts()
+
+
+def test_odd_names_in_a_table(images):
+    data = table(images, [*rows(range(8)), "pictures/p09.png,low\0", "pictures/p1\0.png,high"], on_bad_sample="skip")
+    assert sizes(data) == {"all": {"low": 8, "low\0": 1}}
+    assert data.skipped == {"all": 1}

@@ -5,8 +5,10 @@ import zipfile
 
 import pytest
 import torch
+from image_trees import write_zip
 from PIL import Image, ImageDraw
 
+from metatransfer import Episodes, EpisodicDataModule, EvalTask, Task
 from metatransfer.data.collections import Omniglot
 from metatransfer.data.collections import omniglot as module
 from metatransfer.data.collections.omniglot import vinyals_split
@@ -124,6 +126,65 @@ def test_lake(packed):
     assert set(sources["test"].groups) == set(EVALUATION_SIZES)
     assert min(sources["val"].groups.count(group) for group in set(sources["val"].groups)) >= 20
     assert data.within_groups
+
+
+def write_runs(root, runs=2, ways=20):
+    """Lake's layout: the item of each line is a shifted copy of the drawing of its class."""
+    for run in range(1, runs + 1):
+        lines = []
+        for folder in ("training", "test"):
+            (root / f"run{run:02d}" / folder).mkdir(parents=True)
+        for c in range(ways):
+            item = (7 * c + run) % ways
+            image = Image.new("1", (21, 21), 1)
+            ImageDraw.Draw(image).rectangle([c, run, c + 1, run + 8], fill=0)
+            image.save(root / f"run{run:02d}" / "training" / f"class{c + 1:02d}.png")
+            ImageDraw.Draw(image).point([c, run], fill=1)
+            image.save(root / f"run{run:02d}" / "test" / f"item{item + 1:02d}.png")
+            line = f"run{run:02d}/test/item{item + 1:02d}.png run{run:02d}/training/class{c + 1:02d}.png\n"
+            lines.append((item, line))
+        (root / f"run{run:02d}" / "class_labels.txt").write_text("".join(line for _, line in sorted(lines)))
+    return root
+
+
+def runs_of(packed, runs, **options):
+    source = Omniglot(str(packed), protocol="lake", image_size=21, runs=str(runs))
+    return EpisodicDataModule(source, Task(20, 1, 1), EvalTask(**options), Episodes(20, 4, 600, 4))
+
+
+@pytest.mark.parametrize("packed_runs", [False, True])
+def test_the_published_runs_are_the_test(packed, tmp_path, packed_runs):
+    root = write_runs(tmp_path / "all_runs")
+    data = runs_of(packed, write_zip(tmp_path / "r.zip", root, "all_runs/") if packed_runs else root)
+    data.setup("test")
+    [batch] = data.test_dataloader()  # two episodes, not the 600 that were asked for
+    assert batch.support_x.shape == batch.query_x.shape == (2, 20, 1, 21, 21)
+    assert batch.support_y.tolist() == [list(range(20))] * 2
+    # the query of item i is one pixel away from the drawing of its class, and of no other
+    distance = (batch.query_x[:, :, None] - batch.support_x[:, None]).abs().flatten(3).sum(-1)
+    assert torch.equal(distance.argmin(-1), batch.query_y)
+    assert not torch.equal(batch.query_y[0], batch.support_y[0])  # the order of the queries tells nothing
+    assert data.protocol()["split"].endswith("test on the published one-shot runs)")
+    assert data.protocol()["episodes"]["test"] == 2
+
+
+def test_runs_that_are_not_as_published(packed, tmp_path):
+    root = write_runs(tmp_path / "runs")
+    with pytest.raises(UserError, match=r"num_queries=1\), but eval_task is .*num_queries=5"):
+        runs_of(packed, root, num_queries=5).setup("test")
+    labels = root / "run02" / "class_labels.txt"
+    lines = labels.read_text()
+    for content, words in (
+        (lines.replace("item03", "item77"), r"has no run02/test/item77\.png, which its class_labels"),
+        (lines.splitlines()[0], "must hold runs of one size"),
+        (lines.replace("class08", "class09"), "with one test drawing per class"),
+        ("one two three", r"but run02 does not: get all_runs"),
+    ):
+        labels.write_text(content)
+        with pytest.raises(UserError, match=words):
+            runs_of(packed, root).setup("test")
+    with pytest.raises(UserError, match="set it to lake"):
+        Omniglot("x", runs="all_runs")
 
 
 def test_tree_zip_and_inner_folder_give_the_same(packed, tmp_path):

@@ -65,7 +65,7 @@ def test_train_and_test_by_train(fashion):
         assert [source.class_names[label] for label in source.labels] == expected
     assert data.opened()["test"].sizes.tolist() == [4] * 5
     protocol = data.protocol()
-    assert (protocol["name"], protocol["image_size"], protocol["channels"]) == ("FashionMNIST", [6, 6], 1)
+    assert (protocol["name"], protocol["image_size"], protocol["channels"]) == ("FashionMNIST", 6, 1)
 
 
 def test_size_and_channels(fashion):

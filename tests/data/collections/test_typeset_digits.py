@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from metatransfer.data.collections import Digits, TypesetDigits
-from metatransfer.data.readers.glyph_file import DIGITS_PATH, DIGITS_SHA256, load_typeset_digits
+from metatransfer.data.readers.glyph_file import DIGITS_PATH, DIGITS_SHA256, load_glyphs
 from metatransfer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def digits():
-    return load_typeset_digits()
+    return load_glyphs(DIGITS_PATH, DIGITS_SHA256)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_the_file_is_small():
 
 
 def test_arrays_are_shared_and_read_only(digits):
-    assert load_typeset_digits() is digits
+    assert load_glyphs(DIGITS_PATH, DIGITS_SHA256) is digits
     with pytest.raises(ValueError, match="read-only"):
         digits.images[0, 0, 0, 0] = 1
 
@@ -115,19 +115,18 @@ def test_arrays_are_shared_and_read_only(digits):
 def test_a_changed_file_is_refused_in_one_sentence(tmp_path):
     copy = tmp_path / "copy.xz"
     shutil.copy(DIGITS_PATH, copy)
-    assert load_typeset_digits(copy).typefaces
     blob = bytearray(copy.read_bytes())
     blob[len(blob) // 2] ^= 1
     copy.write_bytes(blob)
     with pytest.raises(UserError, match=f"should have SHA-256 {DIGITS_SHA256} but has") as caught:
-        load_typeset_digits(copy)
+        load_glyphs(copy, DIGITS_SHA256)
     assert str(copy) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_told_in_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"none\.xz, but there is no such file; reinstall metatransfer or rebuild"):
-        load_typeset_digits(tmp_path / "none.xz")
+    with pytest.raises(UserError, match=r"none\.xz' belongs to metatransfer, but there is no such file: reinstall"):
+        load_glyphs(tmp_path / "none.xz")
 
 
 def test_an_impossible_size_is_refused():

@@ -12,7 +12,7 @@ from metatransfer.errors import UserError
 
 @pytest.fixture
 def mirror():
-    content = {"/good": b"right", "/wrong": b"other"}
+    content = {"/good": b"right", "/wrong": b"other", "/portal": b"\n <!DOCTYPE html><title>Log in</title>"}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -39,6 +39,12 @@ def test_the_first_mirror_that_gives_the_right_file(tmp_path, mirror):
     fetch([f"{mirror}/gone", f"{mirror}/wrong", f"{mirror}/good"], MD5, target)
     assert target.read_bytes() == b"right"
     assert entries(target.parent) == ["file.zip"]
+
+
+def test_the_login_page_of_a_network_is_not_the_file(tmp_path, mirror):
+    with pytest.raises(UserError, match=r"it sent a web page instead of the file, perhaps the login .*: download .*"):
+        fetch([f"{mirror}/portal"], MD5, tmp_path / "file.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_mirror_works(tmp_path, mirror):

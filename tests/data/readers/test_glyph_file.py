@@ -94,7 +94,7 @@ def test_a_changed_file_is_refused_in_one_sentence(tmp_path):
     message = str(caught.value)
     assert str(copy) in message
     assert GLYPHS_SHA256 in message
-    assert "rebuild" in message
+    assert "reinstall" in message
     assert "\n" not in message
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -10,17 +11,16 @@ import pytest
 import torch
 from image_trees import LOOK, classes_of, entries, everything, opened, picture, write_tree, write_zip
 
-from metatransfer.data.readers import image_cache, image_look
-from metatransfer.data.readers.image_cache import cached_headers, cached_images
+from metatransfer.data.readers import image_look, image_source
 from metatransfer.data.readers.image_files import open_tree
 from metatransfer.data.readers.image_look import ImageLook
-from metatransfer.data.readers.image_source import ImageReader
+from metatransfer.data.readers.image_source import ImageFileSource, ImageReader, cached_images
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
-    image_cache._warn_once.cache_clear()
+    image_source._warn_once.cache_clear()
     return tmp_path / "cache" / "images"
 
 
@@ -29,7 +29,7 @@ def test_the_cache_is_used_and_any_change_is_seen(tmp_path, cache, monkeypatch):
     first = everything(opened(root)[0])
     assert len(entries(cache)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "decode", None)  # would be called without a cache
+        patch.setattr(image_source, "decode", None)  # would be called without a cache
         assert torch.equal(everything(opened(root)[0]), first)
         moved = root.rename(tmp_path / "moved")
         assert torch.equal(everything(opened(moved)[0]), first)
@@ -80,6 +80,30 @@ def test_a_cut_or_foreign_entry_is_made_again(tmp_path, cache):
         assert entry.read_bytes() == whole
 
 
+def test_damage_of_any_kind_is_made_again(tmp_path, cache):
+    root = write_tree(tmp_path / "tree")
+    first = everything(opened(root)[0])
+    [entry] = cache.iterdir()
+    whole = entry.read_bytes()
+    places = [*range(0, 128, 5), 600, len(whole) - 100, len(whole) - 10]  # header, pixels, note, length of the note
+    for place in places:
+        entry.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert torch.equal(everything(opened(root)[0]), first), place
+        assert entry.read_bytes() == whole
+    entry.write_bytes(whole[:200] + bytes(300) + whole[500:])
+    assert torch.equal(everything(opened(root)[0]), first)
+
+
+def test_a_shared_cache_keeps_the_umask(tmp_path, cache):
+    before = os.umask(0o002)
+    try:
+        opened(write_tree(tmp_path / "tree"))
+    finally:
+        os.umask(before)
+    [entry] = cache.iterdir()
+    assert (entry.stat().st_mode & 0o777, cache.stat().st_mode & 0o777) == (0o664, 0o775)
+
+
 def test_what_was_loaded_stays_when_the_cache_goes(tmp_path, cache):
     root = write_tree(tmp_path / "tree")
     first = everything(opened(root)[0])
@@ -117,15 +141,13 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, cache, monkeypatch):
 
 def test_old_entries_are_forgotten_and_other_files_are_not(tmp_path, cache):
     cache.mkdir(parents=True)
-    old, other, recent = (cache / name for name in ("images-" + "0" * 32 + ".npy", "mine.npy", ".images-abc.part"))
-    for path in (old, other, recent):
-        path.write_bytes(b"x")
-    for path in (old, other):
-        os.utime(path, (1, 1))
+    now = time.time()
+    ages = {"images-" + "0" * 32 + ".npy": 61, ".images-killed.part": 1.1, "mine.npy": 99, ".images-new.part": 0.5}
+    for name, days in ages.items():
+        (cache / name).write_bytes(b"x")
+        os.utime(cache / name, (now, now - days * 86400))
     opened(write_tree(tmp_path / "tree"))
-    assert not old.exists()
-    assert other.exists()
-    assert recent.exists()
+    assert [(cache / name).exists() for name in ages] == [False, False, True, True]
 
 
 def _open_in_process(root, start, queue):
@@ -148,15 +170,17 @@ def test_several_processes_at_once(tmp_path, cache):
     assert len(entries(cache)) == 1
 
 
-def test_headers_are_kept_too(tmp_path, cache):
+def test_headers_are_kept_too(tmp_path, cache, monkeypatch):
     root = write_tree(tmp_path / "tree")
     (root / "class 0" / "2.png").write_bytes(b"x")
-    files = open_tree(root, "toys").files()
-    first = cached_headers(files)
-    assert list(first) == [2]
+    options = {"on_bad_sample": "skip", "memory_limit": 1}
+    source, count = opened(root, **options)
+    assert (len(source), count) == (11, 1)
+    assert isinstance(source, ImageFileSource)
     assert len(entries(cache)) == 1
-    assert cached_headers(files) == first
-    assert cached_headers([]) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(image_source, "decode", None)  # would be called without a cache
+        assert len(opened(root, **options)[0]) == 11
 
 
 def test_a_file_that_cannot_be_read_is_named_and_not_remembered(tmp_path, monkeypatch, cache):

@@ -3,15 +3,24 @@
 import numpy as np
 import pytest
 import torch
+from image_trees import write_zip
 from PIL import Image, ImageDraw
 
-from metatransfer import EpisodicDataModule, Glyphs, PredictFolders
-from metatransfer.data.serving.folders import image_files, open_image, prediction_task
+from metatransfer import EpisodicDataModule, Glyphs, ImageFolder, PredictFolders
+from metatransfer.data.readers.image_files import ImageFile, open_tree
+from metatransfer.data.readers.image_look import ImageLook, decode
+from metatransfer.data.serving.folders import prediction_task
 from metatransfer.errors import UserError
 
 
-def convert(image):
-    return torch.from_numpy(np.asarray(image.convert("L"), np.float32) / 255)[None]
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("METATRANSFER_CACHE", str(tmp_path / "cache"))
+
+
+def task_of(support, query, **options):
+    """The task of two folders whose images have 4x4 grey pixels."""
+    return prediction_task(str(support), str(query), ImageFolder("unused", image_size=4, channels=1, **options))
 
 
 def picture(path, value=0, size=(4, 4)):
@@ -31,14 +40,12 @@ def folders(tmp_path):
 
 
 def test_the_task(folders):
-    support, query = folders
-    task = prediction_task(*folders, convert)
+    task = task_of(*folders)
     assert task.support_labels == ("a", "b", "b")
     assert (task.support_x[:, 0, 0, 0] * 255).round().tolist() == [30, 10, 20]
     assert task.files == ("deep/er/y.PNG", "z.png")
     assert (task.query_x[:, 0, 0, 0] * 255).round().tolist() == [60, 50]
     assert task.support_x.shape == (3, 1, 4, 4)
-    assert prediction_task(str(support), str(query), convert).files == task.files
 
 
 def test_hidden_and_foreign_files_are_left_out(folders):
@@ -50,31 +57,29 @@ def test_hidden_and_foreign_files_are_left_out(folders):
     (support / "a" / ".DS_Store").write_bytes(b"x")
     (support / "readme.txt").write_text("not a label")
     (query / "notes.txt").write_text("not an image")
-    task = prediction_task(*folders, convert)
+    task = task_of(*folders)
     assert task.files == ("deep/er/y.PNG", "z.png")
     assert task.support_labels == ("a", "b", "b")
 
 
-def test_a_hidden_parent_folder_hides_nothing(tmp_path):
-    picture(tmp_path / ".cache" / "images" / "x.png")
-    assert [path.name for path in image_files(tmp_path / ".cache" / "images")] == ["x.png"]
-
-
 def test_a_folder_with_the_name_of_an_image_is_a_folder(folders):
     picture(folders[1] / "screenshot.png" / "inner.png", 70)
-    assert prediction_task(*folders, convert).files == ("deep/er/y.PNG", "screenshot.png/inner.png", "z.png")
+    assert task_of(*folders).files == ("deep/er/y.PNG", "screenshot.png/inner.png", "z.png")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s, q: (s.with_name("suport"), q), ["support folder", "does not exist", "Did you mean support?"]),
-        (lambda s, q: (s, q.with_name("nowhere")), ["query folder", "nowhere", "does not exist"]),
-        (lambda s, q: (s, q / "z.png"), ["query folder", "is a file, but must be a folder"]),
-        (lambda s, q: (s / "a", q), ["support folder", "<label>/<image>", "at least two", "has 0"]),
+        (lambda s, q: (s.with_name("suport"), q), ["predict folder", "does not exist", "Did you mean support?"]),
+        (lambda s, q: (s, q.with_name("nowhere")), ["predict folder", "nowhere", "does not exist"]),
+        (lambda s, q: (s, q / "z.png"), ["predict folder", "z.png'", "cannot be read as a zip file"]),
+        (
+            lambda s, q: (s / "a", q),
+            ["support folder", "<label>/<image>", "at least two", "has '30.png' outside of such a folder"],
+        ),
         (lambda s, q: ((s / "one").mkdir() or (picture(s / "one" / "x" / "y.png") and s / "one"), q), ["has 1"]),
-        (lambda s, q: ((s / "empty").mkdir() or s, q), ["label folder", "empty", "contains no images", ".png"]),
-        (lambda s, q: (s, (q / "none").mkdir() or q / "none"), ["query folder", "none", "contains no images"]),
+        (lambda s, q: ((s / "empty").mkdir() or s, q), ["support folder", "but has the folder 'empty' without images"]),
+        (lambda s, q: (s, (q / "none").mkdir() or q / "none"), ["none' holds no image"]),
         (lambda s, q: (s, (q / "bad.png").write_bytes(b"no image") and q), ["bad.png", "cannot be read as an image"]),
         (lambda s, q: (s, (q / "nil.png").write_bytes(b"") or q), ["nil.png", "cannot be read as an image"]),
         (lambda s, q: (s, (q / "x.ppm").write_bytes(b"P6\nab cd\n") and q), ["x.ppm", "cannot be read as an image"]),
@@ -84,7 +89,7 @@ def test_a_folder_with_the_name_of_an_image_is_a_folder(folders):
 def test_refusals(folders, change, words):
     support, query = change(*folders)
     with pytest.raises(UserError) as caught:
-        prediction_task(support, query, convert)
+        task_of(support, query)
     sentence = str(caught.value)
     assert all(word in sentence for word in words), sentence
     assert "\n" not in sentence
@@ -96,10 +101,11 @@ def test_files_that_were_cut_off(tmp_path, suffix, share):
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8)).save(path)
     whole = path.read_bytes()
-    assert open_image(path, convert).shape == (1, 32, 32)
+    [file] = open_tree(tmp_path, "toys").files()
+    assert decode(file, ImageLook(32, 1)).shape == (1, 32, 32)
     path.write_bytes(whole[: int(len(whole) * share)])
     try:
-        open_image(path, convert)  # some formats can be read in part
+        decode(file, ImageLook(32, 1))  # some formats can be read in part
     except UserError as error:
         assert str(path) in str(error)  # noqa: PT017
 
@@ -117,23 +123,24 @@ def test_damaged_files_never_end_in_a_traceback(tmp_path):
                 damaged[place] = rng.integers(0, 256)
             path.write_bytes(damaged)
             try:
-                open_image(path, lambda image: torch.zeros(1))
+                decode(ImageFile(str(tmp_path), path.name), ImageLook(6))
             except UserError as error:
                 assert str(path) in str(error)  # noqa: PT017
 
 
-def test_images_of_different_sizes_are_refused_in_words(folders):
-    picture(folders[1] / "large.png", size=(9, 9))
-    with pytest.raises(UserError, match=r"large\.png"):
-        prediction_task(*folders, convert)
+def test_an_image_that_does_not_suit_is_named(folders):
+    Image.new("L", (40, 30), 255).save(folders[1] / "z.png")
+    with pytest.raises(UserError, match=r"image '.*30\.png': the image of 4x4 pixels is blank"):
+        prediction_task(*map(str, folders), Glyphs())
 
 
-def test_a_refusal_of_convert_names_the_file(folders):
-    def picky(image):
-        raise UserError("too dark.")
-
-    with pytest.raises(UserError, match=r"image '.*30\.png': too dark\."):
-        prediction_task(*folders, picky)
+def test_folders_may_be_zip_files(folders, tmp_path):
+    # the first with a folder that contains everything
+    packed = [write_zip(tmp_path / f"{one.name}.zip", one, n) for one, n in zip(folders, ("support/", ""), strict=True)]
+    task, same = task_of(*packed), task_of(*folders)
+    assert task.support_labels == same.support_labels
+    assert task.files == same.files
+    assert torch.equal(task.query_x, same.query_x)
 
 
 def test_predict_needs_both_folders(folders):

@@ -3,8 +3,7 @@
 from metatransfer.data.collections.arrays import Arrays
 from metatransfer.data.collections.cifar_few_shot import CIFARFewShot
 from metatransfer.data.collections.digit_sets import MNIST, MNISTM, SVHN, SYN, USPS
-from metatransfer.data.collections.digits import Digits, TypesetDigits
-from metatransfer.data.collections.glyphs import Glyphs
+from metatransfer.data.collections.glyphs import Digits, Glyphs, TypesetDigits
 from metatransfer.data.collections.image_folder import ImageFolder
 from metatransfer.data.collections.image_table import ImageTable
 from metatransfer.data.collections.learn2learn import Learn2Learn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice, did_you_mean
+from metatransfer.data.collections.image_collection import images_below
 from metatransfer.data.readers.array_files import (
     SVMLIGHT_SUFFIXES,
     ArrayFile,
@@ -24,8 +26,8 @@ from metatransfer.data.readers.array_files import (
     plain,
     sample_tensor,
 )
-from metatransfer.data.readers.image_look import ImageLook
-from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, OnBadSample
+from metatransfer.data.readers.image_look import ImageLook, as_sample
+from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, ImageReader, OnBadSample
 from metatransfer.data.readers.tables import rows_of_splits
 from metatransfer.data.sources import (
     NO_CLASS,
@@ -160,9 +162,11 @@ class Arrays(Collection):
         }
 
     def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
-        """The samples of a file, named by their index."""
+        """The samples of a file, named by their index, or the images of a folder."""
         if not isinstance(path, str):
             return super().unlabelled(path)
+        if Path(path).expanduser().is_dir():
+            return images_below(path, ImageReader(self._look))[:2]
         arrays, where = open_arrays(path), f"predict '{path}'"
         pair = (*arrays, None) if len(arrays) == 1 else _named_pair(arrays, self.names, None, labelled=False)
         if pair is None:
@@ -180,6 +184,10 @@ class Arrays(Collection):
 
     def convert(self, item: Image.Image) -> Tensor:
         """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1]."""
+        return as_sample(item, self._look)
+
+    @property
+    def _look(self) -> ImageLook:
         source = next(iter(self.opened().values()))
         assert isinstance(source, TensorSource)
         x, shape = source.data, source.sample_shape
@@ -188,7 +196,7 @@ class Arrays(Collection):
                 f"{self._where}: samples of {str(x.dtype).removeprefix('torch.')} and shape {shape} are not square "
                 "uint8 images, so image files cannot be converted to them."
             )
-        return ImageLook(shape[1], channels=shape[0]).sample(item)
+        return ImageLook(shape[1], channels=shape[0])
 
     @property
     def _where(self) -> str:

@@ -3,78 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import tarfile
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
+from numpy.typing import NDArray
 
-from metatransfer.checks import check_choice
-from metatransfer.data.readers.cifar_files import Pool, find_cifar, read_cifar
+from metatransfer.checks import check_choice, check_file, did_you_mean
+from metatransfer.data.collections.image_collection import ImageCollection
+from metatransfer.data.readers.fetching import fetch
 from metatransfer.data.readers.image_look import ImageLook
-from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source, TensorSource
+from metatransfer.data.readers.image_source import ImageReader
+from metatransfer.data.sources import SPLITS, LazyParts, Source, TensorSource
 from metatransfer.errors import UserError
+from metatransfer.storage import write_atomically
 
 Benchmark = Literal["cifar_fs", "fc100"]
 
-SUPERCLASSES = {
-    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
-    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
-    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
-    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
-    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
-    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
-    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
-    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
-    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
-    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
-    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
-    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
-    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
-    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
-    "people": ("baby", "boy", "girl", "man", "woman"),
-    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
-    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
-    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
-    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
-    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
-}
-_SUPERCLASS_OF = {name: superclass for superclass, names in SUPERCLASSES.items() for name in names}
-# Bertinetto et al. 2019 drew the classes at random; a class in neither list is a training class
-_CIFAR_FS = {
-    "val": "beaver otter flatfish shark lamp television beetle butterfly sea camel cattle crab crocodile maple_tree "
-    "motorcycle tractor",
-    "test": "whale poppy rose sweet_pepper telephone bed table wardrobe leopard plain chimpanzee fox snail worm baby "
-    "man woman bicycle pickup_truck rocket",
-}
-# Oreshkin et al. 2018 divide by superclass, so that test classes differ more from training classes
-_FC100 = {
-    "val": "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
-    "test": "aquatic_mammals insects medium_mammals people",
-}
 _BENCHMARKS = {
     "cifar_fs": "CIFAR-FS (Bertinetto 2019), 64/16/20 classes",
     "fc100": "FC100 (Oreshkin 2018), 12/4/4 superclasses, 60/20/20 classes",
 }
+_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
+_MD5 = "03b5dce01913d631647c71ecec9e9cb8"
+_BINARY = ("train.bin", "test.bin", "fine_label_names.txt")
+_PYTHON = ("train", "test", "meta")
+_PIXELS = 3 * 32 * 32
+_MAX_MEMBER = 2**28  # bytes, more than any file of the archive
 
 
-def benchmark_classes(benchmark: Benchmark, split: str) -> tuple[str, ...]:
-    """The classes of CIFAR-100 in a split of a benchmark."""
-    listed = _CIFAR_FS if benchmark == "cifar_fs" else _FC100
-    split_of = {name: part for part, names in listed.items() for name in names.split()}
-    chosen = [
-        name
-        for name, superclass in _SUPERCLASS_OF.items()
-        if split_of.get(name if benchmark == "cifar_fs" else superclass, "train") == split
-    ]
-    return tuple(sorted(chosen))
-
-
-class CIFARFewShot(Collection):
+class CIFARFewShot(ImageCollection):
     """CIFAR-FS and FC100: the 100 classes of CIFAR-100, 600 colour images of 32x32 each, divided by published lists.
 
     Reads CIFAR-100 as its authors distribute it: ``cifar-100-binary`` or, if that is missing, ``cifar-100-python``,
@@ -83,8 +45,8 @@ class CIFARFewShot(Collection):
 
     Args:
         root: the folder that contains ``cifar-100-binary`` or ``cifar-100-python``, or one of these itself.
-        benchmark: ``"cifar_fs"`` (Bertinetto et al. 2019, 1805.08136) or ``"fc100"`` (Oreshkin et al. 2018,
-            1805.10123).
+        benchmark: ``"cifar_fs"`` (Bertinetto et al. 2019, 1805.08136), whose classes were drawn at random, or
+            ``"fc100"`` (Oreshkin et al. 2018, 1805.10123), divided by superclass, so that test classes differ more.
         download: whether to download ``cifar-100-binary`` (161 MB) if neither is there.
 
     Raises:
@@ -98,40 +60,131 @@ class CIFARFewShot(Collection):
         self.root = Path(root).expanduser()
         self.benchmark: Benchmark = benchmark
         self.download = download
-        self.look = ImageLook(32)
+        self.reader = ImageReader(ImageLook(32))
 
     def prepare(self) -> None:
         """Downloads CIFAR-100 if ``download`` is set."""
         # errors are raised by parts() in every process; raised in one process here, they would leave the others waiting
         with contextlib.suppress(UserError):
-            find_cifar(self.root, self.download)
+            _find(self.root, self.download)
 
     def parts(self) -> Mapping[str, Source]:
         """The classes of each split with 600 images each, those of CIFAR-100's training set first."""
         return LazyParts(self._classes, SPLITS)
-
-    def convert(self, item: Image.Image) -> Tensor:
-        """An image, resized by its shorter side and cropped at the centre: ``(3, 32, 32)`` in [0, 1]."""
-        return self.look.sample(item)
 
     def protocol(self) -> dict[str, Any]:
         """The benchmark's split."""
         return {"split": _BENCHMARKS[self.benchmark]}
 
     @cached_property
-    def _pool(self) -> Pool:
-        return read_cifar(find_cifar(self.root, self.download), list(_SUPERCLASS_OF))
+    def _pool(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+        """All images ``(N, 3072)``, channels first, with their places in the names of the classes."""
+        folder = _find(self.root, self.download)
+        images, labels, names = (_read_binary if (folder / _BINARY[0]).is_file() else _read_python)(folder)
+        expected = [row[0] for row in _table()]
+        if sorted(names) != sorted(expected):
+            odd = next((name for name in names if name not in expected), "a repeated name")
+            raise UserError(
+                f"'{folder}' has {len(names)} classes that are not the 100 of CIFAR-100 (the first: '{odd}'"
+                f"{did_you_mean(odd, expected).rstrip('.')}): get CIFAR-100, not CIFAR-10 or another set."
+            )
+        if len(labels) == 0 or labels.max() >= 100:
+            raise UserError(f"'{folder}' has no images, or labels outside of 0 .. 99: unpack CIFAR-100 again.")
+        return images, labels, names
 
     def _classes(self, split: str) -> TensorSource:
         images, labels, known = self._pool
-        names = benchmark_classes(self.benchmark, split)
+        groups = benchmark_classes(self.benchmark, split)
         new_label = np.full(len(known), -1)
-        new_label[[known.index(name) for name in names]] = np.arange(len(names))
+        new_label[[known.index(name) for name in groups]] = np.arange(len(groups))
         members = np.flatnonzero(new_label[labels] >= 0)
         return TensorSource(
             torch.from_numpy(images[members].reshape(-1, 3, 32, 32)),
             new_label[labels[members]],
-            names,
+            list(groups),
             f"{_BENCHMARKS[self.benchmark].partition(' ')[0]} {split}",
-            [_SUPERCLASS_OF[name] for name in names],
+            list(groups.values()),
         )
+
+
+@cache
+def _table() -> list[list[str]]:
+    """Class, superclass, and split in both benchmarks."""
+    lines = (Path(__file__).parents[1] / "cifar100_splits.txt").read_text(encoding="utf-8").splitlines()
+    return [line.split() for line in lines[1:]]
+
+
+def benchmark_classes(benchmark: Benchmark, split: str) -> dict[str, str]:
+    """The classes of CIFAR-100 in a split of a benchmark, sorted, with their superclasses."""
+    column = 2 + list(_BENCHMARKS).index(benchmark)
+    return {row[0]: row[1] for row in sorted(_table()) if row[column] == split}
+
+
+def _find(root: Path, download: bool) -> Path:
+    """The folder with CIFAR-100's files; the binary version is preferred to the Python version."""
+    for kind, files in (("cifar-100-binary", _BINARY), ("cifar-100-python", _PYTHON)):
+        for folder in (root / kind, root):
+            if all((folder / name).is_file() for name in files):
+                return folder
+    if not download:
+        raise UserError(
+            f"CIFAR-100 is not in '{root}': put the folder cifar-100-binary (unpacked from {_URL}) or "
+            "cifar-100-python there, or set download=true."
+        )
+    archive = root / "cifar-100-binary.tar.gz"
+    if not archive.is_file():
+        fetch([_URL], _MD5, archive)
+    _unpack(archive, root / "cifar-100-binary")
+    return root / "cifar-100-binary"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    # extracts the three files by name; no path in the archive is used
+    try:
+        with tarfile.open(archive) as tar:
+            for name in _BINARY:
+                member = tar.extractfile(f"cifar-100-binary/{name}")
+                content = member.read(_MAX_MEMBER + 1) if member is not None else b""
+                if len(content) > _MAX_MEMBER:
+                    raise tarfile.TarError(f"{name} is larger than {_MAX_MEMBER} bytes")
+                write_atomically(folder / name, content)
+    except (tarfile.TarError, KeyError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"'{archive}' cannot be unpacked ({reason}): remove it, so that it is downloaded again."
+        ) from error
+
+
+def _read_binary(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    # records of a coarse label, a fine label and 3072 pixels, one byte each
+    parts = []
+    for name in _BINARY[:2]:
+        path = check_file(folder / name, "CIFAR-100 file")
+        content = np.fromfile(path, np.uint8)
+        if len(content) % (_PIXELS + 2):
+            raise UserError(
+                f"'{path}' has {len(content)} bytes, not a multiple of the {_PIXELS + 2} bytes of an image: unpack it "
+                "again."
+            )
+        parts.append(content.reshape(-1, _PIXELS + 2))
+    records = np.concatenate(parts)
+    names = check_file(folder / _BINARY[2], "CIFAR-100 file").read_text(encoding="utf-8").split()
+    return records[:, 2:], records[:, 1].astype(np.int64), names
+
+
+def _read_python(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    from torchvision.datasets import CIFAR100  # type: ignore[import-untyped] # half a second
+
+    class Files(CIFAR100):  # type: ignore[misc]
+        base_folder = folder.name
+
+    try:
+        # checks the MD5 of the files, which are pickles, before it loads them
+        parts = [Files(str(folder.parent), train=train) for train in (True, False)]
+    except RuntimeError as error:
+        raise UserError(
+            f"'{folder}' does not hold the files of CIFAR-100 (their MD5 differs), and as pickles they could run code: "
+            f"unpack CIFAR-100 again, or get the pickle-free {_URL}."
+        ) from error
+    images = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2).reshape(-1, _PIXELS)
+    return images, np.array(parts[0].targets + parts[1].targets, np.int64), parts[0].classes

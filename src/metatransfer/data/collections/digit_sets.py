@@ -10,49 +10,35 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from metatransfer.checks import check_folder
-from metatransfer.data.collections.digits import DIGIT_NAMES
+from metatransfer.data.collections.image_collection import PixelCollection, gathered, labelled_pixels
 from metatransfer.data.readers.digit_files import (
+    DIGIT_NAMES,
     DigitFile,
+    read_arrays,
     read_folders,
+    read_hdf5,
     read_idx,
     read_libsvm,
     read_listed,
-    read_mat,
-    read_tensors,
+    read_matrix,
+    read_rows,
 )
-from metatransfer.data.readers.pixels import PixelLook, gathered, labelled_pixels
-from metatransfer.data.sources import Collection, Source
+from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
 
 
-class DigitSet(Collection):
+class DigitSet(PixelCollection):
     """Base class of digit data sets whose files are divided into training and test.
-
-    All images are held in memory as uint8.
-
-    Args:
-        root: folder of the files.
-        image_size: side of a sample in pixels. The images are resized bilinearly once, when they are read. Defaults to
-            their own size.
-        channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
 
     Attributes:
         title: name of the data set, for messages.
         folders: folders in ``root`` that may hold the files.
         usual_source: who publishes the files.
-
-    Raises:
-        UserError: ``image_size`` is below 1, or ``channels`` is neither 1 nor 3.
     """
 
     title: ClassVar[str]
     folders: ClassVar[tuple[str, ...]]
     usual_source: ClassVar[str]
-    divided_by = "sample"
-
-    def __init__(self, root: str, image_size: int | None = None, channels: Literal[1, 3] | None = None) -> None:
-        self.root = root
-        self.look = PixelLook(image_size, channels)
 
     @abstractmethod
     def read(self, split: str) -> list[DigitFile]:
@@ -70,18 +56,11 @@ class DigitSet(Collection):
         files = self.read(split)
         labels = np.concatenate([file.labels for file in files])
         where = f"{self.title} {split} ({' and '.join(file.name for file in files)})"
-        data = gathered((self.look(image) for file in files for image in file.images), len(labels), where)
         absent = sorted(set(range(10)) - set(labels.tolist())) if split == "train" else []
         if absent:
             raise UserError(f"{where} has no image of the digit {absent[0]}: it is incomplete; download it again.")
+        data = gathered((self.look(image) for file in files for image in file.images), len(labels), where)
         return labelled_pixels(data, labels, DIGIT_NAMES, where)
-
-    def protocol(self) -> dict[str, Any]:
-        """The size of the images."""
-        source = self.opened()["train"]
-        assert isinstance(source, Source)
-        channels, *_, size = source.sample_shape
-        return {"image_size": size, "channels": channels}
 
     @property
     def places(self) -> list[Path]:
@@ -99,6 +78,13 @@ class DigitSet(Collection):
             raise self.missing(" or ".join(names))
         return found
 
+    def pickle(self, name: str, better: str) -> UserError:
+        """The error for a pickle in place of the files."""
+        return UserError(
+            f"{self.title}: '{name}' in '{self.root}' is a pickle, which can run code when it is read: convert it to "
+            f"{better} on a machine where you trust it."
+        )
+
     def missing(self, what: str) -> UserError:
         """The error for missing files."""
         deeper = " or ".join(f"'{folder}'" for folder in self.folders if folder)
@@ -112,8 +98,7 @@ class MNIST(DigitSet):
     """MNIST: 60000 and 10000 handwritten digits, 28x28, grey, ink high (LeCun, Bottou, Bengio and Haffner 1998).
 
     The idx files ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-    ``t10k-labels-idx1-ubyte``, plain or with ``.gz``, in ``root``, ``root/raw`` or ``root/MNIST/raw``. See
-    :class:`DigitSet` for the arguments and errors.
+    ``t10k-labels-idx1-ubyte``, plain or with ``.gz``, in ``root``, ``root/raw`` or ``root/MNIST/raw``.
     """
 
     title, folders = "MNIST", ("", "raw", "MNIST/raw")
@@ -129,24 +114,37 @@ class MNIST(DigitSet):
 class USPS(DigitSet):
     """USPS: 7291 and 2007 handwritten digits of envelopes, 16x16, grey, ink high (Hull 1994).
 
-    The LIBSVM texts ``usps.bz2`` and ``usps.t.bz2``, or unpacked as ``usps`` and ``usps.t``, in ``root`` or
-    ``root/USPS``. See :class:`DigitSet` for the arguments and errors.
+    One of these forms, in ``root`` or ``root/USPS``:
+
+    - the LIBSVM texts ``usps.bz2`` and ``usps.t.bz2``, or unpacked as ``usps`` and ``usps.t``;
+    - ``zip.train.gz`` and ``zip.test.gz`` of The Elements of Statistical Learning, or unpacked;
+    - ``usps.h5`` with ``train/data``, ``train/target``, ``test/data`` and ``test/target``, which needs h5py;
+    - ``USPS.mat`` with ``fea`` and ``gnd``, the training images first. Labels 1 to 10 mean the digits 0 to 9.
     """
 
     title, folders = "USPS", ("", "USPS")
     usual_source = "the LIBSVM collection of data sets, and torchvision has the same layout"
 
     def read(self, split: str) -> list[DigitFile]:
-        """The LIBSVM file."""
-        name = {"train": "usps", "test": "usps.t"}[split]
-        return [read_libsvm(self.file(f"{name}.bz2", name), 16)]
+        """The file of the first form that is found."""
+        name, rows = {"train": ("usps", "zip.train"), "test": ("usps.t", "zip.test")}[split]
+        if (path := self.find(f"{name}.bz2", name)) is not None:
+            return [read_libsvm(path, 16)]
+        if (path := self.find(f"{rows}.gz", rows)) is not None:
+            return [read_rows(path, 16)]
+        if (path := self.find("usps.h5")) is not None:
+            return [read_hdf5(path, split)]
+        if (path := self.find("USPS.mat")) is not None:
+            return [read_matrix(path, "fea", "gnd", slice(7291) if split == "train" else slice(7291, None))]
+        if self.find("usps_28x28.pkl") is not None:
+            raise self.pickle("usps_28x28.pkl", "another form, such as usps.h5")
+        raise self.missing(f"{name}.bz2, {rows}.gz, usps.h5 or USPS.mat")
 
 
 class SVHN(DigitSet):
     """SVHN: 73257 and 26032 digits of house numbers, 32x32, colour (Netzer, Wang, Coates and others 2011).
 
     The MATLAB files ``train_32x32.mat`` and ``test_32x32.mat``, where label 10 means 0, in ``root`` or ``root/SVHN``.
-    See :class:`DigitSet` for the errors.
 
     Args:
         root: folder of the files.
@@ -167,7 +165,7 @@ class SVHN(DigitSet):
     def read(self, split: str) -> list[DigitFile]:
         """The MATLAB file, and for training with ``extra`` the second one."""
         stems = [split, "extra"] if self.extra and split == "train" else [split]
-        return [read_mat(self.file(f"{stem}_32x32.mat"), 32) for stem in stems]
+        return [read_arrays(self.file(f"{stem}_32x32.mat"), "X", "y", count_last=True) for stem in stems]
 
     def protocol(self) -> dict[str, Any]:
         """The size of the images, and ``extra``."""
@@ -177,8 +175,7 @@ class SVHN(DigitSet):
 class SYN(DigitSet):
     """SYN: 479400 and 9553 synthetic digits in typefaces on coloured grounds, 32x32 (Ganin and Lempitsky 1409.7495).
 
-    The MATLAB files ``synth_train_32x32.mat`` and ``synth_test_32x32.mat`` in ``root`` or ``root/SYN``. See
-    :class:`DigitSet` for the arguments and errors.
+    The MATLAB files ``synth_train_32x32.mat`` and ``synth_test_32x32.mat`` in ``root`` or ``root/SYN``.
     """
 
     title, folders = "SYN", ("", "SYN")
@@ -186,7 +183,7 @@ class SYN(DigitSet):
 
     def read(self, split: str) -> list[DigitFile]:
         """The MATLAB file."""
-        return [read_mat(self.file(f"synth_{split}_32x32.mat"), 32)]
+        return [read_arrays(self.file(f"synth_{split}_32x32.mat"), "X", "y", count_last=True)]
 
 
 class MNISTM(DigitSet):
@@ -199,7 +196,7 @@ class MNISTM(DigitSet):
       ``mnist_m_test_labels.txt``, lines ``name label``, beside or in them;
     - ``mnist_m_train.pt`` and ``mnist_m_test.pt``, torch files of the pair (images, labels).
 
-    The authors' images have 32x32 pixels, others' 28x28. See :class:`DigitSet` for the arguments and errors.
+    The authors' images have 32x32 pixels, others' 28x28.
     """
 
     title, folders = "MNIST-M", ("", "mnist_m")
@@ -210,7 +207,7 @@ class MNISTM(DigitSet):
         stem = f"mnist_m_{split}"
         tensors = self.find(f"{stem}.pt")
         if tensors is not None:
-            return [read_tensors(tensors)]
+            return [read_arrays(tensors, "x", "y")]
         for place in self.places:
             listings = (folder / f"{stem}_labels.txt" for folder in (place, place / stem))
             listing = next((path for path in listings if path.is_file()), None)
@@ -219,8 +216,5 @@ class MNISTM(DigitSet):
             if (place / split).is_dir():
                 return [read_folders(place / split)]
         if self.find("keras_mnistm.pkl") is not None:
-            raise UserError(
-                f"MNIST-M: 'keras_mnistm.pkl' in '{self.root}' is a pickle, which can run code when it is read: "
-                f"convert it to {stem}.pt with torch.save((images, labels), path) on a machine where you trust it."
-            )
+            raise self.pickle("keras_mnistm.pkl", f"{stem}.pt, by torch.save((images, labels), path)")
         raise self.missing(f"{split}/<label>/<image>, {stem} with {stem}_labels.txt, or {stem}.pt")

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from metatransfer.checks import check_choice, check_file
-from metatransfer.data.readers.image_files import ImageFile, ImageTree, open_tree
+from metatransfer.checks import check_choice
+from metatransfer.data.collections.image_collection import ImageCollection, report_passed_over
+from metatransfer.data.readers.image_files import ImageFile, ImageTree, kind_of, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import (
     MEMORY_LIMIT,
@@ -24,7 +21,6 @@ from metatransfer.data.readers.tables import read_table
 from metatransfer.data.sources import (
     SPLIT_NAMES,
     SPLITS,
-    Collection,
     LazyParts,
     Source,
     UnlabelledPart,
@@ -34,42 +30,6 @@ from metatransfer.data.sources import (
 from metatransfer.errors import UserError
 
 
-class ImageCollection(Collection):
-    """Base class of collections of image files, opened by ``reader``; messages name ``path``."""
-
-    reader: ImageReader
-    path: str
-
-    def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
-        """The images of a folder or zip file at any depth, with their relative names; or a list of image files."""
-        if not isinstance(path, str):
-            places = [check_file(one, "image file") for one in path]
-            files = [
-                ImageFile(str(one.parent), one.name, one.stat().st_size, str(one.stat().st_mtime_ns)) for one in places
-            ]
-            source, kept = self.reader.in_order(files, "the image files")
-            return source, tuple(str(path[index]) for index in kept)
-        source, names, self.skipped["predict"] = self.reader.below(path)
-        return source, names
-
-    def convert(self, item: Image.Image) -> Tensor:
-        """An image in the format of the samples: ``(C, H, W)`` in [0, 1]."""
-        return self.reader.look.sample(item)
-
-    def protocol(self) -> dict[str, Any]:
-        """The size of the images."""
-        return {"image_size": self.reader.look.size, "channels": self.reader.look.channels}
-
-    def _name(self, part: str) -> str:
-        return f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"
-
-    def _withheld(self, files: Sequence[ImageFile], words: Sequence[str] | None, part: str) -> UnlabelledPart:
-        """A part of a target domain: the files in the given order, with their classes ``words``."""
-        source, kept = self.reader.in_order(files, self._name(part))
-        self.skipped[part] = len(files) - len(kept)
-        return UnlabelledPart(source, np.array(words, np.str_)[kept] if words is not None else None)
-
-
 class ImageFolder(ImageCollection):
     """Photographs or other images, with one folder per class, in a folder or a zip file.
 
@@ -77,8 +37,8 @@ class ImageFolder(ImageCollection):
 
     - lists: ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label``, and images in
       ``root`` or ``root/images``, as in mini-ImageNet (Ravi and Larochelle 2017);
-    - ``<split>/<class>/<image>`` with the split ``train`` and optionally ``val`` (or ``valid``, ``validation``) and
-      ``test``, as in tiered-ImageNet, CUB and CIFAR-FS;
+    - ``<split>/<class>/<image>`` with the split ``train`` and optionally ``val`` (or ``valid``, ``validation``,
+      ``dev``) and ``test``, as in tiered-ImageNet, CUB and CIFAR-FS; ``training``, ``test_set`` or ``seg_test`` do too;
     - ``<class>/<image>``, undivided.
 
     As a target domain, the top or a split may also contain images without folders of classes. Images are resized by
@@ -122,6 +82,8 @@ class ImageFolder(ImageCollection):
             classes: dict[str, dict[str, Any]] = {split: _listed(tree, path) for split, path in lists.items()}
         else:
             folders = _folders_of_parts(tree)
+            for folder in folders.values():
+                tree.passed_over.update(map(kind_of, tree.entries(folder)[1]))
             classes = {
                 part: {name: f"{folder}/{name}" if folder else name for name in natural_order(tree.folders(folder))}
                 for part, folder in folders.items()
@@ -132,6 +94,7 @@ class ImageFolder(ImageCollection):
 
         def opened(part: str) -> Source:
             files = {name: tree.files(at) if isinstance(at, str) else at for name, at in classes[part].items()}
+            report_passed_over(tree.passed_over, self._name(part))
             source, self.skipped[part] = self.reader.labelled(files, self._name(part))
             return source
 
@@ -141,14 +104,16 @@ class ImageFolder(ImageCollection):
         """The images sorted by file name, with or without folders of classes."""
         tree = open_tree(self.root, "image folder")
         parts: dict[str, UnlabelledPart] = {}
-        for part, (folder, flat) in _folders_of_target(tree).items():
+        for part, folder in _folders_of_parts(tree, labelled=False).items():
             inside = f"{folder}/" if folder else ""
-            names = [None] if flat else natural_order(tree.folders(folder))
-            found = [(one, name) for name in names for one in tree.files(folder if name is None else inside + name)]
+            names = natural_order(tree.folders(folder))
+            flat = not names
+            found = [(one, name) for name in names or [""] for one in tree.files((inside + name).rstrip("/"))]
             if not found:
                 raise UserError(f"'{tree.root}/{folder}' holds no image: add some.")
             order = by_name_and_content([file for file, _ in found])
-            words = None if flat else [str(found[index][1]) for index in order]
+            words = None if flat else [found[index][1] for index in order]
+            report_passed_over(tree.passed_over, self._name(part))
             parts[part] = self._withheld([found[index][0] for index in order], words, part)
         return parts
 
@@ -179,40 +144,31 @@ def _listed(tree: ImageTree, path: Path) -> dict[str, list[ImageFile]]:
     classes: dict[str, list[ImageFile]] = {label: [] for label in natural_order(labels)}
     seen: set[str] = set()
     for name, label in zip(names, labels, strict=True):
-        if name in seen:
-            raise UserError(f"'{path}' names '{name}' twice: keep one of the two rows.")
-        seen.add(name)
         problem = f"'{path}' names '{name}', which is neither in '{tree.root}' nor in its folder 'images'."
-        missing = ImageFile(tree.root, name, problem=problem)
-        classes[label].append(tree.find(name) or tree.find(f"images/{name}") or missing)
+        file = tree.find(name) or tree.find(f"images/{name}") or ImageFile(tree.root, name, problem=problem)
+        if file.name in seen:
+            raise UserError(f"'{path}' names '{name}' twice: keep one of the two rows.")
+        seen.add(file.name)
+        classes[label].append(file)
     return classes
 
 
-def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
-    # the folder of each split, or the top for undivided images
+def _folders_of_parts(tree: ImageTree, labelled: bool = True) -> dict[str, str]:
+    """The folder of each split, or the top for undivided images."""
     top = tree.folders()
-    if not top:
+    if not top and labelled:
         raise UserError(
             f"'{tree.root}' has no folders: put the images of each class into a folder of its own, <class>/<image>."
         )
-    found: dict[str, str] = {}
-    for name in top:
-        split = split_of(name)
-        if split in found:
-            raise UserError(f"'{tree.root}' has two folders for {split}, '{found[split]}' and '{name}': merge them.")
-        if split is not None:
-            found[split] = name
-    # a folder 'train' is a split, not a class, if it contains folders and is alone or beside other splits
-    if "train" in found and (len(found) > 1 or len(top) == 1) and tree.folders(found["train"]):
-        for name in found.values():
-            if not tree.folders(name):
-                raise UserError(
-                    f"'{tree.root}/{name}' has no folders of classes: put its images into <class>/<image>; put "
-                    f"images without labels into a folder outside of '{tree.root}', to be given as predict."
-                )
-        return {split: found[split] for split in SPLITS if split in found}
-    if _is_training_of_zip(tree, top[0]):
+    if top and split_of(tree.prefix.rstrip("/").rpartition("/")[2]) == "train":  # a zip file with nothing else
         return {"train": ""}
+    if len(top) == 1 and not labelled and not tree.folders(top[0]):
+        return {split_of(top[0]) or "all": top[0]}
+    found = {name: split for name in top if (split := split_of(name))}
+    # such a folder is a split, not a class, if it contains folders
+    if any(map(tree.folders, found)) or (not labelled and len(found) == len(top) and "train" in found.values()):
+        _check_splits(tree, found, labelled)
+        return {split: name for split in SPLITS for name in found if found[name] == split}
     if len(top) == 1 and tree.folders(top[0]):
         raise UserError(
             f"'{tree.root}' holds only the folder '{top[0]}': give the folder that contains those of the classes, "
@@ -221,21 +177,23 @@ def _folders_of_parts(tree: ImageTree) -> dict[str, str]:
     return {"all": ""}
 
 
-def _folders_of_target(tree: ImageTree) -> dict[str, tuple[str, bool]]:
-    """The folder of each part, and whether it contains images without folders of classes."""
-    top = tree.folders()
-    if not top or (len(top) == 1 and not tree.folders(top[0]) and not _is_training_of_zip(tree, top[0])):
-        only = top[0] if top else ""
-        return {split_of(only) or "all": (only, True)}
-    splits = [split_of(name) for name in top]
-    if "train" in splits and None not in splits and len(set(splits)) == len(splits):
-        found = {str(split): name for split, name in zip(splits, top, strict=True)}
-        return {split: (found[split], not tree.folders(found[split])) for split in SPLITS if split in found}
-    return {part: (folder, False) for part, folder in _folders_of_parts(tree).items()}
-
-
-def _is_training_of_zip(tree: ImageTree, folder: str) -> bool:
-    """Whether a zip file contains only a training split, whose folder the tree skipped."""
-    files = tree.files(folder)
-    above = files[0].name.split(f"/{folder}/")[0] if files and files[0].zipped else ""
-    return split_of(above.rpartition("/")[2]) == "train"
+def _check_splits(tree: ImageTree, found: Mapping[str, str], labelled: bool) -> None:
+    """Raises an error unless the folders, with the split of each, are those of splits."""
+    others = [name for name in tree.folders() if name not in found]
+    names = list(found.values())
+    if "train" not in names or (others and len(found) == 1):
+        odd = f"'{others[0]}' is none" if others else "none is for train"
+        raise UserError(
+            f"'{tree.root}' has folders called as splits ({', '.join(found)}), but {odd}: rename the folders to train, "
+            "val and test, or move the others away."
+        )
+    for name, split in found.items():
+        if names.count(split) > 1:
+            both = " and ".join(f"'{one}'" for one in found if found[one] == split)
+            raise UserError(f"'{tree.root}' has two folders for {split}, {both}: merge them.")
+        if labelled and not tree.folders(name):
+            raise UserError(
+                f"'{tree.root}/{name}' has no folders of classes: put its images into <class>/<image>; put images "
+                f"without labels into a folder outside of '{tree.root}', to be given as predict."
+            )
+    tree.passed_over.update(f"folder '{name}'" for name in others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from metatransfer.data.collections.image_folder import ImageCollection
+from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.image_files import IMAGE_SUFFIXES, ImageFile, ImageTree, open_tree
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import MEMORY_LIMIT, ImageReader, OnBadSample
@@ -82,9 +82,9 @@ class ImageTable(ImageCollection):
         # the file of each row; a file in two rows might be used for both training and testing
         tree = open_tree(self.root, "image folder")
         files = [_find(tree, name, table.at(row)) for row, name in enumerate(table.filled(self.file, "file"))]
-        seen: dict[PurePosixPath, int] = {}
+        seen: dict[str, int] = {}
         for row, file in enumerate(files):
-            other = seen.setdefault(PurePosixPath(file.name.replace("\\", "/")), row)
+            other = seen.setdefault(file.name.replace("\\", "/"), row)
             if other != row:
                 told = (
                     f", as '{labels[other]}' and as '{labels[row]}'" if labels and labels[other] != labels[row] else ""

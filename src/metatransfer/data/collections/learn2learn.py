@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice
-from metatransfer.data.readers.pixels import PixelLook
+from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source, TaskGenerator
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits, random_permutations
@@ -208,7 +208,7 @@ def _check_shapes(samples: list[Tensor], name: str) -> None:
 
 def _as_tensor(sample: object, where: str) -> Tensor:
     # float32; bytes and PIL images in [0, 1]
-    sample = PixelLook()(sample) if isinstance(sample, Image.Image) else sample
+    sample = torch.from_numpy(ImageLook(None, None)(sample)) if isinstance(sample, Image.Image) else sample
     sample = torch.from_numpy(sample) if isinstance(sample, np.ndarray) else sample
     if not isinstance(sample, Tensor):
         raise UserError(

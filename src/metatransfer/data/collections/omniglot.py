@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
 from metatransfer.checks import check_choice
+from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.fetching import fetch
 from metatransfer.data.readers.image_files import ImageTree, open_tree
-from metatransfer.data.readers.image_look import ImageLook
+from metatransfer.data.readers.image_look import ImageLook, file_bytes
 from metatransfer.data.readers.image_source import ImageReader, OnBadSample
-from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source
+from metatransfer.data.sources import SPLITS, LazyParts, Source
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, stream_keys
 
@@ -45,7 +45,7 @@ _PROTOCOLS: dict[str, tuple[str, Literal["none", "classes", "per_class"]]] = {
 _LAKE_VAL = frozenset({"Armenian", "Futurama", "Hebrew", "Korean", "Sanskrit"})
 
 
-class Omniglot(Collection):
+class Omniglot(ImageCollection):
     """Handwritten characters, 1623 of 50 alphabets, 20 drawings each (Lake et al. 2015).
 
     Reads the layout of torchvision, ``omniglot-py/images_background/<Alphabet>/<character>/<drawing>.png`` and
@@ -68,6 +68,9 @@ class Omniglot(Collection):
         image_size: side of a sample in pixels.
         download: whether to download missing zip files into ``root``; they are read without unpacking.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable drawings.
+        runs: folder or zip file, seen from ``root``, of Lake's twenty one-shot runs (``all_runs.zip``), with
+            ``run01/class_labels.txt``, ``run01/training`` and ``run01/test``: with protocol ``lake``, the test consists
+            of these episodes, 20-way 1-shot with one query per class.
 
     Raises:
         UserError: an argument is invalid.
@@ -82,12 +85,16 @@ class Omniglot(Collection):
         image_size: int = 28,
         download: bool = False,
         on_bad_sample: OnBadSample = "error",
+        runs: str | None = None,
     ) -> None:
         check_choice("protocol", protocol, tuple(_PROTOCOLS))
         self.root = Path(root).expanduser()
         self.split_protocol = protocol
         self.reader = ImageReader(ImageLook(image_size, channels=1, rule="resize", invert=True), on_bad_sample)
         self.download = download
+        if runs is not None and protocol != "lake":
+            raise UserError(f"runs are tests of protocol 'lake', but protocol is '{protocol}': set it to lake.")
+        self.runs = runs
         self.rotations = dict.fromkeys(SPLITS, _PROTOCOLS[protocol][1])
         self.within_groups = protocol == "lake"
         self._names: dict[str, list[str]] = {}
@@ -104,18 +111,40 @@ class Omniglot(Collection):
         """The characters of each split, named ``<Alphabet>/<character>``."""
         return LazyParts(self._drawings, SPLITS)
 
-    def convert(self, item: Image.Image) -> Tensor:
-        """An image of one character, dark on light, in the format of the samples: ``(1, H, W)`` in [0, 1], ink high."""
-        return self.reader.look.sample(item)
-
     def protocol(self) -> dict[str, Any]:
         """The name of the split and the size of the images."""
-        return {
-            "split": f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]})",
-            "image_size": self.reader.look.size,
-        }
+        tests = ", test on the published one-shot runs" if self.runs is not None else ""
+        split = f"{self.split_protocol} ({_PROTOCOLS[self.split_protocol][0]}{tests})"
+        return {"split": split, **super().protocol()}
+
+    def _published_runs(self, root: Path) -> Source:
+        """The drawings of the runs: a class for each training drawing, which is followed by its test drawings."""
+        tree = open_tree(root, "one-shot runs")
+        tests = {run: _pairs(tree, run) for run in tree.folders()}
+        classes: dict[str, list[str]] = {name: [name] for pairs in tests.values() for name in sorted(pairs.values())}
+        for test, training in (pair for pairs in tests.values() for pair in pairs.items()):
+            classes[training].append(test)
+        if len({len(one) for pairs in tests.values() for one in (pairs, set(pairs.values()))}) != 1:
+            raise UserError(
+                f"'{root}' must hold runs of one size, with one test drawing per class: get all_runs again."
+            )
+        place = {name: index for index, name in enumerate(name for names in classes.values() for name in names)}
+        missing = [name for name in place if tree.find(name) is None]
+        if missing:
+            raise UserError(f"'{root}' has no {missing[0]}, which its class_labels.txt names: get all_runs again.")
+        files = {name: [file for one in names if (file := tree.find(one))] for name, names in classes.items()}
+        # an episode without a drawing would be another one
+        reader = replace(self.reader, on_bad_sample="error")
+        source, self.skipped["test"] = reader.labelled(
+            files, "Omniglot test", {name: name.partition("/")[0] for name in classes}
+        )
+        support = np.array([[place[name] for name in sorted(pairs.values())] for pairs in tests.values()])
+        source.trials = support, np.array([[place[name] for name in pairs] for pairs in tests.values()])
+        return source
 
     def _drawings(self, split: str) -> Source:
+        if split == "test" and self.runs is not None:
+            return self._published_runs(self.root / Path(self.runs).expanduser())
         characters = self._characters(split)
         files = {name: self._tree_of[name].files(name) for name in characters}
         odd = [name for name in characters if len(files[name]) != _DRAWINGS]
@@ -175,6 +204,19 @@ class Omniglot(Collection):
             )
         fetch([f"{mirror}/{target.name}" for mirror in _MIRRORS], _PARTS[part][1], target)
         return target
+
+
+def _pairs(tree: ImageTree, run: str) -> dict[str, str]:
+    """The training drawing of the class of each test drawing of a run."""
+    labels = tree.find(f"{run}/class_labels.txt")
+    lines = file_bytes(labels).decode("utf-8", "replace").split("\n") if labels is not None else []
+    fields = [line.split() for line in lines if line.strip()]
+    if not fields or any(len(one) != 2 for one in fields):
+        raise UserError(
+            f"'{tree.root}' must hold the one-shot runs, with lines 'run01/test/item01.png run01/training/class08.png' "
+            f"in run01/class_labels.txt, but {run} does not: get all_runs of one-shot-classification."
+        )
+    return {test: training for test, training in fields}
 
 
 @cache

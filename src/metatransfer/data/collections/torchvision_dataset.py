@@ -9,21 +9,21 @@ from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from metatransfer.checks import check_folder, did_you_mean
-from metatransfer.data.readers.pixels import PixelLook, by_content, gathered, labelled_pixels
-from metatransfer.data.sources import SPLITS, Collection, Source, TensorSource, UnlabelledPart, without_labels
+from metatransfer.data.collections.image_collection import PixelCollection, by_content, gathered, labelled_pixels
+from metatransfer.data.sources import SPLITS, Source, TensorSource, UnlabelledPart, without_labels
 from metatransfer.errors import UserError
 
 
-class TorchvisionDataset(Collection):
+class TorchvisionDataset(PixelCollection):
     """Labelled images of ``torchvision.datasets``, such as CIFAR10, FashionMNIST, STL10 or GTSRB.
 
     Works with data sets whose class takes ``train`` or ``split`` and whose labels are one integer per image. The files
-    must be in ``root`` in torchvision's layout; nothing is downloaded. All images are held in memory as uint8. Many
-    data sets have no validation split. CIFAR's files are pickles, which torchvision reads only if their MD5 is right.
+    must be in ``root`` in torchvision's layout; nothing is downloaded. Many data sets have no validation split. CIFAR's
+    files are pickles, which torchvision reads only if their MD5 is right.
 
     Args:
         name: name of the class in ``torchvision.datasets``.
@@ -33,10 +33,9 @@ class TorchvisionDataset(Collection):
         channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
 
     Raises:
-        UserError: the data set is unknown, ``image_size`` is below 1, or ``channels`` is neither 1 nor 3.
+        UserError: the data set is unknown, ``image_size`` is not a number of pixels, or ``channels`` is neither 1 nor
+            3.
     """
-
-    divided_by = "sample"
 
     def __init__(
         self,
@@ -45,10 +44,9 @@ class TorchvisionDataset(Collection):
         image_size: int | None = None,
         channels: Literal[1, 3] | None = None,
     ) -> None:
-        _check_known(name)
+        super().__init__(root, image_size, channels)
         self.name = name
-        self.root = root
-        self.look = PixelLook(image_size, channels)
+        self._kind = _known_class(name)
 
     def parts(self) -> Mapping[str, Source]:
         """The images of training, test and, if there is one, validation, in memory: ``(C, H, W)``."""
@@ -63,15 +61,11 @@ class TorchvisionDataset(Collection):
 
     def protocol(self) -> dict[str, Any]:
         """The data set and the size of its images."""
-        source = self.opened()["train"]
-        assert isinstance(source, Source)
-        channels, *size = source.sample_shape
-        return {"name": self.name, "image_size": size, "channels": channels}
+        return {"name": self.name, **super().protocol()}
 
     def _opened(self, split: str) -> Any:  # noqa: ANN401
         # the data set of a split; ``None`` if there is no such split
-        kind = _class(self.name)
-        parameters = inspect.signature(kind).parameters
+        parameters = inspect.signature(self._kind).parameters
         by_split = "split" in parameters
         if not by_split and split == "val":
             return None
@@ -79,7 +73,7 @@ class TorchvisionDataset(Collection):
         if "download" in parameters:
             option["download"] = False
         try:
-            return kind(root=str(Path(self.root).expanduser()), **option)
+            return self._kind(root=str(Path(self.root).expanduser()), **option)
         except Exception as error:  # each class raises errors of its own
             if split != "train" and isinstance(error, ValueError) and "argument split" in str(error):
                 return None  # the data set has no such split
@@ -94,7 +88,7 @@ class TorchvisionDataset(Collection):
         data = gathered(self._read(samples, labels, where), len(samples), where)
         return labelled_pixels(data, np.array(labels, np.int64), _class_names(samples, max(labels) + 1), where)
 
-    def _read(self, samples: Any, labels: list[int], where: str) -> Iterator[Tensor]:  # noqa: ANN401
+    def _read(self, samples: Any, labels: list[int], where: str) -> Iterator[NDArray[np.uint8]]:  # noqa: ANN401
         # yields the images and appends their labels
         for number in range(len(samples)):
             try:
@@ -113,7 +107,7 @@ class TorchvisionDataset(Collection):
             yield self.look(image)
 
 
-def _check_known(name: str) -> None:
+def _known_class(name: str) -> Any:  # noqa: ANN401
     from torchvision import datasets  # type: ignore[import-untyped] # half a second
 
     known = [one for one in datasets.__all__ if _serves(inspect.signature(getattr(datasets, one)).parameters)]
@@ -123,11 +117,6 @@ def _check_known(name: str) -> None:
             f"name must be that of a data set of labelled images in torchvision.datasets, but '{name}' {reason}"
             f"{did_you_mean(name, known)}"
         )
-
-
-def _class(name: str) -> Any:  # noqa: ANN401
-    from torchvision import datasets
-
     return getattr(datasets, name)
 
 

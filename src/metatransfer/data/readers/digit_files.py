@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from collections.abc import Iterable
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from metatransfer.data.readers.image_look import decode
 from metatransfer.data.readers.image_source import by_name_and_content
 from metatransfer.errors import UserError
 
+DIGIT_NAMES = tuple("0123456789")
+T = TypeVar("T")
+_MAX_FILE = 2**30  # bytes after unpacking, more than any of these data sets
 _IDX_BYTES = 8  # the code of unsigned bytes in the magic number
 
 
@@ -56,95 +61,141 @@ def read_libsvm(path: Path, side: int) -> DigitFile:
     """Lines ``label 1:value 2:value ...`` with grey values from -1 to 1 and labels from 1 (digit 0) to 10 (digit 9)."""
     from sklearn.datasets import load_svmlight_file  # takes a second
 
+    form = f"LIBSVM lines 'label 1:value ... {side**2}:value'"
+    table, labels = _parsed(
+        path, form, lambda file: load_svmlight_file(file, n_features=side**2, dtype=np.float64, zero_based=False)
+    )
+    return grey_digits(table.toarray(), labels, f"'{path}'", (-1, 1), first=1)
+
+
+def read_rows(path: Path, side: int) -> DigitFile:
+    """Lines ``label value value ...`` with grey values from -1 to 1, as in The Elements of Statistical Learning."""
+    form = f"lines of a label and {side**2} values"
+    rows = _parsed(path, form, lambda file: np.loadtxt(file, ndmin=2).reshape(-1, 1 + side**2))
+    return grey_digits(rows[:, 1:], rows[:, 0], f"'{path}'", (-1, 1))
+
+
+def read_hdf5(path: Path, split: str) -> DigitFile:
+    """A file with ``train/data`` and ``train/target``, and the same of ``test``: grey values from 0 to 1."""
+    try:
+        import h5py  # optional
+    except ImportError as error:
+        raise UserError(f"'{path}' needs h5py: pip install h5py.") from error
+    try:
+        with h5py.File(path) as file:
+            data, labels = (np.asarray(file[split][name]) for name in ("data", "target"))
+    except Exception as error:  # the error depends on what is damaged or missing
+        raise UserError(
+            f"'{path}' cannot be read as HDF5 with {split}/data and {split}/target ({_reason(error)}): download it "
+            "again."
+        ) from error
+    return grey_digits(data, labels, f"'{path}': {split}", (0, 1))
+
+
+def grey_digits(
+    values: NDArray[Any], labels: NDArray[Any], where: str, span: tuple[float, float], first: int = 0
+) -> DigitFile:
+    """Square images as rows of numbers between paper and ink, with labels from ``first`` (digit 0) on."""
+    if not len(labels):
+        raise UserError(f"{where} is empty: download it again.")
+    low, high = float(values.min()), float(values.max())
+    # a minimum of 0 means that another scale was used
+    if not span[0] <= low or not high <= span[1] or (span[0] < 0 <= low):
+        raise UserError(
+            f"{where} must hold values from {span[0]} (paper) to {span[1]} (ink), but holds {low:g} to {high:g}: "
+            "download the data set that is scaled in this way."
+        )
+    if not np.isin(labels, np.arange(first, first + 10)).all():
+        raise UserError(
+            f"{where} must hold labels {first} (digit 0) to {first + 9} (digit 9), but holds {labels.min():g} to "
+            f"{labels.max():g}: download it again."
+        )
+    pixels = np.rint((values - span[0]) * (255 / (span[1] - span[0]))).astype(np.uint8)
+    side = math.isqrt(pixels[0].size)
+    _check_count(len(pixels), where, labels.size, "it")
+    return DigitFile(pixels.reshape(-1, side, side), labels.reshape(-1).astype(np.int64) - first, where)
+
+
+def _parsed(path: Path, form: str, parse: Callable[[IO[bytes]], T]) -> T:
     try:
         with _opened(path) as file:
-            table, labels = load_svmlight_file(file, n_features=side**2, dtype=np.float64, zero_based=False)
+            content = file.read(_MAX_FILE + 1)
+        if len(content) > _MAX_FILE:
+            raise ValueError(f"it holds more than {_MAX_FILE} bytes")
+        return parse(io.BytesIO(content))
     except Exception as error:  # a damaged archive or line raises whatever its parser does
+        raise UserError(f"'{path}' cannot be read as {form} ({_reason(error)}): download it again.") from error
+
+
+def read_matrix(path: Path, images: str, labels: str, rows: slice) -> DigitFile:
+    """Some rows of a MATLAB file of images as rows of numbers, from -1 or 0 to 1, with labels from 1 (digit 0) on."""
+    arrays = _named(path, images, labels)
+    values = arrays[images]
+    span = (-1, 1) if values.size and values.min() < 0 else (0, 1)
+    return grey_digits(values[rows], arrays[labels].reshape(-1)[rows], f"'{path}'", span, first=1)
+
+
+def read_arrays(path: Path, images: str, labels: str, count_last: bool = False) -> DigitFile:
+    """Two arrays of a MATLAB or torch file: square images uint8, with channels first or last, and labels."""
+    arrays = _named(path, images, labels)
+    given, digits = arrays[images], digit_labels(arrays[labels], f"'{path}': {labels}")
+    x = sample_tensor(np.moveaxis(given, -1, 0) if count_last else given, None, f"'{path}': {images}").numpy()
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
+        shapes = "(H, H, 3, N)" if count_last else "(N, H, H), (N, H, H, 3) or (N, 3, H, H)"
         raise UserError(
-            f"'{path}' cannot be read as LIBSVM lines 'label 1:value ... {side**2}:value' ({_reason(error)}): "
-            "download it again."
-        ) from error
-    if not len(labels):
-        raise UserError(f"'{path}' is empty: download it again.")
-    low, high = float(table.min()), float(table.max())
-    if not -1 <= low < 0 or high > 1:
-        raise UserError(
-            f"'{path}' must hold values from -1 (paper) to 1 (ink), but holds {low:g} to {high:g}: download the "
-            "data set that is scaled to [-1, 1]."
+            f"'{path}': {images} must be uint8 images {shapes}, but is {given.dtype} {given.shape}: download it again."
         )
-    if not np.isin(labels, np.arange(1, 11)).all():
-        raise UserError(f"'{path}' must hold labels 1 (digit 0) to 10 (digit 9), but holds {labels.min():g} to "
-                        f"{labels.max():g}: download it again.")  # fmt: skip
-    pixels = np.rint((table.toarray() + 1) * 127.5).astype(np.uint8).reshape(-1, side, side)
-    return DigitFile(pixels, labels.astype(np.int64) - 1, f"'{path}'")
+    _check_count(len(x), f"'{path}': {images}", len(digits), labels)
+    return DigitFile(x[:, 0] if x.shape[1] == 1 else x.transpose(0, 2, 3, 1), digits, f"'{path}'")
 
 
-def read_mat(path: Path, side: int) -> DigitFile:
-    """A MATLAB file with the images ``X``, ``(side, side, 3, N)`` uint8, and N labels ``y``."""
+def _named(path: Path, images: str, labels: str) -> Mapping[str, NDArray[Any]]:
     arrays = open_arrays(str(path))
-    missing = [name for name in ("X", "y") if name not in arrays]
+    missing = [name for name in (images, labels) if name not in arrays]
     if missing:
         raise UserError(
-            f"'{path}' has no array called {' or '.join(missing)}: it must hold images X and labels y; download it "
-            "again."
+            f"'{path}' has no array called {' or '.join(missing)}: it must hold images {images} and labels {labels}; "
+            "download it again."
         )
-    x, labels = arrays["X"], digit_labels(arrays["y"], f"'{path}': y")
-    if x.dtype != np.uint8 or x.shape[:-1] != (side, side, 3):
-        raise UserError(
-            f"'{path}': X must be uint8 images ({side}, {side}, 3, N), but is {x.dtype} {x.shape}: download it again."
-        )
-    _check_count(x.shape[-1], f"'{path}': X", len(labels), "y")
-    return DigitFile(x.transpose(3, 0, 1, 2), labels, f"'{path}'")
-
-
-def read_tensors(path: Path) -> DigitFile:
-    """A torch file of the pair ``(images, labels)``; the images are uint8, with channels first or last."""
-    arrays = open_arrays(str(path))
-    if not {"x", "y"} <= set(arrays):
-        raise UserError(f"'{path}' must hold the pair (images, labels), but holds {', '.join(arrays) or 'nothing'}.")
-    where = f"'{path}': the images"
-    x = sample_tensor(arrays["x"], None, where).numpy()
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise UserError(f"{where} must be uint8 (N, H, W), (N, H, W, 3) or (N, 3, H, W), but are {x.dtype} {x.shape}.")
-    labels = digit_labels(arrays["y"], f"'{path}': the labels")
-    _check_count(len(x), where, len(labels), "the labels")
-    return DigitFile(x[:, 0] if x.shape[1] == 1 else x.transpose(0, 2, 3, 1), labels, f"'{path}'")
+    return arrays
 
 
 def read_folders(folder: Path) -> DigitFile:
     """Images in one folder per digit, ``<label>/<image>``."""
     tree = open_tree(folder, "folder")
     names = tree.folders()
-    wrong = [name for name in names if name not in "0123456789" or len(name) != 1]
+    wrong = [name for name in names if name not in DIGIT_NAMES]
     if wrong or not names:
         found = f"'{wrong[0]}'" if wrong else "none"
         raise UserError(f"'{folder}' must hold a folder of images for each digit, 0 to 9, but holds {found}.")
     files = [(file, int(name)) for name in names for file in tree.files(name)]
     order = by_name_and_content([file for file, _ in files])
-    labels = np.array([files[index][1] for index in order], np.int64)
-    return DigitFile((_image(files[index][0]) for index in order), labels, f"'{folder}'")
+    return _of_files([files[index] for index in order], folder)
 
 
 def read_listed(folder: Path, listing: Path) -> DigitFile:
     """Images in one folder, and a text file with a line ``name label`` for each."""
     tree = open_tree(folder, "folder")
-    files: list[ImageFile] = []
-    labels: list[int] = []
+    files: list[tuple[ImageFile, int]] = []
     for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        file = tree.find(name.strip()) if "/" not in name else None
-        if label not in tuple("0123456789") or not name.strip():
+        if label not in DIGIT_NAMES or not name.strip():
             raise UserError(f"'{listing}', line {number}, must read 'name label' with a digit, but is '{line:.60}'.")
+        file = tree.find(name.strip()) if "/" not in name else None
         if file is None:
             raise UserError(
                 f"'{listing}', line {number}, names '{name:.60}', which is not in '{folder}': put it there, or "
                 "remove the line."
             )
-        files.append(file)
-        labels.append(int(label))
-    return DigitFile(map(_image, files), np.array(labels, np.int64), f"'{folder}'")
+        files.append((file, int(label)))
+    return _of_files(files, folder)
+
+
+def _of_files(files: list[tuple[ImageFile, int]], folder: Path) -> DigitFile:
+    labels = np.array([label for _, label in files], np.int64)
+    return DigitFile((_image(file) for file, _ in files), labels, f"'{folder}'")
 
 
 def _image(file: ImageFile) -> Image.Image:
@@ -170,11 +221,7 @@ def _check_count(images: int, images_name: str, labels: int, labels_name: str) -
 
 def _idx_array(path: Path, axes: int) -> NDArray[np.uint8]:
     # two zeros, the code of the type, the number of axes, their big-endian lengths, and the data
-    try:
-        with _opened(path) as file:
-            content = file.read()
-    except Exception as error:  # a damaged archive raises whatever its decompressor does
-        raise UserError(f"'{path}' cannot be read ({_reason(error)}): download it again.") from error
+    content = _parsed(path, "an idx file", lambda file: file.read())
     magic = bytes([0, 0, _IDX_BYTES, axes])
     if content[:4] != magic:
         raise UserError(

@@ -1,7 +1,7 @@
 """The characters and digits that are shipped with the package.
 
-Each character has the same number of 28x28 renderings in several openly licensed typefaces (see ``NOTICE-glyphs.md``).
-The file is made by ``tools/build_glyphs.py``.
+Each character has the same number of 28x28 renderings in several openly licensed typefaces (see ``NOTICE-glyphs.md``
+and ``NOTICE-typeset-digits.md``). ``tools/build_glyphs.py`` and ``tools/build_typeset_digits.py`` make the files.
 """
 
 from __future__ import annotations
@@ -53,28 +53,15 @@ class GlyphData(NamedTuple):
     typeface_of: NDArray[np.uint8]
 
 
-def load_glyphs(path: Path | None = None) -> GlyphData:
-    """Reads the characters, see ``tools/build_glyphs.py``."""
-    return (_load.__wrapped__ if path else _load)(path or GLYPHS_PATH, GLYPHS_SHA256, "Glyphs", "tools/build_glyphs.py")
-
-
-def load_typeset_digits(path: Path | None = None) -> GlyphData:
-    """Reads the digits 0 to 9 in many typefaces, see ``tools/build_typeset_digits.py``."""
-    return (_load.__wrapped__ if path else _load)(
-        path or DIGITS_PATH, DIGITS_SHA256, "typeset digits", "tools/build_typeset_digits.py"
-    )
-
-
 @cache
-def _load(path: Path, checksum: str, what: str, tool: str) -> GlyphData:
-    remedy = f"reinstall metatransfer or rebuild it with {tool}."
-    try:
-        blob = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"the {what} file was expected at {path}, but there is no such file; {remedy}") from None
+def load_glyphs(path: Path = GLYPHS_PATH, checksum: str = GLYPHS_SHA256) -> GlyphData:
+    """Reads the characters, made by ``tools/build_glyphs.py``, or the digits of the other file."""
+    if not path.exists():
+        raise UserError(f"'{path}' belongs to metatransfer, but there is no such file: reinstall metatransfer.")
+    blob = path.read_bytes()
     found = hashlib.sha256(blob).hexdigest()
     if found != checksum:
-        raise UserError(f"the {what} file {path} should have SHA-256 {checksum} but has {found}; {remedy}")
+        raise UserError(f"'{path}' should have SHA-256 {checksum} but has {found}: reinstall metatransfer.")
     return decode_glyphs(blob)
 
 

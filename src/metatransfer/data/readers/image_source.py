@@ -1,29 +1,36 @@
-"""Sources of image files, in memory if they fit, otherwise decoded when they are drawn."""
+"""Sources of image files, in memory and cached if they fit, otherwise decoded when they are drawn."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import math
+import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from metatransfer.checks import check_choice, check_positive
-from metatransfer.data.readers.image_cache import cached_headers, cached_images
-from metatransfer.data.readers.image_files import ImageFile, open_tree
-from metatransfer.data.readers.image_look import ImageLook, decode, file_bytes
+from metatransfer.data.readers.image_files import ImageFile
+from metatransfer.data.readers.image_look import Look, UnreadableError, decode, file_bytes
 from metatransfer.data.sources import NO_CLASS, Source, TensorSource
 from metatransfer.errors import UserError
+from metatransfer.storage import cache_file, cache_folder, forget_old, keep_array, kept_array
 
 MEMORY_LIMIT = 2 * 2**30
+_FORMAT, _KIND = "3", "images"  # of the cache
 OnBadSample = Literal["error", "skip"]
 ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 
@@ -46,7 +53,7 @@ class ImageFileSource(Source):
         labels: Sequence[int] | NDArray[np.int64],
         class_names: Sequence[str],
         name: str,
-        look: ImageLook,
+        look: Look,
         groups: Sequence[str] | None = None,
     ) -> None:
         super().__init__(labels, class_names, name, groups)
@@ -83,6 +90,16 @@ class ImageFileSource(Source):
 
 
 @dataclass(frozen=True)
+class _Header:
+    """Checks that a file is an image, without decoding it."""
+
+    shape = (0,)
+
+    def __call__(self, image: Image.Image, /) -> NDArray[np.uint8]:
+        return np.empty(0, np.uint8)
+
+
+@dataclass(frozen=True)
 class ImageReader:
     """How image files are opened, the same for all parts of the data.
 
@@ -96,7 +113,7 @@ class ImageReader:
         UserError: ``memory_limit`` is not positive, or ``on_bad_sample`` is unknown.
     """
 
-    look: ImageLook
+    look: Look
     on_bad_sample: OnBadSample = "error"
     memory_limit: int = MEMORY_LIMIT
 
@@ -110,52 +127,43 @@ class ImageReader:
         """A source of the files of some classes, and the number of files and classes left out."""
         check_class_names(list(classes), name)
         found = [(label, file) for label, files in enumerate(classes.values()) for file in files]
-        problems = [
-            f"{name}: class '{one}' has no images; remove it or add some." for one in classes if not classes[one]
-        ]
-        images, kept, bad = self._examined([file for _, file in found], problems)
-        problems += bad
-        if not len(kept):
-            raise UserError(f"{name}: none of the {len(problems)} images and classes can be used: fix them.")
-        present, labels = np.unique([found[index][0] for index in kept], return_inverse=True)
-        names = [list(classes)[index] for index in present]
-        group_names = [groups[one] for one in names] if groups is not None else None
-        source = self._source(images, [found[index][1] for index in kept], labels, names, name, group_names)
-        return source, len(problems)
+        empty = [one for one in classes if not classes[one]]
+        self._report([f"{name}: class '{one}' has no images; remove it or add some." for one in empty])
+        files, labels = [file for _, file in found], np.array([label for label, _ in found], np.int64)
+        source, kept = self._source(files, labels, list(classes), name, groups)
+        return source, len(files) - len(kept) + len(empty)
 
     def in_order(self, files: Sequence[ImageFile], name: str) -> tuple[Source, NDArray[np.int64]]:
         """A source of image files in the given order, without labels, and the places of the usable files."""
-        images, kept, bad = self._examined(files, [])
-        if not len(kept):
-            raise UserError(f"{name}: none of its {len(bad)} images can be used: fix them.")
-        labels = np.zeros(len(kept), np.int64)
-        return self._source(images, [files[index] for index in kept], labels, [NO_CLASS], name, None), kept
+        return self._source(files, np.zeros(len(files), np.int64), [NO_CLASS], name, None)
 
-    def below(self, path: str) -> tuple[Source, tuple[str, ...], int]:
-        """All image files of a folder or zip file at any depth, their names, and the number left out."""
-        files = open_tree(path, "predict folder").files()
-        if not files:
-            raise UserError(f"predict folder '{path}' holds no image: give a folder with images, at any depth.")
-        source, kept = self.in_order(files, f"predict folder '{path}'")
-        return source, tuple(files[index].name for index in kept), len(files) - len(kept)
-
-    def _examined(
-        self, files: Sequence[ImageFile], others: Sequence[str]
-    ) -> tuple[NDArray[np.uint8] | None, NDArray[np.int64], list[str]]:
-        """The usable images if they fit into memory, the places of the usable files, and the problems of the others."""
-        problems = [file.problem for file in files if file.problem]
-        self._report([*problems, *others])
+    def _source(
+        self,
+        files: Sequence[ImageFile],
+        labels: NDArray[np.int64],
+        class_names: Sequence[str],
+        name: str,
+        groups: Mapping[str, str] | None,
+    ) -> tuple[Source, NDArray[np.int64]]:
+        """The usable files, in memory if they fit, without classes that have none; and their places."""
+        self._report([file.problem for file in files if file.problem])
         whole = [index for index, file in enumerate(files) if not file.problem]
         usable = [files[index] for index in whole]
-        images = None
-        if len(usable) * math.prod(self.look.shape) > self.memory_limit:
-            bad = cached_headers(usable)
-        else:
-            images, bad = cached_images(usable, self.look)
-            # copies a mapped array, because the cache file may be removed while the data is in use
-            images = np.delete(images, list(bad), axis=0) if bad or not images.flags.writeable else images
+        in_memory = len(usable) * math.prod(self.look.shape) <= self.memory_limit
+        images, bad = cached_images(usable, self.look if in_memory else _Header())
         self._report(list(bad.values()))
-        return images, np.delete(np.array(whole, np.int64), list(bad)), [*problems, *bad.values()]
+        kept = np.delete(np.array(whole, np.int64), list(bad))
+        if not len(kept):
+            raise UserError(f"{name}: none of its {len(files)} images can be used: fix them.")
+        present, places = np.unique(labels[kept], return_inverse=True)
+        names = [class_names[index] for index in present]
+        of_class = [groups[one] for one in names] if groups is not None else None
+        if not in_memory:
+            chosen = [files[index] for index in kept.tolist()]
+            return ImageFileSource(chosen, places, names, name, self.look, of_class), kept
+        # copies a mapped array, because the cache file may be removed while the data is in use
+        images = np.delete(images, list(bad), axis=0) if bad or not images.flags.writeable else images
+        return TensorSource(torch.from_numpy(images), places, names, name, of_class), kept
 
     def _report(self, problems: Sequence[str]) -> None:
         if problems and self.on_bad_sample == "error":
@@ -164,19 +172,6 @@ class ImageReader:
                 f"{problems[0].rstrip('.')}; or set on_bad_sample=skip to leave out and count what cannot be used"
                 f"{more}."
             )
-
-    def _source(
-        self,
-        images: NDArray[np.uint8] | None,
-        files: Sequence[ImageFile],
-        labels: NDArray[np.int64],
-        class_names: Sequence[str],
-        name: str,
-        groups: Sequence[str] | None,
-    ) -> Source:
-        if images is None:
-            return ImageFileSource(files, labels, class_names, name, self.look, groups)
-        return TensorSource(torch.from_numpy(images), labels, class_names, name, groups)
 
 
 def check_class_names(names: Iterable[str], where: str) -> None:
@@ -200,3 +195,53 @@ def _content(file: ImageFile, needed: bool) -> bytes:
         with contextlib.suppress(UserError):  # reported when the file is opened
             return hashlib.sha256(file_bytes(file)).digest()
     return b""
+
+
+def cached_images(files: Sequence[ImageFile], look: Look) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Decodes image files, or reads them from the cache (memory-mapped).
+
+    The key is the look and the relative name, size and stamp of every file, in order. So a folder may be moved, and any
+    change of a file is noticed. Processes that start together write the same bytes; there is no lock that a killed
+    process could leave behind. If the cache cannot be written, a warning is shown once.
+
+    Returns:
+        ``(N, C, H, W)``, and the problem of each unusable file by position.
+    """
+    key = [f"{file.name}\0{file.size}\0{file.stamp}" for file in files]
+    path = cache_file(cache_folder(_KIND), _KIND, _FORMAT, PIL.__version__, repr(look), *key)
+    found = kept_array(path, (len(files), *look.shape), np.uint8, mapped=True)
+    if found is not None:
+        return found.array, {int(index): str(problem) for index, problem in found.note.items()}
+    images, problems = _decoded(files, look)
+    if not any(isinstance(problem, UnreadableError) for problem in problems.values()):
+        try:
+            keep_array(path, images, {index: str(problem) for index, problem in problems.items()})
+            forget_old(path.parent, _KIND)
+        except OSError as error:
+            _warn_once(
+                f"decoded images cannot be cached in '{path.parent}' ({error.strerror}), so every run decodes them "
+                "again: set the environment variable METATRANSFER_CACHE to another folder."
+            )
+    return images, {index: str(problem) for index, problem in problems.items()}
+
+
+def _decoded(files: Sequence[ImageFile], look: Look) -> tuple[NDArray[np.uint8], dict[int, UserError]]:
+    images = np.zeros((len(files), *look.shape), np.uint8)
+    problems: dict[int, UserError] = {}
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + 256, len(files))):
+            try:
+                images[index] = decode(files[index], look)
+            except UserError as error:
+                problems[index] = error
+
+    # threads, not processes: decoders release the GIL, and nothing is copied
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        list(pool.map(fill, range(0, len(files), 256)))
+    return images, dict(sorted(problems.items()))
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatransfer.checks import check_file, did_you_mean
-from metatransfer.data.sources import SPLIT_NAMES, SPLITS, split_of
+from metatransfer.data.sources import SPLITS, split_of
 from metatransfer.errors import UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
@@ -127,7 +127,7 @@ def rows_of_splits(
     found = {word: split_of(word) for word in dict.fromkeys(words)}
     for word, split in found.items():
         if split is None:
-            known = ", ".join(name for names in SPLIT_NAMES.values() for name in names)
+            known = ", ".join(SPLITS)
             raise UserError(f"{at(words.index(word))}: '{column}' holds '{word[:30]}', but must hold one of {known}.")
     if "train" not in found.values():
         there = ", ".join(split for split in SPLITS if split in found.values())

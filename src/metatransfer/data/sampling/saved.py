@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metatransfer.checks import check_file
+from metatransfer.data.sampling.augment import Changes
 from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler, merged, tasks_of
 from metatransfer.data.sampling.shapes import EpisodeSize
+from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
 from metatransfer.storage import atomic_file
 
@@ -62,6 +64,34 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
             f"the episodes cannot be written to '{path}' ({error.strerror}): choose another file."
         ) from error
     return path
+
+
+class PublishedTrials(EpisodeSampler):
+    """Serves the episodes that were published with the samples, ``source.trials``.
+
+    Args:
+        source: the samples.
+        split: part of the key.
+        seed: part of the key.
+        changes: applied to every sample after it was read.
+
+    Attributes:
+        count: number of episodes.
+    """
+
+    def __init__(self, source: Source, split: str, seed: int, changes: Changes) -> None:
+        assert source.trials is not None
+        self.support, self.query = source.trials
+        self.classes = np.stack([np.unique(row) for row in source.labels[self.support]])
+        self.count, ways = self.classes.shape
+        size = EpisodeSize(ways, self.support.shape[1] // ways, self.query.shape[1] // ways)
+        super().__init__(source, split, seed, size, changes=changes)
+
+    def draw(self, indices: NDArray[np.int64]) -> list[EpisodeIndices]:
+        """Episodes by their index."""
+        support, query, classes = self.support[indices], self.query[indices], self.classes[indices]
+        labels = [(self.source.labels[one][..., None] > classes[:, None]).sum(-1) for one in (support, query)]
+        return [EpisodeIndices(support, labels[0], query, labels[1], classes, self._keys(indices))]
 
 
 class SavedEpisodes(EpisodeSampler):

@@ -14,7 +14,7 @@ from metatransfer.batches import Episode, MetaBatch, PredictionTask, Tokens, epi
 from metatransfer.data.sampling.augment import apply_transforms
 from metatransfer.data.sampling.episodes import EpisodeSampler, GeneratedSampler, ShapedSampler
 from metatransfer.data.sampling.loader import BatchLoader, OneItem
-from metatransfer.data.sampling.saved import SavedEpisodes, save_episodes
+from metatransfer.data.sampling.saved import PublishedTrials, SavedEpisodes, save_episodes
 from metatransfer.data.sampling.shapes import FixedShape
 from metatransfer.data.serving.base import STAGE_SPLITS, CollectionDataModule
 from metatransfer.data.serving.folders import prediction_task
@@ -143,6 +143,8 @@ class EpisodicDataModule(CollectionDataModule):
         where = f"{type(self.collection).__name__} ({split} split)"
         prefix = "task." if split == "train" else "eval_task."
         source.labels  # noqa: B018 - raises an error for targets that are not classes
+        if source.trials is not None:
+            return self._published(source, split)
         shape.check(source.sizes, source.class_names, size, where, prefix)
         fixed = type(shape) is FixedShape
         sampler = (EpisodeSampler if fixed else ShapedSampler)(
@@ -155,6 +157,16 @@ class EpisodicDataModule(CollectionDataModule):
         if self.files.export and split != "train" and (self.trainer is None or self.trainer.is_global_zero):
             save_episodes(Path(self.files.export, f"{split}.npz"), sampler, self.num_episodes[split])
         return sampler
+
+    def _published(self, source: Source, split: str) -> PublishedTrials:
+        trials = PublishedTrials(source, split, self.seed, self.processing.changes(training=False))
+        if trials.size != self.tasks[split].size:
+            raise UserError(
+                f"{source.name} has published episodes of {trials.size}, but eval_task is {self.tasks[split].size}: "
+                "set num_ways, num_shots and num_queries of eval_task to theirs."
+            )
+        self.num_episodes[split] = trials.count
+        return trials
 
     def _generated(self, generator: TaskGenerator, split: str) -> GeneratedSampler:
         """The sampler of generated tasks, or an error for options that only apply to episodes of samples."""
@@ -188,7 +200,7 @@ class EpisodicDataModule(CollectionDataModule):
                     "predict needs two folders: --data.predict.support <label>/<image> with examples of every label, "
                     "and --data.predict.query with the images to label."
                 )
-            task = prediction_task(self.predict.support, self.predict.query, self.collection.convert)
+            task = prediction_task(self.predict.support, self.predict.query, self.collection)
             support_x, query_x = (
                 apply_transforms(self.processing.transform or (), x) for x in (task.support_x, task.query_x)
             )

@@ -52,11 +52,14 @@ class Source(ABC):
         sizes: ``(C,)`` samples per class.
         offsets: ``(C,)`` where each class starts in ``order``.
         order: ``(N,)`` sample indices sorted by class.
+        trials: ``(T, S)`` support and ``(T, Q)`` query samples of ``T`` published episodes, which are then served
+            instead of random ones.
 
     Raises:
         UserError: targets of another shape, labels out of range, or a class without samples.
     """
 
+    trials: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     _may_lack_classes = False
 
     def __init__(

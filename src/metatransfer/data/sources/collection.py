@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +20,11 @@ from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 """What each split may be called in a user's data."""
 
 
@@ -93,14 +98,12 @@ class Collection(ABC):
         return found
 
     def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
-        """Samples to label, with a name for each, from a folder or file, or a list of image files or texts."""
+        """Samples to label, and their names (``<label>/<file>`` for examples), from a path, or from image files or texts."""
         raise UserError(f"{type(self).__name__} does not read files to label ('{path}'): leave predict out.")
 
     def convert(self, item: Any) -> Tensor:  # noqa: ANN401
         """One raw sample, such as a PIL image, as ``sample_shape`` float32, images in [0, 1], or an error."""
-        raise UserError(
-            f"{type(self).__name__} cannot read image files like its samples, so it cannot predict folders."
-        )
+        raise UserError(f"{type(self).__name__} cannot read image files like its samples: give samples as tensors.")
 
     def encoder(self, training: Source) -> Encoder | None:
         """The encoder of texts or table rows, built from the training samples; ``None`` if none is needed."""
@@ -168,13 +171,14 @@ class LazyParts(Mapping[str, Source]):
 
 
 def split_of(word: str) -> str | None:
-    """The split that a word names: ``"Validation"`` is ``"val"``; ``None`` for any other word."""
-    return next((split for split, words in SPLIT_NAMES.items() if word.strip().lower() in words), None)
+    """The split that a word names: ``"Validation"``, ``"dev_set"`` are ``"val"``; ``None`` for any other word."""
+    plain = re.sub(r"^seg[_-]|[_ -]?(set|images)$", "", word.strip().lower())
+    return next((split for split, words in SPLIT_NAMES.items() if plain in words), None)
 
 
 def natural_order(names: Sequence[str] | NDArray[np.str_]) -> list[str]:
     """The different names, sorted: whole numbers by their value, anything else as text."""
-    unique = [str(name) for name in np.unique(np.asarray(names, dtype=np.str_))]
+    unique = sorted(set(map(str, names)))  # not by NumPy, which drops NUL from the end of a text
     if all(name.removeprefix("-").isdecimal() and name.isascii() for name in unique):
         return sorted(unique, key=lambda name: (int(name), name))
     return unique

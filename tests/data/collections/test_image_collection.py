@@ -1,52 +1,54 @@
-"""Small images in memory."""
+"""Small images in memory, and the base classes of collections of images."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from metatransfer.data.readers.pixels import PixelLook, by_content, gathered, labelled_pixels
+from metatransfer.data.collections.image_collection import by_content, gathered, labelled_pixels
+from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.sources import TensorSource
 from metatransfer.errors import UserError
 
+AS_IT_IS = ImageLook(None, None)
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 4), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (5, 5, 3), dtype=np.uint8)
 
 
 def test_as_the_image_has():
-    assert torch.equal(PixelLook()(GREY), torch.from_numpy(GREY)[None])
-    assert torch.equal(PixelLook()(COLOUR), torch.from_numpy(COLOUR).permute(2, 0, 1))
+    assert np.array_equal(AS_IT_IS(GREY), GREY[None])
+    assert np.array_equal(AS_IT_IS(COLOUR), COLOUR.transpose(2, 0, 1))
     palette = Image.fromarray(COLOUR).quantize(4)
-    assert np.array_equal(PixelLook()(palette).permute(1, 2, 0).numpy(), np.asarray(palette.convert("RGB")))
+    assert np.array_equal(AS_IT_IS(palette).transpose(1, 2, 0), np.asarray(palette.convert("RGB")))
 
 
 def test_channels():
-    assert torch.equal(PixelLook(channels=3)(GREY), torch.from_numpy(GREY).expand(3, 6, 4))
+    assert np.array_equal(ImageLook(None, 3)(GREY), np.stack([GREY] * 3))
     luminance = COLOUR @ np.array([0.299, 0.587, 0.114])
-    found = PixelLook(channels=1)(COLOUR)
+    found = ImageLook(None, 1)(COLOUR)
     assert found.shape == (1, 5, 5)
-    assert np.abs(found[0].numpy() - luminance).max() <= 1
+    assert np.abs(found[0] - luminance).max() <= 1
 
 
 def test_size():
-    found = PixelLook(size=10)(COLOUR)
+    found = ImageLook(10, None)(COLOUR)
     expected = np.asarray(Image.fromarray(COLOUR).resize((10, 10), Image.Resampling.BILINEAR))
-    assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
-    assert torch.equal(PixelLook(size=5)(COLOUR), PixelLook()(COLOUR))
+    assert np.array_equal(found.transpose(1, 2, 0), expected)
+    assert np.array_equal(ImageLook(5, None)(COLOUR), AS_IT_IS(COLOUR))
     # the centre of what is no square
-    assert torch.equal(PixelLook(size=4)(GREY), torch.from_numpy(GREY[1:5])[None])
+    assert np.array_equal(ImageLook(4, None)(GREY), GREY[None, 1:5])
 
 
 def test_samples_are_gathered():
-    samples = [PixelLook()(COLOUR), PixelLook()(255 - COLOUR)]
+    samples = [AS_IT_IS(COLOUR), AS_IT_IS(255 - COLOUR)]
     found = gathered(iter(samples), 2, "them")
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, torch.stack(samples))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, np.stack(samples))
 
 
 def test_classes_without_images_are_left_out():
-    source = labelled_pixels(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), np.array([4, 1, 4]), "abcdef", "them")
+    source = labelled_pixels(np.zeros((3, 1, 2, 2), np.uint8), np.array([4, 1, 4]), "abcdef", "them")
     assert source.class_names == ("b", "e")
     assert source.labels.tolist() == [1, 0, 1]
 
@@ -67,11 +69,9 @@ def test_order_by_content():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: PixelLook(size=0), "image_size must be a number above 0"),
-        (lambda: PixelLook(channels=2), r"channels must be 1 \(grey\), 3 \(RGB\) or left out, but is 2"),
         (lambda: gathered(iter(()), 0, "them"), "them has no images"),
         (
-            lambda: gathered((PixelLook()(one) for one in (COLOUR, GREY)), 2, "them"),
+            lambda: gathered((AS_IT_IS(one) for one in (COLOUR, GREY)), 2, "them"),
             "them: image 1 is 4x6 pixels in 1 channel, but the first is 5x5 pixels in 3 channels: set image_size",
         ),
     ],
