@@ -98,7 +98,7 @@ class Collection(ABC):
         return found
 
     def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
-        """Samples to label, and their names (``<label>/<file>`` for examples), from a path, or from image files or texts."""
+        """Samples to label and their names (``<label>/<file>`` for examples): of a path, image files, or texts."""
         raise UserError(f"{type(self).__name__} does not read files to label ('{path}'): leave predict out.")
 
     def convert(self, item: Any) -> Tensor:  # noqa: ANN401
