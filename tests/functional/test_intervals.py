@@ -41,6 +41,13 @@ def test_many_episodes_get_the_interval_of_the_literature():
     assert in_words(*found).startswith(f"{100 * scores.mean():.2f} ± ")
 
 
+def test_few_episodes_say_little_about_their_spread():
+    scores = np.array([0.2, 0.5, 0.9])
+    mean, effective = scores.mean(), scores.mean() * (1 - scores.mean()) / (scores.var(ddof=1) / 3)
+    found = of(scores, 3 * 15)
+    assert (found.low, found.high) == pytest.approx(wilson(mean, effective * (1.96 / 4.302653) ** 2), abs=1e-6)
+
+
 def test_equal_scores_are_not_certain():
     assert 0.95 < of([1.0] * 12, 12 * 15).low < 0.99
     assert of([1.0] * 12, 12).low < 0.8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metatransfer.functional import episode_loss, episode_losses, episode_scores, is_regression
+from metatransfer.functional import episode_loss, episode_losses, episode_scores, is_regression, mask_absent_classes
 
 
 @pytest.fixture
@@ -93,3 +93,8 @@ def test_targets_without_their_last_axis_are_not_broadcast(function):
     """(T, Q, 1) outputs against (T, Q) targets would silently compare every query with every other."""
     with pytest.raises((ValueError, RuntimeError)):
         function(torch.zeros(4, 4, 1), torch.arange(16.0).view(4, 4))
+
+
+def test_classes_without_support_are_masked():
+    outputs, labels = torch.zeros(1, 2, 3), torch.tensor([[0, 2]])
+    assert mask_absent_classes(outputs, labels).softmax(-1)[0, 0].tolist() == [0.5, 0, 0.5]
