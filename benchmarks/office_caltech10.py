@@ -127,7 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*never change in training|.*are constant in the")
+    warnings.filterwarnings("ignore", message=".*are constant in the")
     start, found = time.perf_counter(), {}
     pairs = {
         pair: DomainDataModule(

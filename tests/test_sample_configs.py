@@ -141,7 +141,7 @@ def test_the_gain_is_measured(cli, capsys):
 
 WRONG = [
     (["--data", "EpisodicDataModule", "--data.source", "Glyphs"], "FineTuneModule needs num_classes"),
-    (["--model.backbone.hidden_channels=8"], "is of another architecture"),
+    (["--model.backbone.hidden_channels=8"], "is for another architecture"),
     (["--model.backbone.weights", "nowhere.ckpt"], "nowhere.ckpt"),
     (["--model.policy", "HeadOnyl"], "HeadOnly"),
     (["--model.policy", "LastLayers", "--model.policy.count=7"], "count=7, but the backbone has only 4 layers"),

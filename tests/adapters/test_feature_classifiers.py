@@ -323,7 +323,7 @@ def test_wrong_input_is_one_sentence(make):
         with pytest.raises(UserError, match=sentence):
             classifier.fit(train, CLASSES, VAL)
     classifier.fit(TRAIN, CLASSES, VAL)
-    with pytest.raises(UserError, match="was fitted to features of size 6, but gets 5"):
+    with pytest.raises(UserError, match="was fitted to features of size 6, but got size 5"):
         classifier(QUERY[:, :5])
     with pytest.raises(UserError, match=r"features must be floats of shape \(N, E\), but are torch.float64 of shape"):
         classifier(QUERY[0])
@@ -334,7 +334,7 @@ def test_what_to_choose_by_is_looked_at():
     probe = LinearProbe(**PROBE)
     with pytest.raises(UserError, match="selects its learning rate on validation features: give some, or one rate"):
         probe.fit(TRAIN, CLASSES)
-    with pytest.raises(UserError, match="got 6 training features of a sample, but 5 of validation"):
+    with pytest.raises(UserError, match="got 6 features for training samples, but 5 for validation samples"):
         probe.fit(TRAIN, CLASSES, Labelled(VAL.x[:, :5], VAL.y))
     with pytest.raises(UserError, match="got validation features that are NaN or infinite"):
         probe.fit(TRAIN, CLASSES, Labelled(VAL.x * torch.nan, VAL.y))

@@ -396,7 +396,7 @@ def test_ctrl_c_in_the_comparison_leaves_the_run_done(tmp_path, monkeypatch):
     monkeypatch.setattr(DANNModule, "unadapted", lambda self: module(Impatient))
     handler = signal.getsignal(signal.SIGINT)
     run = trainer(tmp_path, AdaptationGain(), Report())
-    with pytest.warns(UserWarning, match="was interrupted, so that no gain is reported; the run itself is complete"):
+    with pytest.warns(UserWarning, match="was interrupted, so no gain is reported; the run itself is complete"):
         run.fit(module(), datamodule=data(tmp_path))
     assert signal.getsignal(signal.SIGINT) == handler
     assert next(tmp_path.rglob("results.json")).exists()

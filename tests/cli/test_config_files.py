@@ -12,7 +12,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
 )
 HARMFUL = [
-    (BOMB, "anchors expanded"),
+    (BOMB, "anchors are expanded"),
     ("model: &a {b: *a}", "contains itself"),
     ("model: " + "[" * 5000 + "]" * 5000, "nested"),
     ("model: " + "{a: " * 500 + "}" * 500, "nested"),

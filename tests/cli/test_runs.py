@@ -59,7 +59,7 @@ def test_last_and_best_are_those_of_the_newest_run(cli, capsys):
     assert again == results(run.with_name("moved"))["checkpoint"].replace(run.name, "moved")
     best_checkpoint(run.with_name("moved")).unlink()
     assert stopped("test", "--config", PROTONET, "--ckpt_path=best") == 2
-    assert "has kept only lightning_logs/moved/checkpoints/last.ckpt" in capsys.readouterr().err
+    assert "has only lightning_logs/moved/checkpoints/last.ckpt" in capsys.readouterr().err
     resumed = cli("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.1", "--ckpt_path=last")
     assert [entry["epoch"] for entry in results(resumed)["history"]] == [0, 1, 2]
 

@@ -34,7 +34,7 @@ from metatransfer.data_info import ServesData, ServesDomains, ServesSamples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*do not have their 20 drawings"),
-    pytest.mark.filterwarnings("ignore:.*never change in training"),
+    pytest.mark.filterwarnings("ignore:.*are constant in the training samples"),
 ]
 
 

@@ -100,7 +100,7 @@ def test_weights_alone(trained, data, tmp_path):
     assert trainer().test(module(), data, ckpt_path=path, verbose=False)
     refused(
         lambda: trainer(2).fit(module(), data, ckpt_path=path),
-        "no state of a training that could continue", "--model.backbone.weights",
+        "contains only weights", "--model.backbone.weights",
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ DAMAGED = {
     "arguments": ({"hyper_parameters": [1]}, "'hyper_parameters' is a list"),
     "no arguments": ({"hyper_parameters": None}, "missing a required argument: 'backbone'"),
     "loops": ({"loops": {}}, "'loops' has no 'fit_loop'"),
-    "random numbers": ({"rng_state": {"cpu": torch.zeros(3)}}, "'rng_state' holds no state"),
+    "random numbers": ({"rng_state": {"cpu": torch.zeros(3)}}, "'rng_state' has no state"),
     "class names": ({"class_names": 3}, "'class_names' is a int"),
     "card": ({"protocol": "card"}, "'protocol' is a str"),
 }
@@ -151,7 +151,7 @@ def test_another_kind_of_file(content, tmp_path):
 
 
 def test_an_optimizer_without_state(trained, data, tmp_path):
-    for states, words in (([], "no state of a training"), ([{"state": {}}], "'optimizer_states'")):
+    for states, words in (([], "contains only weights"), ([{"state": {}}], "'optimizer_states'")):
         path = changed(trained[1], tmp_path, optimizer_states=states)
         refused(lambda path=path: trainer(2).fit(module(), data, ckpt_path=path), words)
 

@@ -89,7 +89,7 @@ def test_the_classical_method_takes_texts_alone(texts):
 def test_files_without_a_data_module(samples):
     module = FineTuneModule(MLP((5,), (4,)), num_classes=3)
     assert datamodule_of(module) is None
-    with pytest.raises(UserError, match="read by a data module: give predict"):
+    with pytest.raises(UserError, match="read by the data module of the training: call predict"):
         module.predict(samples)
 
 

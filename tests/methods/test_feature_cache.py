@@ -286,7 +286,7 @@ def test_a_full_disk_loses_no_work(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", full)
     one = network()
-    with pytest.warns(UserWarning, match=r"features could not be kept in '.*' \(No space left on device\)"):
+    with pytest.warns(UserWarning, match=r"features could not be saved in '.*' \(No space left on device\)"):
         assert np.array_equal(cached(tmp_path, one), one(X).detach().numpy())
     assert not list(tmp_path.iterdir())
 

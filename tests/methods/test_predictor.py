@@ -85,7 +85,7 @@ def test_what_cannot_be_added_is_an_error_and_changes_nothing():
     before = predictor.outputs(x)
     with pytest.raises(UserError, match="has 4 classes, but this MAMLModule was built for 3"):
         predictor.add(x, "eel")
-    with pytest.raises(UserError, match="x must hold samples like those of the support set"):
+    with pytest.raises(UserError, match="x must hold samples of the same kind and shape as the support set"):
         ProtoNetModule(Loose()).adapt(x, y).add(torch.rand(2, 4), "cat")
     with pytest.raises(UserError, match="labels must be of the type of the support labels, int, but got str"):
         ProtoNetModule(network()).adapt(x, torch.arange(6)).add(x, "cat")

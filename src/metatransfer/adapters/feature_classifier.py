@@ -98,8 +98,8 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
         val = Labelled(self._tensor(val.x), val.y)
         if val.x.dim() == 2 and val.x.numel() and val.x.shape[1] != train.x.shape[1]:
             raise UserError(
-                f"{name} got {train.x.shape[1]} training features of a sample, but {val.x.shape[1]} of validation: "
-                "compute both with the same network."
+                f"{name} got {train.x.shape[1]} features for training samples, but {val.x.shape[1]} for validation "
+                "samples: compute both with the same network."
             )
         return checked, _checked(val, num_classes, name, "validation")
 
@@ -159,8 +159,8 @@ def fitting(known: Tensor, x: Tensor) -> Tensor:
     """
     if x.shape[1] != known.shape[1]:
         raise UserError(
-            f"the classifier was fitted to features of size {known.shape[1]}, but gets {x.shape[1]}: use features of "
-            "the same network, or fit it again."
+            f"the classifier was fitted to features of size {known.shape[1]}, but got size {x.shape[1]}: use "
+            "features of the same network, or fit it again."
         )
     return known.to(x.dtype)
 

@@ -76,8 +76,8 @@ class ImportanceWeights(BaseEstimator):  # type: ignore[misc]
         self.effective_sample_size_ = importance.effective_sample_size(self.weights_)
         if self.effective_sample_size_ < _FEW * len(source):
             warnings.warn(
-                f"{type(self).__name__} leaves {self.effective_sample_size_:.1f} of {len(source)} source samples in "
-                "effect: the domains hardly overlap, and results with these weights will vary a lot.",
+                f"{type(self).__name__} has an effective sample size of {self.effective_sample_size_:.1f} of "
+                f"{len(source)}: the domains hardly overlap, and results with these weights will vary a lot.",
                 stacklevel=2,
             )
         return self

@@ -138,7 +138,7 @@ class Gain(Callback):
         except SystemExit:  # Lightning's answer to Ctrl-C
             signal.signal(signal.SIGINT, handler)
             rank_zero_warn(
-                f"{type(self).__name__} was interrupted, so that no gain is reported; the run itself is complete."
+                f"{type(self).__name__} was interrupted, so no gain is reported; the run itself is complete."
             )
             return
         more["seconds"] = round(time.perf_counter() - began, 1)
@@ -221,8 +221,8 @@ class TransferGain(Gain):
         """Builds the twins once."""
         if isinstance(start.data, ServesSamples) and not start.data.info().shared_vocabulary:
             raise UserError(
-                "TransferGain cannot compare with tokenizer=words, because every seed builds another vocabulary, which "
-                "pretrained weights do not know: set the tokenizer of the pretrained network."
+                "TransferGain cannot compare with tokenizer=words, because each seed builds its own vocabulary, which "
+                "does not match the pretrained weights: set the tokenizer of the pretrained network."
             )
         getattr(start.data, f"{self.split}_dataloader")()
         for entry in start.module.twins(start.data, 0).values():

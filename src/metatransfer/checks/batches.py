@@ -195,8 +195,8 @@ def _check_label_array(labels: np.ndarray) -> None:
     shape, kind = labels.shape, labels.dtype.kind
     if kind not in "biufOSU":
         raise UserError(
-            f"support_y is {labels.dtype}, but labels are whole numbers or texts, and targets to regress real numbers: "
-            "convert it."
+            f"support_y is {labels.dtype}, but must contain whole numbers or texts as labels, or real numbers as "
+            "targets to regress: convert it."
         )
     binary = len(shape) == 2 and min(shape) > 1 and bool(((labels == 0) | (labels == 1)).all())
     if binary and bool((labels.sum(1) == 1).all()):

@@ -26,7 +26,7 @@ def packaged_configs() -> dict[str, str]:
 def check_limits(text: str, name: str) -> None:
     """Raises an error for a YAML text that would take very long to parse."""
     if len(text) > _MOST_CHARACTERS:
-        raise UserError(f"{name} has {len(text)} characters, but a configuration may have {_MOST_CHARACTERS}.")
+        raise UserError(f"{name} has {len(text)} characters, but at most {_MOST_CHARACTERS} are allowed.")
     if re.search(rf"(?<![\d_])[\d_]{{{_LONGEST_NUMBER}}}", text):
         raise UserError(f"{name} has a number of more than {_LONGEST_NUMBER} digits: check it.")
     if re.search(r"[\[{&]", text):
@@ -49,12 +49,14 @@ def _check_size(node: yaml.Node, name: str, sizes: dict[int, int], depth: int = 
         parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
         sizes[id(node)] = 1 + sum(_check_size(part, name, sizes, depth + 1) for part in parts)
     if sizes[id(node)] > _MOST_VALUES:
-        raise UserError(f"{name} has more than {_MOST_VALUES} values, its anchors expanded: write fewer.")
+        raise UserError(f"{name} has more than {_MOST_VALUES} values after its anchors are expanded: use fewer.")
     return sizes[id(node)]
 
 
 def _too_deep(name: str) -> UserError:
-    return UserError(f"{name} is nested more than {_DEEPEST} deep, or an anchor contains itself: check its brackets.")
+    return UserError(
+        f"{name} is nested more than {_DEEPEST} levels deep, or an anchor contains itself: check its brackets."
+    )
 
 
 def check_config(path: str | Path) -> None:

@@ -55,4 +55,4 @@ def find_checkpoint(word: str, settings: Namespace) -> Path:
     for path in (last.with_name(FALLBACK), Path(best), last.with_name(Path(best).name)):
         if path.is_file():
             return path
-    raise UserError(f"--ckpt_path best: the newest run has kept only {short_path(last)}, so give --ckpt_path last.")
+    raise UserError(f"--ckpt_path best: the newest run has only {short_path(last)}: use --ckpt_path last.")

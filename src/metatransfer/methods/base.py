@@ -218,7 +218,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 :mod:`metatransfer.trust`.
         """
         if hparams_file is not None:
-            raise UserError("hparams_file is not read: give the constructor arguments by name.")
+            raise UserError("hparams_file is not supported: give the constructor arguments by name.")
         weights_only = weights_only is not False
         content = read_checkpoint(checkpoint_path, weights_only)
         described = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
@@ -230,7 +230,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 inspect.signature(kind).bind(**arguments)
             except TypeError as error:
                 raise UserError(
-                    f"'{checkpoint_path}' does not record all arguments ({error}): pass it by name."
+                    f"'{checkpoint_path}' does not record all arguments ({error}): pass the missing one by name."
                 ) from error
             # without an instantiator Lightning takes the arguments as they are, and interprets none from the file
             return super(MethodModule, kind).load_from_checkpoint(

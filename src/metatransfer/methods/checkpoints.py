@@ -75,17 +75,19 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
     if not wrong and "loops" in parts:
         wrong = [f"'loops' has no '{loop}'" for loop in _LOOPS if not isinstance(parts["loops"].get(loop), dict)]
     if not wrong and "rng_state" in parts and not _is_random_state(parts["rng_state"].get("cpu")):
-        wrong = ["'rng_state' holds no state of torch's random number generator"]
+        wrong = ["'rng_state' has no state of torch's random number generator"]
     if wrong:
         raise UserError(f"{name} is damaged, {wrong[0]}: give a file that fit wrote.")
     if resuming and not (parts.get("loops") and parts.get("optimizer_states")):
         raise UserError(
-            f"{name} holds weights, but no state of a training that could continue: give a checkpoint that fit wrote "
+            f"{name} contains only weights, so training cannot be resumed from it: give a checkpoint that fit wrote "
             "during training, or start from its weights alone (--model.backbone.weights)."
         )
     for state in parts.get("optimizer_states", ()) if resuming else ():
         if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
-            raise UserError(f"{name} is damaged, 'optimizer_states' holds no state of one: give a file that fit wrote.")
+            raise UserError(
+                f"{name} is damaged, 'optimizer_states' has no optimizer state: give a file that fit wrote."
+            )
 
 
 def _is_random_state(value: object) -> bool:

@@ -108,9 +108,9 @@ class SampleClassifier(MethodModule):
             data = info.class_names
             at = next((i for i, pair in enumerate(zip(known, data, strict=False)) if pair[0] != pair[1]), len(known))
             raise UserError(
-                f"the checkpoint was trained for the classes {', '.join(known[:3])}, ... but the data's differ from "
-                f"number {at} on ({', '.join(map(str, data[at : at + 3]))}): give the data that it was trained on, or "
-                "start from its weights alone (--model.backbone.weights)."
+                f"the checkpoint was trained for the classes {', '.join(known[:3])}, ... but the classes of the data "
+                f"differ from number {at} on ({', '.join(map(str, data[at : at + 3]))}): give the data that it was "
+                "trained on, or start from its weights alone (--model.backbone.weights)."
             )
         self.class_names = known
 
@@ -149,8 +149,8 @@ class SampleClassifier(MethodModule):
             data = datamodule_of(self) if data is None else data
             if not isinstance(data, ReadsSamples):
                 raise UserError(
-                    "files and texts are read by a data module: give predict(samples, data) that of the training, such "
-                    "as a LabelledDataModule, or give the samples as a tensor (N, *shape)."
+                    "files and texts are read by the data module of the training: call predict(samples, data) with a "
+                    "data module such as LabelledDataModule, or give the samples as a tensor (N, *shape)."
                 )
             for batch in data.predict_dataloader(
                 samples if isinstance(samples, str) else [str(one) for one in samples]

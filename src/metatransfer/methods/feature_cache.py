@@ -68,7 +68,7 @@ def cached_features(
     try:
         keep_array(path, found)
     except OSError as error:  # e.g. a full disk: the work is not lost
-        rank_zero_warn(f"the features could not be kept in '{path.parent}' ({error.strerror or error}).")
+        rank_zero_warn(f"the features could not be saved in '{path.parent}' ({error.strerror or error}).")
     return found
 
 

@@ -85,7 +85,7 @@ class Predictor(Generic[State]):
         samples, own = support_set(self.module, x, given)
         shapes = [part.shape[1:] for part in (known.support_x, samples) if isinstance(part, Tensor)]
         if len(shapes) == 1 or (shapes and shapes[0] != shapes[1]):
-            raise UserError(f"x must hold samples like those of the support set: {self!r} was made from other samples.")
+            raise UserError(f"x must hold samples of the same kind and shape as the support set of {self!r}.")
         merged = [*_listed(known.labels), *_listed(own)]
         if self._returns in (Tensor, np.ndarray) and type(merged[0]) is not type(merged[-1]):
             raise UserError(
@@ -208,13 +208,13 @@ def as_samples(x: Samples, name: str) -> Tensor:
         shapes = list(dict.fromkeys(tuple(sample.shape) for sample in samples))
         if len(shapes) > 1:
             raise UserError(
-                f"{name} holds samples of different shapes, {shapes[0]} and {shapes[1]}: bring all to one size."
+                f"{name} holds samples of different shapes, {shapes[0]} and {shapes[1]}: convert them to one shape."
             )
         return torch.stack(samples)
     first = x[0] if isinstance(x, list | tuple) and x else x
     if isinstance(first, Image.Image):
         raise UserError(
-            f"{name} holds PIL images, but must hold tensors: convert each as the training data was, such as with "
+            f"{name} holds PIL images, but must hold tensors: convert each as the training data was, for example with "
             "convert_image of the data module."
         )
     try:

@@ -123,7 +123,7 @@ def reset(owners: Sequence[nn.Module], whole: str, parameters: Mapping[str, nn.P
     stubborn += [name for name, value in (parameters or {}).items() if id(value) not in owned]
     if stubborn:
         raise UserError(
-            f"{whole} cannot be initialised again: its part {stubborn[0]} does not define reset_parameters; define it."
+            f"{whole} cannot be initialised again, because {stubborn[0]} does not define reset_parameters: define it."
         )
     for part in owners:
         part.reset_parameters()  # type: ignore[operator]

@@ -153,7 +153,7 @@ def _check_architecture(network: nn.Module, given: dict[str, Tensor], dropped: d
     example = next((f"{name}: {why}" for name, why in dropped.items() if name in own), None)
     example = example or f"the file has {_few(given)}, the network {_few(own)}"
     raise UserError(
-        f"weights file '{file}' is of another architecture: {fitting} of the {len(parameters)} parameters of this "
+        f"weights file '{file}' is for another architecture: {fitting} of the {len(parameters)} parameters of this "
         f"{type(network).__name__} are in it ({example}); build the network with the arguments that the weights were "
         "trained with."
     )

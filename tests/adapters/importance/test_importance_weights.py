@@ -91,7 +91,7 @@ def test_few_effective_samples_are_told(weights):
     generator = np.random.default_rng(0)
     source = np.concatenate([generator.normal(size=(99, 2)), np.full((1, 2), 8.0)])
     target = generator.normal(size=(50, 2)) * 0.3 + 8
-    with pytest.warns(UserWarning, match=r"leaves \d.* of 100 source samples in effect: the domains hardly overlap"):
+    with pytest.warns(UserWarning, match=r"effective sample size of \d.* of 100: the domains hardly overlap"):
         weights.fit(source, target=target)
     assert weights.weights_[-1] == weights.weights_.max()
 

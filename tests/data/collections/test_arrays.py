@@ -274,7 +274,7 @@ def test_arrays_that_are_not_used(tmp_path, recwarn):
     Arrays(path, x="pixels", y="kind").opened()
     told = [str(one.message) for one in recwarn if "not used" in str(one.message)]
     assert len(told) == 1
-    assert "a.npz': not used: ids, x_test, y_test; set x and y to the names" in told[0]
+    assert "a.npz' has arrays that are not used, ids, x_test, y_test: if they are needed, set x and y" in told[0]
     Arrays(save(tmp_path / "b.npz", x=X, y=Y, groups=Y, x_test=X, y_test=Y)).opened()
     assert sum("not used" in str(one.message) for one in recwarn) == 1
 
@@ -312,7 +312,7 @@ def replaced(array, place, value):
     [
         (lambda: arrays(X.astype(np.float64) * 1e300), "sample 0 holds NaN, infinity or a value beyond float32"),
         (lambda: arrays(val=(replaced(X, (1, 1), np.nan), Y)), "arrays val: sample 1 holds NaN"),
-        (lambda: arrays(X[:, 0]), r"must be samples \(N, \*shape\), but has shape \(40,\): give it a second axis"),
+        (lambda: arrays(X[:, 0]), r"must be samples \(N, \*shape\), but has shape \(40,\): add a second axis"),
         (lambda: arrays(X[:0], Y[:0]), r"'x' of shape \(0, 5\) is empty"),
         (lambda: arrays(X.astype(str)), "'x' holds <U32, but samples must be real numbers"),
         (lambda: arrays(X.astype(complex)), "'x' holds complex128, but samples must be real numbers"),

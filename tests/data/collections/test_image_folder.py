@@ -102,8 +102,8 @@ def test_files_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
         data = folder(root)
         assert len(data.opened()["train"]) == 8
         assert len(data.opened()["val"]) == 2
-    [line] = [one for one in caplog.messages if "are not read" in one]
-    assert "x' train: files that are not images of a class are not read: 2 .xcf, " in line
+    [line] = [one for one in caplog.messages if "are skipped" in one]
+    assert "x' train: files that are not images of a class are skipped: 2 .xcf, " in line
     assert all(word in line for word in ("1 .txt", "1 .png", "1 without extension", "1 folder 'seg_pred'"))
 
 
@@ -333,11 +333,11 @@ def make(tmp_path, case):
         ("missing", {}, "image folder '.*x' does not exist"),
         ("", {}, "x' has no folders: put the images of each class"),
         ("flat", {}, "x' has no folders: put the images of each class"),
-        ("wrapped", {}, "holds only the folder 'data': give the folder that contains"),
+        ("wrapped", {}, "contains only the folder 'data': give the folder that contains"),
         ("unlabelled test", {}, "test' has no folders of classes: .* to be given as predict"),
         ("two names", {}, "has two folders for val, 'val' and 'valid': merge them"),
-        ("no training", {}, r"has folders called as splits \(test, val\), but none is for train: rename"),
-        ("unknown split", {}, r"has folders called as splits \(train\), but 'holdout' is none: rename"),
+        ("no training", {}, r"has folders named like splits \(test, val\), but none is for train: rename"),
+        ("unknown split", {}, r"has folders named like splits \(train\), but 'holdout' is not a split: rename"),
         ("twice", {}, r"train\.csv' names 'b/\.\./a/\./00\.png' twice"),
         ("upper", {}, "two classes of the same name, 'A' and 'a'"),
         ("empty", {}, "class 'b' has no images; .*on_bad_sample=skip"),

@@ -118,7 +118,7 @@ BYTES = {
         ("header", {}, "has no rows below the names"),
         ("latin", {}, "line 2: byte 0xfc is not UTF-8 text"),
         ("quote", {}, "line 3: a quote of this row is not closed"),
-        ("short", {}, "line 2: 1 fields, but there are 2 columns"),
+        ("short", {}, "line 2 has 1 fields, but there are 2 columns"),
         ("columns", {}, "two columns called 'label'"),
         ("nul", {}, "list.csv'"),
         (rows(), {"label": "labels"}, r"no column 'labels' \(label\), only filename, label.*Did you mean label"),

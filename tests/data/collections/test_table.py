@@ -95,7 +95,7 @@ def test_the_encoding_of_a_checkpoint(tmp_path):
     assert again.key() == encoder.key()
     assert np.array_equal(again(rows), encoder(rows))
     assert table(path).encoder(table(path).opened()["all"]).key() != encoder.key()
-    with pytest.raises(UserError, match=r"trained on the columns a, colour, b, but .* gives a: set features"):
+    with pytest.raises(UserError, match=r"trained on the columns a, colour, b, but .* has a: set features"):
         table(path, split="part", features=["a"]).encoder_from(encoder.state())
 
 
@@ -218,14 +218,14 @@ BAD = {
     "empty": (lambda p: text(p / "t.csv", ""), {}, "is empty: the first row must name the columns"),
     "no rows": (lambda p: text(p / "t.csv", HEAD), {}, "has no rows"),
     "quote": (lambda p: text(p / "t.csv", HEAD + '1,x\n2,"y\n3,z\n'), {}, "line 3: a quote of this row"),
-    "long": (lambda p: text(p / "t.csv", HEAD + "1,x\n\n2,y,z\n"), {}, "line 4: 3 fields, but there are 2 columns"),
+    "long": (lambda p: text(p / "t.csv", HEAD + "1,x\n\n2,y,z\n"), {}, "line 4 has 3 fields, but there are 2 columns"),
     "short": (lambda p: text(p / "t.csv", HEAD + "1\n"), {}, "line 2: 1 fields"),
     "utf-8": (lambda p: text(p / "t.csv", HEAD.encode() + b"1,\xff\n"), {}, "is not UTF-8 text"),
     "double": (lambda p: text(p / "t.csv", "a,kind,a\n1,x,2\n"), {}, "two columns called 'a'"),
     "label": (lambda p: write(p / "t.csv"), {"label": "kid"}, "Did you mean kind?"),
     "feature": (lambda p: write(p / "t.csv"), {"features": ["a", "bb"]}, "no column 'bb' (features), only a, kind"),
     "leak": (lambda p: write(p / "t.csv"), {"features": ["a", "kind"]}, "would reveal the answer"),
-    "only label": (lambda p: text(p / "t.csv", "kind\nx\ny\n"), {}, "has no column but the label"),
+    "only label": (lambda p: text(p / "t.csv", "kind\nx\ny\n"), {}, "has no column other than the label"),
     "no label": (lambda p: text(p / "t.csv", HEAD + "1,x\n2,\n"), {}, "line 3: the label 'kind' is empty"),
     "no number": (lambda p: write(p / "t.csv"), {"categorical": []}, "which is not a number: write a number"),
     "word": (lambda p: write(p / "t.csv"), {"split": "colour"}, "line 2: 'colour' holds"),

@@ -160,7 +160,7 @@ BAD = {
     "second": ("t.csv", HEAD + '"b\nc ""d""","e\nf\ng', "line 2: a quote of this row"),
     "inside": ("t.csv", HEAD + 'a,x\n"b" c,y\n', "line 3: a quote of this row is not closed at the end"),
     "stray": ("t.csv", HEAD + '"a,x\nb,y\n"c",z\n', "line 2: a quote of this row"),
-    "long": ("t.csv", HEAD + "a,x\nb, c,y\n", "line 3: 3 fields, but there are 2 columns"),
+    "long": ("t.csv", HEAD + "a,x\nb, c,y\n", "line 3 has 3 fields, but there are 2 columns"),
     "json": ("t.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", label}\n', "line 2: this is not JSON (expecting"),
     "surrogate": ("t.jsonl", '{"text": "a", "label": "\\ud800"}', "this is not JSON (surrogates not allowed): fix"),
     "digits": ("t.jsonl", '{"text": "a", "label": ' + "1" * 9999 + "}", "line 1: this is not JSON (exceeds the limit"),

@@ -299,7 +299,7 @@ def test_standardize():
     given = [labelled(Arrays.from_arrays(counts[rows], NAMES[np.arange(30) % 3]), **kind) for rows in np.split(
         np.arange(60), 2)]  # fmt: skip
     data = domains({"a": given[0]}, {"t": given[1]}, standardize="domain", transductive=True)
-    with pytest.warns(UserWarning, match="1 of 5 features of source 'a' never change") as warned:
+    with pytest.warns(UserWarning, match="1 of 5 features of source 'a' are constant") as warned:
         data.setup("fit")
     assert len([one for one in warned if "features of" in str(one.message)]) == 2
     target = counts[30:].astype(np.float64)
@@ -335,7 +335,7 @@ BAD = {
     "no target": (lambda p: domains(targets={}), "there are no targets: give at least one"),
     "name": (lambda p: domains({"a.b": array(0)}), r"the source 'a\.b' must consist of letters"),
     "empty name": (lambda p: domains(targets={"": array(0)}), "the target '' must consist"),
-    "both": (lambda p: domains({"t": array(0)}), "'t' is a source and a target at once"),
+    "both": (lambda p: domains({"t": array(0)}), "'t' is both a source and a target"),
     "kind": (
         lambda p: domains({"a": 3}),
         "source 'a': source must be a collection such as Glyphs.*of type int",

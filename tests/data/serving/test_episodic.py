@@ -350,7 +350,7 @@ def test_numbers_below_one(name):
         (lambda: toys(mix=v2.MixUp()), ["processing.mix", "leave it out"]),
         (lambda: EpisodicDataModule(source=3), ["source must be a collection", "type int"]),
         (lambda: toys().setup("predict"), ["--data.predict.support", "--data.predict.query"]),
-        (lambda: toys().collection.convert(None), ["Toys cannot read image files"]),
+        (lambda: toys().collection.convert(None), ["Toys cannot convert image files"]),
         (lambda: episodic(Given({"other": 1})).open("train"), ["Given.parts must return", "other"]),
         (lambda: episodic(Given({one: in_memory(one) for one in ("train", "val")})).open("test"), ["no test split"]),
     ],

@@ -119,7 +119,7 @@ def test_within_groups_every_episode_stays_in_one_and_groups_are_equally_likely(
 
 def test_groups_that_are_too_small_or_missing():
     size = EpisodeSize(4, 1, 1)
-    with pytest.raises(UserError, match="no group has the 4 classes of an episode; the largest, 'b', has 3"):
+    with pytest.raises(UserError, match="no group has the 4 classes that an episode needs; the largest, 'b', has 3"):
         EpisodeSampler(source(GROUPS), "train", 0, size, within_groups=True)
     with pytest.raises(UserError, match="its classes have no groups"):
         EpisodeSampler(source(), "train", 0, size, within_groups=True)

@@ -133,7 +133,7 @@ def test_one_path_is_not_source_and_target(tmp_path):
     path = str(tmp_path / "a.npz")
     for other in (path, str(tmp_path / "b" / ".." / "a.npz"), str(tmp_path / "link.npz")):
         sentence = refusal(lambda other=other: DomainDataModule({"s": path}, {"t": other}))
-        assert "target 't' is the same path as source 's'" in sentence
+        assert "target 't' has the same path as source 's'" in sentence
 
 
 # ---- numbers and fractions that cannot be

@@ -175,7 +175,10 @@ class Hidden(Plain):
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 def test_weights_that_a_task_cannot_reach_are_an_error(batching):
     module = MAMLModule(Hidden(), 3, execution=Execution(batching=batching)).eval()
-    with pytest.raises(UserError, match=r"with its parameter 'backbone\.rest\.0\.weight' outside of its modules"):
+    with pytest.raises(
+        UserError,
+        match=r"uses its parameter 'backbone\.rest\.0\.weight' in an object or a function outside of its modules",
+    ):
         module.adapt(task().support_x[0], task().support_y[0])
 
 

@@ -99,7 +99,7 @@ def test_a_state_below_the_floor_does_not_end_a_run_that_may_stop_early():
 def test_loaders_alone_are_refused_where_all_samples_are_needed():
     data = DomainDataModule({"a": arrays()}, {"b": arrays(seed=1)}, batch_size=20)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
-    with pytest.raises(UserError, match="looks at all samples of a domain: give it a DomainDataModule"):
+    with pytest.raises(UserError, match="needs all samples of a domain: give it a DomainDataModule"):
         trainer.fit(AdaBNModule(network(norm=True), 3), data.train_dataloader())
 
 

@@ -87,7 +87,7 @@ def test_the_effective_sample_size_is_logged_and_a_small_one_told():
     weights = one.sample_weights.double()
     expected = weights.sum() ** 2 / (weights**2).sum()
     assert float(running.callback_metrics["train/effective_sample_size"]) == pytest.approx(float(expected), rel=1e-5)
-    with pytest.warns(UserWarning, match="source samples in effect"):
+    with pytest.warns(UserWarning, match="has an effective sample size of"):
         trainer(max_epochs=1).fit(method(estimator=KLIEP(bandwidth=1.0)), datamodule=clouds(targets={"far": Far()}))
 
 

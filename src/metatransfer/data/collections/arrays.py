@@ -232,8 +232,8 @@ class Arrays(Collection):
         known = {self.split, self.groups, *(name for part in SPLITS for name in _split_names(self.groups, part))}
         if unused := sorted(others - known):
             rank_zero_warn(
-                f"{self._where}: not used: {', '.join(unused)}; set x and y to the names of samples and labels, whose "
-                "splits have endings such as _train and _test."
+                f"{self._where} has arrays that are not used, {', '.join(unused)}: if they are needed, set x and y to "
+                "the names of samples and labels, without endings of splits such as _train and _test."
             )
 
     def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> _Part:

@@ -103,7 +103,7 @@ def report_passed_over(counts: Counter[str], where: str) -> None:
     """Logs in one line how many files were not read, by extension, and forgets them."""
     if counts:
         each = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
-        rank_zero_info(f"{where}: files that are not images of a class are not read: {each}.")
+        rank_zero_info(f"{where}: files that are not images of a class are skipped: {each}.")
         counts.clear()
 
 

@@ -171,8 +171,8 @@ def _folders_of_parts(tree: ImageTree, labelled: bool = True) -> dict[str, str]:
         return {split: name for split in SPLITS for name in found if found[name] == split}
     if len(top) == 1 and tree.folders(top[0]):
         raise UserError(
-            f"'{tree.root}' holds only the folder '{top[0]}': give the folder that contains those of the classes, "
-            f"or those of the splits ({', '.join(SPLIT_NAMES)})."
+            f"'{tree.root}' contains only the folder '{top[0]}': give the folder that contains the folders of the "
+            f"classes or of the splits ({', '.join(SPLIT_NAMES)})."
         )
     return {"all": ""}
 
@@ -182,10 +182,10 @@ def _check_splits(tree: ImageTree, found: Mapping[str, str], labelled: bool) -> 
     others = [name for name in tree.folders() if name not in found]
     names = list(found.values())
     if "train" not in names or (others and len(found) == 1):
-        odd = f"'{others[0]}' is none" if others else "none is for train"
+        odd = f"'{others[0]}' is not a split" if others else "none is for train"
         raise UserError(
-            f"'{tree.root}' has folders called as splits ({', '.join(found)}), but {odd}: rename the folders to train, "
-            "val and test, or move the others away."
+            f"'{tree.root}' has folders named like splits ({', '.join(found)}), but {odd}: rename the folders to "
+            "train, val and test, or move the other folders elsewhere."
         )
     for name, split in found.items():
         if names.count(split) > 1:

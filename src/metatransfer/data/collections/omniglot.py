@@ -151,7 +151,7 @@ class Omniglot(ImageCollection):
         if odd:
             warnings.warn(
                 f"Omniglot in '{self.root}': {len(odd)} of {len(characters)} {split} characters do not have their "
-                f"{_DRAWINGS} drawings, e.g. {odd[0]} has {len(files[odd[0]])}: numbers are not comparable.",
+                f"{_DRAWINGS} drawings, e.g. {odd[0]} has {len(files[odd[0]])}: results are not comparable.",
                 stacklevel=2,
             )
         groups = {name: name.partition("/")[0] for name in characters}
@@ -185,7 +185,7 @@ class Omniglot(ImageCollection):
             if len(found) != _PARTS[part][0]:
                 raise UserError(
                     f"'{tree.root}' has {len(found)} characters in {len(tree.folders())} alphabets, but {part} of "
-                    f"Omniglot has {_PARTS[part][0]}: unpack the complete {part}.zip, or leave it packed."
+                    f"Omniglot has {_PARTS[part][0]}: unpack the complete {part}.zip, or use the zip file itself."
                 )
             self._names[part] = found
             self._tree_of |= dict.fromkeys(found, tree)

@@ -100,7 +100,7 @@ class Table(Collection):
         if trained != list(columns.names) or set(state["categories"]) != set(columns.values):
             raise UserError(
                 f"the checkpoint was trained on the columns {', '.join(trained) or 'of other data'}, but '{self.path}' "
-                f"gives {', '.join(columns.names)}: set features to those of the training."
+                f"has {', '.join(columns.names)}: set features to those of the training."
             )
         return TableEncoder(columns, state["mean"], state["scale"], state["categories"])
 
@@ -121,7 +121,7 @@ class Table(Collection):
         others = {self.label, self.split, self.group}
         names = self.features or [name for name in cells.columns if name not in others]
         if not names:
-            raise UserError(f"'{self.path}' has no column but the label: a sample needs at least one feature.")
+            raise UserError(f"'{self.path}' has no column other than the label: a sample needs at least one feature.")
         return find_columns(cells, names, self.categorical)
 
     def _raw(self, cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -258,7 +258,7 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
     if given.dtype.kind not in "buif":
         raise UserError(f"{where} holds {given.dtype}, but samples must be real numbers: encode them.")
     if given.ndim < 2:
-        raise UserError(f"{where} must be samples (N, *shape), but has shape {given.shape}: give it a second axis.")
+        raise UserError(f"{where} must be samples (N, *shape), but has shape {given.shape}: add a second axis.")
     if not given.size:
         raise UserError(f"{where} of shape {given.shape} is empty: add samples.")
     kept = given.dtype == np.uint8 and given.ndim > 2

@@ -89,7 +89,7 @@ def check_image_size(size: int | None) -> None:
     """Raises an error if the side of the samples is not positive, or so large that no memory could hold them."""
     check_positive(image_size=size)
     if size is not None and size > _MAX_SIDE:
-        raise UserError(f"image_size is the side of a sample in pixels, at most {_MAX_SIDE}, but is {size}: lower it.")
+        raise UserError(f"image_size must be at most {_MAX_SIDE} pixels, but is {size}.")
 
 
 def as_sample(image: Image.Image, look: Look) -> Tensor:

@@ -240,8 +240,8 @@ def _delimited(file: Path, delimiter: str, quotes: bool) -> tuple[list[str], lis
     for line, row in others:
         if len(row) != len(names):
             raise UserError(
-                f"'{file}', line {line}: {len(row)} fields, but there are {len(names)} columns: fix the row, and put "
-                "quotes around fields that contain the delimiter."
+                f"'{file}', line {line} has {len(row)} fields, but there are {len(names)} columns: fix the row, and "
+                "put quotes around fields that contain the delimiter."
             )
     return [name.strip() for name in names], others
 

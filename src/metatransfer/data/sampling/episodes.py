@@ -107,7 +107,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         if not enough.any():
             largest = names[sizes.argmax()]
             raise UserError(
-                f"{self.source.name}: no group has the {least} classes of an episode; the largest, "
+                f"{self.source.name}: no group has the {least} classes that an episode needs; the largest, "
                 f"'{largest}', has {sizes.max()}: lower task.num_ways or set within_groups to false."
             )
         offsets = np.concatenate([[0], sizes.cumsum()[:-1]])

@@ -152,7 +152,7 @@ class SavedEpisodes(EpisodeSampler):
             fits = fits and bool(((labels >= 0) & (labels < self._ends["classes"][task + 1] - first)).all())
             fits = fits and bool((source.labels[arrays[name]] == arrays["classes"][first + labels]).all())
         if not fits:
-            raise UserError(f"'{self.path}' is damaged: its indices and labels do not fit each other; get it again.")
+            raise UserError(f"'{self.path}' is damaged: its indices and labels do not match; get it again.")
 
     def sizes(self) -> set[EpisodeSize]:
         """The different ``(num_ways, num_shots, num_queries)``, means over classes where they are uneven."""

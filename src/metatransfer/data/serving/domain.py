@@ -94,15 +94,15 @@ class DomainDataModule(OpenedDomains):
         check_seed(seed=seed)
         if both := [name for name in sources if name in targets]:
             raise UserError(
-                f"'{both[0]}' is a source and a target at once, so that its labels would be trained on: give it as one "
+                f"'{both[0]}' is both a source and a target, so its labels would be used for training: give it as one "
                 "of the two."
             )
         paths = {os.path.realpath(one): name for name, one in sources.items() if isinstance(one, str)}
         for name, one in targets.items():
             if isinstance(one, str) and (other := paths.get(os.path.realpath(one))):
                 raise UserError(
-                    f"target '{name}' is the same path as source '{other}', so that its labels would be trained on: "
-                    f"give another path than '{one}'."
+                    f"target '{name}' has the same path as source '{other}', so its labels would be used for "
+                    f"training: give another path than '{one}'."
                 )
         super().__init__()
         self.sources, self.targets = _domains("source", sources), _domains("target", targets)
@@ -225,7 +225,7 @@ class DomainDataModule(OpenedDomains):
             UserError: ``oracle`` is ``"none"``, or a target has training samples without labels.
         """
         if self.oracle == "none":
-            raise UserError("oracle is 'none', so the labels of the targets may not be trained on: set it to 'report'.")
+            raise UserError("oracle is 'none', so target labels may not be used for training: set it to 'report'.")
         twin = self._twin(sources=self.targets, _oracle_of=self)
         twin._side("sources")
         return twin

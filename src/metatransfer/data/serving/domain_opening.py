@@ -210,8 +210,8 @@ def fitted(who: str, domains: Sequence[Domain]) -> Standardize:
         )
     if found.constant:
         warnings.warn(
-            f"{found.constant} of {len(found.mean)} features of {who} never change in training and become 0 by "
-            "standardize.",
+            f"{found.constant} of {len(found.mean)} features of {who} are constant in the training samples, and "
+            "standardize sets them to 0.",
             stacklevel=2,
         )
     return found

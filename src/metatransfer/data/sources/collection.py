@@ -99,11 +99,11 @@ class Collection(ABC):
 
     def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """Samples to label and their names (``<label>/<file>`` for examples): of a path, image files, or texts."""
-        raise UserError(f"{type(self).__name__} does not read files to label ('{path}'): leave predict out.")
+        raise UserError(f"{type(self).__name__} cannot read files to label ('{path}'): leave predict out.")
 
     def convert(self, item: Any) -> Tensor:  # noqa: ANN401
         """One raw sample, such as a PIL image, as ``sample_shape`` float32, images in [0, 1], or an error."""
-        raise UserError(f"{type(self).__name__} cannot read image files like its samples: give samples as tensors.")
+        raise UserError(f"{type(self).__name__} cannot convert image files to its samples: give tensors.")
 
     def encoder(self, training: Source) -> Encoder | None:
         """The encoder of texts or table rows, built from the training samples; ``None`` if none is needed."""

@@ -66,8 +66,8 @@ class Unused(TorchFunctionMode):
         name = next((self.names[id(part)] for part in pytree.tree_leaves((args, kwargs)) if id(part) in self.names), "")
         if name and getattr(func, "__name__", "") != "__get__":  # a shape or a type may be read
             raise UserError(
-                f"the network computes with its parameter '{name}' outside of its modules, in an object or a function "
-                "that a task's weights do not reach: keep what computes with it as an attribute of the network."
+                f"the network uses its parameter '{name}' in an object or a function outside of its modules, where it "
+                "cannot be replaced for a task: make this object or function an attribute of the network."
             )
         return func(*args, **kwargs)
 

@@ -95,8 +95,8 @@ class AlternatingModule(DomainAdaptationModule):
         schedulers = [self.lr_scheduler(one) for one in optimizers]
         if any(isinstance(one, ReduceLROnPlateau | torch.optim.lr_scheduler.ReduceLROnPlateau) for one in schedulers):
             raise UserError(
-                f"{type(self).__name__} steps its schedulers by itself, and none can wait for a metric: take another "
-                "than ReduceLROnPlateau, or adaptation.annealing."
+                f"{type(self).__name__} steps its schedulers itself, without a metric: use another scheduler than "
+                "ReduceLROnPlateau, or adaptation.annealing."
             )
         return optimizers, schedulers
 
@@ -111,8 +111,8 @@ class AlternatingModule(DomainAdaptationModule):
             value = getattr(self.trainer, name) or unset
             if self.trainer.training and value != unset:
                 raise UserError(
-                    f"{type(self).__name__} takes several steps for each batch, which trainer.{name} ({value}) cannot "
-                    "follow: leave it out."
+                    f"{type(self).__name__} takes several optimizer steps for each batch and does not support "
+                    f"trainer.{name}={value}: leave it out."
                 )
         strategy = self.trainer.strategy
         if (
@@ -121,8 +121,8 @@ class AlternatingModule(DomainAdaptationModule):
             and not strategy._ddp_kwargs.get("find_unused_parameters")
         ):
             raise UserError(
-                f"{type(self).__name__} takes several steps for each batch, each of a part of its networks, which "
-                "several processes must be told: set trainer.strategy=ddp_find_unused_parameters_true."
+                f"{type(self).__name__} takes several optimizer steps for each batch, each for a part of its networks: "
+                "with several processes, set trainer.strategy=ddp_find_unused_parameters_true."
             )
         return []
 

@@ -107,7 +107,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         """Checks that there is one process, which estimates the weights."""
         super().setup(stage)
         if stage == "fit" and self.trainer.world_size > 1:
-            raise UserError(f"{type(self).__name__} finds its weights in one process: set trainer.devices=1.")
+            raise UserError(f"{type(self).__name__} estimates its weights in one process: set trainer.devices=1.")
 
     def on_train_start(self) -> None:
         """Estimates the weights, unless a run is resumed."""
@@ -133,9 +133,9 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         count = sum(data.info().class_counts)
         if isinstance(estimator, KernelMeanMatching) and count > _MOST_MATCHED:
             raise UserError(
-                f"KernelMeanMatching takes time with the cube of the source's samples and is meant for up to "
-                f"{_MOST_MATCHED}, but there are {count}: choose DiscriminatorWeights or KLIEP, or "
-                "fewer samples by the source's labels_per_class."
+                f"the time of KernelMeanMatching is cubic in the number of source samples, of which it accepts at most "
+                f"{_MOST_MATCHED}, but there are {count}: choose DiscriminatorWeights or KLIEP, or set "
+                "labels_per_class of the source to use fewer samples."
             )
         source, target = (self._rows(samples) for samples in (data.source_samples(), data.target_samples()))
         weights: NDArray[Any] = estimator.fit(source.numpy(), target=target.numpy()).weights_

@@ -108,7 +108,7 @@ class DomainRun(SampleClassifier):
         if batch.source_x.shape[1:] != batch.target_x.shape[1:]:
             raise UserError(
                 f"samples of the source have shape {tuple(batch.source_x.shape[1:])}, those of the target "
-                f"{tuple(batch.target_x.shape[1:])}: bring both to one shape."
+                f"{tuple(batch.target_x.shape[1:])}: convert both to one shape."
             )
         self.check_samples(batch.source_x)
         self.check_samples(batch.target_x)

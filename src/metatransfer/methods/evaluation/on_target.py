@@ -71,7 +71,7 @@ class OnTarget(OnSamples):
         self.score_name = "accuracy" if stage == "test" else "source_accuracy"
         data = datamodule_of(module)
         if data is None and stage == "fit" and module.needs_data_module:
-            raise UserError(f"{type(module).__name__} looks at all samples of a domain: {REMEDY}.")
+            raise UserError(f"{type(module).__name__} needs all samples of a domain: {REMEDY}.")
         if data is not None and not isinstance(data, ServesDomains) and stage != "predict":
             raise UserError(f"{type(module).__name__} adapts to a target domain: {REMEDY}.")
 

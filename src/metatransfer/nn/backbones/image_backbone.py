@@ -162,7 +162,7 @@ class ImageBackbone(Backbone):
         for name, reason in report.dropped.items():
             if self.fixed_size is not None and "pos" in name.rpartition(".")[2] and reason.startswith("shape"):
                 raise UserError(
-                    f"weights file '{path}' is of a network for images of another size than {self.fixed_size} "
+                    f"weights file '{path}' is for images of another size than {self.fixed_size} "
                     f"({name}: {reason}): set resize to the size of its training images."
                 )
         # arguments have priority over the file
@@ -176,8 +176,8 @@ class ImageBackbone(Backbone):
         lost = [name for name in report.new if not name.endswith("num_batches_tracked")] if report else []
         if lost:
             raise UserError(
-                f"weights file '{file}' is not of {self.name}: '{lost[0]}' is missing or of another shape; download it "
-                "again."
+                f"weights file '{file}' does not fit {self.name}: '{lost[0]}' is missing or of another shape; download "
+                "it again."
             )
 
     def current_name(self, name: str) -> str:
