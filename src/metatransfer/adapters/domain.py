@@ -194,8 +194,8 @@ class TransferComponentAnalysis(DomainAdapter):
 class JointDistributionAdaptation(TransferComponentAnalysis):
     """Joint Distribution Adaptation (Long et al. 2013, ICCV): TCA that also brings the means of each class together.
 
-    Each iteration labels every target sample like its nearest source sample among the components found so far, and
-    then computes the components again with these labels. Without source labels it is the same as TCA.
+    Each iteration gives every target sample the label of its nearest source sample in the components found so far,
+    and then computes the components again with these labels. Without source labels it is the same as TCA.
 
     Args:
         n_components: as in :class:`TransferComponentAnalysis`.

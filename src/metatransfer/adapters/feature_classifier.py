@@ -34,7 +34,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
 
     Attributes:
         learned: tensors by name; empty before the fit.
-        calibrated: whether the softmax of the outputs is meant as a probability.
+        calibrated: whether the softmax of the outputs is a calibrated probability.
         takes_sparse: whether features may be a sparse matrix of scipy.
     """
 

@@ -42,7 +42,7 @@ class ImportanceWeights(BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         weights_: ``(n,)`` weights of mean 1, in the order of the source samples.
-        effective_sample_size_: number of equally weighted samples that are worth as much, from 1 to ``n``.
+        effective_sample_size_: equivalent number of equally weighted samples, from 1 to ``n``.
     """
 
     @abstractmethod

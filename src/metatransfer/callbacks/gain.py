@@ -46,7 +46,7 @@ class Gain(Callback):
     Attributes:
         comparison: names and words of the comparison, see :attr:`MethodModule.comparison`.
         file: name of the JSON file and of the figure.
-        score: name of the printed metric; ``{}`` stands for the split.
+        score: name of the printed metric; ``{}`` is replaced by the split.
     """
 
     comparison: ClassVar[Comparison]

@@ -44,8 +44,8 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
 
     Args:
         evaluation: scores validation and test batches.
-        optimizer: makes the optimizer from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
-        lr_scheduler: makes the scheduler from the optimizer; it is stepped once per epoch. Defaults to none.
+        optimizer: creates the optimizer from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
+        lr_scheduler: creates the scheduler from the optimizer; it is stepped once per epoch. Defaults to none.
 
     Attributes:
         learns_from: type of the training batches.

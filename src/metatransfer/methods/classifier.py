@@ -30,7 +30,7 @@ class SampleClassifier(MethodModule):
     """Base class of methods that classify samples.
 
     Args:
-        evaluation: makes the evaluation from the number of classes.
+        evaluation: creates the evaluation from the number of classes.
         num_classes: number of classes; on the command line taken from the data.
         optimizer: see :class:`MethodModule`.
         lr_scheduler: see :class:`MethodModule`.
@@ -39,7 +39,7 @@ class SampleClassifier(MethodModule):
         class_names: names of the classes in the training data.
 
     Raises:
-        UserError: ``num_classes`` missing or below 1.
+        UserError: ``num_classes`` is missing or below 1.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ class Entry(NamedTuple):
     """A training of a comparison. Method and data are created when needed, so that one network at a time is in memory.
 
     Attributes:
-        module: makes the method, before training.
-        data: makes the training data; ``None`` for the data that all entries are evaluated on.
+        module: creates the method, before training.
+        data: creates the training data; ``None`` for the data that all entries are evaluated on.
     """
 
     module: Callable[[], MethodModule]

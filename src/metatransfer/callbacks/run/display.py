@@ -63,7 +63,7 @@ def show(*lines: str | Table) -> None:
 
 
 class Summary(RichModelSummary):
-    """Lightning's table of the model, without operations, which it counts only for models with an example input."""
+    """Lightning's table of the model, without FLOPs, which it counts only for models with an example input."""
 
     @staticmethod
     def summarize(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class FinishBatch(Callback):
-    """Ends a fit in order: after the current batch if Ctrl-C is pressed, and not without a validation.
+    """Ends a fit after the current batch if Ctrl-C is pressed, and not without a validation.
 
     A second Ctrl-C stops immediately.
 

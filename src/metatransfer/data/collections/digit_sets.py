@@ -95,7 +95,7 @@ class DigitSet(PixelCollection):
 
 
 class MNIST(DigitSet):
-    """MNIST: 60000 and 10000 handwritten digits, 28x28, grey, ink high (LeCun, Bottou, Bengio and Haffner 1998).
+    """MNIST: 60000 and 10000 handwritten digits, 28x28, grey, bright on dark (LeCun, Bottou, Bengio and Haffner 1998).
 
     The idx files ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
     ``t10k-labels-idx1-ubyte``, plain or with ``.gz``, in ``root``, ``root/raw`` or ``root/MNIST/raw``.
@@ -112,7 +112,7 @@ class MNIST(DigitSet):
 
 
 class USPS(DigitSet):
-    """USPS: 7291 and 2007 handwritten digits of envelopes, 16x16, grey, ink high (Hull 1994).
+    """USPS: 7291 and 2007 handwritten digits of envelopes, 16x16, grey, bright on dark (Hull 1994).
 
     One of these forms, in ``root`` or ``root/USPS``:
 
@@ -173,7 +173,7 @@ class SVHN(DigitSet):
 
 
 class SYN(DigitSet):
-    """SYN: 479400 and 9553 synthetic digits in typefaces on coloured grounds, 32x32 (Ganin and Lempitsky 1409.7495).
+    """SYN: 479400 and 9553 synthetic typeset digits on coloured backgrounds, 32x32 (Ganin and Lempitsky 1409.7495).
 
     The MATLAB files ``synth_train_32x32.mat`` and ``synth_test_32x32.mat`` in ``root`` or ``root/SYN``.
     """

@@ -23,7 +23,7 @@ from metatransfer.errors import UserError
 
 
 class ImageCollection(Collection):
-    """Base class of collections of image files that ``reader`` reads; messages name their ``path``."""
+    """Base class of collections of image files, which ``reader`` reads; error messages contain their ``path``."""
 
     reader: ImageReader
     path: str = ""

@@ -38,7 +38,8 @@ class ImageFolder(ImageCollection):
     - lists: ``train.csv``, ``val.csv`` and ``test.csv`` with the columns ``filename`` and ``label``, and images in
       ``root`` or ``root/images``, as in mini-ImageNet (Ravi and Larochelle 2017);
     - ``<split>/<class>/<image>`` with the split ``train`` and optionally ``val`` (or ``valid``, ``validation``,
-      ``dev``) and ``test``, as in tiered-ImageNet, CUB and CIFAR-FS; ``training``, ``test_set`` or ``seg_test`` do too;
+      ``dev``) and ``test``, as in tiered-ImageNet, CUB and CIFAR-FS; names such as ``training``, ``test_set`` or
+      ``seg_test`` are also recognised;
     - ``<class>/<image>``, undivided.
 
     As a target domain, the top or a split may also contain images without folders of classes. Images are resized by

@@ -68,7 +68,7 @@ class Omniglot(ImageCollection):
         image_size: side of a sample in pixels.
         download: whether to download missing zip files into ``root``; they are read without unpacking.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable drawings.
-        runs: folder or zip file, seen from ``root``, of Lake's twenty one-shot runs (``all_runs.zip``), with
+        runs: folder or zip file, relative to ``root``, of Lake's twenty one-shot runs (``all_runs.zip``), with
             ``run01/class_labels.txt``, ``run01/training`` and ``run01/test``: with protocol ``lake``, the test consists
             of these episodes, 20-way 1-shot with one query per class.
 

@@ -51,7 +51,7 @@ class CollectionDataModule(LightningDataModule, ABC):
 
     Args:
         source: a collection, or the path of a folder or file.
-        processing: processing of samples after they were read.
+        processing: processing of samples after they are read.
         seed: random seed.
         num_workers: number of worker processes for data that is not held in memory.
 
@@ -59,7 +59,7 @@ class CollectionDataModule(LightningDataModule, ABC):
         collection: the data.
 
     Raises:
-        UserError: no collection, an invalid seed or a negative number.
+        UserError: ``source`` is not a collection, the seed is invalid, or a number is negative.
     """
 
     def __init__(self, source: Collection | str, processing: Processing, seed: int, num_workers: int) -> None:

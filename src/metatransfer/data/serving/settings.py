@@ -178,8 +178,8 @@ class DomainDivision:
     Args:
         transductive: whether all samples of a target are training, validation and test samples at once: the protocol
             of small data sets such as Office-Caltech10. An undivided source then has no test split.
-        hold_out_source: whether the validation samples of the sources are held out from training. That protocol trains
-            on all of them; results on the source's validation samples are then too optimistic.
+        hold_out_source: whether the validation samples of the sources are held out from training. The protocol of
+            small data sets trains on all of them; results on these samples are then too optimistic.
     """
 
     transductive: bool = False
@@ -188,7 +188,7 @@ class DomainDivision:
 
 @dataclass(frozen=True)
 class Processing:
-    """Processing of samples after they were read.
+    """Processing of samples after they are read.
 
     Args:
         augmentation: random transforms of the training samples, e.g. ``RandomAffine`` or ``TorchvisionTransforms``.

@@ -35,7 +35,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         C: inverse of the regularisation strength.
 
     Raises:
-        UserError: a number is not positive, or ``num_classes`` missing.
+        UserError: a number is not positive, or ``num_classes`` is missing.
     """
 
     def __init__(

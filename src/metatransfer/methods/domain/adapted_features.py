@@ -52,7 +52,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         cache_dir: folder of the features; defaults to ``METATRANSFER_CACHE`` or ``~/.cache/metatransfer/features``.
 
     Raises:
-        UserError: ``num_classes`` missing.
+        UserError: ``num_classes`` is missing.
     """
 
     reads: ClassVar[type] = ServesDomains

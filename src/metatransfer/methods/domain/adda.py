@@ -40,13 +40,13 @@ class ADDAModule(AlternatingModule):
     Args:
         backbone: the network; after training it is the target's encoder.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes the label predictor from ``(in_features, num_classes)``.
-        discriminator: makes the discriminator from the size of the features.
+        head: creates the label predictor from ``(in_features, num_classes)``.
+        discriminator: creates the discriminator from the size of the features.
         pretrain_fraction: fraction of the run's batches in the first part.
         adaptation: see :class:`DomainAdaptationModule`; only ``"separate"`` normalisation.
-        optimizer: makes the optimizer of the first part.
-        adversarial_optimizer: makes those of the target's encoder and the discriminator; defaults to ``optimizer``.
-        lr_scheduler: makes a scheduler for each optimizer, stepped once per epoch.
+        optimizer: creates the optimizer of the first part.
+        adversarial_optimizer: creates those of the target's encoder and the discriminator; defaults to ``optimizer``.
+        lr_scheduler: creates a scheduler for each optimizer, stepped once per epoch.
 
     Attributes:
         source_backbone: the source's encoder in the second part.

@@ -41,10 +41,10 @@ class DomainAdaptationModule(DomainRun):
     Args:
         backbone: the network :math:`f`.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes the label predictor :math:`h` from ``(in_features, num_classes)``.
+        head: creates the label predictor :math:`h` from ``(in_features, num_classes)``.
         adaptation: BatchNorm across domains, validator and annealing.
-        optimizer: makes the optimizer.
-        lr_scheduler: makes a scheduler, stepped once per epoch.
+        optimizer: creates the optimizer.
+        lr_scheduler: creates a scheduler, stepped once per epoch.
 
     Attributes:
         uses_target: whether training uses samples of the target.

@@ -29,8 +29,8 @@ class CDANModule(DANNModule):
     Args:
         backbone: the network.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes the label predictor from ``(in_features, num_classes)``.
-        discriminator: makes the discriminator from the size of the map.
+        head: creates the label predictor from ``(in_features, num_classes)``.
+        discriminator: creates the discriminator from the size of the map.
         ramp: see :class:`DANNModule`.
         entropy: whether samples are weighted by the entropy of their predictions.
         random_features: size of the random map, used if features times classes exceed 4096.

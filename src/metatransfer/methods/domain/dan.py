@@ -32,7 +32,7 @@ class DANModule(DomainAdaptationModule):
     Args:
         backbone: the network.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes the label predictor from ``(in_features, num_classes)``.
+        head: creates the label predictor from ``(in_features, num_classes)``.
         trade_off: :math:`\lambda`, 0 or more.
         layers: what is adapted, ``"features"``, ``"logits"`` or both; defaults to ``default_layers``.
         adaptation: see :class:`DomainAdaptationModule`.

@@ -31,8 +31,8 @@ class DANNModule(DomainAdaptationModule):
     Args:
         backbone: the network.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes the label predictor from ``(in_features, num_classes)``.
-        discriminator: makes the discriminator from the size of the features.
+        head: creates the label predictor from ``(in_features, num_classes)``.
+        discriminator: creates the discriminator from the size of the features.
         ramp: the largest :math:`\lambda` and how fast :math:`\lambda_p` rises to it.
         adaptation: see :class:`DomainAdaptationModule`.
         optimizer: see :class:`DomainAdaptationModule`.

@@ -50,7 +50,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
             subclass of ``ImportanceWeights``.
         features: input of the estimator: ``"raw"`` values of the samples, or features of the untrained ``"backbone"``,
             which is useful if it has pretrained weights.
-        head: makes the label predictor from ``(in_features, num_classes)``.
+        head: creates the label predictor from ``(in_features, num_classes)``.
         adaptation: see :class:`DomainAdaptationModule`; BatchNorm uses batches of the source only.
         optimizer: see :class:`DomainAdaptationModule`.
         lr_scheduler: see :class:`DomainAdaptationModule`.

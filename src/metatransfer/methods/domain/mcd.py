@@ -24,7 +24,7 @@ class HeadPair(Head):
     """Two heads of one kind, whose outputs are averaged.
 
     Args:
-        head: makes each from ``(in_features, out_features)``, with different initial weights.
+        head: creates each from ``(in_features, out_features)``, with different initial weights.
         in_features: size of the features.
         out_features: number of classes.
     """
@@ -60,7 +60,7 @@ class MCDModule(AlternatingModule):
     Args:
         backbone: the network, the paper's generator.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes each of the two label predictors from ``(in_features, num_classes)``.
+        head: creates each of the two label predictors from ``(in_features, num_classes)``.
         num_generator_steps: :math:`n`.
         adaptation: see :class:`DomainAdaptationModule`.
         optimizer: see :class:`DomainAdaptationModule`.

@@ -32,7 +32,7 @@ class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
         cache_dir: folder of the features; defaults to ``METATRANSFER_CACHE`` or ``~/.cache/metatransfer/features``.
 
     Raises:
-        UserError: ``num_classes`` missing.
+        UserError: ``num_classes`` is missing.
     """
 
     classifier: FeatureClassifier

@@ -44,14 +44,14 @@ class FineTuneModule(ClassifierModule):
     Args:
         backbone: the network :math:`f_w`; its argument ``weights`` names the pretrained weights.
         num_classes: number of classes; on the command line taken from the data.
-        head: makes the output layer :math:`h` from ``(in_features, num_classes)``.
+        head: creates the output layer :math:`h` from ``(in_features, num_classes)``.
         policy: what trains, when and how; defaults to :class:`Full`.
         label_smoothing: probability mass of the label that is spread over all classes.
         class_weight: ``"balanced"`` weights the loss of each class by :math:`N/(C n_c)`.
         warmup_fraction: fraction of the run over which the rates rise linearly from 0; they fall linearly to 0 over the
             rest (Devlin et al. 2019, 1810.04805). Replaces ``lr_scheduler``.
-        optimizer: makes the optimiser from groups of parameters.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the optimiser from groups of parameters.
+        lr_scheduler: creates its scheduler.
         lr_interval: whether the scheduler is stepped after every ``"epoch"`` or every ``"step"``.
 
     Raises:

@@ -62,8 +62,8 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         inner: the gradient steps.
         batch_norm: which statistics BatchNorm uses.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range.

@@ -37,8 +37,8 @@ class LearnedOptimizerModule(MAMLModule):
         momentum: initial value of the momenta :math:`\mu`, between 0 and 1.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range, or ``num_outputs`` is missing.

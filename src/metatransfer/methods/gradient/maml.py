@@ -28,15 +28,15 @@ class MAMLModule(InnerLoopModule):
     Args:
         backbone: features.
         num_outputs: number of ways, or size of a regression target; on the command line taken from the data.
-        head: makes the output layer from ``(in_features, out_features)``.
+        head: creates the output layer from ``(in_features, out_features)``.
         inner: the gradient steps on a support set, with the learning rate :math:`\alpha`.
         batch_norm: which statistics BatchNorm uses: ``"transductive"`` (those of each batch, so queries are normalised
             by themselves, as in the paper), ``"support"`` (those of the support set, also for queries) or ``"running"``
             (running averages in evaluation, collected in training from the support sets with unadapted parameters;
             training uses batch statistics).
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range, or ``num_outputs`` is missing.

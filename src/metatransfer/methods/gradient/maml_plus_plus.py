@@ -69,8 +69,8 @@ class MAMLPlusPlusModule(MAMLModule):
         per_step_batch_norm: learn scale and shift of BatchNorm for each step.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range, or ``num_outputs`` is missing.

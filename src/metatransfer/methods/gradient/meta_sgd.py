@@ -33,8 +33,8 @@ class MetaSGDModule(MAMLModule):
             uses 1 step.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range, or ``num_outputs`` is missing.

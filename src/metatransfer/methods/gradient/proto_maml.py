@@ -40,8 +40,8 @@ class ProtoMAMLModule(InnerLoopModule):
             are differentiated also with ``first_order``.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range.

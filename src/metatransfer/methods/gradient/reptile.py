@@ -51,8 +51,8 @@ class ReptileModule(MAMLModule):
         keep_moments: start each task from the second moments of earlier tasks instead of from zeros.
         batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
-        optimizer: makes the outer optimiser.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the outer optimiser.
+        lr_scheduler: creates its scheduler.
 
     Raises:
         UserError: an argument is out of range, or ``num_outputs`` is missing.

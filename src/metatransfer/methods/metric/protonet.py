@@ -30,8 +30,8 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         backbone: the embedding ``f``.
         distance: ``"euclidean"`` (squared, as in the paper) or ``"cosine"``.
         scale: initial value of the learned factor ``s`` of the cosine.
-        optimizer: makes the optimiser (Adam at 1e-3 in the paper).
-        lr_scheduler: makes its scheduler (the paper halves the rate every 2000 episodes).
+        optimizer: creates the optimiser (Adam at 1e-3 in the paper).
+        lr_scheduler: creates its scheduler (the paper halves the rate every 2000 episodes).
 
     Raises:
         UserError: ``distance`` is unknown, or ``scale`` is not positive.

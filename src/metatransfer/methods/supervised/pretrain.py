@@ -36,14 +36,14 @@ class PretrainModule(EpisodicModule[Tensor]):
     Args:
         backbone: the features ``f``.
         num_classes: number of training classes; on the command line taken from the data.
-        head: makes the output layer of the training from ``(in_features, num_classes)``.
+        head: creates the output layer of the training from ``(in_features, num_classes)``.
         distance: of the evaluation, ``"cosine"`` or ``"euclidean"`` (squared).
         scale: factor ``s`` of the cosine: it changes the probabilities, not the answers.
-        optimizer: makes the optimiser; the papers use SGD at 0.1 with momentum 0.9.
-        lr_scheduler: makes its scheduler.
+        optimizer: creates the optimiser; the papers use SGD at 0.1 with momentum 0.9.
+        lr_scheduler: creates its scheduler.
 
     Raises:
-        UserError: ``num_classes`` missing, an unknown distance, or a number that is not positive.
+        UserError: ``num_classes`` is missing, an unknown distance, or a number that is not positive.
     """
 
     learns_from: ClassVar[type] = LabelledBatch
