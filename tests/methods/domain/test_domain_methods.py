@@ -560,7 +560,7 @@ def test_they_do_not_matter_in_a_test(kind):
 @alternating
 def test_schedulers_that_wait_for_a_metric_are_refused(kind):
     plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=1)
-    with pytest.raises(UserError, match="take another than ReduceLROnPlateau"):
+    with pytest.raises(UserError, match="use another scheduler than ReduceLROnPlateau"):
         fit(module(kind, lr_scheduler=plateau), clouds())
 
 
