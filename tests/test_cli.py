@@ -156,7 +156,6 @@ MISTAKES = [
     (["fit", "--config", MAML, "--model.iner", "3"], ["MAMLModule has no argument 'iner'", "inner?"]),
     (["fit", "--config", MAML, "--model.backbone.hidden", "3"], ["Conv4 has no argument 'hidden'", "hidden_channels"]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "ReduceLROnPlateau"], ["ReduceLROnPlateau needs monitor: give --model.lr_scheduler.monitor."]),
-    (["fit", "--config", MAML, "--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["does not know what to monitor: give --model.lr_scheduler ReduceLROnPlateau"]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "CosineAnnealingLR"], ["CosineAnnealingLR needs T_max: give --model.lr_scheduler.T_max."]),
     (["fit", "--config", MAML, "--model.lr_scheduler", "StepRL"], ["unknown class 'StepRL' for lr_scheduler", "Did you mean StepLR?"]),
     (["fit", "--config", MAML, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step=3"], ["StepLR has no argument 'step'", "Did you mean step_size?"]),

@@ -471,7 +471,7 @@ def test_wrong_data_is_one_sentence(tmp_path, texts):
             trainer(tmp_path).fit(FrozenFeaturesModule(backbone, 2 if image else CLASSES), datamodule=data)
     with pytest.raises(UserError, match=r"Conv4 was built for samples of shape \(1, 28, 28\), but the data has"):
         trainer(tmp_path).fit(module(backbone=Conv4(hidden_channels=4)), datamodule=Blobs())
-    with pytest.raises(UserError, match="samples that are NaN or infinite: clean the data"):
+    with pytest.raises(UserError, match="sample 0 contains NaN or infinity: fix or remove it"):
         trainer(tmp_path).fit(module(), datamodule=Spoiled(torch.nan))
     backbone = network()
     with torch.no_grad():
@@ -496,7 +496,7 @@ def test_predicting_what_cannot_be_labelled(tmp_path):
     fitted(tmp_path, method)
     with pytest.raises(UserError, match="labels an UnlabelledBatch, but the data module serves a LabelledBatch"):
         trainer(tmp_path).predict(method, datamodule=Loaders(LabelledBatch(X, Y)))
-    with pytest.raises(UserError, match="samples that are NaN or infinite"):
+    with pytest.raises(UserError, match="sample 0 contains NaN or infinity"):
         trainer(tmp_path).predict(method, datamodule=Spoiled(torch.nan))
     with torch.no_grad():
         next(method.backbone.parameters()).fill_(torch.nan)

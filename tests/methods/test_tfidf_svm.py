@@ -97,7 +97,7 @@ def test_wrong_input(texts):
     data.setup("fit")
     with pytest.raises(UserError, match="min_count=1000"):
         TfidfSVMModule(3, min_count=1000).fit_data(data)
-    with pytest.raises(UserError, match="learned nothing yet"):
+    with pytest.raises(UserError, match="is not fitted yet"):
         TfidfSVMModule(3).scores(["a"])
     with pytest.raises(UserError, match="takes texts, not their tokens"):
         TfidfSVMModule(3)(torch.zeros(1))

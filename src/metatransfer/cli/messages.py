@@ -131,7 +131,8 @@ def _no_such_class(found: re.Match[str], message: str) -> str:
 
 
 def _no_config(path: str) -> str:
-    return f"config file '{path}' does not exist{did_you_mean(os.path.basename(path), packaged_configs())}"
+    near = did_you_mean(os.path.basename(path), packaged_configs())
+    return f"config file '{path}' does not exist{': check the path.' if near == '.' else near}"
 
 
 def _missing(found: re.Match[str], message: str) -> str:

@@ -173,7 +173,7 @@ def test_images_that_cannot_be_used(tmp_path):
         with_target(ImageFolder(str(root), **LOOK), image_source()).setup("fit")
     data = with_target(ImageFolder(str(root), **LOOK, on_bad_sample="skip"), image_source())
     data.setup("test")
-    assert data.info().skipped == {"t all": 1}
+    assert {name: count for name, count in data.info().skipped.items() if count} == {"t all": 1}
     for batch in data.test_dataloader()[0]:
         number = (batch.x[:, 0, 0, 0] * 255 / 4).round().long()
         assert [CLASSES[label] for label in batch.y.tolist()] == names[number].tolist()

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from metatransfer.batches import PredictionTask
+from metatransfer.checks import check_folder
 from metatransfer.data.sources import Collection, Source
 from metatransfer.errors import UserError
 
 
 def prediction_task(support: str, query: str, collection: Collection) -> PredictionTask:
     """The task of labelling the files of one folder by the examples in another."""
+    for what, path in (("support folder", support), ("query folder", query)):
+        if not Path(path).expanduser().exists():
+            check_folder(path, what)
     examples, names = collection.unlabelled(support)
     support_x = _samples(examples, "support")
     labels = [name.partition("/")[0] if "/" in name else "" for name in names]
