@@ -79,7 +79,8 @@ class Summary(RichModelSummary):
         for row in zip(*columns, strict=True):
             if row[-1].strip() != "0":
                 table.add_row(*row)
-        show(table, f"{trainable_parameters:,} of {total_parameters:,} parameters are trained")
+        lines = [table] if table.row_count else []
+        show(*lines, f"{trainable_parameters:,} of {total_parameters:,} parameters are trained")
 
 
 class ProgressBar(RichProgressBar):

@@ -79,7 +79,8 @@ class Report(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts the clock."""
         run_folder(trainer)
-        self._begin(str.__str__(stage), evaluation_key(pl_module))  # Lightning passes an enum
+        stage = str.__str__(stage)  # Lightning passes an enum
+        self._begin(stage, "" if stage == "predict" else evaluation_key(pl_module))
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started

@@ -292,4 +292,5 @@ class EpisodicDataModule(CollectionDataModule):
         if not generated:
             within = self._within_groups("test")
             card |= {"rotations": self.rotations, "within_groups": within, "split": "as given"}
-        return self._with_split(card, None if generated else self._splits.how)
+        opened = vars(self).get("_splits")  # a prediction needs no splits
+        return self._with_split(card, None if generated or opened is None else opened.how)
