@@ -47,7 +47,7 @@ def test_last_and_best_are_those_of_the_newest_run(cli, capsys):
     capsys.readouterr()
     cli("validate", PROTONET)
     last = f"{run.parent.name}/{run.name}/checkpoints/last.ckpt"
-    assert f"initial weights, which are not trained; for those of the newest run, add --ckpt_path {last}" in (
+    assert f"initial weights, random or pretrained; for those of the newest run, add --ckpt_path {last}" in (
         capsys.readouterr().err
     )
     assert results(cli("test", PROTONET, "--ckpt_path", "last"))["checkpoint"] == last

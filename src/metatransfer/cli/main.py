@@ -95,7 +95,7 @@ class MetaTransferCLI(LightningCLI):
         if not path and command != "fit":
             newest = newest_checkpoint(settings)
             hint = f"; for those of the newest run, add --ckpt_path {shlex.quote(short_path(newest))}" if newest else ""
-            _say(f"warning: without --ckpt_path, {command} uses the initial weights, which are not trained{hint}")
+            _say(f"warning: without --ckpt_path, {command} uses the initial weights, random or pretrained{hint}")
         elif path in ("last", "best"):
             # Lightning would look in the new run's own folder, and train from the start if there is none
             settings.ckpt_path = str(find_checkpoint(path, settings))
