@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shlex
@@ -36,7 +35,7 @@ from metatransfer.cli.rewriting import classes_given, rewrite_arguments
 from metatransfer.errors import UserError
 from metatransfer.methods.checkpoints import read_checkpoint
 from metatransfer.nn.weights import no_weight_files
-from metatransfer.storage import short_path
+from metatransfer.storage import DISK_FULL, short_path
 from metatransfer.trust import check_classes
 
 # packages that check their arguments
@@ -231,10 +230,11 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
 
 def _mistake(error: BaseException | None) -> str | None:
     """The user's mistake that caused an exception, or ``None``: the parser wraps errors of constructors in its own."""
-    if isinstance(error, OSError) and error.strerror and (error.filename is not None or error.errno == errno.ENOSPC):
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    if isinstance(error, OSError) and error.strerror and (error.filename is not None or full):
         advice = "check its permissions" if isinstance(error, PermissionError) else "check the path"
         place = f"'{error.filename}': " if error.filename is not None else ""
-        return f"{place}{error.strerror[0].lower()}{error.strerror[1:]}; {advice if place else 'free some space'}."
+        return f"{place}{error.strerror[0].lower()}{error.strerror[1:]}; {'free some space' if full else advice}."
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection (closed|reset) by peer", str(error)):
         return "another process of this run has ended, so this one cannot go on: to resume, add --ckpt_path last."
     while error is not None:

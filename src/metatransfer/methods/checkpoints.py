@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _load  # private, but what is checked is read as Lightning reads it
 from torch import Tensor
 
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
+from metatransfer.storage import write_atomically
 
 _VERSION = "pytorch-lightning_version"
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
@@ -20,6 +23,27 @@ _KINDS = {
     "state_dict": dict, _VERSION: str, "hyper_parameters": dict, "class_path": str, "protocol": dict, "loops": dict,
     "class_names": list, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "rng_state": dict,
 }  # fmt: skip
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their target, which they then replace: a full disk or a crash leaves the old file.
+
+    Lightning writes to the folder for temporary files, which may be full or on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Writes a checkpoint to a file; to a URL as Lightning does."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            save_atomically(checkpoint, path)
+
+
+def save_atomically(content: object, path: str | Path) -> None:
+    """Writes what ``torch.save`` accepts, see :func:`~metatransfer.storage.atomic_file`."""
+    buffer = io.BytesIO()  # torch itself reports a full disk as a RuntimeError without the path
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> dict[str, Any]:
