@@ -119,6 +119,7 @@ DAMAGED = {
     "random numbers": ({"rng_state": {"cpu": torch.zeros(3)}}, "'rng_state' holds no state"),
     "class names": ({"class_names": 3}, "'class_names' is a int"),
     "card": ({"protocol": "card"}, "'protocol' is a str"),
+    "numbers as names": ({"state_dict": {1: torch.zeros(3)}}, "'state_dict' has names that are not texts"),
 }
 
 
@@ -126,6 +127,12 @@ DAMAGED = {
 def test_damage_is_one_sentence(name, trained, tmp_path):
     parts, words = DAMAGED[name]
     refused(lambda: FineTuneModule.load_from_checkpoint(changed(trained[1], tmp_path, **parts)), words)
+
+
+@pytest.mark.parametrize("version", ["", torch.zeros(3)])
+def test_a_trainer_checks_what_it_loads(version, trained, data, tmp_path):
+    path = changed(trained[1], tmp_path, pytorch__lightning_version=version)
+    refused(lambda: trainer(2).fit(module(), data, ckpt_path=path), "pytorch-lightning_version")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from typing import Any
@@ -195,6 +196,7 @@ def main(args: list[str] | None = None) -> None:
     # lets users name their own classes in the current folder; last, so that nothing is shadowed
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    before, threading.excepthook = threading.excepthook, _in_thread
     try:
         command = MetaTransferCLI(
             LightningModule,
@@ -217,8 +219,16 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        threading.excepthook = before
     if stopped:  # Lightning would exit with 0, as after a success
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def _in_thread(failed: threading.ExceptHookArgs) -> None:
+    """Leaves mistakes to the main thread: a logger that writes in its own thread fails there once more."""
+    if failed.exc_value is None or _mistake(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Reads checkpoints and checks their structure, so that a damaged file is answered in one sentence."""
+"""Reads, checks and writes checkpoints, so that a damaged file is answered in one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS = {
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their target, which they then replace: a full disk or a crash leaves the old file.
+    """Checks checkpoints, and writes them beside their target: a full disk or a crash leaves the old file.
 
     Lightning writes to the folder for temporary files, which may be full or on another disk.
     """
@@ -37,6 +37,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
             save_atomically(checkpoint, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
+        """Reads a checkpoint of the right structure."""
+        if "://" not in str(path):
+            read_checkpoint(path, weights_only is not False)
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 def save_atomically(content: object, path: str | Path) -> None:
@@ -96,6 +102,8 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
         for key, kind in _KINDS.items()
         if key in parts and not isinstance(parts[key], kind)
     ]
+    if not wrong and not all(isinstance(name, str) for name in parts["state_dict"]):
+        wrong = ["'state_dict' has names that are not texts"]
     if not wrong and "loops" in parts:
         wrong = [f"'loops' has no '{loop}'" for loop in _LOOPS if not isinstance(parts["loops"].get(loop), dict)]
     if not wrong and "rng_state" in parts and not _is_random_state(parts["rng_state"].get("cpu")):
