@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TAIL = 16  # digits of the length of the note
 
 
@@ -29,6 +31,9 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
     Yields:
         An empty file in the same folder; it is removed if the block raises an error.
+
+    Raises:
+        OSError: the file cannot be written; ``filename`` is ``path``, also if the disk is full.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +44,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         with draft.open("rb+") as file:
             os.fsync(file.fileno())  # otherwise the file could be empty after a crash
         draft.replace(target)
+    except OSError as error:
+        if error.errno in DISK_FULL or error.filename == str(draft):
+            error.filename = str(target)  # a full disk is reported without a name
+        raise
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -58,7 +67,7 @@ def _not_a_formula(cell: object) -> object:
     return f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
+def write_atomically(path: str | Path, content: str | bytes | memoryview) -> None:
     """Writes a file completely or not at all, see :func:`atomic_file`."""
     with atomic_file(path) as draft:
         # a file name that is not valid Unicode keeps its bytes

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from conftest import ROOT, command_line, latest_run, tiny
 from metatransfer import Conv4, ProtoNetModule, UserError, open_path
 from metatransfer.cli import main
+from metatransfer.data.readers.text_source import TextSource
 from metatransfer.nn import load_weights
 from processes import exit_code, started
 
@@ -190,7 +191,8 @@ def read_whole(path):
     """Opens a file as a collection and reads its samples."""
     for source in open_path(path).parts().values():
         source.fingerprint()
-        source.read(torch.arange(min(4, len(source))), torch.device("cpu"))
+        if not isinstance(source, TextSource):  # these wait for a tokenizer
+            source.read(torch.arange(min(4, len(source))), torch.device("cpu"))
 
 
 def test_damaged_data_never_ends_in_a_traceback(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from metatransfer.batches import Predictions
 from metatransfer.callbacks.run.display import Summary, prepare_terminal, show
 from metatransfer.callbacks.run.run_folder import claim_versions
 from metatransfer.cli import main
-from metatransfer.cli.main import _mistake
+from metatransfer.cli.main import _in_thread, _mistake
 from metatransfer.cli.rewriting import rewrite_arguments
 from metatransfer.drawing.classifiers import confusion_figure, mistakes_figure
 from metatransfer.drawing.episodes import to_pixels
@@ -262,3 +263,9 @@ def test_output_is_an_option_of_predict_only(capsys):
     assert yaml.safe_load(capsys.readouterr().out)["output"] == "a.csv"
     assert stopped("fit", "--config", PROTONET, "--output", "a.csv") == 2
     assert "unknown option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "shown"), [(OSError(errno.EFBIG, "File too large"), False), (ValueError("x"), True)])
+def test_a_thread_of_a_logger_leaves_a_full_disk_to_the_main_thread(error, shown, capsys):
+    _in_thread(threading.ExceptHookArgs((type(error), error, None, threading.current_thread())))
+    assert bool(capsys.readouterr().err) is shown

@@ -1,8 +1,11 @@
 """Checkpoints of any condition: they are loaded, or one sentence says what is wrong; and what loads without a class."""
 
 import copy
+import errno
+import os
 import subprocess
 import sys
+import tempfile
 
 import lightning.pytorch as pl
 import numpy as np
@@ -116,6 +119,7 @@ DAMAGED = {
     "random numbers": ({"rng_state": {"cpu": torch.zeros(3)}}, "'rng_state' has no state"),
     "class names": ({"class_names": 3}, "'class_names' is a int"),
     "card": ({"protocol": "card"}, "'protocol' is a str"),
+    "numbers as names": ({"state_dict": {1: torch.zeros(3)}}, "'state_dict' has names that are not texts"),
 }
 
 
@@ -123,6 +127,12 @@ DAMAGED = {
 def test_damage_is_one_sentence(name, trained, tmp_path):
     parts, words = DAMAGED[name]
     refused(lambda: FineTuneModule.load_from_checkpoint(changed(trained[1], tmp_path, **parts)), words)
+
+
+@pytest.mark.parametrize("version", ["", torch.zeros(3)])
+def test_a_trainer_checks_what_it_loads(version, trained, data, tmp_path):
+    path = changed(trained[1], tmp_path, pytorch__lightning_version=version)
+    refused(lambda: trainer(2).fit(module(), data, ckpt_path=path), "pytorch-lightning_version")
 
 
 @pytest.mark.parametrize(
@@ -215,3 +225,19 @@ def test_a_class_of_a_function(tmp_path):
     run.strategy.connect(ProtoNetModule(Inner()))
     run.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     assert isinstance(metatransfer.load(tmp_path / "a.ckpt").backbone, Inner)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run, path = trainer(), tmp_path / "last.ckpt"
+    run.fit(module(), datamodule=data)
+    monkeypatch.setattr(tempfile, "mkstemp", full)  # Lightning's way, in a folder that may be on another disk
+    run.save_checkpoint(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*last\.ckpt'"):
+        run.save_checkpoint(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shlex
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from typing import Any
@@ -36,7 +36,7 @@ from metatransfer.cli.rewriting import classes_given, rewrite_arguments
 from metatransfer.errors import UserError
 from metatransfer.methods.checkpoints import read_checkpoint
 from metatransfer.nn.weights import no_weight_files
-from metatransfer.storage import short_path
+from metatransfer.storage import DISK_FULL, short_path
 from metatransfer.trust import check_classes
 
 # packages that check their arguments
@@ -196,6 +196,7 @@ def main(args: list[str] | None = None) -> None:
     # lets users name their own classes in the current folder; last, so that nothing is shadowed
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    before, threading.excepthook = threading.excepthook, _in_thread
     try:
         command = MetaTransferCLI(
             LightningModule,
@@ -218,8 +219,16 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        threading.excepthook = before
     if stopped:  # Lightning would exit with 0, as after a success
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def _in_thread(failed: threading.ExceptHookArgs) -> None:
+    """Leaves mistakes to the main thread: a logger that writes in its own thread fails there once more."""
+    if failed.exc_value is None or _mistake(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
@@ -231,10 +240,11 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
 
 def _mistake(error: BaseException | None) -> str | None:
     """The user's mistake that caused an exception, or ``None``: the parser wraps errors of constructors in its own."""
-    if isinstance(error, OSError) and error.strerror and (error.filename is not None or error.errno == errno.ENOSPC):
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    if isinstance(error, OSError) and error.strerror and (error.filename is not None or full):
         advice = "check its permissions" if isinstance(error, PermissionError) else "check the path"
         place = f"'{error.filename}': " if error.filename is not None else ""
-        return f"{place}{error.strerror[0].lower()}{error.strerror[1:]}; {advice if place else 'free some space'}."
+        return f"{place}{error.strerror[0].lower()}{error.strerror[1:]}; {'free some space' if full else advice}."
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection (closed|reset) by peer", str(error)):
         return "another process of this run has ended, so this one cannot go on: to resume, add --ckpt_path last."
     while error is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, Self
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
@@ -26,7 +27,14 @@ from metatransfer.arguments import INSTANTIATOR, RemembersArguments, class_path,
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.errors import UserError
-from metatransfer.methods.checkpoints import check_checkpoint, read_checkpoint, recorded_class, renamed, replaced
+from metatransfer.methods.checkpoints import (
+    AtomicCheckpointIO,
+    check_checkpoint,
+    read_checkpoint,
+    recorded_class,
+    renamed,
+    replaced,
+)
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
@@ -238,11 +246,13 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             )
 
     def setup(self, stage: str) -> None:
-        """Reports once which weights come from files, and prepares the evaluation for the data."""
+        """Reports which weights come from files, makes checkpoints atomic, and prepares the evaluation for the data."""
         for name, report in weights_reports(self).items():
             if self._announced.get(name) is not report:
                 self._announced[name] = report
                 rank_zero_info(f"{name}: {report}")
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user has chosen one
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         self._checked.clear()
         self.evaluation.setup(self, info_of(self) if stage != "predict" else None, stage)
 

@@ -1,18 +1,21 @@
-"""Reads checkpoints and checks their structure, so that a damaged file is answered in one sentence."""
+"""Reads, checks and writes checkpoints, so that a damaged file is answered in one sentence."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.cloud_io import _load  # private, but what is checked is read as Lightning reads it
 from torch import Tensor
 
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
+from metatransfer.storage import write_atomically
 
 _VERSION = "pytorch-lightning_version"
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
@@ -20,6 +23,33 @@ _KINDS = {
     "state_dict": dict, _VERSION: str, "hyper_parameters": dict, "class_path": str, "protocol": dict, "loops": dict,
     "class_names": list, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "rng_state": dict,
 }  # fmt: skip
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checks checkpoints, and writes them beside their target: a full disk or a crash leaves the old file.
+
+    Lightning writes to the folder for temporary files, which may be full or on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Writes a checkpoint to a file; to a URL as Lightning does."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            save_atomically(checkpoint, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
+        """Reads a checkpoint of the right structure."""
+        if "://" not in str(path):
+            read_checkpoint(path, weights_only is not False)
+        return super().load_checkpoint(path, map_location, weights_only)
+
+
+def save_atomically(content: object, path: str | Path) -> None:
+    """Writes what ``torch.save`` accepts, see :func:`~metatransfer.storage.atomic_file`."""
+    buffer = io.BytesIO()  # torch itself reports a full disk as a RuntimeError without the path
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> dict[str, Any]:
@@ -72,6 +102,8 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
         for key, kind in _KINDS.items()
         if key in parts and not isinstance(parts[key], kind)
     ]
+    if not wrong and not all(isinstance(name, str) for name in parts["state_dict"]):
+        wrong = ["'state_dict' has names that are not texts"]
     if not wrong and "loops" in parts:
         wrong = [f"'loops' has no '{loop}'" for loop in _LOOPS if not isinstance(parts["loops"].get(loop), dict)]
     if not wrong and "rng_state" in parts and not _is_random_state(parts["rng_state"].get("cpu")):

@@ -17,10 +17,11 @@ from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
+from metatransfer.methods.checkpoints import save_atomically
 from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.methods.protocol import evaluation_key, protocol_card
-from metatransfer.storage import atomic_file, write_atomically
+from metatransfer.storage import write_atomically
 
 AUTO = "auto"
 
@@ -134,8 +135,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 def save_with_card(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint and its protocol card, each atomically."""
-    with atomic_file(path) as draft:
-        torch.save(content, draft)
+    save_atomically(content, path)
     write_atomically(card_path(path), json.dumps(content["protocol"], indent=2, default=str) + "\n")
 
 

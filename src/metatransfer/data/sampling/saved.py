@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +179,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         if header.get("format") != _FORMAT or not needed <= arrays.keys() or wrong or not len(arrays["keys"]):
             raise ValueError(_FORMAT)
         arrays = {name: array.astype(np.uint64 if name == "keys" else np.int64) for name, array in arrays.items()}
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the error depends on what is damaged
         raise UserError(
             f"'{path}' is not a file of episodes (format '{_FORMAT}'): give one that files.export wrote."
         ) from error
