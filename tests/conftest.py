@@ -79,16 +79,29 @@ def pytest_configure(config):
     # messages that quote other packages differ between their versions
     messages.compared = config.option.third is None
     messages.updating = config.option.update_messages
+    if messages.updating:  # of slow tests too: those of a file are written together
+        config.option.markexpr = "not mutants"
     processes.preload()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is asked
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if (grid := item.get_closest_marker("grid")) and _place(item) % grid.args[0]:
+            item.add_marker(pytest.mark.slow)
     third = config.option.third
     if third is None:
         return
     chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+def _place(item):
+    """The sum of the places of a test's values in their lists: one remainder of it has every value of a grid."""
+    lists = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    first = [names.split(",")[0].strip() if isinstance(names, str) else names[0] for names in lists]
+    return sum(item.callspec.indices[name] for name in first)
 
 
 def pytest_sessionfinish():

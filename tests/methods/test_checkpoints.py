@@ -1,8 +1,8 @@
 """Checkpoints of any condition: they are loaded, or one sentence says what is wrong; and what loads without a class."""
 
 import copy
-import subprocess
-import sys
+import os
+import runpy
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,6 +23,7 @@ from metatransfer import (
     ProtoNetModule,
     UserError,
 )
+from processes import exit_code, started
 
 X = torch.rand(8, 5)
 
@@ -189,9 +190,14 @@ if __name__ == "__main__":
 """
 
 
+def as_a_script(folder):
+    os.chdir(folder)
+    runpy.run_path("its_script.py", run_name="__main__")
+
+
 def test_a_class_of_a_script(tmp_path, monkeypatch):
     (tmp_path / "its_script.py").write_text(SCRIPT)
-    subprocess.run([sys.executable, "its_script.py"], cwd=tmp_path, check=True, capture_output=True)
+    assert exit_code(started(as_a_script, tmp_path)) == 0
     path = tmp_path / "net.ckpt"
     refused(lambda: metatransfer.load(path), "'__main__.Net', a Backbone", "import the script first", "backbone=")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,8 +1,8 @@
 """Small mutations of the package, each of which some tests must notice.
 
 ``mutants.yaml`` lists them: the file below ``src/metatransfer``, the text that is replaced, the new text, and the tests
-that must fail then. To add one, add an entry; the text must occur once in its file. They run with ``pytest -m mutants``,
-which takes about 15 CPU seconds for each.
+that must fail then. To add one, add an entry; the text must occur once in its file. They run by ``pytest -m mutants``,
+about 15 seconds each.
 """
 
 from __future__ import annotations

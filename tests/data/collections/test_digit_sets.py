@@ -490,7 +490,9 @@ def test_impossible_arguments(kind):
         kind("nowhere", channels=4)
 
 
-@pytest.mark.parametrize(("source", "target"), [("mnist", "usps"), ("usps", "mnist")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("mnist", "usps"), pytest.param("usps", "mnist", marks=pytest.mark.slow)]
+)
 def test_the_shipped_configurations_go_in_both_directions(cli, tmp_path, source, target):
     write_mnist(tmp_path / "MNIST" / "raw", parts(28, False))
     write_usps(tmp_path, parts(16, False))
