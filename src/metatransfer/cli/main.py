@@ -47,6 +47,17 @@ _KEYWORDS = ("hpc", "registry")  # of Lightning, not paths
 class MetaTransferCLI(LightningCLI):
     """LightningCLI with short class names and one-sentence errors; arguments override those of a checkpoint."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        typed = kwargs.get("args")
+        self._typed = sys.argv[1:] if typed is None else [str(part) for part in typed]
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command that was given: setting up the options of all four would take four times as long."""
+        found = LightningCLI.subcommands()
+        given = self._typed[0] if self._typed else ""
+        return {given: found[given]} if given in found else found
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the section ``checkpoint``, and to ``predict`` the option ``--output``."""
         parser.add_class_arguments(BestCheckpoint, "checkpoint")
