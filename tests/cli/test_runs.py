@@ -224,6 +224,7 @@ CHANGED = [
 ]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(("arguments", "place", "expected"), CHANGED)
 def test_another_class_takes_no_arguments_of_the_old_one(arguments, place, expected, capsys, tmp_path):
     file = tmp_path / "mine.yaml"

@@ -218,6 +218,7 @@ def test_anil_is_their_lightning_module(way):
     assert_same(loss, list(ours.network.parameters()), torch.stack(losses).mean(), parameters)
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("first_order", [False, True])
 # OmniglotCNN holds its layers twice, as base and in features, and their Meta-SGD then adapts those that it does not use
 @pytest.mark.parametrize(("name", "steps", "way"), [one for one in GRID if one[0] != "OmniglotCNN"])
