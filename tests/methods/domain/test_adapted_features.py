@@ -30,7 +30,9 @@ from processes import exit_code, exit_with_what_is_imported, started
 
 CONFIG = ROOT / "configs" / "adapted_features.yaml"
 _FEW = {"class_path": "LabelledDataModule", "init_args": {"source": "TypesetDigits", "labels_per_class": 40}}
-FEW = ["--trainer.callbacks=null", f"--data.sources={json.dumps({'typeset': _FEW})}"]
+# without twins, which take longer than the run
+ALONE = '--trainer.callbacks=[{"class_path": "AdaptationGain", "init_args": {"seeds": 0}}]'
+FEW = [ALONE, f"--data.sources={json.dumps({'typeset': _FEW})}"]
 ADAPTERS = {
     "none": lambda: None,
     "SA": lambda: SubspaceAlignment(2),
