@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 import zlib
+from collections import defaultdict
 from pathlib import Path
 
 # before torch starts its threads; inherited by the processes that tests start
@@ -79,16 +80,40 @@ def pytest_configure(config):
     # messages that quote other packages differ between their versions
     messages.compared = config.option.third is None
     messages.updating = config.option.update_messages
+    if messages.updating:  # of slow tests too: those of a file are written together
+        config.option.markexpr = "not mutants"
     processes.preload()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is asked
 def pytest_collection_modifyitems(config, items):
+    grids = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("grid"):
+            grids[item.function].append(item)
+    for members in grids.values():
+        for item, place in zip(members, _places(members), strict=True):
+            if place % item.get_closest_marker("grid").args[0]:
+                item.add_marker(pytest.mark.slow)
     third = config.option.third
     if third is None:
         return
     chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+def _places(items):
+    """For each test of a grid, the sum of the places of its values in their lists: one remainder has every value."""
+    lists = [mark.args[0] for mark in items[0].iter_markers("parametrize")]
+    lists = [names.replace(" ", "").split(",") if isinstance(names, str) else names for names in lists]
+    total = [0] * len(items)
+    for names in lists:
+        # lists keep their objects: equal identities are equal values
+        values = [tuple(id(item.callspec.params[name]) for name in names) for item in items]
+        place = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        total = [sum_ + place[value] for sum_, value in zip(total, values, strict=True)]
+    return total
 
 
 def pytest_sessionfinish():

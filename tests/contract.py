@@ -7,6 +7,7 @@ method needs nothing here.
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EVERY_CONFIG = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
+@functools.cache  # asked for several times for each of many files
 def data_of(path):
     return yaml.safe_load(path.read_text())["data"]
 

@@ -33,9 +33,9 @@ def complaint(capsys, *arguments):
 # ---- what wins
 
 
-def test_command_line_wins_over_the_checkpoint(cli, monkeypatch):
+def test_command_line_wins_over_the_checkpoint(cli, runs, monkeypatch):
     """PITFALLS 16: Lightning would test with the checkpoint's inner.steps."""
-    run = cli("fit", MAML, "--trainer.limit_train_batches=1")
+    run = runs("fit", MAML, "--trainer.limit_train_batches=1")
     checkpoint = best_checkpoint(run)
     assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["inner"]["steps"] == 3
     used = []
@@ -70,7 +70,7 @@ def test_configs_compose_and_are_saved(cli, tmp_path):
 
 
 def test_number_of_outputs_follows_the_data(cli):
-    run = cli("fit", MAML, "--data.task.num_ways=7", "--trainer.limit_train_batches=1")
+    run = cli("fit", MAML, "--data.task.num_ways=7", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0")
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["num_outputs"] == 7
 
 
@@ -92,7 +92,7 @@ def test_overfitting_sees_the_same_batch_in_every_epoch(cli, monkeypatch):
         "training_step",
         lambda self, batch, batch_idx: seen.append(batch.support_x) or step(self, batch, batch_idx),
     )
-    cli("fit", MAML, "--trainer.overfit_batches=1", "--trainer.max_epochs=3")
+    cli("fit", MAML, "--trainer.overfit_batches=1", "--trainer.max_epochs=3", "--trainer.limit_val_batches=0")
     assert len(seen) == 3
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
@@ -236,8 +236,9 @@ def test_a_mistake_is_answered_in_one_sentence(arguments, expected, capsys, tmp_
     assert not list(tmp_path.rglob("*.ckpt")), "a refused run left a checkpoint"
 
 
-def test_a_checkpoint_of_another_network_is_refused(cli, capsys):
-    checkpoint = best_checkpoint(cli("fit", MAML, "--trainer.limit_train_batches=1"))
+def test_a_checkpoint_of_another_network_is_refused(runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = best_checkpoint(runs("fit", MAML, "--trainer.limit_train_batches=1"))
     other = ["test", "--config", MAML, "--ckpt_path", checkpoint, "--trainer.accelerator=cpu"]
     message = complaint(capsys, *other, "--model.backbone.hidden_channels=16")
     assert "do not fit this MAMLModule" in message
@@ -308,6 +309,7 @@ CONFIG_FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(("content", "sentence"), CONFIG_FILES, ids=[sentence[:40] for _, sentence in CONFIG_FILES])
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "over-another"])
 def test_a_broken_configuration_file_is_named_with_its_line(content, sentence, alone, capsys, tmp_path, monkeypatch):
@@ -343,6 +345,7 @@ MONITORS = [
 ]  # fmt: skip
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(("arguments", "sanity", "expected", "batches"), MONITORS)
 def test_a_metric_that_nobody_logs_is_refused_at_the_start(
     arguments, sanity, expected, batches, capsys, cli, tmp_path, monkeypatch
@@ -360,7 +363,7 @@ def test_a_metric_that_nobody_logs_is_refused_at_the_start(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("sanity", ["0", "1"])
+@pytest.mark.parametrize("sanity", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_metrics_that_are_logged_are_waited_for(cli, sanity):
     """Also one that only the training logs, and only for whole epochs."""
     arguments = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=train/loss"]

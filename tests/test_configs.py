@@ -38,6 +38,7 @@ def test_every_config_parses(config, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("config", FILES_ASKED_FOR, ids=lambda path: path.parent.name + "/" + path.name)
 def test_data_that_is_not_there_is_asked_for_in_one_sentence(config, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -68,7 +69,7 @@ def save(image, path):
     Image.fromarray(((1 - image[0]) * 255).byte().numpy()).resize((90, 90)).save(path)
 
 
-@pytest.mark.parametrize("config", canaries(CONFIGS, "maml", "pretrain", "sinusoid/maml"))
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml", "sinusoid/maml"))
 def test_fit_validate_test_predict(cli, fitted, config, tmp_path):
     run = fitted(config)
     fit = results(run)
@@ -123,6 +124,7 @@ def baselines(measured, score):
     return [numbers[score] for numbers in measured["baselines"].values()]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fitted, config):
     run = fitted(config)
@@ -143,7 +145,7 @@ def test_the_same_seed_gives_the_same_run(cli, fitted, config):
 
 
 @pytest.mark.parametrize("config", canaries(CONFIGS, "protonet"))
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_other_precisions_run(cli, config, precision):
     run = cli("fit", config, *tiny(config), "--trainer.precision", precision, "--trainer.limit_train_batches=2")
     assert results(run)["metrics"]["loss"]["value"] > 0

@@ -180,6 +180,7 @@ def test_statistics_of_the_target_are_an_adaptation(tmp_path):
     assert set(written(tmp_path)["accuracy"]) == {"adapted", "source only", "target-trained"}
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("kind", [DANNModule, MCDModule], ids=["one optimiser", "three steps for a batch"])
 def test_every_twin_takes_as_many_steps_as_the_run(tmp_path, kind):
     run = trainer(tmp_path, AdaptationGain(seeds=2), max_time={"hours": 1})

@@ -276,6 +276,7 @@ def test_the_table_where_numbers_have_no_meaning():
 # ---- the drawings
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("count", [2, 12, 77])
 def test_confusion_of_any_number_of_classes(count):
     confusion = torch.randint(0, 4, (count, count)) + 30 * torch.eye(count, dtype=torch.int64)

@@ -200,6 +200,7 @@ def test_a_sound_run_is_not_warned_of(tmp_path):
 # ---- pictures
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("pictures", ["pca", "tsne", "none"])
 def test_pictures(tmp_path, pictures):
     trainer(tmp_path, DomainDiagnostics(pictures), Figures(), Report()).fit(module(), datamodule=data(tmp_path))

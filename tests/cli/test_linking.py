@@ -75,11 +75,14 @@ def test_what_is_given_stays(cli, photographs, capsys):
     ("config", "arguments", "expected"),
     [
         (PROTONET, (), {"in_channels": 1, "image_size": 28}),
-        (PROTONET, ("--model.backbone", "ResNet12", "--model.backbone.widths=[4,4,4,4]"), {"in_channels": 1}),
-        (PROTONET, ("--model.backbone", "MLP"), {"in_shape": [1, 28, 28]}),
+        pytest.param(
+            PROTONET, ("--model.backbone", "ResNet12", "--model.backbone.widths=[4,4,4,4]"), {"in_channels": 1},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(PROTONET, ("--model.backbone", "MLP"), {"in_shape": [1, 28, 28]}, marks=pytest.mark.slow),
         (ROOT / "configs/sinusoid/maml.yaml", (), {"in_shape": [1]}),
     ],
-)
+)  # fmt: skip
 def test_every_backbone_follows(cli, config, arguments, expected):
     found = backbone(cli("fit", config, *arguments, "--data.episodes.per_batch=2"))
     assert {name: found[name] for name in expected} == expected

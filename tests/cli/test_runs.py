@@ -65,6 +65,7 @@ def test_last_and_best_are_those_of_the_newest_run(cli, capsys):
     assert [entry["epoch"] for entry in results(resumed)["history"]] == [0, 1, 2]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize("word", ["last", "best"])
 def test_without_an_earlier_run_there_is_nothing_to_continue(command, word, capsys, tmp_path, monkeypatch):
@@ -224,6 +225,7 @@ CHANGED = [
 ]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(("arguments", "place", "expected"), CHANGED)
 def test_another_class_takes_no_arguments_of_the_old_one(arguments, place, expected, capsys, tmp_path):
     file = tmp_path / "mine.yaml"

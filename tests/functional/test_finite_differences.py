@@ -58,14 +58,15 @@ MODES = {
 
 
 # one engine for each network, or for numpy; what engines agree in, test_inner_loop.py compares for all of them
-by_engine = pytest.mark.parametrize(
-    ("steps", "mode"),
-    [
-        pytest.param(steps, mode, marks=() if (steps, mode) == (3, "vmap") else pytest.mark.slow)
-        for steps in (1, 3)
-        for mode in MODES
-    ],
-)
+def by_engine(*canary):
+    return pytest.mark.parametrize(
+        ("steps", "mode"),
+        [
+            pytest.param(steps, mode, marks=() if (steps, mode) == canary else pytest.mark.slow)
+            for steps in (1, 3)
+            for mode in MODES
+        ],
+    )
 
 
 def network(name):
@@ -104,7 +105,7 @@ def measured(name, steps):
     return directions, [derivative(functools.partial(along, d), 2e-4) for d in directions]
 
 
-@by_engine
+@by_engine(3, "vmap")
 @pytest.mark.parametrize("name", SMOOTH)
 def test_the_gradient_is_the_difference_of_losses(name, steps, mode):
     net, data = network(name), tasks(name)
@@ -250,7 +251,7 @@ def by_torch(steps, mode):
 
 
 @needs_extended
-@by_engine
+@by_engine(1, "loop")
 def test_loss_and_gradients_of_every_tensor_and_rate_are_those_of_numpy(steps, mode):
     expected_loss, _, directions, slopes = by_numpy(steps)
     loss, gradient = by_torch(steps, mode)

@@ -101,6 +101,7 @@ def conv4_by_support(params, support, query):
     return F.linear(query.flatten(1), params["head.linear.weight"], params["head.linear.bias"])
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("kind", [MAMLModule, ANILModule])
@@ -121,6 +122,7 @@ def test_support_statistics_normalise_the_queries_too(kind, steps, way):
     assert abs(plain.item() - expected.item()) > 1e-4  # or this test would prove nothing
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_running_averages_normalise_in_evaluation(steps, way):
@@ -130,6 +132,7 @@ def test_running_averages_normalise_in_evaluation(steps, way):
     assert all(torch.equal(value, before[name]) for name, value in module.named_buffers())
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", EVERY_WAY)
 def test_running_averages_are_those_of_one_pass_over_all_support_sets(way):
     """Collected before the inner loop, once; training itself normalises by batch."""
@@ -160,6 +163,7 @@ class Sequence(Backbone):
         return self.rnn(x)
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", LOOPS)
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", RECURRENT)
@@ -176,6 +180,7 @@ def test_recurrent_backbones_are_refused_under_vmap_in_a_sentence(name):
     assert "set batching='loop' (--model.execution.batching loop)" in str(caught.value)
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", [*LOOPS, "auto"])
 def test_dropout_draws_what_the_explicit_loop_draws(way):
     backbone = Conv4(hidden_channels=4, dropout=0.3)
@@ -231,6 +236,7 @@ class Tokens(Backbone):
         return torch.tanh(self.table(x).mean(1))
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("frozen", ["every other", "backbone", "head", "batch_norm"])

@@ -3,8 +3,7 @@
 import copy
 import errno
 import os
-import subprocess
-import sys
+import runpy
 import tempfile
 
 import lightning.pytorch as pl
@@ -26,6 +25,7 @@ from metatransfer import (
     ProtoNetModule,
     UserError,
 )
+from processes import exit_code, started
 
 X = torch.rand(8, 5)
 
@@ -199,9 +199,14 @@ if __name__ == "__main__":
 """
 
 
+def as_a_script(folder):
+    os.chdir(folder)
+    runpy.run_path("its_script.py", run_name="__main__")
+
+
 def test_a_class_of_a_script(tmp_path, monkeypatch):
     (tmp_path / "its_script.py").write_text(SCRIPT)
-    subprocess.run([sys.executable, "its_script.py"], cwd=tmp_path, check=True, capture_output=True)
+    assert exit_code(started(as_a_script, tmp_path)) == 0
     path = tmp_path / "net.ckpt"
     refused(lambda: metatransfer.load(path), "'__main__.Net', a Backbone", "import the script first", "backbone=")
     monkeypatch.syspath_prepend(tmp_path)

@@ -138,6 +138,7 @@ def shapes(parameters):
     return [tuple(value.shape) for value in parameters]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize(("name", "steps", "way"), GRID)
 def test_maml(name, steps, first_order, way):
@@ -168,6 +169,7 @@ def test_fomaml_is_their_first_order(name, way):
         )  # fmt: skip
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("way", BATCHINGS)
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", CASES)
@@ -216,6 +218,7 @@ def test_anil_is_their_lightning_module(way):
     assert_same(loss, list(ours.network.parameters()), torch.stack(losses).mean(), parameters)
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("first_order", [False, True])
 # OmniglotCNN holds its layers twice, as base and in features, and their Meta-SGD then adapts those that it does not use
 @pytest.mark.parametrize(("name", "steps", "way"), [one for one in GRID if one[0] != "OmniglotCNN"])

@@ -1,7 +1,8 @@
 """Small mutations of the package, each of which some tests must notice.
 
 ``mutants.yaml`` lists them: the file below ``src/metatransfer``, the text that is replaced, the new text, and the tests
-that must fail then. To add one, add an entry; the text must occur once in its file.
+that must fail then. To add one, add an entry; the text must occur once in its file. They run by ``pytest -m mutants``,
+about 15 seconds each.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def test_every_mutant_can_be_made():
     assert len({name_of(mutant) for mutant in MUTANTS}) == len(MUTANTS)
 
 
-@pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS, ids=name_of)
 def test_the_mutant_is_noticed(mutant, tmp_path):
     shutil.copytree(SOURCE, tmp_path / "src" / "metatransfer", ignore=shutil.ignore_patterns("__pycache__"))

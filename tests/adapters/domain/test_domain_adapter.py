@@ -27,8 +27,14 @@ ALL = [
 every = pytest.mark.parametrize("adapter", ALL, ids=lambda adapter: type(adapter).__name__)
 
 
-@parametrize_with_checks(ALL)
+@parametrize_with_checks(ALL[:1])
 def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(ALL[1:])
+def test_scikit_learns_checks_of_the_others(estimator, check):
     check(estimator)
 
 

@@ -27,10 +27,17 @@ WEIGHTS = [KernelMeanMatching(), KLIEP(), DiscriminatorWeights()]
 every = pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: type(weights).__name__)
 
 
-@parametrize_with_checks(
-    [*WEIGHTS, *(ImportanceWeightedClassifier(LogisticRegression(), weights) for weights in WEIGHTS)]
-)
+CLASSIFIERS = [ImportanceWeightedClassifier(LogisticRegression(), weights) for weights in WEIGHTS]
+
+
+@parametrize_with_checks([WEIGHTS[0], CLASSIFIERS[0]])
 def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([*WEIGHTS[1:], *CLASSIFIERS[1:]])
+def test_scikit_learns_checks_of_the_others(estimator, check):
     check(estimator)
 
 
@@ -46,6 +53,7 @@ def shifted(seed, n=300):
     return source, label(source), target, label(target)
 
 
+@pytest.mark.grid(3)
 @every
 def test_they_help_under_covariate_shift(weights):
     plain, weighted = [], []

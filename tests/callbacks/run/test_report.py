@@ -40,9 +40,9 @@ from metatransfer.methods.options import InnerLoop
 PROTONET = ROOT / "configs" / "protonet.yaml"
 
 
-def test_numbers_are_those_of_the_fixed_test_episodes(cli):
+def test_numbers_are_those_of_the_fixed_test_episodes(cli, runs):
     """Accuracy, interval and pixel baseline, computed again by hand on the same episodes."""
-    run = cli("fit", PROTONET)
+    run = runs("fit", PROTONET)
     tested = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run), small=False))
     data = EpisodicDataModule(Glyphs(), task=Task(num_queries=2))
     data.setup("test")
@@ -63,8 +63,8 @@ def test_numbers_are_those_of_the_fixed_test_episodes(cli):
     assert tested["baselines"] != results(run)["baselines"], "those of the validation"
 
 
-def test_fit_reports_the_best_epoch_and_draws_the_curve(cli):
-    run = cli("fit", PROTONET, "--trainer.max_epochs=3")
+def test_fit_reports_the_best_epoch_and_draws_the_curve(runs):
+    run = runs("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.01")
     callbacks = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     report = next(state for name, state in callbacks.items() if name.startswith("Report"))
     accuracies = [entry["metrics"]["accuracy"]["value"] for entry in report["history"]]
@@ -77,9 +77,9 @@ def test_fit_reports_the_best_epoch_and_draws_the_curve(cli):
         assert pixels.std() > 10, "an empty picture"
 
 
-def test_a_resumed_fit_keeps_the_best_of_the_run_it_resumes(cli, tmp_path):
+def test_a_resumed_fit_keeps_the_best_of_the_run_it_resumes(cli, runs, tmp_path):
     """The report's numbers are those of the checkpoint that it names."""
-    first = cli("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.01")
+    first = runs("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.01")
     best, last = best_checkpoint(first), first / "checkpoints" / "last.ckpt"
     # an overlay that makes the rest of the training a disaster
     resumed = cli("fit", PROTONET, "--trainer.max_epochs=4", "--ckpt_path", last, "--trainer.gradient_clip_val=1e-12")

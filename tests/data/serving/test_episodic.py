@@ -155,6 +155,7 @@ def test_seeds_give_other_episodes_in_every_split():
         assert not set(flat(getattr(one, name)())) & set(flat(getattr(two, name)()))
 
 
+@pytest.mark.grid(3)
 @every_setting
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_processes_share_the_training_episodes(world_size, setting):
@@ -216,6 +217,7 @@ def test_sources_of_any_kind_give_the_same_episodes():
     assert flat(toys().train_dataloader()) == flat(toys(Lazy).train_dataloader())
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("num_workers", [2, 4])
 @pytest.mark.parametrize("setting", [*SETTINGS, {"augmentation": Noise()}])
 def test_workers_do_not_change_the_episodes(setting, num_workers):

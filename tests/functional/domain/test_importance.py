@@ -45,6 +45,7 @@ def test_the_effective_sample_size():
     assert importance.effective_sample_size(np.array([1e200, 1e200, 0])) == pytest.approx(2)
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(
     ("limit", "slack", "bandwidth"),
     [

@@ -87,7 +87,7 @@ def uncompiled(module):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(one, marks=() if one in {"MAML", "regression"} else pytest.mark.slow) for one in CASES]
+    "case", [pytest.param(one, marks=() if one in {"first order", "regression"} else pytest.mark.slow) for one in CASES]
 )
 def test_loss_outputs_and_gradients_are_those_of_the_plain_step(case, traces):
     torch.manual_seed(0)

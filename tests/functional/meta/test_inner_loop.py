@@ -80,6 +80,7 @@ def relative_error(found, expected):
     return max(float((a - b).norm() / scale) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("name", NETWORKS)
@@ -92,6 +93,7 @@ def test_second_order_gradient_equals_plain_autograd(name, steps, engine):
     assert relative_error(gradients(loss, params), gradients(expected_loss, params)) < 1e-10
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("engine", ["one", "tasks-loop", "tasks-loop-checkpoint"])
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("name", RECURRENT)
@@ -102,6 +104,7 @@ def test_recurrent_layers_equal_plain_autograd_in_a_loop(name, steps, engine):
     assert relative_error(gradients(ours(net, data, steps, **ENGINES[engine]), params), expected) < 1e-10
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "layer_norm", "tied", "frozen", "embedding"])
 def test_first_order_is_fomaml(name, engine):
@@ -204,6 +207,7 @@ def test_every_task_and_step_draws_its_own_dropout_mask(batching, chunk_size):
     assert set(seen) == {0}
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", NETWORKS)

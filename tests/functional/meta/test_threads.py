@@ -42,6 +42,7 @@ def gradients(module, batch, batching):
     return [loss.detach(), outputs, *(value.grad.clone() for value in module.parameters())]
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("batch_norm", ["transductive", "support", "running"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_gradients_are_those_of_the_loop_and_the_same_every_time(steps, batch_norm):

@@ -29,6 +29,10 @@ from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from processes import exit_code, exit_with_what_is_imported, started
 
 CONFIG = ROOT / "configs" / "adapted_features.yaml"
+_FEW = {"class_path": "LabelledDataModule", "init_args": {"source": "TypesetDigits", "labels_per_class": 40}}
+# without twins, which take longer than the run
+ALONE = '--trainer.callbacks=[{"class_path": "AdaptationGain", "init_args": {"seeds": 0}}]'
+FEW = [ALONE, f"--data.sources={json.dumps({'typeset': _FEW})}"]
 ADAPTERS = {
     "none": lambda: None,
     "SA": lambda: SubspaceAlignment(2),
@@ -115,6 +119,7 @@ def test_the_arguments_given_are_left_as_they_are():
     assert not hasattr(adapter, "source_map_")
 
 
+@pytest.mark.grid(3)
 @every
 @pytest.mark.parametrize("classifier", [NearestNeighbors(1), LinearSVM(), LinearProbe(epochs=3), NearestClassMean()],
                          ids=lambda one: type(one).__name__)  # fmt: skip
@@ -323,7 +328,7 @@ class Identity(DomainAdapter):
     ],
 )
 def test_adapters_by_their_names(cli, name):
-    short = ["--trainer.callbacks=null", "--model.adapter", name]
+    short = [*FEW, "--model.adapter", name]
     if name == "GeodesicFlowKernel":
         short += ["--model.adapter.n_components=5"]
     run = cli("fit", CONFIG, *short, small=False)
@@ -335,10 +340,10 @@ def test_adapters_by_their_names(cli, name):
     assert measured["metrics"]["accuracy"]["value"] > 0.4
 
 
-def test_pictures_are_labelled(cli, tmp_path):
+def test_pictures_are_labelled(cli, runs, tmp_path):
     from PIL import Image
 
-    run = cli("fit", CONFIG, "--trainer.callbacks=null", small=False)
+    run = runs("fit", CONFIG, *FEW, small=False)
     query = tmp_path / "query"
     query.mkdir()
     for number in range(3):

@@ -82,6 +82,7 @@ class Watch(pl.Callback):
         self.frozen.append(copy.deepcopy([pl_module.source_backbone.state_dict(), pl_module.head.state_dict()]))
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(("fraction", "change"), [(0.5, 6), (0.25, 3), (0.3, 4), (0.0, 0)])
 def test_the_second_part_begins_when_its_time_has_come(fraction, change):
     watching = Watch()

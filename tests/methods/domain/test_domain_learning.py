@@ -47,7 +47,9 @@ def source_only():
     return accuracy(SourceOnlyModule)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=() if one in {"dann", "deep coral"} else pytest.mark.slow) for one in METHODS]
+)
 def test_it_beats_the_source_alone(name, source_only):
     kind, arguments = METHODS[name]
     assert 0.4 < source_only < 0.75

@@ -97,6 +97,7 @@ def test_every_trainable_parameter_gets_a_finite_gradient(kind, norm):
             assert "bias" in name or parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.grid(3)
 @every
 def test_a_run_moves_every_trainable_parameter(kind):
     method = module(kind, **({"pretrain_fraction": 0.5} if kind is ADDAModule else {}))
@@ -116,6 +117,7 @@ class ScrambledPoints(CloudPoints):
         return {"all": found}
 
 
+@pytest.mark.grid(3)
 @every
 def test_labels_of_the_target_change_nothing(kind):
     garbage = served(ScrambledPoints)(shortcut=False, draw=2, val_fraction=0.2, test_fraction=0.4)
@@ -132,6 +134,7 @@ def test_labels_of_the_target_change_nothing(kind):
     assert {"val/selection", "val/source_accuracy"} <= logged[0].keys()
 
 
+@pytest.mark.grid(3)
 @every
 def test_a_batch_larger_than_its_domain_names_the_size_to_set(kind):
     method, data = module(kind), clouds(batch_size=200, target_batch_size=150)
@@ -151,6 +154,7 @@ def test_a_batch_larger_than_its_domain_names_the_size_to_set(kind):
 # ---- one seed, one run; a stopped run goes on
 
 
+@pytest.mark.grid(3)
 @every
 def test_the_same_seed_gives_the_same_run(kind):
     runs = []
@@ -162,6 +166,7 @@ def test_the_same_seed_gives_the_same_run(kind):
     assert not same(runs[0], runs[2])
 
 
+@pytest.mark.grid(3)
 @every
 @pytest.mark.parametrize("schedule", ["annealing", "epochs"])
 def test_a_run_that_goes_on_is_the_uninterrupted_one(kind, schedule, tmp_path):
@@ -188,6 +193,7 @@ def test_a_run_that_goes_on_is_the_uninterrupted_one(kind, schedule, tmp_path):
 # ---- progress, λ and rates
 
 
+@pytest.mark.grid(3)
 @every
 @pytest.mark.parametrize(
     "limits",
@@ -224,6 +230,7 @@ def test_ramp_and_annealing_are_those_of_the_paper():
         Annealing(beta=-1)
 
 
+@pytest.mark.grid(3)
 @every
 def test_the_annealing_follows_the_progress(kind):
     watching = Saves()
@@ -233,6 +240,7 @@ def test_the_annealing_follows_the_progress(kind):
     assert k == 11
 
 
+@pytest.mark.grid(3)
 @every
 def test_schedulers_of_epochs_step_with_the_epochs(kind):
     watching = Saves()
@@ -250,6 +258,7 @@ def test_two_schedules_of_the_rate_are_refused():
 # ---- twins
 
 
+@pytest.mark.grid(3)
 @every
 def test_a_copy_is_equal_and_independent(kind):
     method = module(kind)
@@ -261,6 +270,7 @@ def test_a_copy_is_equal_and_independent(kind):
     assert not same(method, twin)
 
 
+@pytest.mark.grid(3)
 @every
 def test_restarted_is_drawn_by_the_seed_alone(kind):
     method = module(kind)
@@ -281,6 +291,7 @@ def test_restarted_is_drawn_by_the_seed_alone(kind):
     assert twins[0]._trainer is None
 
 
+@pytest.mark.grid(3)
 @every
 def test_restarted_runs_are_equal_for_equal_seeds(kind):
     method, found = module(kind), []
@@ -291,6 +302,7 @@ def test_restarted_runs_are_equal_for_equal_seeds(kind):
     assert same(*found)
 
 
+@pytest.mark.grid(3)
 @adapting
 @pytest.mark.parametrize("trained", [False, True])
 def test_after_take_over_it_answers_as_the_twin(kind, trained):
@@ -318,6 +330,7 @@ def test_the_twin_is_untouched_by_the_method(kind):
     assert twin.optimizer is method.optimizer
 
 
+@pytest.mark.grid(3)
 @every
 def test_checkpoints_load_with_the_same_answers(kind, tmp_path):
     method = module(kind, head=PerceptronHead)
@@ -331,6 +344,7 @@ def test_checkpoints_load_with_the_same_answers(kind, tmp_path):
 # ---- evaluation
 
 
+@pytest.mark.grid(3)
 @every
 def test_evaluation_changes_nothing_and_logs_what_it_should(kind):
     method, data = module(kind), clouds()

@@ -51,7 +51,9 @@ def fit(module, data, **settings):
     return trainer
 
 
-@pytest.mark.parametrize("standardize", ["none", "domain", "source"])
+@pytest.mark.parametrize(
+    "standardize", ["domain", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "source"))]
+)
 def test_the_oracle_sees_the_target_as_the_run_does(standardize):
     data = DomainDataModule({"a": arrays()}, {"b": arrays(20.0, 3.0, seed=1)}, batch_size=20, standardize=standardize)
     module = DANNModule(network(), 3, optimizer=partial(torch.optim.Adam, lr=0.02))

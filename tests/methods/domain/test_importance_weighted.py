@@ -172,7 +172,8 @@ def test_too_many_samples_to_match_are_refused_with_a_remedy(monkeypatch):
 
 
 def test_estimators_by_their_names(cli):
-    short = ["--trainer.callbacks=null", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    alone = '--trainer.callbacks=[{"class_path": "AdaptationGain", "init_args": {"seeds": 0}}]'  # without twins
+    short = [alone, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
     settings = '{"source": "TypesetDigits", "labels_per_class": 20}'
     few = f'--data.sources={{"few": {{"class_path": "LabelledDataModule", "init_args": {settings}}}}}'
     run = cli(

@@ -67,6 +67,7 @@ def stored(name, state, folder, monkeypatch, digest=None):
     return file
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(
     ("name", "size", "features"),
     [
@@ -92,6 +93,7 @@ def test_every_family_has_a_known_width(name):
     assert net.fixed_size == (224 if "vit" in name else None)
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("name", [SMALL, "squeezenet1_0", "mnasnet0_5", "googlenet", "densenet121"])
 def test_weights_of_the_hub_folder(name, hub, monkeypatch):
     original = plain(name)
