@@ -219,7 +219,7 @@ BAD = {
     "no rows": (lambda p: text(p / "t.csv", HEAD), {}, "has no rows"),
     "quote": (lambda p: text(p / "t.csv", HEAD + '1,x\n2,"y\n3,z\n'), {}, "line 3: a quote of this row"),
     "long": (lambda p: text(p / "t.csv", HEAD + "1,x\n\n2,y,z\n"), {}, "line 4 has 3 fields, but there are 2 columns"),
-    "short": (lambda p: text(p / "t.csv", HEAD + "1\n"), {}, "line 2: 1 fields"),
+    "short": (lambda p: text(p / "t.csv", HEAD + "1\n"), {}, "line 2 has 1 fields"),
     "utf-8": (lambda p: text(p / "t.csv", HEAD.encode() + b"1,\xff\n"), {}, "is not UTF-8 text"),
     "double": (lambda p: text(p / "t.csv", "a,kind,a\n1,x,2\n"), {}, "two columns called 'a'"),
     "label": (lambda p: write(p / "t.csv"), {"label": "kid"}, "Did you mean kind?"),

@@ -70,8 +70,8 @@ def test_a_folder_with_the_name_of_an_image_is_a_folder(folders):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s, q: (s.with_name("suport"), q), ["predict folder", "does not exist", "Did you mean support?"]),
-        (lambda s, q: (s, q.with_name("nowhere")), ["predict folder", "nowhere", "does not exist"]),
+        (lambda s, q: (s.with_name("suport"), q), ["support folder", "does not exist", "Did you mean support?"]),
+        (lambda s, q: (s, q.with_name("nowhere")), ["query folder", "nowhere", "does not exist"]),
         (lambda s, q: (s, q / "z.png"), ["predict folder", "z.png'", "cannot be read as a zip file"]),
         (
             lambda s, q: (s / "a", q),

@@ -167,7 +167,10 @@ def test_damaged_weights(hub, monkeypatch):
     refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "sha256", "00000000", "damaged", "delete it")
     stored(SMALL, {key: value for key, value in state.items() if key != "conv1.0.weight"}, hub, monkeypatch)
     refused(
-        lambda: TorchvisionBackbone(SMALL, weights="default"), "not of shufflenet", "conv1.0.weight", "is missing or of"
+        lambda: TorchvisionBackbone(SMALL, weights="default"),
+        "does not fit shufflenet",
+        "conv1.0.weight",
+        "is missing or of",
     )
     stored(SMALL, {**state, "conv1.0.weight": torch.zeros(3)}, hub, monkeypatch)
     refused(lambda: TorchvisionBackbone(SMALL, weights="default"), "conv1.0.weight", "of another shape")
