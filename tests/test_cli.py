@@ -217,6 +217,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize(
     ("arguments", "expected"), MISTAKES, ids=[" ".join(map(str, a[-2:])).replace(f"{ROOT}/", "") for a, _ in MISTAKES]
 )

@@ -73,12 +73,14 @@ def test_fit_validate_test(cli, fitted, config):
     assert sum(int(row["samples"]) for row in rows) == numbers["samples"]
 
 
+@pytest.mark.slow
 @canary("dann")
 def test_the_same_seed_gives_the_same_run(cli, fitted, config):
     one, two = (states(run)["state_dict"] for run in (fitted(config), cli("fit", config, *ALONE, small=False)))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 @canary("dann")
 @pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_other_precisions_run(cli, config, precision):

@@ -64,6 +64,7 @@ def test_fit_validate_test(cli, fitted, config):
             assert measured["metrics"]["accuracy"] == pytest.approx(fit["metrics"]["accuracy"])
 
 
+@pytest.mark.slow
 @canary
 def test_the_same_seed_gives_the_same_run(cli, fitted, config):
     one, two = (
@@ -73,6 +74,7 @@ def test_the_same_seed_gives_the_same_run(cli, fitted, config):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 @canary
 @pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_other_precisions_run(cli, config, precision):
@@ -92,6 +94,7 @@ def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fit
     assert torch.equal(answers(module), torch.load(run / "answers.pt", weights_only=True))
 
 
+@pytest.mark.slow
 @canary
 def test_pictures_are_labelled(cli, config, tmp_path):
     from sklearn.datasets import load_digits

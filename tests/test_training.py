@@ -74,6 +74,7 @@ def assert_interrupted_goes_on_bit_equal(cli, whole, config, in_batch):
     assert results(resumed)["metrics"] == results(expected)["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", canaries(CONFIGS, "pretrain"))
 def test_interrupted_between_batches_it_goes_on_bit_equal(cli, whole, config):
     assert_interrupted_goes_on_bit_equal(cli, whole, config, in_batch=False)
@@ -84,6 +85,7 @@ def test_interrupted_in_a_batch_it_goes_on_bit_equal(cli, whole, config):
     assert_interrupted_goes_on_bit_equal(cli, whole, config, in_batch=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
 def test_resuming_at_the_end_of_an_epoch_is_bit_equal(cli, whole, config):
     expected = weights(whole(config) / "checkpoints" / "last.ckpt")

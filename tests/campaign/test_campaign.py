@@ -60,7 +60,7 @@ def weights(folder):
 def test_killed_runs_go_on_to_the_same_bits(tmp_path, cli):
     main(fit(tmp_path / "whole"))
     expected = weights(tmp_path / "whole")
-    delays = np.random.default_rng(0).uniform(0.0, 1.5, 6)
+    delays = np.random.default_rng(0).uniform(0.0, 1.5, 3)
     resumed = 0
     for number, delay in enumerate(delays):
         folder = tmp_path / f"killed {number}"

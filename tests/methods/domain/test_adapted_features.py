@@ -340,6 +340,7 @@ def test_adapters_by_their_names(cli, name):
     assert measured["metrics"]["accuracy"]["value"] > 0.4
 
 
+@pytest.mark.slow
 def test_pictures_are_labelled(cli, runs, tmp_path):
     from PIL import Image
 

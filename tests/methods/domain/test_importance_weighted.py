@@ -171,6 +171,7 @@ def test_too_many_samples_to_match_are_refused_with_a_remedy(monkeypatch):
     fit(method(estimator=KLIEP()), clouds(), max_epochs=1)
 
 
+@pytest.mark.slow
 def test_estimators_by_their_names(cli):
     alone = '--trainer.callbacks=[{"class_path": "AdaptationGain", "init_args": {"seeds": 0}}]'  # without twins
     short = [alone, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
