@@ -62,13 +62,10 @@ def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> 
     Raises:
         UserError: the file does not exist, cannot be read, or is not a checkpoint.
     """
-    local = isinstance(source, str | Path) and "://" not in str(source)
-    if local:
+    if isinstance(source, str | Path) and "://" not in str(source):
         source = check_file(str(source), "checkpoint")
     try:
-        # a mapped file costs no memory
-        found = torch.load(source, "cpu", weights_only=True, mmap=True) if local and weights_only else None
-        found = _load(source, "cpu", weights_only) if found is None else found
+        found = _load(source, "cpu", weights_only)  # whole: damage would be found late in a mapped file
     except Exception as error:  # damaged files raise many types of errors
         raise UserError(
             f"'{source}' cannot be read as a checkpoint of tensors and plain values: give a file that fit wrote."
