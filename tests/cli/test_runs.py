@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -202,9 +203,16 @@ def test_messages_go_where_the_progress_bar_expects_them(monkeypatch, capsys):
 
 def test_configurations_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("omniglot/protonet", "configs/omniglot/protonet.yaml"):
-        assert rewrite_arguments(["--config", name]) == ["--config", str(ROOT / "configs/omniglot/protonet.yaml")]
-    assert rewrite_arguments(["-c", "maml"]) == ["--config", str(MAML)]
+    wanted = {
+        "omniglot/protonet": ROOT / "configs/omniglot/protonet.yaml",
+        "configs/omniglot/protonet.yaml": ROOT / "configs/omniglot/protonet.yaml",
+        "maml": ROOT / "configs/maml.yaml",
+    }
+    for name, path in wanted.items():
+        option, found = rewrite_arguments(["-c", name])
+        # an installed package has its own copy
+        assert (option, Path(found).read_text()) == ("--config", path.read_text())
+    assert rewrite_arguments(["--config", "maml"])[0] == "--config"
     (tmp_path / "maml").write_text("")
     assert rewrite_arguments(["--config=maml", "--config=none"]) == ["--config=maml", "--config=none"]
 

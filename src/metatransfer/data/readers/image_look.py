@@ -129,7 +129,7 @@ def _eight_bits(image: Image.Image, white: int) -> Image.Image:
     # all images of a type are scaled alike, so that a darker one stays darker
     given = np.asarray(image)
     values = np.nan_to_num((given.view(np.uint32) if white >= 2**31 else given).astype(np.float32))
-    if values.size and not 0 <= values.min() <= values.max() <= white:
+    if values.size and not 0 <= values.min() <= values.max() <= np.float32(white):
         raise UserError(
             f"its values go from {values.min():.6g} to {values.max():.6g}, but for this type of image must lie between "
             f"0 (black) and {white} (white): rescale them."
