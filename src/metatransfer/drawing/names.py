@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable
 
 from matplotlib import font_manager
@@ -36,13 +37,15 @@ def short_names(names: Iterable[str], width: int = 22) -> list[str]:
     """Names of classes in their order, without their middle if they are long, since numbers are often at the end.
 
     Letters that no installed font has are drawn as boxes; a name without any other becomes ``class <place>``.
+    Names that would look alike get their place.
     """
     known, end, found = frozenset().union(*_fonts().values()), width // 3, []
     for place, name in enumerate(names):
         shown = name if len(name) <= width else f"{name[: width - end - 1].rstrip()}…{name[-end:].lstrip()}"
         drawn = "".join(letter if ord(letter) in known else "□" for letter in shown)
         found.append(plain(drawn) if drawn.strip("□ …") else f"class {place}")
-    return found
+    times = Counter(found)
+    return [f"{name} ({place})" if times[name] > 1 else name for place, name in enumerate(found)]
 
 
 def use_fonts(figure: Figure) -> None:
