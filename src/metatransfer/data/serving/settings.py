@@ -122,8 +122,8 @@ class Episodes:
     per_batch: int = 16
 
     def __post_init__(self) -> None:
-        check_count(1, 10**9, train=self.train, val=self.val, test=self.test)
-        check_count(per_batch=self.per_batch)
+        check_count(1, 10**9, **{f"episodes.{split}": getattr(self, split) for split in SPLITS})
+        check_count(**{"episodes.per_batch": self.per_batch})
 
 
 @dataclass(frozen=True)
