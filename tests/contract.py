@@ -126,6 +126,8 @@ def small(kind, **changes):
         arguments["num_outputs"] = WAYS
     if "num_classes" in kind.__init__.__annotations__:
         arguments["num_classes"] = WAYS
+    if "inner" in arguments:
+        arguments["inner"]["steps"] = min(arguments["inner"]["steps"], 6)
     return instantiate_module(kind, arguments | changes)
 
 

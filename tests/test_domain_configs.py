@@ -125,6 +125,7 @@ def test_pictures_are_labelled(cli, fitted, tmp_path):
     assert {row["label"] for row in rows} <= set("0123456789")
 
 
+@pytest.mark.slow  # its canary: test_training.py::test_interrupted_in_a_batch_it_goes_on_bit_equal[maml]
 @pytest.mark.parametrize(
     "config", canaries([path for path in DOMAIN_CONFIGS if path.stem in ("dann", "mcd", "adda", "adabn")], "dann")
 )
@@ -149,6 +150,7 @@ def plain(value):
     return repr(value)  # not a number is equal to itself here
 
 
+@pytest.mark.slow  # its canary: test_domain_diagnostics.py::test_no_bit_of_a_checkpoint_depends_on_labels_of_the_target
 @canary("dann")
 def test_labels_of_the_target_reach_nothing(cli, config, tmp_path):
     """Target labels replaced by noise in the file change no loss, no selection and no bit of a checkpoint."""
@@ -208,7 +210,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[" ".join(one) for one, _ in WRONG])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    # the others are tested where they are raised, or on another configuration
+    [
+        pytest.param(*one, marks=pytest.mark.slow if 2 <= at <= 3 or at >= 6 else (), id=" ".join(one[0]))
+        for at, one in enumerate(WRONG)
+    ],
+)
 def test_wrong_input_is_one_sentence(cli, capsys, arguments, sentence):
     with pytest.raises(SystemExit) as stop:
         cli("fit", DEFAULT, *arguments, small=False)
@@ -219,6 +228,7 @@ def test_wrong_input_is_one_sentence(cli, capsys, arguments, sentence):
     assert len(message) < 500
 
 
+@pytest.mark.slow  # its canary: test_fit_validate_test[dann], which selects by another metric
 def test_selection_by_the_oracle_is_possible_by_name(cli):
     run = cli("fit", DEFAULT, *ALONE, "--checkpoint.monitor=oracle/accuracy", "--data.oracle=select", small=False)
     assert results(run)["protocol"]["data"]["oracle"] == "select"
