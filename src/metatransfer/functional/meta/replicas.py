@@ -20,7 +20,7 @@ from metatransfer.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 FUNCTIONS = (FunctionType, MethodType, partial)
-PLAIN = (bool, int, float, str, NoneType)
+PLAIN = frozenset((bool, int, float, str, NoneType))
 
 
 def replica(module: Module, tensors: Mapping[str, Tensor] | None = None, cloned: Iterable[Tensor] = ()) -> Module:
@@ -120,9 +120,15 @@ class _Copier:
 
     def _fill(self, found: Any, values: Mapping[Any, Any]) -> None:  # noqa: ANN401
         for key, value in values.items():
-            found[key] = value if type(value) in PLAIN else self.copied(value)
-            if type(value) in FUNCTIONS:
-                self.functions.append((found, key))
+            kind = type(value)
+            if kind in PLAIN:
+                found[key] = value
+            elif kind is OrderedDict and not value:  # most attributes of a module are its hooks, of which it has none
+                found[key] = self.known.setdefault(id(value), OrderedDict())
+            else:
+                found[key] = self.copied(value)
+                if kind in FUNCTIONS:
+                    self.functions.append((found, key))
 
     def bound(self, value: Any) -> Any:  # noqa: ANN401
         """A function that refers to the copies; any other object is shared, unless it was copied."""
