@@ -1,7 +1,5 @@
 """Weights of source samples by how likely they are in the target domain, and a classifier that uses them."""
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Logistic regression and linear support vector machines on features."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 

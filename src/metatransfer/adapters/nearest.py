@@ -1,7 +1,5 @@
 """Classifiers by the nearest class mean and by nearest neighbours."""
 
-from __future__ import annotations
-
 from typing import Self
 
 import torch

@@ -1,7 +1,5 @@
 """Losses and scores of episodes: integer targets are class labels, float targets are regressed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ keyed by seed, split and index, so that an episode is the same for every number 
 All functions are vectorised over streams with 64-bit integers in numpy.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

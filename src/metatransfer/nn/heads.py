@@ -1,7 +1,5 @@
 """Heads: from features to logits or regressed values."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

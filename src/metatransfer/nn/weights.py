@@ -1,7 +1,5 @@
 """Loading the weights of one network into another, with a report on every tensor."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Labelled arrays from files of NumPy, torch, safetensors and MATLAB, or from Python."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -205,7 +203,7 @@ class Arrays(Collection):
     def _name(self, part: str) -> str:
         return self._where if part == "all" else f"{self._where} {part}"
 
-    def _found(self, *, labelled: bool) -> dict[str, _Part]:
+    def _found(self, *, labelled: bool) -> "dict[str, _Part]":
         arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
         named = partial(_named_pair, arrays, self.names, labelled=labelled)
         pairs = {split: pair for split in SPLITS if (pair := named(split))}
@@ -236,7 +234,7 @@ class Arrays(Collection):
                 "the names of samples and labels, without endings of splits such as _train and _test."
             )
 
-    def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> _Part:
+    def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> "_Part":
         x = sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")
         names = [*_split_names(self.groups, part if part in SPLITS else None), self.groups]
         groups = next((name for name in names if name in arrays), None)
@@ -275,7 +273,7 @@ class _Part(NamedTuple):
     y: NDArray[np.str_] | None
     groups: NDArray[np.str_] | None
 
-    def at(self, rows: NDArray[np.int64]) -> _Part:
+    def at(self, rows: NDArray[np.int64]) -> "_Part":
         if len(rows) == len(self.x):
             return self
         y, groups = (None if one is None else one[rows] for one in (self.y, self.groups))

@@ -1,7 +1,5 @@
 """The benchmarks CIFAR-FS and FC100, made of CIFAR-100."""
 
-from __future__ import annotations
-
 import contextlib
 import tarfile
 from collections.abc import Mapping

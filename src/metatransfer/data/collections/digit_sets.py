@@ -1,7 +1,5 @@
 """The digit data sets that domain adaptation is measured on, from their usual files."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path

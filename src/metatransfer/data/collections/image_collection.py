@@ -1,7 +1,5 @@
 """Base classes of collections of images."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence

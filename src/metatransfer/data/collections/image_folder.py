@@ -1,7 +1,5 @@
 """Labelled images in folders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Labelled images listed in a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 

@@ -1,7 +1,5 @@
 """Data sets, benchmarks and tasks of learn2learn."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Omniglot with the splits of published results."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Mapping

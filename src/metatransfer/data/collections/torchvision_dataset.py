@@ -1,7 +1,5 @@
 """Data sets of labelled images of torchvision."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reads arrays from files of NumPy, torch, safetensors and MATLAB without running their code, and checks them."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections import UserDict

@@ -1,7 +1,5 @@
 """The file formats of digit data sets: idx, LIBSVM, MATLAB, torch and folders of images; none can run code."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Finds image files in folders and zip files, and the problems of those that cannot be used."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

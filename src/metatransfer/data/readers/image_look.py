@@ -1,7 +1,5 @@
 """How an image becomes a sample: it is read, decoded, turned upright and resized."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading

@@ -1,7 +1,5 @@
 """Sources of image files, in memory and cached if they fit, otherwise decoded when they are drawn."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math
@@ -74,7 +72,7 @@ class ImageFileSource(Source):
         container, zipped = self._containers[self._container_of[index]]
         return ImageFile(container, self._names[index].decode("utf-8", "surrogateescape"), zipped=zipped)
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The bytes of the files, because decoders may differ in the last bit."""
         digest.update(repr(self.look).encode())
         for index in indices.tolist():

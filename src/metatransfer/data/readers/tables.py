@@ -1,7 +1,5 @@
 """Reads CSV, TSV, JSON lines and parquet files; errors name the line."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """Texts and their tokens, which are words or come from the ``tokenizer.json`` of a pretrained model."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import hashlib
@@ -88,7 +86,7 @@ class Words(Tokenizer):
         self.size = 2 + len(self.vocabulary)
 
     @classmethod
-    def of(cls, texts: Iterable[str], lower: bool, max_length: int) -> Words:
+    def of(cls, texts: Iterable[str], lower: bool, max_length: int) -> "Words":
         """Takes the words of the training texts, the most frequent first."""
         counts = Counter(word for text in texts for word in _words(text, lower))
         return cls(sorted(counts, key=lambda word: (-counts[word], word)), lower, max_length)
@@ -194,7 +192,7 @@ class TextSource(Source):
         """``()``, because texts differ in length."""
         return ()
 
-    def encoded(self, encoder: Encoder) -> TextSource:
+    def encoded(self, encoder: Encoder) -> "TextSource":
         """The same texts with the tokens of a tokenizer."""
         assert isinstance(encoder, Tokenizer)
         twin = copy.copy(self)
@@ -209,7 +207,7 @@ class TextSource(Source):
         """The text itself."""
         return self.texts[index]
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The texts themselves, whatever the tokenizer."""
         for index in indices.tolist():
             content = self.texts[index].encode("utf-8", "surrogatepass")

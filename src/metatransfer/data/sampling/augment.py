@@ -1,7 +1,5 @@
 """Augmentations and fixed transforms of samples, in batch on the device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -208,7 +206,7 @@ class Changes:
         changed = self(x.unsqueeze(1) if isinstance(x, Tensor) else x, keys)
         return changed.squeeze(1) if isinstance(changed, Tensor) else changed
 
-    def fixed(self) -> Changes:
+    def fixed(self) -> "Changes":
         """The same without augmentation."""
         return Changes(None, self.transform)
 
@@ -275,7 +273,7 @@ class Standardize(nn.Module):
         self.constant = int((deviation == 0).sum())
 
     @classmethod
-    def of(cls, chunks: Iterable[Tensor]) -> Standardize:
+    def of(cls, chunks: Iterable[Tensor]) -> "Standardize":
         """Fits the statistics in float64 in one pass (Chan, Golub and LeVeque 1979)."""
         count, low, high = 0, torch.tensor(torch.inf), torch.tensor(-torch.inf)
         mean = squares = torch.zeros((), dtype=torch.float64)

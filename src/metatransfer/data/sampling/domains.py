@@ -1,7 +1,5 @@
 """The samples of several domains, and the infinite streams of training batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Draws the samples of episodes, as a pure function of seed, split and index."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
@@ -90,7 +88,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         self.turn_classes, self.changes = turn_classes, changes
         self._members = self._groups() if within_groups else None
 
-    def fixed(self) -> EpisodeSampler:
+    def fixed(self) -> "EpisodeSampler":
         """The same episodes without augmentation."""
         twin = copy.copy(self)
         twin.changes = self.changes.fixed()
@@ -280,6 +278,6 @@ class GeneratedSampler(Sampler[Episode]):
         keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
         return self.generator.generate(keys, self.size.num_shots, self.size.num_queries, device)
 
-    def fixed(self) -> GeneratedSampler:
+    def fixed(self) -> "GeneratedSampler":
         """Itself: generated tasks are not augmented."""
         return self

@@ -1,7 +1,5 @@
 """Batches of labelled samples, and of samples to label."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Samplers, pure functions from item numbers to batches, and the one iterable that serves batches to the Trainer."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +78,7 @@ class Place:
     device: Callable[[], torch.device] = lambda: torch.device("cpu")
 
     @classmethod
-    def of(cls, trainer: Trainer | None, *, training: bool = False, on_cpu: bool = False) -> Place:
+    def of(cls, trainer: Trainer | None, *, training: bool = False, on_cpu: bool = False) -> "Place":
         """The place of a Trainer's process."""
         if trainer is None:
             return cls()

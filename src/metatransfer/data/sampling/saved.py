@@ -1,7 +1,5 @@
 """Episodes as files, so that two people evaluate on the very same tasks."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

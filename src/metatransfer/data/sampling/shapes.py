@@ -1,7 +1,5 @@
 """Task shapes: how many classes and samples each episode has."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import IntEnum

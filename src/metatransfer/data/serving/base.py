@@ -1,7 +1,5 @@
 """Base class of the data modules that serve one collection."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any

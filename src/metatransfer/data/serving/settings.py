@@ -1,7 +1,5 @@
 """Groups of arguments of the data modules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sources: sets of samples with targets that are read by index."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -134,7 +132,7 @@ class Source(ABC):
         self.update_fingerprint(digest, np.arange(len(self)))
         return digest.hexdigest()
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """Feeds the samples ``indices`` ``(n,)`` to a hash, in this order; by default as they are read."""
         for index in indices.tolist():
             read = self.read(torch.tensor([index]), torch.device("cpu"))
@@ -168,7 +166,7 @@ class Source(ABC):
         read = self.read(torch.tensor([index]), torch.device("cpu"))
         return _shown(read[0]) if isinstance(read, Tensor) else str(read.ids[0].tolist())
 
-    def encoded(self, encoder: Encoder) -> Source:
+    def encoded(self, encoder: Encoder) -> "Source":
         """The same samples, read through an encoder; sources of numbers need none and return themselves."""
         return self
 
@@ -224,7 +222,7 @@ class TensorSource(Source):
         """Shape of one sample."""
         return tuple(self.data.shape[1:])
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The tensor's type, shape and bytes."""
         digest.update(f"{self.data.dtype} {(len(indices), *self.sample_shape)}".encode())
         for rows in np.array_split(indices, max(1, len(indices) // 1024)):

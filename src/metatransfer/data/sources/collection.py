@@ -1,7 +1,5 @@
 """The interface of a collection, which describes the samples and knows no data module; names of splits and classes."""
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

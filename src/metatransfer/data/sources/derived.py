@@ -1,7 +1,5 @@
 """Sources made of other sources: some of the samples, other labels, several sets as one, rotated images."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Sequence
@@ -61,7 +59,7 @@ class View(_Derived):
         """The source that the samples are read from."""
         return self.bases[0]
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The base's samples."""
         self.base.update_fingerprint(digest, self.indices[indices])
 
@@ -126,7 +124,7 @@ class JoinedSource(_Derived):
         found = [(base, np.flatnonzero(base_of == place), self._starts[place]) for place, base in enumerate(self.bases)]
         return [(base, rows, indices[rows] - start) for base, rows, start in found if len(rows)]
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The samples of all bases."""
         for base, _, own in self.places(indices):
             base.update_fingerprint(digest, own)
@@ -158,7 +156,7 @@ class JoinedSource(_Derived):
         base, _, own = self.places(np.array([index]))[0]
         return base.show(int(own[0]))
 
-    def encoded(self, encoder: Encoder) -> JoinedSource:
+    def encoded(self, encoder: Encoder) -> "JoinedSource":
         """All bases, encoded."""
         return JoinedSource([base.encoded(encoder) for base in self.bases], self.class_names)
 
@@ -198,7 +196,7 @@ class RotatedClasses(_Derived):
         )
         self.bases = (base,)
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The base's samples; the rotations follow from the labels."""
         self.bases[0].update_fingerprint(digest, np.unique(indices // 4))
 

@@ -1,7 +1,5 @@
 """Applying a function to many tasks: one after the other, in threads, or all at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, TypeVar

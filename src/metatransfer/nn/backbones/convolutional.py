@@ -1,7 +1,5 @@
 """Small convolutional networks for images, without pretrained weights of other libraries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args

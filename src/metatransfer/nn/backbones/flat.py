@@ -1,7 +1,5 @@
 """Networks for samples of any fixed shape, which they flatten."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Pretrained text encoders of Hugging Face, from local files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

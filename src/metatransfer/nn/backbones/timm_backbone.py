@@ -1,7 +1,5 @@
 """Any network of timm as a backbone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import ModuleType
 from typing import Any

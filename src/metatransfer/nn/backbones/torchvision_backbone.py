@@ -1,7 +1,5 @@
 """Any classification network of torchvision as a backbone."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

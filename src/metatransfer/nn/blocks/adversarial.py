@@ -1,7 +1,5 @@
 """Parts of adversarial domain adaptation: discriminator, gradient reversal, multilinear map."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
