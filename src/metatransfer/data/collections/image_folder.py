@@ -16,15 +16,7 @@ from metatransfer.data.readers.image_source import (
     check_class_names,
 )
 from metatransfer.data.readers.tables import read_table
-from metatransfer.data.sources import (
-    SPLIT_NAMES,
-    SPLITS,
-    LazyParts,
-    Source,
-    UnlabelledPart,
-    natural_order,
-    split_of,
-)
+from metatransfer.data.sources import SPLIT_NAMES, SPLITS, LazyParts, Source, UnlabelledPart, natural_order, split_of
 from metatransfer.errors import UserError
 
 

@@ -36,11 +36,7 @@ class TorchvisionDataset(PixelCollection):
     """
 
     def __init__(
-        self,
-        name: str,
-        root: str,
-        image_size: int | None = None,
-        channels: Literal[1, 3] | None = None,
+        self, name: str, root: str, image_size: int | None = None, channels: Literal[1, 3] | None = None
     ) -> None:
         super().__init__(root, image_size, channels)
         self.name = name

@@ -54,10 +54,7 @@ class CrossDomainEpisodes(_OverEpisodes):
     """
 
     def __init__(
-        self,
-        train: EpisodicDataModule,
-        test: dict[str, EpisodicDataModule],
-        val: EpisodicDataModule | None = None,
+        self, train: EpisodicDataModule, test: dict[str, EpisodicDataModule], val: EpisodicDataModule | None = None
     ) -> None:
         super().__init__(train)
         if not test:

@@ -13,16 +13,7 @@ from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import SPLITS
 from metatransfer.errors import UserError
 
-__all__ = [
-    "Division",
-    "DomainDivision",
-    "EpisodeFiles",
-    "Episodes",
-    "EvalTask",
-    "PredictFolders",
-    "Processing",
-    "Task",
-]
+__all__ = ["Division", "DomainDivision", "EpisodeFiles", "Episodes", "EvalTask", "PredictFolders", "Processing", "Task"]
 
 _MOST_WAYS = 10**5  # the output layer has as many columns, even before the data are opened
 Rotation = Literal["none", "classes", "per_class"]

@@ -61,11 +61,7 @@ class Source(ABC):
     _may_lack_classes = False
 
     def __init__(
-        self,
-        targets: ArrayLike,
-        class_names: Sequence[str],
-        name: str,
-        groups: Sequence[str] | None = None,
+        self, targets: ArrayLike, class_names: Sequence[str], name: str, groups: Sequence[str] | None = None
     ) -> None:
         self.name, self.class_names = name, tuple(class_names)
         self.groups = tuple(groups) if groups is not None else None
