@@ -8,6 +8,8 @@ from torch import Tensor
 
 from metatransfer.errors import UserError
 
+__all__ = ["episode_loss", "episode_losses", "episode_scores", "is_regression", "mask_absent_classes"]
+
 
 def is_regression(targets: Tensor) -> bool:
     """Whether ``targets`` (any shape) are floats, i.e. values to regress, rather than class labels."""
