@@ -176,16 +176,13 @@ class TokenizerFile(Tokenizer):
 class TextSource(Source):
     """N texts of one file or split, tokenized on first use; without ``labels`` all are in the class ``NO_CLASS``."""
 
+    in_memory = True
+
     def __init__(self, texts: Sequence[str], labels: Sequence[str] | None, name: str) -> None:
         super().__init__(*numbered(labels or [NO_CLASS] * len(texts)), name)
         self.texts = list(texts)
         self._tokenizer: Tokenizer | None = None
         self._encoded: Encoded | None = None
-
-    @property
-    def in_memory(self) -> bool:
-        """Always."""
-        return True
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -40,18 +40,13 @@ class LabelledSampler(Sampler[LabelledBatch]):
         mix: nn.Module | None = None,
         step: int = 0,
     ) -> None:
-        self.source, self.seed, self.changes = source, seed, changes or Changes()
+        self.source, self.seed, self.changes, self.in_memory = source, seed, changes or Changes(), source.in_memory
         self.shuffled, self.balance, self.mix, self.step = shuffled, balance, mix, step
         self._epoch = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the source is."""
-        return self.source.in_memory
 
     def _key(self, *parts: Any) -> NDArray[np.uint64]:  # noqa: ANN401
         keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, *parts)

@@ -36,10 +36,8 @@ class Stream(IntEnum):
 class Sampler(ABC, Generic[Batch]):
     """Makes batches from the numbers of their items (episodes, samples, steps), the same in any process or order."""
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether batches are made on the device, in which case worker processes would only slow it down."""
-        return True
+    in_memory: bool = True
+    """Whether batches are made on the device, in which case worker processes would only slow it down."""
 
     @abstractmethod
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> Batch:

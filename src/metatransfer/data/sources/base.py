@@ -50,6 +50,7 @@ class Source(ABC):
         sizes: ``(C,)`` samples per class.
         offsets: ``(C,)`` where each class starts in ``order``.
         order: ``(N,)`` sample indices sorted by class.
+        in_memory: whether :meth:`read` gathers on the device, in which case worker processes would only slow it down.
         trials: ``(T, S)`` support and ``(T, Q)`` query samples of ``T`` published episodes, which are then served
             instead of random ones.
 
@@ -57,6 +58,7 @@ class Source(ABC):
         UserError: targets of another shape, labels out of range, or a class without samples.
     """
 
+    in_memory: bool = False
     trials: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     _may_lack_classes = False
 
@@ -98,11 +100,6 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.targets)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether :meth:`read` gathers on the device, in which case worker processes would only slow it down."""
-        return False
 
     @property
     def is_labelled(self) -> bool:
@@ -190,6 +187,8 @@ class TensorSource(Source):
             are not valid for :class:`Source`.
     """
 
+    in_memory = True
+
     def __init__(
         self,
         data: Tensor,
@@ -207,11 +206,6 @@ class TensorSource(Source):
         if not finite.all():
             raise UserError(f"{name}: sample {int(finite.argmin())} contains NaN or infinity: fix or remove it.")
         self.data = data
-
-    @property
-    def in_memory(self) -> bool:
-        """Always."""
-        return True
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
