@@ -75,9 +75,6 @@ class Arrays(Collection):
         channels_last: whether images are ``(N, H, W, C)``. By default they are if the last size is 1 or 3 and the first
             is neither. uint8 images ``(N, H, W)`` get a channel unless it is ``False``.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count samples with NaN or infinity.
-
-    Raises:
-        UserError: ``on_bad_sample`` is unknown.
     """
 
     def __init__(

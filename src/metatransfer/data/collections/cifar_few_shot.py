@@ -46,9 +46,6 @@ class CIFARFewShot(ImageCollection):
         benchmark: ``"cifar_fs"`` (Bertinetto et al. 2019, 1805.08136), whose classes were drawn at random, or
             ``"fc100"`` (Oreshkin et al. 2018, 1805.10123), divided by superclass, so that test classes differ more.
         download: whether to download ``cifar-100-binary`` (161 MB) if neither is there.
-
-    Raises:
-        UserError: an unknown benchmark.
     """
 
     divided_by = "class"

@@ -44,9 +44,6 @@ class ImageFolder(ImageCollection):
             the lists in ``root``, if there are any.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable images and empty classes.
         memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
-
-    Raises:
-        UserError: an argument is invalid, or ``split_files`` names an unknown split.
     """
 
     def __init__(

@@ -30,9 +30,6 @@ class ImageTable(ImageCollection):
         channels: 3 for RGB, 1 for grey.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count missing and unusable images.
         memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
-
-    Raises:
-        UserError: an argument is invalid.
     """
 
     def __init__(

@@ -29,10 +29,6 @@ class TorchvisionDataset(PixelCollection):
         image_size: side of a sample in pixels: when an image is read, its shorter side is resized bilinearly and the
             centre cropped. Defaults to the size of the images, which must then be the same for all.
         channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
-
-    Raises:
-        UserError: the data set is unknown, ``image_size`` is not a number of pixels, or ``channels`` is neither 1 nor
-            3.
     """
 
     def __init__(

@@ -106,9 +106,6 @@ class ImageReader:
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out unusable files and classes without a usable one.
         memory_limit: maximum bytes of decoded images in memory. Beyond it, only headers are checked and files are
             decoded when they are drawn.
-
-    Raises:
-        UserError: ``memory_limit`` is not positive, or ``on_bad_sample`` is unknown.
     """
 
     look: Look

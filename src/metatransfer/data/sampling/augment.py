@@ -59,9 +59,6 @@ class RandomAffine(Augmentation):
         translate: maximum shift as a fraction of the image size, in both directions.
         scale: zoom between ``1 / (1 + scale)`` and ``1 + scale``.
         shear: tangent of the maximum horizontal shear, in both directions.
-
-    Raises:
-        UserError: a negative amount, or ``translate`` of 1 or more.
     """
 
     num_random = 5
@@ -238,9 +235,6 @@ class UnitLength(nn.Module):
 
     Args:
         norm: ``"l2"`` (Euclidean length), ``"l1"`` (sum of absolute values) or ``"max"`` (largest absolute value).
-
-    Raises:
-        UserError: an unknown norm.
     """
 
     def __init__(self, norm: Literal["l2", "l1", "max"] = "l2") -> None:

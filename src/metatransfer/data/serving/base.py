@@ -55,9 +55,6 @@ class CollectionDataModule(LightningDataModule, ABC):
 
     Attributes:
         collection: the data.
-
-    Raises:
-        UserError: ``source`` is not a collection, the seed is invalid, or a number is negative.
     """
 
     def __init__(self, source: Collection | str, processing: Processing, seed: int, num_workers: int) -> None:

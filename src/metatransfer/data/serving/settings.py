@@ -30,9 +30,6 @@ class Task:
         shape: varies ways and shots from episode to episode, e.g. ``MetaDatasetShape``.
         within_groups: draw all classes of an episode from one group of the data (alphabet, superclass); defaults to
             the usual protocol of the data.
-
-    Raises:
-        UserError: a number below 1.
     """
 
     num_ways: int = 5
@@ -71,9 +68,6 @@ class EvalTask:
         num_queries: query samples of each class.
         shape: varies ways and shots from episode to episode.
         within_groups: draw all classes of an episode from one group of the data.
-
-    Raises:
-        UserError: a number below 1.
     """
 
     num_ways: int | None = None
@@ -100,9 +94,6 @@ class Episodes:
         val: validation episodes.
         test: test episodes.
         per_batch: episodes of a meta-batch, in each process.
-
-    Raises:
-        UserError: a number below 1.
     """
 
     train: int = 3200
@@ -224,9 +215,6 @@ class EpisodeFiles:
         export: folder to write the episodes of each evaluation to, as ``val.npz`` or ``test.npz``.
         use: folder of such files, or the file of each split, to serve instead of drawing episodes. The samples must be
             those that the file was made from; ``episodes.val`` and ``episodes.test`` are ignored.
-
-    Raises:
-        UserError: a split that cannot have a file.
     """
 
     export: str | None = None
