@@ -34,16 +34,7 @@ ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 
 
 class ImageFileSource(Source):
-    """Image files that are decoded each time they are drawn, for data sets that do not fit into memory.
-
-    Args:
-        files: N files from any folders and zip files.
-        labels: ``(N,)`` class of each file.
-        class_names: names of the classes.
-        name: name of the data set in messages.
-        look: how a file becomes a sample.
-        groups: group of each class.
-    """
+    """Image files that are decoded each time they are drawn, for data sets that do not fit into memory."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metatransfer.batches import Tokens
 from metatransfer.data.sources import NO_CLASS, Encoder, Source, numbered
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.model_folders import find_model_folder
 
 WORDS = "words"
@@ -125,23 +125,14 @@ class TokenizerFile(Tokenizer):
         super().__init__(max_length)
         self.reference = reference
         folder = find_model_folder(reference, ["tokenizer.json"], "tokenizer")
-        try:
+        extra = f"install the extra, pip install 'metatransfer[text]', or set tokenizer={WORDS}"
+        with explained(f"tokenizer '{reference}' needs the package tokenizers", extra, ImportError, quoted=False):
             import tokenizers
-        except ImportError as error:
-            raise UserError(
-                f"tokenizer '{reference}' needs the package tokenizers: install the extra, pip install "
-                f"'metatransfer[text]', or set tokenizer={WORDS}."
-            ) from error
         content = (folder / "tokenizer.json").read_bytes()
         self.digest = hashlib.sha256(content).hexdigest()
-        try:
+        remedy = "download it again, or save it with a tokenizers version that is not newer than the one installed"
+        with explained(f"'{folder}/tokenizer.json' cannot be read as a tokenizer", remedy):
             self._inner = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises nothing more specific
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(
-                f"'{folder}/tokenizer.json' cannot be read as a tokenizer ({reason}): download it again, or save it "
-                "with a tokenizers version that is not newer than the one installed."
-            ) from error
         marks = self._inner.num_special_tokens_to_add(False)
         if max_length <= marks:
             raise UserError(

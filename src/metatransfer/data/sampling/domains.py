@@ -23,7 +23,7 @@ class Domain:
     """One domain, divided.
 
     Args:
-        name: name of the domain.
+        name: in messages and metrics.
         splits: training, validation and optionally test samples; those of targets without classes.
         labels: ``(N,)`` class of each sample of a split, -1 if unknown.
         key: seed of the domain's random numbers.
