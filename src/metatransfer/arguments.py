@@ -5,8 +5,6 @@ Lightning as plain data. This module converts arguments given in Python to the s
 ``Module.load_from_checkpoint(path)`` rebuilds the network either way.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import enum

@@ -4,8 +4,6 @@ All tensors of an :class:`Episode` carry a leading **task axis** ``T``: a meta-b
 is an ``Episode`` with ``T = 1``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -67,7 +65,7 @@ class Episode(NamedTuple):
     classes: Tensor | None = None
     unlabelled_x: Inputs | None = None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Episode:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Episode":
         """A new episode with a function applied to each tensor, e.g. ``lambda x: x[:1]`` for the first task."""
         return Episode(*(None if part is None else map_inputs(function, part) for part in self))  # type: ignore[arg-type]
 

@@ -1,7 +1,5 @@
 """What models and callbacks can ask data modules for: a description of the data, and its samples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
@@ -112,7 +110,7 @@ class ServesDomains(ServesData, Protocol):
     def oracle_labels(self, split: str) -> Tensor | None:
         """Labels of the targets for metrics named ``oracle/...``; ``None`` if they may not be used."""
 
-    def oracle_twin(self) -> ServesDomains:
+    def oracle_twin(self) -> "ServesDomains":
         """The same targets, and as sources their labelled training samples."""
 
     def show(self, split: str, number: int) -> str | Tensor:

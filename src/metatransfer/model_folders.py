@@ -1,7 +1,5 @@
 """Finds folders of pretrained models by path, by package name or in the local cache, without the network."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """Hashes of modules and their code, by which caches and protocol cards tell one from another."""
 
-from __future__ import annotations
-
 import hashlib
 import marshal
 import re

@@ -1,7 +1,5 @@
 """Atomic writing of files, and a cache of arrays on disk."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import errno

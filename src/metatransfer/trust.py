@@ -9,8 +9,6 @@ A configuration file may name any class, including one that must be imported: tr
 stranger like a program from a stranger.
 """
 
-from __future__ import annotations
-
 import builtins
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Domain adaptation without gradients: linear maps of a source and a target into one space."""
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from typing import Any, Self

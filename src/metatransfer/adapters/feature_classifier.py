@@ -1,7 +1,5 @@
 """The base class of classifiers that are fitted to features; their state consists of tensors only."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self

@@ -1,7 +1,5 @@
 """Weights of source samples by how likely they are in the target domain, and a classifier that uses them."""
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -22,13 +20,7 @@ from metatransfer.adapters.domain import Array, check_domains
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import importance
 
-__all__ = [
-    "KLIEP",
-    "DiscriminatorWeights",
-    "ImportanceWeightedClassifier",
-    "ImportanceWeights",
-    "KernelMeanMatching",
-]
+__all__ = ["KLIEP", "DiscriminatorWeights", "ImportanceWeightedClassifier", "ImportanceWeights", "KernelMeanMatching"]
 MULTIPLES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 1.5, 2.0)
 _FEW = 0.1  # of the samples
 

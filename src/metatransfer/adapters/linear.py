@@ -1,7 +1,5 @@
 """Logistic regression and linear support vector machines on features."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 
@@ -146,9 +144,6 @@ class LinearSVM(FeatureClassifier):
             except for sparse matrices and for features without negative values whose rows are counts (whole numbers,
             mostly zeros), frequencies of sum 1 or vectors of length 1: there it would magnify rare features. ``False``
             also suits features that a domain adapter has mapped, whose scale has a meaning.
-
-    Raises:
-        UserError: ``C`` is not positive.
     """
 
     calibrated = False

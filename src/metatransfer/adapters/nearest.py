@@ -1,7 +1,5 @@
 """Classifiers by the nearest class mean and by nearest neighbours."""
 
-from __future__ import annotations
-
 from typing import Self
 
 import torch
@@ -21,9 +19,6 @@ class NearestClassMean(FeatureClassifier):
     Args:
         distance: ``"cosine"`` or ``"euclidean"`` (squared).
         scale: factor :math:`s` of the cosine; changes the probabilities, but not the predictions.
-
-    Raises:
-        UserError: an unknown distance, or a scale that is not positive.
     """
 
     def __init__(self, distance: Distance = "cosine", scale: float = 10.0) -> None:
@@ -54,9 +49,6 @@ class NearestNeighbors(FeatureClassifier):
         k: number of neighbours, at most the number of training samples.
         temperature: :math:`\tau`; the smaller, the more the nearest sample dominates.
         distance: ``"cosine"`` or ``"euclidean"``.
-
-    Raises:
-        UserError: a number is not positive, or the distance is unknown.
     """
 
     def __init__(self, k: int = 5, temperature: float = 0.07, distance: Distance = "cosine") -> None:

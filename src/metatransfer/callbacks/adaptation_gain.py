@@ -1,7 +1,5 @@
 """The gain of domain adaptation: a method compared with its source-only twin and with the target's own labels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Diagnostics of domain adaptation: distances between the domains and signs of a collapse, without target labels."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -176,7 +174,9 @@ class DomainDiagnostics(Callback):
                 evaluate(before, data, "val", Budget.of(trainer))
         return before, ADAPTATION.reference if twin is not None else "before training"
 
-    def _figures(self, trainer: Trainer, before: LightningModule | None, module: LightningModule) -> dict[str, Figure]:
+    def _figures(
+        self, trainer: Trainer, before: LightningModule | None, module: LightningModule
+    ) -> "dict[str, Figure]":
         from metatransfer.drawing import domains as drawing
 
         logged = {_CURVES[name]: self._curves[name] for name in _CURVES if not all(map(math.isnan, self._curves[name]))}

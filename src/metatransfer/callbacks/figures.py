@@ -1,7 +1,5 @@
 """Figures of a run, as PNG files and in TensorBoard."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -76,7 +74,7 @@ class Figures(Callback):
             write_atomically(run_folder(trainer) / name, text)
 
 
-def learning_curve(trainer: Trainer, name: str) -> Figure | None:
+def learning_curve(trainer: Trainer, name: str) -> "Figure | None":
     """A figure of the validations of a fit and the baselines; ``None`` with fewer than two validations."""
     report: Any = next((one for one in trainer.callbacks if isinstance(one, Report)), None)  # type: ignore[attr-defined]
     points = [(entry["step"], entry["metrics"].get(name)) for entry in report.history] if report else []
@@ -107,7 +105,7 @@ def _ends(number: Mapping[str, float | None]) -> tuple[float, float]:
     return value - half if low is None else low, value + half if high is None else high
 
 
-def publish_figures(trainer: Trainer, figures: Mapping[str, Figure]) -> None:
+def publish_figures(trainer: Trainer, figures: "Mapping[str, Figure]") -> None:
     """Saves figures in the run's folder and in TensorBoard."""
     from PIL import Image
 

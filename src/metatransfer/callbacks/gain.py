@@ -1,7 +1,5 @@
 """Callbacks that measure the gain of a method over its twin, and the gain of transfer."""
 
-from __future__ import annotations
-
 import json
 import signal
 import time

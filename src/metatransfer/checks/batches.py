@@ -1,7 +1,5 @@
 """Validators of episodes, labelled batches and support sets."""
 
-from __future__ import annotations
-
 from collections.abc import Sized
 from typing import Any
 

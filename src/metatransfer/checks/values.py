@@ -1,7 +1,5 @@
 """Validators of numbers, words, weights, files and folders; ``what`` names a file in the error message."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Finds classes by import path and by base class, and inspects their arguments."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import typing

@@ -1,7 +1,5 @@
 """Checks of configuration files before they are parsed."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The folders that a run writes to, and the checkpoints of earlier runs in them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jsonargparse import Namespace

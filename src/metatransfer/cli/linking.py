@@ -1,7 +1,5 @@
 """Arguments of a model that follow from its data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace

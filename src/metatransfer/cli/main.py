@@ -1,7 +1,5 @@
 """The command: ``lightning fit --config configs/maml.yaml``."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Rewrites the parser's messages about frequent mistakes as one sentence, with the closest name as a suggestion."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The parser of the command, and the configuration that it saves."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

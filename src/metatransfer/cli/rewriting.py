@@ -1,7 +1,5 @@
 """Rewrites arguments and configurations for the parser: configurations by name, paths, ``~``, short names and null."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

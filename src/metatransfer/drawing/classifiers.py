@@ -1,7 +1,5 @@
 """Figures of a classifier's predictions."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

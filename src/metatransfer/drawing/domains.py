@@ -1,7 +1,5 @@
 """Figures of two domains before and after adaptation, and of the course of the adaptation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 

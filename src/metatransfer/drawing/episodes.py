@@ -1,7 +1,5 @@
 """Figures of episodes and curves, independent of matplotlib's global state."""
 
-from __future__ import annotations
-
 import itertools
 import textwrap
 import warnings

@@ -1,7 +1,5 @@
 """Names of classes in figures: short, without formulas, in fonts that have their letters."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Trains entries on the same budget and evaluates them on the same samples, for several seeds."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ class Scores(NamedTuple):
     samples: int | None = None
 
     @classmethod
-    def of(cls, found: Mapping[str, Mapping[str, float]], spent: dict[str, Spent], metric: str) -> Scores:
+    def of(cls, found: Mapping[str, Mapping[str, float]], spent: dict[str, Spent], metric: str) -> "Scores":
         """The scores from the logged metrics of each entry."""
         samples = next(iter(found.values()), {}).get(f"{metric.partition('/')[0]}/samples")
         return cls({name: one[metric] for name, one in found.items()}, spent, None if samples is None else int(samples))

@@ -1,7 +1,5 @@
 """Means over seeds with confidence intervals, and the verdict on a gain."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +28,7 @@ class Interval(NamedTuple):
     high: float | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float], lowest: float = 0.0) -> Interval:
+    def of(cls, values: Sequence[float], lowest: float = 0.0) -> "Interval":
         """The interval of values between ``lowest`` and 1."""
         number = len(values)
         mean = sum(values) / number
@@ -41,7 +39,7 @@ class Interval(NamedTuple):
         return cls(list(values), mean, half, max(lowest, mean - half), min(1.0, mean + half))
 
     @classmethod
-    def of_gain(cls, scores: Sequence[float], reference: Sequence[float]) -> Interval:
+    def of_gain(cls, scores: Sequence[float], reference: Sequence[float]) -> "Interval":
         """The interval of the differences, paired by seed."""
         return cls.of([one - other for one, other in zip(scores, reference, strict=True)], lowest=-1.0)
 

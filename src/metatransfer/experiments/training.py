@@ -1,7 +1,5 @@
 """Training and evaluation beside a run, on a budget and without side effects."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -53,7 +51,7 @@ class Budget:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, trainer: Trainer, *, validates: bool = False) -> Budget:
+    def of(cls, trainer: Trainer, *, validates: bool = False) -> "Budget":
         """The budget of a run; it validates if asked to or if a scheduler needs it."""
         device = trainer.strategy.root_device  # after a fit, the module is on the CPU
         plateau = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
@@ -73,7 +71,7 @@ class Budget:
             },
         )
 
-    def in_steps(self, steps: int | None) -> Budget:
+    def in_steps(self, steps: int | None) -> "Budget":
         """The same budget with a number of optimiser steps instead of epochs; unchanged for ``None`` and 0."""
         return replace(self, max_epochs=-1, max_steps=steps) if steps else self
 

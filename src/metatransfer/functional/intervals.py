@@ -1,7 +1,5 @@
 """95% intervals of means: bounded where scores are fractions of correct answers, Student's t elsewhere."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

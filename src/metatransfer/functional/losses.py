@@ -1,7 +1,5 @@
 """Losses and scores of episodes: integer targets are class labels, float targets are regressed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -9,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metatransfer.errors import UserError
+
+__all__ = ["episode_loss", "episode_losses", "episode_scores", "is_regression", "mask_absent_classes"]
 
 
 def is_regression(targets: Tensor) -> bool:

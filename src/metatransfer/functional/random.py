@@ -5,10 +5,10 @@ keyed by seed, split and index, so that an episode is the same for every number 
 All functions are vectorised over streams with 64-bit integers in numpy.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = ["random_permutations", "random_subsets", "random_uniforms", "random_words", "stream_keys"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -1,7 +1,5 @@
 """The base of all methods."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

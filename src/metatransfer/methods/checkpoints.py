@@ -1,7 +1,5 @@
 """Reads, checks and writes checkpoints, so that a damaged file is answered in one sentence."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Mapping

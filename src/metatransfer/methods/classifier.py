@@ -1,7 +1,5 @@
 """Base classes of methods that classify samples."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Access of methods to the data of their run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer

@@ -1,7 +1,5 @@
 """Base class of methods that learn tasks."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 

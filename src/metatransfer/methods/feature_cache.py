@@ -1,7 +1,5 @@
 """Features of a frozen network, computed once and cached on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Methods that are fitted at once instead of step by step, still by the Trainer."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 

@@ -1,7 +1,5 @@
 """Groups of arguments shared by several methods."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

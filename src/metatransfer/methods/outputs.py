@@ -1,7 +1,5 @@
 """Outputs of methods: logits or values as one tensor, or distributions as any structure of tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 

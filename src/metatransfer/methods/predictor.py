@@ -1,7 +1,5 @@
 """The result of ``module.adapt``: a method that has learned one task."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
@@ -38,7 +36,7 @@ class Predictor(Generic[State]):
         support_y: the support labels as given by the caller.
     """
 
-    def __init__(self, module: EpisodicModule[State], support_x: Inputs, support_y: Labels) -> None:
+    def __init__(self, module: "EpisodicModule[State]", support_x: Inputs, support_y: Labels) -> None:
         self.module = module
         self._returns = type(support_y)
         self._task = _Task(support_x, support_y, module.learned(support_x, support_y), classes_of(support_y))
@@ -139,7 +137,7 @@ class Predictor(Generic[State]):
         names = [task.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
 
-    def _outputs(self, task: _Task, x: Samples | Inputs) -> Outputs:
+    def _outputs(self, task: "_Task", x: Samples | Inputs) -> Outputs:
         samples = as_inputs(self.module, x, "x")
         if isinstance(samples, Tensor) and samples.dim() < 2:
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
@@ -152,7 +150,7 @@ class Predictor(Generic[State]):
         map_tensors(self._check_answer, outputs)
         return outputs[:, : len(task.classes)] if task.classes and isinstance(outputs, Tensor) else outputs
 
-    def _points(self, task: _Task, x: Samples | Inputs) -> Tensor:
+    def _points(self, task: "_Task", x: Samples | Inputs) -> Tensor:
         points = point_of(self._outputs(task, x))
         points = points.squeeze(0) if points.dim() > 2 else points  # of a distribution
         points = points[:, : len(task.classes)] if task.classes else points
@@ -181,7 +179,7 @@ def _listed(labels: Labels) -> list[Any]:
     return labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
 
 
-def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: Labels) -> tuple[Inputs, Labels]:
+def support_set(module: "MethodModule", support_x: Samples | Inputs, support_y: Labels) -> tuple[Inputs, Labels]:
     """A support set, checked and on the module's device."""
     given = support_x if isinstance(support_x, Tokens) else as_samples(support_x, "support_x")
     check_support(given, support_y)
@@ -190,7 +188,7 @@ def support_set(module: MethodModule, support_x: Samples | Inputs, support_y: La
     return samples, plain_labels(support_y)
 
 
-def as_inputs(module: MethodModule, x: Samples | Inputs, name: str) -> Inputs:
+def as_inputs(module: "MethodModule", x: Samples | Inputs, name: str) -> Inputs:
     """Samples as floats in the precision of the network, or texts, on its device."""
     if isinstance(x, Tokens):
         return map_inputs(lambda part: part.to(module.device), x)

@@ -1,7 +1,5 @@
 """The protocol card: the conditions under which a number was measured."""
 
-from __future__ import annotations
-
 import platform
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Comparisons of methods with their twins: what is trained, and the words that report the difference."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -32,7 +30,7 @@ class Entry(NamedTuple):
         data: creates the training data; ``None`` for the data that all entries are evaluated on.
     """
 
-    module: Callable[[], MethodModule]
+    module: "Callable[[], MethodModule]"
     data: Callable[[], LightningDataModule] | None = None
 
 

@@ -1,7 +1,5 @@
 """Metrics of a classifier."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Tensors of all samples of an evaluation."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

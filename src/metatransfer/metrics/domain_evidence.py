@@ -1,7 +1,5 @@
 """Outputs of a network for source and target samples, collected over an evaluation."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +29,7 @@ class Evidence(NamedTuple):
     target_features: Tensor
     train_features: Tensor | None = None
 
-    def on_cpu(self) -> Evidence:
+    def on_cpu(self) -> "Evidence":
         """A detached copy on the CPU, in double precision."""
         exact = (None if part is None else part.detach().cpu().double() for part in self)
         return Evidence(*exact)._replace(source_labels=self.source_labels.cpu())  # type: ignore[arg-type]

@@ -1,7 +1,5 @@
 """Means over episodes with 95% intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

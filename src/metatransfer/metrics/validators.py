@@ -1,7 +1,5 @@
 """Selecting and checking a state of an adapted classifier without labels of the target."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple

@@ -1,7 +1,5 @@
 """Heads: from features to logits or regressed values."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -80,9 +78,6 @@ class PerceptronHead(Head):
         out_features: number of classes, or size of a regression target.
         hidden_sizes: sizes of the hidden layers, each followed by ReLU and dropout.
         dropout: dropout probability of hidden units.
-
-    Raises:
-        UserError: a size is below 1, or the probability is outside [0, 1).
     """
 
     def __init__(

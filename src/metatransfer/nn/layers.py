@@ -1,7 +1,5 @@
 """The layers of any network from input to output, as fine-tuning policies count them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

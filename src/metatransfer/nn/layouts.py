@@ -1,7 +1,5 @@
 """Names of tensors in other libraries' files, translated to those of a network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

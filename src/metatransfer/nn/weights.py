@@ -1,7 +1,5 @@
 """Loading the weights of one network into another, with a report on every tensor."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metatransfer.checks import check_file
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.model_folders import find_weights_file
 from metatransfer.nn.layouts import translated
 
@@ -199,11 +197,8 @@ def _torch(file: Path) -> Any:  # noqa: ANN401
 def _safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    try:
+    with explained(f"weights file '{file}' cannot be read as safetensors", "save it again"):
         return load_file(file)
-    except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".")[:120]
-        raise UserError(f"weights file '{file}' cannot be read as safetensors ({reason}): save it again.") from error
 
 
 def _reason(value: Tensor, own: Tensor | None) -> str | None:

@@ -1,7 +1,5 @@
 """Checkpoints with their protocol card beside them."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

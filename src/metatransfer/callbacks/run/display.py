@@ -1,7 +1,5 @@
 """What a run shows in the terminal: the progress bar, and the table of its report."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import logging

@@ -1,7 +1,5 @@
 """Ctrl-C at the end of a batch, not inside it."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType

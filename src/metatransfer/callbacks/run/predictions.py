@@ -1,7 +1,5 @@
 """Predictions as a CSV file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer

@@ -1,7 +1,5 @@
 """The report after a run: one table, and the same as ``results.json``."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The output folder of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lightning.pytorch import Trainer

@@ -1,7 +1,5 @@
 """Checks at the start of a fit, before an epoch is spent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer

@@ -1,7 +1,5 @@
 """Labelled arrays from files of NumPy, torch, safetensors and MATLAB, or from Python."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,15 +15,8 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice, did_you_mean
 from metatransfer.data.collections.image_collection import images_below
-from metatransfer.data.readers.array_files import (
-    SVMLIGHT_SUFFIXES,
-    ArrayFile,
-    check_alike,
-    class_labels,
-    open_arrays,
-    plain,
-    sample_tensor,
-)
+from metatransfer.data.readers import array_files
+from metatransfer.data.readers.array_files import ArrayFile
 from metatransfer.data.readers.image_look import ImageLook, as_sample
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, ImageReader, OnBadSample
 from metatransfer.data.readers.tables import rows_of_splits
@@ -77,9 +68,6 @@ class Arrays(Collection):
         channels_last: whether images are ``(N, H, W, C)``. By default they are if the last size is 1 or 3 and the first
             is neither. uint8 images ``(N, H, W)`` get a channel unless it is ``False``.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count samples with NaN or infinity.
-
-    Raises:
-        UserError: ``on_bad_sample`` is unknown.
     """
 
     def __init__(
@@ -94,9 +82,8 @@ class Arrays(Collection):
         on_bad_sample: OnBadSample = "error",
     ) -> None:
         check_choice("on_bad_sample", on_bad_sample, ON_BAD_SAMPLE)
-        self.path, self.labels_path = path, labels_path
-        self.names = {"x": x, "y": y}
-        self.split, self.groups = split, groups
+        self.path, self.labels_path, self._where = path, labels_path, f"'{path}'"
+        self.names, self.split, self.groups = {"x": x, "y": y}, split, groups
         self.channels_last, self.on_bad_sample = channels_last, on_bad_sample
         self._arrays: ArrayFile | None = None
 
@@ -127,9 +114,6 @@ class Arrays(Collection):
             channels_last: see the class.
             on_bad_sample: see the class.
 
-        Returns:
-            The collection.
-
         Raises:
             UserError: ``val`` or ``test`` is not a pair.
         """
@@ -141,7 +125,9 @@ class Arrays(Collection):
                 raise UserError(f"{part} must be a pair (samples, labels), but is a {type(pair).__name__}: give both.")
             given |= {f"x_{part}": pair[0], f"y_{part}": pair[1]}
         data = cls(name, channels_last=channels_last, on_bad_sample=on_bad_sample)
-        data._arrays = ArrayFile(name, {key: partial(plain, one) for key, one in given.items() if one is not None})
+        data._where = name
+        arrays = {key: partial(array_files.plain, one) for key, one in given.items() if one is not None}
+        data._arrays = ArrayFile(name, arrays)
         return data
 
     def parts(self) -> Mapping[str, Source]:
@@ -156,10 +142,8 @@ class Arrays(Collection):
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
         """The samples in the order of the file, with or without labels."""
-        return {
-            part: UnlabelledPart(_without_classes(x, self._name(part)), y)
-            for part, (x, y, _) in self._found(labelled=False).items()
-        }
+        found = self._found(labelled=False).items()
+        return {part: UnlabelledPart(_unlabelled(x, self._name(part)), y) for part, (x, y, _) in found}
 
     def unlabelled(self, path: str | Sequence[str]) -> tuple[Source, tuple[str, ...]]:
         """The samples of a file, named by their index, or the images of a folder."""
@@ -167,20 +151,20 @@ class Arrays(Collection):
             return super().unlabelled(path)
         if Path(path).expanduser().is_dir():
             return images_below(path, ImageReader(self._look))[:2]
-        arrays, where = open_arrays(path), f"predict '{path}'"
+        arrays, where = array_files.open_arrays(path), f"predict '{path}'"
         pair = (*arrays, None) if len(arrays) == 1 else _named_pair(arrays, self.names, None, labelled=False)
         if pair is None:
             raise UserError(
                 f"{where} must hold samples called {' or '.join(SAMPLES)}, but holds "
                 f"{', '.join(arrays) or 'nothing'}: set x to their name."
             )
-        x = sample_tensor(arrays[pair[0]], self.channels_last, where)
+        x = array_files.sample_tensor(arrays[pair[0]], self.channels_last, where)
         train = next(iter(self._found(labelled=False).values())).x
-        if path.lower().endswith(SVMLIGHT_SUFFIXES) and x.shape[1] < train.shape[1]:
+        if path.lower().endswith(array_files.SVMLIGHT_SUFFIXES) and x.shape[1] < train.shape[1]:
             x = F.pad(x, (0, train.shape[1] - x.shape[1]))  # these files end with the last value that is not 0
-        check_alike(x, train, f"{where}: the samples", "those of the training")
+        array_files.check_alike(x, train, f"{where}: the samples", "those of the training")
         good = self._finite(x, "predict", where)
-        return _without_classes(x[good], where), tuple(map(str, good.tolist()))
+        return _unlabelled(x[good], where), tuple(map(str, good.tolist()))
 
     def convert(self, item: Image.Image) -> Tensor:
         """An image in the format of the samples, if these are square uint8 images: ``(C, H, H)`` in [0, 1]."""
@@ -198,15 +182,11 @@ class Arrays(Collection):
             )
         return ImageLook(shape[1], channels=shape[0])
 
-    @property
-    def _where(self) -> str:
-        return self._arrays.name if self._arrays is not None else f"'{self.path}'"
-
     def _name(self, part: str) -> str:
         return self._where if part == "all" else f"{self._where} {part}"
 
-    def _found(self, *, labelled: bool) -> dict[str, _Part]:
-        arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
+    def _found(self, *, labelled: bool) -> "dict[str, _Part]":
+        arrays = self._arrays if self._arrays is not None else array_files.open_arrays(self.path, self.labels_path)
         named = partial(_named_pair, arrays, self.names, labelled=labelled)
         pairs = {split: pair for split in SPLITS if (pair := named(split))}
         whole = None if "train" in pairs else named(None)
@@ -225,7 +205,7 @@ class Arrays(Collection):
             found = {split: found["all"].at(chosen) for split, chosen in rows.items()}
         first = next(iter(found))
         for part, one in found.items():
-            check_alike(one.x, found[first].x, f"{self._where}: the samples of {part}", f"those of {first}")
+            array_files.check_alike(one.x, found[first].x, f"{self._where}: the samples of {part}", f"those of {first}")
         return {part: one.at(self._finite(one.x, part, self._name(part))) for part, one in found.items()}
 
     def _tell_unused(self, others: set[str]) -> None:
@@ -236,8 +216,8 @@ class Arrays(Collection):
                 "the names of samples and labels, without endings of splits such as _train and _test."
             )
 
-    def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> _Part:
-        x = sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")
+    def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> "_Part":
+        x = array_files.sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")
         names = [*_split_names(self.groups, part if part in SPLITS else None), self.groups]
         groups = next((name for name in names if name in arrays), None)
         y, of_sample = (self._words(arrays, name, len(x)) if name else None for name in (y_name, groups))
@@ -245,7 +225,7 @@ class Arrays(Collection):
 
     def _words(self, arrays: ArrayFile, name: str, count: int) -> NDArray[np.str_]:
         where = f"{self._where}: '{name}'"
-        words = class_labels(arrays[name], where)
+        words = array_files.class_labels(arrays[name], where)
         if len(words) != count:
             raise UserError(f"{where} holds {len(words)} values for {count} samples: give one for each.")
         return words
@@ -264,7 +244,7 @@ class Arrays(Collection):
         return np.flatnonzero(good)
 
 
-def _without_classes(x: Tensor, where: str) -> TensorSource:
+def _unlabelled(x: Tensor, where: str) -> TensorSource:
     return TensorSource(x, np.zeros(len(x), np.int64), [NO_CLASS], where)
 
 
@@ -275,7 +255,7 @@ class _Part(NamedTuple):
     y: NDArray[np.str_] | None
     groups: NDArray[np.str_] | None
 
-    def at(self, rows: NDArray[np.int64]) -> _Part:
+    def at(self, rows: NDArray[np.int64]) -> "_Part":
         if len(rows) == len(self.x):
             return self
         y, groups = (None if one is None else one[rows] for one in (self.y, self.groups))

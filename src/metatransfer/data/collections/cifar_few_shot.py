@@ -1,7 +1,5 @@
 """The benchmarks CIFAR-FS and FC100, made of CIFAR-100."""
 
-from __future__ import annotations
-
 import contextlib
 import tarfile
 from collections.abc import Mapping
@@ -18,8 +16,8 @@ from metatransfer.data.collections.image_collection import ImageCollection
 from metatransfer.data.readers.fetching import fetch
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.readers.image_source import ImageReader
-from metatransfer.data.sources import SPLITS, LazyParts, Source, TensorSource
-from metatransfer.errors import UserError
+from metatransfer.data.sources import SPLITS, LazyParts, Source, TensorSource, of_classes
+from metatransfer.errors import UserError, explained
 from metatransfer.storage import write_atomically
 
 Benchmark = Literal["cifar_fs", "fc100"]
@@ -48,9 +46,6 @@ class CIFARFewShot(ImageCollection):
         benchmark: ``"cifar_fs"`` (Bertinetto et al. 2019, 1805.08136), whose classes were drawn at random, or
             ``"fc100"`` (Oreshkin et al. 2018, 1805.10123), divided by superclass, so that test classes differ more.
         download: whether to download ``cifar-100-binary`` (161 MB) if neither is there.
-
-    Raises:
-        UserError: an unknown benchmark.
     """
 
     divided_by = "class"
@@ -77,8 +72,8 @@ class CIFARFewShot(ImageCollection):
         return {"split": _BENCHMARKS[self.benchmark]}
 
     @cached_property
-    def _pool(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
-        """All images ``(N, 3072)``, channels first, with their places in the names of the classes."""
+    def _pool(self) -> TensorSource:
+        """All images, with the superclass of each class as its group."""
         folder = _find(self.root, self.download)
         images, labels, names = (_read_binary if (folder / _BINARY[0]).is_file() else _read_python)(folder)
         expected = [row[0] for row in _table()]
@@ -90,21 +85,13 @@ class CIFARFewShot(ImageCollection):
             )
         if len(labels) == 0 or labels.max() >= 100:
             raise UserError(f"'{folder}' has no images, or labels outside of 0 .. 99: unpack CIFAR-100 again.")
-        return images, labels, names
+        groups = {row[0]: row[1] for row in _table()}
+        pixels = torch.from_numpy(images.reshape(-1, 3, 32, 32))
+        return TensorSource(pixels, labels, names, f"'{folder}'", [groups[name] for name in names])
 
-    def _classes(self, split: str) -> TensorSource:
-        images, labels, known = self._pool
-        groups = benchmark_classes(self.benchmark, split)
-        new_label = np.full(len(known), -1)
-        new_label[[known.index(name) for name in groups]] = np.arange(len(groups))
-        members = np.flatnonzero(new_label[labels] >= 0)
-        return TensorSource(
-            torch.from_numpy(images[members].reshape(-1, 3, 32, 32)),
-            new_label[labels[members]],
-            list(groups),
-            f"{_BENCHMARKS[self.benchmark].partition(' ')[0]} {split}",
-            list(groups.values()),
-        )
+    def _classes(self, split: str) -> Source:
+        name = f"{_BENCHMARKS[self.benchmark].partition(' ')[0]} {split}"
+        return of_classes(self._pool, list(benchmark_classes(self.benchmark, split)), name)
 
 
 @cache
@@ -140,19 +127,15 @@ def _find(root: Path, download: bool) -> Path:
 
 def _unpack(archive: Path, folder: Path) -> None:
     # extracts the three files by name; no path in the archive is used
-    try:
-        with tarfile.open(archive) as tar:
-            for name in _BINARY:
-                member = tar.extractfile(f"cifar-100-binary/{name}")
-                content = member.read(_MAX_MEMBER + 1) if member is not None else b""
-                if len(content) > _MAX_MEMBER:
-                    raise tarfile.TarError(f"{name} is larger than {_MAX_MEMBER} bytes")
-                write_atomically(folder / name, content)
-    except (tarfile.TarError, KeyError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"'{archive}' cannot be unpacked ({reason}): remove it, so that it is downloaded again."
-        ) from error
+    kinds = tarfile.TarError, KeyError, OSError, EOFError
+    problem = explained(f"'{archive}' cannot be unpacked", "remove it, so that it is downloaded again", *kinds)
+    with problem, tarfile.open(archive) as tar:
+        for name in _BINARY:
+            member = tar.extractfile(f"cifar-100-binary/{name}")
+            content = member.read(_MAX_MEMBER + 1) if member is not None else b""
+            if len(content) > _MAX_MEMBER:
+                raise tarfile.TarError(f"{name} is larger than {_MAX_MEMBER} bytes")
+            write_atomically(folder / name, content)
 
 
 def _read_binary(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
@@ -178,13 +161,10 @@ def _read_python(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], li
     class Files(CIFAR100):  # type: ignore[misc]
         base_folder = folder.name
 
-    try:
+    problem = f"'{folder}' does not hold the files of CIFAR-100 (their MD5 differs), and as pickles they could run code"
+    remedy = f"unpack CIFAR-100 again, or get the pickle-free {_URL}"
+    with explained(problem, remedy, RuntimeError, quoted=False):
         # checks the MD5 of the files, which are pickles, before it loads them
         parts = [Files(str(folder.parent), train=train) for train in (True, False)]
-    except RuntimeError as error:
-        raise UserError(
-            f"'{folder}' does not hold the files of CIFAR-100 (their MD5 differs), and as pickles they could run code: "
-            f"unpack CIFAR-100 again, or get the pickle-free {_URL}."
-        ) from error
     images = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2).reshape(-1, _PIXELS)
     return images, np.array(parts[0].targets + parts[1].targets, np.int64), parts[0].classes

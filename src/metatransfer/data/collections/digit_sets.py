@@ -1,7 +1,5 @@
 """The digit data sets that domain adaptation is measured on, from their usual files."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +9,8 @@ import numpy as np
 
 from metatransfer.checks import check_folder
 from metatransfer.data.collections.image_collection import PixelCollection, gathered, labelled_pixels
-from metatransfer.data.readers.digit_files import (
-    DIGIT_NAMES,
-    DigitFile,
-    read_arrays,
-    read_folders,
-    read_hdf5,
-    read_idx,
-    read_libsvm,
-    read_listed,
-    read_matrix,
-    read_rows,
-)
+from metatransfer.data.readers import digit_files
+from metatransfer.data.readers.digit_files import DIGIT_NAMES, DigitFile
 from metatransfer.data.sources import Source
 from metatransfer.errors import UserError
 
@@ -108,7 +96,7 @@ class MNIST(DigitSet):
         """The pair of idx files."""
         stem = {"train": "train", "test": "t10k"}[split]
         names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
-        return [read_idx(*(self.file(name, f"{name}.gz") for name in names))]
+        return [digit_files.read_idx(*(self.file(name, f"{name}.gz") for name in names))]
 
 
 class USPS(DigitSet):
@@ -129,13 +117,13 @@ class USPS(DigitSet):
         """The file of the first form that is found."""
         name, rows = {"train": ("usps", "zip.train"), "test": ("usps.t", "zip.test")}[split]
         if (path := self.find(f"{name}.bz2", name)) is not None:
-            return [read_libsvm(path, 16)]
+            return [digit_files.read_libsvm(path, 16)]
         if (path := self.find(f"{rows}.gz", rows)) is not None:
-            return [read_rows(path, 16)]
+            return [digit_files.read_rows(path, 16)]
         if (path := self.find("usps.h5")) is not None:
-            return [read_hdf5(path, split)]
+            return [digit_files.read_hdf5(path, split)]
         if (path := self.find("USPS.mat")) is not None:
-            return [read_matrix(path, "fea", "gnd", slice(7291) if split == "train" else slice(7291, None))]
+            return [digit_files.read_matrix(path, "fea", "gnd", slice(7291) if split == "train" else slice(7291, None))]
         if self.find("usps_28x28.pkl") is not None:
             raise self.pickle("usps_28x28.pkl", "another form, such as usps.h5")
         raise self.missing(f"{name}.bz2, {rows}.gz, usps.h5 or USPS.mat")
@@ -165,7 +153,7 @@ class SVHN(DigitSet):
     def read(self, split: str) -> list[DigitFile]:
         """The MATLAB file, and for training with ``extra`` the second one."""
         stems = [split, "extra"] if self.extra and split == "train" else [split]
-        return [read_arrays(self.file(f"{stem}_32x32.mat"), "X", "y", count_last=True) for stem in stems]
+        return [digit_files.read_arrays(self.file(f"{stem}_32x32.mat"), "X", "y", count_last=True) for stem in stems]
 
     def protocol(self) -> dict[str, Any]:
         """The size of the images, and ``extra``."""
@@ -183,7 +171,7 @@ class SYN(DigitSet):
 
     def read(self, split: str) -> list[DigitFile]:
         """The MATLAB file."""
-        return [read_arrays(self.file(f"synth_{split}_32x32.mat"), "X", "y", count_last=True)]
+        return [digit_files.read_arrays(self.file(f"synth_{split}_32x32.mat"), "X", "y", count_last=True)]
 
 
 class MNISTM(DigitSet):
@@ -207,14 +195,14 @@ class MNISTM(DigitSet):
         stem = f"mnist_m_{split}"
         tensors = self.find(f"{stem}.pt")
         if tensors is not None:
-            return [read_arrays(tensors, "x", "y")]
+            return [digit_files.read_arrays(tensors, "x", "y")]
         for place in self.places:
             listings = (folder / f"{stem}_labels.txt" for folder in (place, place / stem))
             listing = next((path for path in listings if path.is_file()), None)
             if listing is not None and (place / stem).is_dir():
-                return [read_listed(place / stem, listing)]
+                return [digit_files.read_listed(place / stem, listing)]
             if (place / split).is_dir():
-                return [read_folders(place / split)]
+                return [digit_files.read_folders(place / split)]
         if self.find("keras_mnistm.pkl") is not None:
             raise self.pickle("keras_mnistm.pkl", f"{stem}.pt, by torch.save((images, labels), path)")
         raise self.missing(f"{split}/<label>/<image>, {stem} with {stem}_labels.txt, or {stem}.pt")

@@ -1,7 +1,5 @@
 """Characters and digits that need no download."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

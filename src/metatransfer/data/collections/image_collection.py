@@ -1,7 +1,5 @@
 """Base classes of collections of images."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -80,9 +78,6 @@ class PixelCollection(Collection):
         image_size: side of a sample in pixels: when an image is read, its shorter side is resized bilinearly and the
             centre cropped. Defaults to the size of the images, which must then be the same for all.
         channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
-
-    Raises:
-        UserError: ``image_size`` or ``channels`` is invalid.
     """
 
     divided_by = "sample"

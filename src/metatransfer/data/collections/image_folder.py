@@ -1,7 +1,5 @@
 """Labelled images in folders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +16,7 @@ from metatransfer.data.readers.image_source import (
     check_class_names,
 )
 from metatransfer.data.readers.tables import read_table
-from metatransfer.data.sources import (
-    SPLIT_NAMES,
-    SPLITS,
-    LazyParts,
-    Source,
-    UnlabelledPart,
-    natural_order,
-    split_of,
-)
+from metatransfer.data.sources import SPLIT_NAMES, SPLITS, LazyParts, Source, UnlabelledPart, natural_order, split_of
 from metatransfer.errors import UserError
 
 
@@ -54,9 +44,6 @@ class ImageFolder(ImageCollection):
             the lists in ``root``, if there are any.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable images and empty classes.
         memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
-
-    Raises:
-        UserError: an argument is invalid, or ``split_files`` names an unknown split.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Labelled images listed in a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -32,9 +30,6 @@ class ImageTable(ImageCollection):
         channels: 3 for RGB, 1 for grey.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count missing and unusable images.
         memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
-
-    Raises:
-        UserError: an argument is invalid.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Data sets, benchmarks and tasks of learn2learn."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from metatransfer.batches import Episode
 from metatransfer.checks import check_choice
 from metatransfer.data.readers.image_look import ImageLook
 from metatransfer.data.sources import SPLITS, Collection, LazyParts, Source, TaskGenerator
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.functional.random import Bits, random_permutations
 
 # what learn2learn 0.2.0 looks for in its root before it downloads
@@ -171,13 +169,9 @@ class _Tasks(TaskGenerator):
         return Episode(*(torch.cat(part).to(device) for part in list(zip(*tasks, strict=True))[:4]))
 
     def _task(self, key: Bits, num_shots: int, num_queries: int) -> Any:  # noqa: ANN401
-        try:
-            with _seeded(int(key[0])):
-                description = self.tasks.sample_task_description()  # not tasks[index], which would store every task
-        except ValueError as error:
-            raise UserError(
-                f"{self.name}: its transforms cannot draw a task ({error}): request fewer classes or samples."
-            ) from error
+        problem, remedy = f"{self.name}: its transforms cannot draw a task", "request fewer classes or samples"
+        with explained(problem, remedy, ValueError), _seeded(int(key[0])):
+            description = self.tasks.sample_task_description()  # not tasks[index], which would store every task
         with _seeded(int(key[0]) + 1):
             samples, labels = self.tasks.get_task(description)[:2]
         x = _as_tensor(samples, f"{self.name}: a task")
@@ -219,13 +213,12 @@ def _as_tensor(sample: object, where: str) -> Tensor:
 
 
 def _learn2learn() -> ModuleType:
-    try:
+    remedy = (
+        "install the extra, pip install 'metatransfer[learn2learn]', or on Python 3.11 and later run "
+        "tools/build_learn2learn.py --install from the project's sources"
+    )
+    with explained("learn2learn cannot be imported", remedy, ImportError):
         import learn2learn
-    except ImportError as error:
-        raise UserError(
-            f"learn2learn cannot be imported ({error}): install the extra, pip install 'metatransfer[learn2learn]', or "
-            "on Python 3.11 and later run tools/build_learn2learn.py --install from the project's sources."
-        ) from error
     return learn2learn  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,5 @@
 """Omniglot with the splits of published results."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Mapping
@@ -71,9 +69,6 @@ class Omniglot(ImageCollection):
         runs: folder or zip file, relative to ``root``, of Lake's twenty one-shot runs (``all_runs.zip``), with
             ``run01/class_labels.txt``, ``run01/training`` and ``run01/test``: with protocol ``lake``, the test consists
             of these episodes, 20-way 1-shot with one query per class.
-
-    Raises:
-        UserError: an argument is invalid.
     """
 
     divided_by = "class"

@@ -1,7 +1,5 @@
 """The collection that opens a path."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

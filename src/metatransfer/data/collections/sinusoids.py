@@ -1,7 +1,5 @@
 """Regression tasks: sine waves of random amplitude and phase."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

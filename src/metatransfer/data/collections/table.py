@@ -1,7 +1,5 @@
 """Tables: CSV, TSV, JSON lines and parquet files with a label column."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Labelled texts: CSV, TSV, JSON lines and parquet files with a column of texts and one of labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,11 +1,8 @@
 """Data sets of labelled images of torchvision."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +12,7 @@ from PIL import Image
 from metatransfer.checks import check_folder, did_you_mean
 from metatransfer.data.collections.image_collection import PixelCollection, by_content, gathered, labelled_pixels
 from metatransfer.data.sources import SPLITS, Source, TensorSource, UnlabelledPart, without_labels
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained, in_short
 
 
 class TorchvisionDataset(PixelCollection):
@@ -31,18 +28,10 @@ class TorchvisionDataset(PixelCollection):
         image_size: side of a sample in pixels: when an image is read, its shorter side is resized bilinearly and the
             centre cropped. Defaults to the size of the images, which must then be the same for all.
         channels: 1 for luminance, 3 for RGB (grey is repeated). Defaults to the channels of the images.
-
-    Raises:
-        UserError: the data set is unknown, ``image_size`` is not a number of pixels, or ``channels`` is neither 1 nor
-            3.
     """
 
     def __init__(
-        self,
-        name: str,
-        root: str,
-        image_size: int | None = None,
-        channels: Literal[1, 3] | None = None,
+        self, name: str, root: str, image_size: int | None = None, channels: Literal[1, 3] | None = None
     ) -> None:
         super().__init__(root, image_size, channels)
         self.name = name
@@ -78,7 +67,7 @@ class TorchvisionDataset(PixelCollection):
             if split != "train" and isinstance(error, ValueError) and "argument split" in str(error):
                 return None  # the data set has no such split
             raise UserError(
-                f"torchvision cannot read {split} of {self.name} from '{self.root}' ({_reason(error)}): put its "
+                f"torchvision cannot read {split} of {self.name} from '{self.root}' ({in_short(error)}): put its "
                 f"files there as torchvision.datasets.{self.name} lays them out when it downloads them."
             ) from error
 
@@ -91,12 +80,8 @@ class TorchvisionDataset(PixelCollection):
     def _read(self, samples: Any, labels: list[int], where: str) -> Iterator[NDArray[np.uint8]]:  # noqa: ANN401
         # yields the images and appends their labels
         for number in range(len(samples)):
-            try:
+            with explained(f"{where}: sample {number} cannot be read", "download it again"):
                 image, label = samples[number][:2]
-            except Exception as error:  # the error depends on the data set
-                raise UserError(
-                    f"{where}: sample {number} cannot be read ({_reason(error)}): download it again."
-                ) from error
             pixels = isinstance(image, Image.Image) or (isinstance(image, np.ndarray) and image.dtype == np.uint8)
             if not pixels or not isinstance(label, int | np.integer) or label < 0:
                 raise UserError(
@@ -133,7 +118,3 @@ def _class_names(samples: Any, count: int) -> list[str]:  # noqa: ANN401
     given = list(given) if isinstance(given, list | tuple) else []
     names = [one if isinstance(one, str) else ", ".join(map(str, one)) for one in given]
     return names if len(names) >= count and len(set(names)) == len(names) else [str(label) for label in range(count)]
-
-
-def _reason(error: BaseException) -> str:
-    return shorten(str(error), 120).rstrip(".") or type(error).__name__

@@ -1,7 +1,5 @@
 """Reads arrays from files of NumPy, torch, safetensors and MATLAB without running their code, and checks them."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections import UserDict
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from metatransfer.checks import check_file
 from metatransfer.data.readers.tables import check_classes
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 
 _Read: TypeAlias = Callable[[], Any]
 _CHUNK = 2**24  # values checked at once, to limit memory
@@ -56,10 +54,8 @@ def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
     value = value.toarray() if hasattr(value, "toarray") else value  # scipy.sparse
     if not isinstance(value, np.ndarray | list | tuple):
         raise UserError(f"{where} must be an array, but is of type {type(value).__name__}.")
-    try:
+    with explained(f"{where} holds rows of different lengths", "make them equally long", ValueError, quoted=False):
         array = np.asarray(value)
-    except ValueError as error:
-        raise UserError(f"{where} holds rows of different lengths: make them equally long.") from error
     if array.dtype.kind not in "biufcUS":
         kind = "Python objects" if array.dtype.kind == "O" else f"values of type {array.dtype}"
         raise UserError(f"{where} holds {kind}, but must hold numbers or texts: save it with such a dtype.")
@@ -243,10 +239,8 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
             )
         given = given.astype(np.int64)
     if given.dtype.kind == "S":
-        try:
+        with explained(f"{where} holds bytes that are not UTF-8 text", "give texts", UnicodeDecodeError, quoted=False):
             given = np.char.decode(given, "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where} holds bytes that are not UTF-8 text: give texts.") from error
     labels = given.astype(np.str_)
     if given.dtype.kind in "US":
         check_classes(labels.tolist(), lambda row: f"{where}, sample {row}: the label")

@@ -1,12 +1,11 @@
 """The file formats of digit data sets: idx, LIBSVM, MATLAB, torch and folders of images; none can run code."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
@@ -18,7 +17,7 @@ from metatransfer.data.readers.array_files import open_arrays, sample_tensor
 from metatransfer.data.readers.image_files import ImageFile, open_tree
 from metatransfer.data.readers.image_look import decode
 from metatransfer.data.readers.image_source import by_name_and_content
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 
 DIGIT_NAMES = tuple("0123456789")
 T = TypeVar("T")
@@ -77,18 +76,10 @@ def read_rows(path: Path, side: int) -> DigitFile:
 
 def read_hdf5(path: Path, split: str) -> DigitFile:
     """A file with ``train/data`` and ``train/target``, and the same of ``test``: grey values from 0 to 1."""
-    try:
+    with explained(f"'{path}' needs h5py", "pip install h5py", ImportError, quoted=False):
         import h5py  # optional
-    except ImportError as error:
-        raise UserError(f"'{path}' needs h5py: pip install h5py.") from error
-    try:
-        with h5py.File(path) as file:
-            data, labels = (np.asarray(file[split][name]) for name in ("data", "target"))
-    except Exception as error:  # the error depends on what is damaged or missing
-        raise UserError(
-            f"'{path}' cannot be read as HDF5 with {split}/data and {split}/target ({_reason(error)}): download it "
-            "again."
-        ) from error
+    with _reading(path, f"HDF5 with {split}/data and {split}/target"), h5py.File(path) as file:
+        data, labels = (np.asarray(file[split][name]) for name in ("data", "target"))
     return grey_digits(data, labels, f"'{path}': {split}", (0, 1))
 
 
@@ -117,14 +108,12 @@ def grey_digits(
 
 
 def _parsed(path: Path, form: str, parse: Callable[[IO[bytes]], T]) -> T:
-    try:
+    with _reading(path, form):
         with _opened(path) as file:
             content = file.read(_MAX_FILE + 1)
         if len(content) > _MAX_FILE:
             raise ValueError(f"it holds more than {_MAX_FILE} bytes")
         return parse(io.BytesIO(content))
-    except Exception as error:  # a damaged archive or line raises whatever its parser does
-        raise UserError(f"'{path}' cannot be read as {form} ({_reason(error)}): download it again.") from error
 
 
 def read_matrix(path: Path, images: str, labels: str, rows: slice) -> DigitFile:
@@ -210,8 +199,8 @@ def _opened(path: Path) -> IO[bytes]:
     return bz2.open(path) if path.suffix == ".bz2" else path.open("rb")
 
 
-def _reason(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:100]
+def _reading(path: Path, form: str) -> AbstractContextManager[None]:
+    return explained(f"'{path}' cannot be read as {form}", "download it again")
 
 
 def _check_count(images: int, images_name: str, labels: int, labels_name: str) -> None:

@@ -1,7 +1,5 @@
 """Downloads the files of published data sets."""
 
-from __future__ import annotations
-
 import hashlib
 import urllib.request
 from collections.abc import Sequence

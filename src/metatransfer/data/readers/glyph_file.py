@@ -4,8 +4,6 @@ Each character has the same number of 28x28 renderings in several openly license
 and ``NOTICE-typeset-digits.md``). ``tools/build_glyphs.py`` and ``tools/build_typeset_digits.py`` make the files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import lzma

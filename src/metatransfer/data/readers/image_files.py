@@ -1,7 +1,5 @@
 """Finds image files in folders and zip files, and the problems of those that cannot be used."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re
@@ -14,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from metatransfer.checks import check_folder
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm"}
@@ -185,13 +183,9 @@ class _ZipTree(ImageTree):
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(path)
-        try:
-            with zipfile.ZipFile(self.root) as archive:
-                members = archive.infolist()
-        except Exception as error:  # the error depends on what is damaged
-            raise UserError(
-                f"{what} '{path}' cannot be read as a zip file ({error}): give a folder or download it again."
-            ) from error
+        problem = explained(f"{what} '{path}' cannot be read as a zip file", "give a folder or download it again")
+        with problem, zipfile.ZipFile(self.root) as archive:
+            members = archive.infolist()
         self._check([member.filename for member in members])
         visible = [member for member in members if not any(_hidden(part) for part in member.filename.split("/"))]
         self._members = {member.filename: member for member in visible if not member.is_dir()}

@@ -1,7 +1,5 @@
 """How an image becomes a sample: it is read, decoded, turned upright and resized."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading
@@ -50,9 +48,6 @@ class ImageLook:
         rule: ``"crop"`` resizes the shorter side and crops the centre, for photographs; ``"resize"`` resizes both
             sides, for Omniglot.
         invert: whether dark pixels get high values, for ink on paper.
-
-    Raises:
-        UserError: the size is below 1 or above 4096, or the channels or the rule are unknown.
     """
 
     size: int | None

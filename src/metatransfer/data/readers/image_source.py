@@ -1,7 +1,5 @@
 """Sources of image files, in memory and cached if they fit, otherwise decoded when they are drawn."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math
@@ -36,16 +34,7 @@ ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 
 
 class ImageFileSource(Source):
-    """Image files that are decoded each time they are drawn, for data sets that do not fit into memory.
-
-    Args:
-        files: N files from any folders and zip files.
-        labels: ``(N,)`` class of each file.
-        class_names: names of the classes.
-        name: name of the data set in messages.
-        look: how a file becomes a sample.
-        groups: group of each class.
-    """
+    """Image files that are decoded each time they are drawn, for data sets that do not fit into memory."""
 
     def __init__(
         self,
@@ -74,7 +63,7 @@ class ImageFileSource(Source):
         container, zipped = self._containers[self._container_of[index]]
         return ImageFile(container, self._names[index].decode("utf-8", "surrogateescape"), zipped=zipped)
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The bytes of the files, because decoders may differ in the last bit."""
         digest.update(repr(self.look).encode())
         for index in indices.tolist():
@@ -108,9 +97,6 @@ class ImageReader:
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out unusable files and classes without a usable one.
         memory_limit: maximum bytes of decoded images in memory. Beyond it, only headers are checked and files are
             decoded when they are drawn.
-
-    Raises:
-        UserError: ``memory_limit`` is not positive, or ``on_bad_sample`` is unknown.
     """
 
     look: Look

@@ -1,7 +1,5 @@
 """The columns of a table as numbers, standardised with statistics of the training rows."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -111,7 +109,7 @@ class TableEncoder(Encoder):
         self.mean, self.scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
 
     @classmethod
-    def fitted(cls, columns: Columns, rows: NDArray[np.float64]) -> TableEncoder:
+    def fitted(cls, columns: Columns, rows: NDArray[np.float64]) -> "TableEncoder":
         """The encoder of training rows."""
         x = np.ascontiguousarray(rows[:, columns.numeric])
         deviation = x.std(0)

@@ -1,7 +1,5 @@
 """Reads CSV, TSV, JSON lines and parquet files; errors name the line."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 
 from metatransfer.checks import check_file, did_you_mean
 from metatransfer.data.sources import SPLITS, split_of
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
@@ -269,18 +267,16 @@ def _fields(file: Path, delimiter: str, quotes: bool) -> list[_Row]:
 
 
 def _parquet(file: Path, wanted: Sequence[str] | None) -> _Columns:
-    try:
+    extra = "install the extra, pip install 'metatransfer[tables]'"
+    with explained(f"'{file}' needs pyarrow", extra, ImportError, quoted=False):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"'{file}' needs pyarrow: install the extra, pip install 'metatransfer[tables]'.") from error
-    try:
+    kinds = pyarrow.ArrowException, OSError, ValueError
+    with explained(f"'{file}' cannot be read as a parquet file", "save it again", *kinds):
         names = [str(name) for name in parquet.read_schema(file).names]
         keep = set(names) if wanted is None else {*wanted}
         content = parquet.read_table(file, columns=None if wanted is None else [n for n in names if n in keep])
         # Python has no times in nanoseconds
         read = (one.cast("string") if pyarrow.types.is_temporal(one.type) else one for one in content.columns)
         columns = [[_cell(one) for one in next(read).to_pylist()] if name in keep else () for name in names]
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"'{file}' cannot be read as a parquet file ({' '.join(str(error).split())[:120]}).") from error
     return names, columns, range(1, content.num_rows + 1)

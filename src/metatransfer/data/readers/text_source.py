@@ -1,7 +1,5 @@
 """Texts and their tokens, which are words or come from the ``tokenizer.json`` of a pretrained model."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import hashlib
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from metatransfer.batches import Tokens
 from metatransfer.data.sources import NO_CLASS, Encoder, Source, numbered
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.model_folders import find_model_folder
 
 WORDS = "words"
@@ -88,7 +86,7 @@ class Words(Tokenizer):
         self.size = 2 + len(self.vocabulary)
 
     @classmethod
-    def of(cls, texts: Iterable[str], lower: bool, max_length: int) -> Words:
+    def of(cls, texts: Iterable[str], lower: bool, max_length: int) -> "Words":
         """Takes the words of the training texts, the most frequent first."""
         counts = Counter(word for text in texts for word in _words(text, lower))
         return cls(sorted(counts, key=lambda word: (-counts[word], word)), lower, max_length)
@@ -127,23 +125,14 @@ class TokenizerFile(Tokenizer):
         super().__init__(max_length)
         self.reference = reference
         folder = find_model_folder(reference, ["tokenizer.json"], "tokenizer")
-        try:
+        extra = f"install the extra, pip install 'metatransfer[text]', or set tokenizer={WORDS}"
+        with explained(f"tokenizer '{reference}' needs the package tokenizers", extra, ImportError, quoted=False):
             import tokenizers
-        except ImportError as error:
-            raise UserError(
-                f"tokenizer '{reference}' needs the package tokenizers: install the extra, pip install "
-                f"'metatransfer[text]', or set tokenizer={WORDS}."
-            ) from error
         content = (folder / "tokenizer.json").read_bytes()
         self.digest = hashlib.sha256(content).hexdigest()
-        try:
+        remedy = "download it again, or save it with a tokenizers version that is not newer than the one installed"
+        with explained(f"'{folder}/tokenizer.json' cannot be read as a tokenizer", remedy):
             self._inner = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises nothing more specific
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(
-                f"'{folder}/tokenizer.json' cannot be read as a tokenizer ({reason}): download it again, or save it "
-                "with a tokenizers version that is not newer than the one installed."
-            ) from error
         marks = self._inner.num_special_tokens_to_add(False)
         if max_length <= marks:
             raise UserError(
@@ -178,6 +167,8 @@ class TokenizerFile(Tokenizer):
 class TextSource(Source):
     """N texts of one file or split, tokenized on first use; without ``labels`` all are in the class ``NO_CLASS``."""
 
+    in_memory = True
+
     def __init__(self, texts: Sequence[str], labels: Sequence[str] | None, name: str) -> None:
         super().__init__(*numbered(labels or [NO_CLASS] * len(texts)), name)
         self.texts = list(texts)
@@ -185,16 +176,11 @@ class TextSource(Source):
         self._encoded: Encoded | None = None
 
     @property
-    def in_memory(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def sample_shape(self) -> tuple[int, ...]:
         """``()``, because texts differ in length."""
         return ()
 
-    def encoded(self, encoder: Encoder) -> TextSource:
+    def encoded(self, encoder: Encoder) -> "TextSource":
         """The same texts with the tokens of a tokenizer."""
         assert isinstance(encoder, Tokenizer)
         twin = copy.copy(self)
@@ -209,7 +195,7 @@ class TextSource(Source):
         """The text itself."""
         return self.texts[index]
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The texts themselves, whatever the tokenizer."""
         for index in indices.tolist():
             content = self.texts[index].encode("utf-8", "surrogatepass")

@@ -1,7 +1,5 @@
 """Augmentations and fixed transforms of samples, in batch on the device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -61,9 +59,6 @@ class RandomAffine(Augmentation):
         translate: maximum shift as a fraction of the image size, in both directions.
         scale: zoom between ``1 / (1 + scale)`` and ``1 + scale``.
         shear: tangent of the maximum horizontal shear, in both directions.
-
-    Raises:
-        UserError: a negative amount, or ``translate`` of 1 or more.
     """
 
     num_random = 5
@@ -208,7 +203,7 @@ class Changes:
         changed = self(x.unsqueeze(1) if isinstance(x, Tensor) else x, keys)
         return changed.squeeze(1) if isinstance(changed, Tensor) else changed
 
-    def fixed(self) -> Changes:
+    def fixed(self) -> "Changes":
         """The same without augmentation."""
         return Changes(None, self.transform)
 
@@ -240,9 +235,6 @@ class UnitLength(nn.Module):
 
     Args:
         norm: ``"l2"`` (Euclidean length), ``"l1"`` (sum of absolute values) or ``"max"`` (largest absolute value).
-
-    Raises:
-        UserError: an unknown norm.
     """
 
     def __init__(self, norm: Literal["l2", "l1", "max"] = "l2") -> None:
@@ -275,7 +267,7 @@ class Standardize(nn.Module):
         self.constant = int((deviation == 0).sum())
 
     @classmethod
-    def of(cls, chunks: Iterable[Tensor]) -> Standardize:
+    def of(cls, chunks: Iterable[Tensor]) -> "Standardize":
         """Fits the statistics in float64 in one pass (Chan, Golub and LeVeque 1979)."""
         count, low, high = 0, torch.tensor(torch.inf), torch.tensor(-torch.inf)
         mean = squares = torch.zeros((), dtype=torch.float64)

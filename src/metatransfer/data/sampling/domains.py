@@ -1,7 +1,5 @@
 """The samples of several domains, and the infinite streams of training batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +23,7 @@ class Domain:
     """One domain, divided.
 
     Args:
-        name: name of the domain.
+        name: in messages and metrics.
         splits: training, validation and optionally test samples; those of targets without classes.
         labels: ``(N,)`` class of each sample of a split, -1 if unknown.
         key: seed of the domain's random numbers.
@@ -145,11 +143,7 @@ class DomainBatchSampler(Sampler[DomainBatch]):
 
     def __init__(self, sources: SideStream, targets: SideStream) -> None:
         self.sources, self.targets = sources, targets
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether all domains are in memory."""
-        return all(sampler.in_memory for side in (self.sources, self.targets) for sampler in side.samplers)
+        self.in_memory = all(sampler.in_memory for side in (sources, targets) for sampler in side.samplers)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainBatch:
         """A training batch, without target labels; ``indices`` ``(1,)`` is its number over all processes."""
@@ -167,6 +161,7 @@ class DomainSampleSampler(Sampler[DomainSamples]):
         wanted = range(len(side.domains)) if only is None else (only,)
         self.places = [place for place in wanted if split in side.domains[place].splits]
         self.samplers = [side.domains[place].sampler(split) for place in self.places]
+        self.in_memory = all(sampler.in_memory for sampler in self.samplers)
         labels = [side.domains[place].labels[split] for place in self.places]
         self.labels = labels if shown else [np.full_like(one, -1) for one in labels]
         self.firsts = [int(side.starts(split)[place]) for place in self.places]
@@ -175,11 +170,6 @@ class DomainSampleSampler(Sampler[DomainSamples]):
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether all domains are in memory."""
-        return all(sampler.in_memory for sampler in self.samplers)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> DomainSamples:
         """Samples by their positions, domain after domain."""

@@ -1,7 +1,5 @@
 """Draws the samples of episodes, as a pure function of seed, split and index."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Iterable, Iterator
@@ -87,10 +85,10 @@ class EpisodeSampler(Sampler[MetaBatch]):
         changes: Changes = Changes(),  # noqa: B008 - frozen
     ) -> None:
         self.source, self.split, self.seed, self.size, self.shape = source, split, seed, size, shape
-        self.turn_classes, self.changes = turn_classes, changes
+        self.turn_classes, self.changes, self.in_memory = turn_classes, changes, source.in_memory
         self._members = self._groups() if within_groups else None
 
-    def fixed(self) -> EpisodeSampler:
+    def fixed(self) -> "EpisodeSampler":
         """The same episodes without augmentation."""
         twin = copy.copy(self)
         twin.changes = self.changes.fixed()
@@ -150,11 +148,6 @@ class EpisodeSampler(Sampler[MetaBatch]):
         support, support_y = self._shuffled(samples[:, :, :shots], keys, 2 * ways)
         query, query_y = self._shuffled(samples[:, :, shots:], keys, 2 * ways + support.shape[1])
         return [EpisodeIndices(support, support_y, query, query_y, classes, keys, self._turns(keys, ways))]
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the source is."""
-        return self.source.in_memory
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> MetaBatch:
         """Episodes by their index, the same in any batch or process."""
@@ -280,6 +273,6 @@ class GeneratedSampler(Sampler[Episode]):
         keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
         return self.generator.generate(keys, self.size.num_shots, self.size.num_queries, device)
 
-    def fixed(self) -> GeneratedSampler:
+    def fixed(self) -> "GeneratedSampler":
         """Itself: generated tasks are not augmented."""
         return self

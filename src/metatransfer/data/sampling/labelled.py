@@ -1,7 +1,5 @@
 """Batches of labelled samples, and of samples to label."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +11,7 @@ from metatransfer.batches import Inputs, LabelledBatch, UnlabelledBatch
 from metatransfer.data.sampling.augment import Changes
 from metatransfer.data.sampling.loader import Sampler, Stream
 from metatransfer.data.sources import SPLITS, Source
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.functional.random import random_permutations, random_words, stream_keys
 
 Balance = Literal["none", "oversample"]
@@ -42,18 +40,13 @@ class LabelledSampler(Sampler[LabelledBatch]):
         mix: nn.Module | None = None,
         step: int = 0,
     ) -> None:
-        self.source, self.seed, self.changes = source, seed, changes or Changes()
+        self.source, self.seed, self.changes, self.in_memory = source, seed, changes or Changes(), source.in_memory
         self.shuffled, self.balance, self.mix, self.step = shuffled, balance, mix, step
         self._epoch = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the source is."""
-        return self.source.in_memory
 
     def _key(self, *parts: Any) -> NDArray[np.uint64]:  # noqa: ANN401
         keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, *parts)
@@ -108,14 +101,10 @@ class LabelledSampler(Sampler[LabelledBatch]):
         seed = int(random_words(self._key(indices[:1], 3), 1)[0, 0] >> np.uint64(1))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            try:
+            problem = f"mix, {self.mix}, fails on samples of shape {tuple(x.shape)}"
+            with explained(problem, "MixUp and CutMix need images (N, C, H, W); leave it out"):
                 one_hot = nn.functional.one_hot(y, len(self.source.class_names)).to(x.dtype)
                 mixed: tuple[Tensor, Tensor] = self.mix(x, one_hot)  # type: ignore[misc]
-            except Exception as error:  # of any type, from torchvision or user code
-                raise UserError(
-                    f"mix, {self.mix}, fails on samples of shape {tuple(x.shape)} ({error}): MixUp and CutMix need "
-                    "images (N, C, H, W); leave it out."
-                ) from error
         return mixed
 
 

@@ -1,7 +1,5 @@
 """Samplers, pure functions from item numbers to batches, and the one iterable that serves batches to the Trainer."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -38,10 +36,8 @@ class Stream(IntEnum):
 class Sampler(ABC, Generic[Batch]):
     """Makes batches from the numbers of their items (episodes, samples, steps), the same in any process or order."""
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether batches are made on the device, in which case worker processes would only slow it down."""
-        return True
+    in_memory: bool = True
+    """Whether batches are made on the device, in which case worker processes would only slow it down."""
 
     @abstractmethod
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> Batch:
@@ -80,7 +76,7 @@ class Place:
     device: Callable[[], torch.device] = lambda: torch.device("cpu")
 
     @classmethod
-    def of(cls, trainer: Trainer | None, *, training: bool = False, on_cpu: bool = False) -> Place:
+    def of(cls, trainer: Trainer | None, *, training: bool = False, on_cpu: bool = False) -> "Place":
         """The place of a Trainer's process."""
         if trainer is None:
             return cls()

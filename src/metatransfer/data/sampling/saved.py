@@ -1,7 +1,5 @@
 """Episodes as files, so that two people evaluate on the very same tasks."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from metatransfer.data.sampling.augment import Changes
 from metatransfer.data.sampling.episodes import EpisodeIndices, EpisodeSampler, merged, tasks_of
 from metatransfer.data.sampling.shapes import EpisodeSize
 from metatransfer.data.sources import Source
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.storage import atomic_file
 
 _FORMAT = "metatransfer episodes 1"
@@ -66,17 +64,7 @@ def save_episodes(path: str | Path, sampler: EpisodeSampler, count: int) -> Path
 
 
 class PublishedTrials(EpisodeSampler):
-    """Serves the episodes that were published with the samples, ``source.trials``.
-
-    Args:
-        source: the samples.
-        split: part of the key.
-        seed: part of the key.
-        changes: applied to every sample after it was read.
-
-    Attributes:
-        count: number of episodes.
-    """
+    """Serves the ``count`` episodes that were published with the samples, ``source.trials``."""
 
     def __init__(self, source: Source, split: str, seed: int, changes: Changes) -> None:
         assert source.trials is not None
@@ -94,18 +82,9 @@ class PublishedTrials(EpisodeSampler):
 
 
 class SavedEpisodes(EpisodeSampler):
-    """Serves the episodes of a file that :func:`save_episodes` wrote.
+    """Serves the ``count`` episodes of a file that :func:`save_episodes` wrote, in place of those of a sampler.
 
-    Args:
-        sampler: draws the episodes otherwise; its source must have the samples that the file was made from.
-        path: the file.
-        size: the required size of every episode, if all have the same.
-
-    Attributes:
-        count: number of episodes.
-
-    Raises:
-        UserError: a missing file, another format, other samples, indices that do not fit the source, or another size.
+    The file must be made from the samples of the sampler's source; ``size`` is the required size of every episode.
     """
 
     def __init__(self, sampler: EpisodeSampler, path: str | Path, size: EpisodeSize | None = None) -> None:
@@ -170,7 +149,8 @@ class SavedEpisodes(EpisodeSampler):
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays and the header of a file, or an error if it is not a file of episodes."""
-    try:
+    problem = f"'{path}' is not a file of episodes (format '{_FORMAT}')"
+    with explained(problem, "give one that files.export wrote", quoted=False):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
@@ -179,8 +159,4 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         if header.get("format") != _FORMAT or not needed <= arrays.keys() or wrong or not len(arrays["keys"]):
             raise ValueError(_FORMAT)
         arrays = {name: array.astype(np.uint64 if name == "keys" else np.int64) for name, array in arrays.items()}
-    except Exception as error:  # the error depends on what is damaged
-        raise UserError(
-            f"'{path}' is not a file of episodes (format '{_FORMAT}'): give one that files.export wrote."
-        ) from error
     return arrays, header

@@ -1,7 +1,5 @@
 """Task shapes: how many classes and samples each episode has."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import IntEnum
@@ -160,9 +158,6 @@ class MetaDatasetShape(TaskShape):
     Args:
         min_ways: minimum number of classes of an episode.
         max_support: maximum number of support samples of an episode.
-
-    Raises:
-        UserError: ``min_ways`` below 2, or ``max_support`` below 1.
     """
 
     def __init__(self, min_ways: int = 5, max_support: int = 500) -> None:
@@ -218,9 +213,6 @@ class ImbalancedShots(TaskShape):
         profile: ``"linear"``: evenly spaced from the smallest to the largest; ``"step"``: some classes have
             ``min_shots``, the others ``max_shots``; ``"random"``: uniform for each class.
         minority: fraction of small classes under ``"step"``.
-
-    Raises:
-        UserError: numbers below 1 or in the wrong order, an unknown profile, or a fraction outside (0, 1).
     """
 
     def __init__(
@@ -261,9 +253,6 @@ class SemiSupervised(TaskShape):
     Args:
         num_unlabelled: unlabelled samples of each class.
         num_distractors: additional classes with ``num_unlabelled`` unlabelled samples each and no labelled ones.
-
-    Raises:
-        UserError: ``num_unlabelled`` below 1, or ``num_distractors`` below 0.
     """
 
     def __init__(self, num_unlabelled: int = 5, num_distractors: int = 0) -> None:

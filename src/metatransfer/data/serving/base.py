@@ -1,7 +1,5 @@
 """Base class of the data modules that serve one collection."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -47,20 +45,7 @@ def training_batches(
 
 
 class CollectionDataModule(LightningDataModule, ABC):
-    """Serves one collection.
-
-    Args:
-        source: a collection, or the path of a folder or file.
-        processing: processing of samples after they are read.
-        seed: random seed.
-        num_workers: number of worker processes for data that is not held in memory.
-
-    Attributes:
-        collection: the data.
-
-    Raises:
-        UserError: ``source`` is not a collection, the seed is invalid, or a number is negative.
-    """
+    """Serves one ``collection``, which is given as such or as the path of a folder or file."""
 
     def __init__(self, source: Collection | str, processing: Processing, seed: int, num_workers: int) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """Labelled source domains and target domains whose labels stay out of training."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -218,7 +216,7 @@ class DomainDataModule(OpenedDomains):
             return None
         return torch.from_numpy(labels.copy())
 
-    def oracle_twin(self) -> DomainDataModule:
+    def oracle_twin(self) -> "DomainDataModule":
         """A copy in which the targets with their training labels are the sources, as an upper bound.
 
         Raises:

@@ -1,7 +1,5 @@
 """Opens the domains of a data module on first use, with the same class numbers and the same standardisation."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Literal, Self

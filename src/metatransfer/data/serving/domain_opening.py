@@ -1,7 +1,5 @@
 """Opens, checks and divides domains; errors name the domain."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import warnings

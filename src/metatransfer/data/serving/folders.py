@@ -1,7 +1,5 @@
 """The task of a few-shot prediction, from folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Labelled batches of any collection."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Data modules made of episodic ones: tests on several sources, and training on labelled batches."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +20,7 @@ from metatransfer.errors import UserError
 class _OverEpisodes(LightningDataModule):
     """Takes its state and its predictions from the data module ``main``."""
 
-    def __init__(self, main: EpisodicDataModule | CrossDomainEpisodes) -> None:
+    def __init__(self, main: "EpisodicDataModule | CrossDomainEpisodes") -> None:
         super().__init__()
         self._main = main
 
@@ -56,10 +54,7 @@ class CrossDomainEpisodes(_OverEpisodes):
     """
 
     def __init__(
-        self,
-        train: EpisodicDataModule,
-        test: dict[str, EpisodicDataModule],
-        val: EpisodicDataModule | None = None,
+        self, train: EpisodicDataModule, test: dict[str, EpisodicDataModule], val: EpisodicDataModule | None = None
     ) -> None:
         super().__init__(train)
         if not test:

@@ -1,7 +1,5 @@
 """Groups of arguments of the data modules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +13,7 @@ from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
 from metatransfer.data.sources import SPLITS
 from metatransfer.errors import UserError
 
-__all__ = [
-    "Division",
-    "DomainDivision",
-    "EpisodeFiles",
-    "Episodes",
-    "EvalTask",
-    "PredictFolders",
-    "Processing",
-    "Task",
-]
+__all__ = ["Division", "DomainDivision", "EpisodeFiles", "Episodes", "EvalTask", "PredictFolders", "Processing", "Task"]
 
 _MOST_WAYS = 10**5  # the output layer has as many columns, even before the data are opened
 Rotation = Literal["none", "classes", "per_class"]
@@ -41,9 +30,6 @@ class Task:
         shape: varies ways and shots from episode to episode, e.g. ``MetaDatasetShape``.
         within_groups: draw all classes of an episode from one group of the data (alphabet, superclass); defaults to
             the usual protocol of the data.
-
-    Raises:
-        UserError: a number below 1.
     """
 
     num_ways: int = 5
@@ -82,9 +68,6 @@ class EvalTask:
         num_queries: query samples of each class.
         shape: varies ways and shots from episode to episode.
         within_groups: draw all classes of an episode from one group of the data.
-
-    Raises:
-        UserError: a number below 1.
     """
 
     num_ways: int | None = None
@@ -111,9 +94,6 @@ class Episodes:
         val: validation episodes.
         test: test episodes.
         per_batch: episodes of a meta-batch, in each process.
-
-    Raises:
-        UserError: a number below 1.
     """
 
     train: int = 3200
@@ -235,9 +215,6 @@ class EpisodeFiles:
         export: folder to write the episodes of each evaluation to, as ``val.npz`` or ``test.npz``.
         use: folder of such files, or the file of each split, to serve instead of drawing episodes. The samples must be
             those that the file was made from; ``episodes.val`` and ``episodes.test`` are ignored.
-
-    Raises:
-        UserError: a split that cannot have a file.
     """
 
     export: str | None = None

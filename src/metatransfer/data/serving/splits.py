@@ -1,7 +1,5 @@
 """Splits of a collection: as given, or divided at random, by class for episodes, otherwise by sample within classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar

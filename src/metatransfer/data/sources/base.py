@@ -1,7 +1,5 @@
 """Sources: sets of samples with targets that are read by index."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -52,6 +50,7 @@ class Source(ABC):
         sizes: ``(C,)`` samples per class.
         offsets: ``(C,)`` where each class starts in ``order``.
         order: ``(N,)`` sample indices sorted by class.
+        in_memory: whether :meth:`read` gathers on the device, in which case worker processes would only slow it down.
         trials: ``(T, S)`` support and ``(T, Q)`` query samples of ``T`` published episodes, which are then served
             instead of random ones.
 
@@ -59,15 +58,12 @@ class Source(ABC):
         UserError: targets of another shape, labels out of range, or a class without samples.
     """
 
+    in_memory: bool = False
     trials: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     _may_lack_classes = False
 
     def __init__(
-        self,
-        targets: ArrayLike,
-        class_names: Sequence[str],
-        name: str,
-        groups: Sequence[str] | None = None,
+        self, targets: ArrayLike, class_names: Sequence[str], name: str, groups: Sequence[str] | None = None
     ) -> None:
         self.name, self.class_names = name, tuple(class_names)
         self.groups = tuple(groups) if groups is not None else None
@@ -106,11 +102,6 @@ class Source(ABC):
         return len(self.targets)
 
     @property
-    def in_memory(self) -> bool:
-        """Whether :meth:`read` gathers on the device, in which case worker processes would only slow it down."""
-        return False
-
-    @property
     def is_labelled(self) -> bool:
         """Whether the targets are classes."""
         return self.targets.ndim == 1
@@ -134,7 +125,7 @@ class Source(ABC):
         self.update_fingerprint(digest, np.arange(len(self)))
         return digest.hexdigest()
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """Feeds the samples ``indices`` ``(n,)`` to a hash, in this order; by default as they are read."""
         for index in indices.tolist():
             read = self.read(torch.tensor([index]), torch.device("cpu"))
@@ -168,7 +159,7 @@ class Source(ABC):
         read = self.read(torch.tensor([index]), torch.device("cpu"))
         return _shown(read[0]) if isinstance(read, Tensor) else str(read.ids[0].tolist())
 
-    def encoded(self, encoder: Encoder) -> Source:
+    def encoded(self, encoder: Encoder) -> "Source":
         """The same samples, read through an encoder; sources of numbers need none and return themselves."""
         return self
 
@@ -196,6 +187,8 @@ class TensorSource(Source):
             are not valid for :class:`Source`.
     """
 
+    in_memory = True
+
     def __init__(
         self,
         data: Tensor,
@@ -215,16 +208,11 @@ class TensorSource(Source):
         self.data = data
 
     @property
-    def in_memory(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.data.shape[1:])
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The tensor's type, shape and bytes."""
         digest.update(f"{self.data.dtype} {(len(indices), *self.sample_shape)}".encode())
         for rows in np.array_split(indices, max(1, len(indices) // 1024)):

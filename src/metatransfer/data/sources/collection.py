@@ -1,11 +1,9 @@
 """The interface of a collection, which describes the samples and knows no data module; names of splits and classes."""
 
-from __future__ import annotations
-
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -150,15 +148,12 @@ class LazyParts(Mapping[str, Source]):
     """
 
     def __init__(self, open_part: Callable[[str], Source], names: Sequence[str]) -> None:
-        self._open, self._names = open_part, tuple(names)
-        self._found: dict[str, Source] = {}
+        self._open, self._names = cache(open_part), tuple(names)
 
     def __getitem__(self, name: str) -> Source:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._found:
-            self._found[name] = self._open(name)
-        return self._found[name]
+        return self._open(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names  # the inherited one opens the part to find out

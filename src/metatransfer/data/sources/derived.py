@@ -1,9 +1,8 @@
 """Sources made of other sources: some of the samples, other labels, several sets as one, rotated images."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -25,15 +24,52 @@ class _Derived(Source):
 
     bases: tuple[Source, ...]
 
-    @property
-    def in_memory(self) -> bool:
-        """Whether all bases are."""
-        return all(base.in_memory for base in self.bases)
+    def _take_from(self, *bases: Source) -> None:
+        self.bases, self.in_memory = bases, all(base.in_memory for base in bases)
+
+    @abstractmethod
+    def places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
+        """Each base that has some of the samples, which of ``indices`` they are, and their indices in the base."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.bases[0].sample_shape
+
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
+        """The samples of all bases."""
+        for base, _, own in self.places(indices):
+            base.update_fingerprint(digest, own)
+
+    def read(self, indices: Tensor, device: torch.device) -> Inputs:
+        """Reads each sample from its base."""
+        places = self.places(indices.flatten().numpy())
+        if len(places) == 1:
+            base, _, own = places[0]
+            return base.read(torch.from_numpy(own).view(indices.shape), device)
+        read = [base.read(torch.from_numpy(own), device) for base, _, own in places]
+        order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
+        if isinstance(read[0], Tensor):
+            samples = torch.cat([one for one in read if isinstance(one, Tensor)])
+            return samples[order].view(*indices.shape, *samples.shape[1:])
+        ids, mask = (_padded([one[field] for one in read]) for field in (0, 1))
+        # the bases may pad with different ids, which a mask of 0 hides
+        return Tokens(*(one[order].view(*indices.shape, one.shape[-1]) for one in (ids, mask)))
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Those of the bases."""
+        found = np.zeros(len(indices), np.int64)
+        for base, rows, own in self.places(indices):
+            lengths = base.lengths(own)
+            if lengths is None:
+                return None
+            found[rows] = lengths
+        return found
+
+    def show(self, index: int) -> str | Tensor:
+        """The base's sample."""
+        base, _, own = self.places(np.array([index]))[0]
+        return base.show(int(own[0]))
 
 
 class View(_Derived):
@@ -54,33 +90,22 @@ class View(_Derived):
         groups: Sequence[str] | None = None,
     ) -> None:
         super().__init__(targets, class_names, base.name if name is None else name, groups)
-        self.bases, self.indices = (base,), indices
+        self._take_from(base)
+        self.indices = indices
 
     @property
     def base(self) -> Source:
         """The source that the samples are read from."""
         return self.bases[0]
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
-        """The base's samples."""
-        self.base.update_fingerprint(digest, self.indices[indices])
-
-    def read(self, indices: Tensor, device: torch.device) -> Inputs:
-        """Reads from the base."""
-        return self.base.read(torch.from_numpy(self.indices[indices.numpy()]), device)
-
-    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Those of the base."""
-        return self.base.lengths(self.indices[indices])
-
-    def show(self, index: int) -> str | Tensor:
-        """The base's sample."""
-        return self.base.show(int(self.indices[index]))
+    def places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
+        """All of them, in the one base."""
+        return [(self.base, np.arange(len(indices)), self.indices[indices])]
 
     def encoded(self, encoder: Encoder) -> Self:
         """A view of the encoded base."""
         twin = copy.copy(self)
-        twin.bases = (self.base.encoded(encoder),)
+        twin._take_from(self.base.encoded(encoder))
         return twin
 
 
@@ -117,48 +142,16 @@ class JoinedSource(_Derived):
         groups = {name: one for base in bases for name, one in zip(base.class_names, base.groups or (), strict=False)}
         known = [groups[name] for name in names] if all(name in groups for name in names) else None
         super().__init__(np.concatenate(labels), names, " and ".join(base.name for base in bases), known)
-        self.bases = tuple(bases)
+        self._take_from(*bases)
         self._starts = np.cumsum([0, *(len(base) for base in bases)])
 
     def places(self, indices: NDArray[np.int64]) -> list[tuple[Source, NDArray[np.int64], NDArray[np.int64]]]:
-        """Each base that has some of the samples, which of ``indices`` they are, and their indices in the base."""
+        """Those of the bases in turn."""
         base_of = np.searchsorted(self._starts, indices, side="right") - 1
         found = [(base, np.flatnonzero(base_of == place), self._starts[place]) for place, base in enumerate(self.bases)]
         return [(base, rows, indices[rows] - start) for base, rows, start in found if len(rows)]
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
-        """The samples of all bases."""
-        for base, _, own in self.places(indices):
-            base.update_fingerprint(digest, own)
-
-    def read(self, indices: Tensor, device: torch.device) -> Inputs:
-        """Reads each sample from its base."""
-        places = self.places(indices.flatten().numpy())
-        read = [base.read(torch.from_numpy(own), device) for base, _, own in places]
-        order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
-        if isinstance(read[0], Tensor):
-            samples = torch.cat([one for one in read if isinstance(one, Tensor)])
-            return samples[order].view(*indices.shape, *samples.shape[1:])
-        ids, mask = (_padded([one[field] for one in read]) for field in (0, 1))
-        # the bases may pad with different ids, which a mask of 0 hides
-        return Tokens(*(one[order].view(*indices.shape, one.shape[-1]) for one in (ids, mask)))
-
-    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Those of the bases."""
-        found = np.zeros(len(indices), np.int64)
-        for base, rows, own in self.places(indices):
-            lengths = base.lengths(own)
-            if lengths is None:
-                return None
-            found[rows] = lengths
-        return found
-
-    def show(self, index: int) -> str | Tensor:
-        """The base's sample."""
-        base, _, own = self.places(np.array([index]))[0]
-        return base.show(int(own[0]))
-
-    def encoded(self, encoder: Encoder) -> JoinedSource:
+    def encoded(self, encoder: Encoder) -> "JoinedSource":
         """All bases, encoded."""
         return JoinedSource([base.encoded(encoder) for base in self.bases], self.class_names)
 
@@ -173,7 +166,7 @@ def joined(parts: Sequence[Source]) -> Source:
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 
-class RotatedClasses(_Derived):
+class RotatedClasses(Source):
     """Every class four times, rotated by 0, 90, 180 and 270 degrees, as Snell et al. 2017 (1703.05175) train Omniglot.
 
     Class ``4 c + r`` is class ``c`` after ``r`` quarter turns; images are rotated when they are read.
@@ -196,15 +189,20 @@ class RotatedClasses(_Derived):
             base.name,
             [group for group in base.groups for _ in turns] if base.groups is not None else None,
         )
-        self.bases = (base,)
+        self.base, self.in_memory = base, base.in_memory
 
-    def update_fingerprint(self, digest: hashlib._Hash, indices: NDArray[np.int64]) -> None:
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.base.sample_shape
+
+    def update_fingerprint(self, digest: "hashlib._Hash", indices: NDArray[np.int64]) -> None:
         """The base's samples; the rotations follow from the labels."""
-        self.bases[0].update_fingerprint(digest, np.unique(indices // 4))
+        self.base.update_fingerprint(digest, np.unique(indices // 4))
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Reads and rotates."""
-        read = self.bases[0].read(indices // 4, device)
+        read = self.base.read(indices // 4, device)
         assert isinstance(read, Tensor)
         return rotate(read, (indices % 4).to(device))
 

@@ -3,8 +3,6 @@
 All are computed in float32 or wider, also under autocast, as squared distances overflow half precision.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Distances of two domains in feature space, and signs of a failed adaptation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

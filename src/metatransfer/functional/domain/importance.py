@@ -4,8 +4,6 @@ Samples are rows: ``(n, d)`` of the source, ``(m, d)`` of the target. Kernels ar
 :math:`k(x, y) = e^{-\lVert x-y\rVert^2 / (2\sigma^2)}` with the bandwidth :math:`\sigma`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Samples are rows: ``(n, d)`` of the source, ``(m, d)`` of the target, centred by the caller.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg

@@ -5,8 +5,6 @@ source samples and give more weight to those that resemble the target. All sums 
 training loss.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Batch normalisation with a second derivative that is fast on a CPU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

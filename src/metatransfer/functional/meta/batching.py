@@ -1,7 +1,5 @@
 """Applying a function to many tasks: one after the other, in threads, or all at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -13,7 +11,7 @@ from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from metatransfer.batches import Inputs
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, in_short
 from metatransfer.functional.meta.threads import in_threads, thread_count
 
 Batching = Literal["loop", "threads", "vmap"]
@@ -49,9 +47,9 @@ def choose_batching(network: nn.Module, x: Inputs) -> Batching:
 
 def unmappable(error: Exception) -> UserError:
     """What to say when ``vmap`` cannot compute a network."""
-    reason = " ".join(str(error).split())[:160].rstrip(".")
     return UserError(
-        f"this network cannot be mapped over tasks ({reason}): set batching='loop' (--model.execution.batching loop)."
+        f"this network cannot be mapped over tasks ({in_short(error)}): set batching='loop' "
+        "(--model.execution.batching loop)."
     )
 
 

@@ -1,7 +1,5 @@
 """A loss and its gradients as one compiled function."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +66,7 @@ class CompiledLoss:
 
     def _trace(
         self, names: list[str], leaves: list[Tensor], tensors: list[Tensor], nested: Callable[[Sequence[Tensor]], Any]
-    ) -> _Graph:
+    ) -> "_Graph":
         traced: list[Any] = []
 
         def whole(leaves: list[Tensor], *tensors: Tensor) -> list[Tensor]:
@@ -83,7 +81,7 @@ class CompiledLoss:
         graph = make_fx(whole)(leaves, *tensors)
         return _Graph(torch.compile(graph, fullgraph=True, dynamic=False), *traced)
 
-    def __deepcopy__(self, memo: object) -> CompiledLoss | None:
+    def __deepcopy__(self, memo: object) -> "CompiledLoss | None":
         """A copied module compiles again."""
         return None
 

@@ -1,7 +1,5 @@
 """The inner loop of gradient-based meta-learning: adapts parameters to one task or to many."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple

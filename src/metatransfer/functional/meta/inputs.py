@@ -1,7 +1,5 @@
 """Operations on samples of any kind, tensors or texts."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

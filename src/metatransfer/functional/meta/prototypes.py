@@ -1,7 +1,5 @@
 """Class prototypes and scores of queries."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Copies of a network that share its tensors, so that a call can replace tensors without touching the network."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import operator

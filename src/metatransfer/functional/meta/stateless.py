@@ -1,7 +1,5 @@
 """Networks as pure functions of their parameters, with an explicit BatchNorm policy."""
 
-from __future__ import annotations
-
 import math
 import operator
 import weakref

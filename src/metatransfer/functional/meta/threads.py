@@ -1,7 +1,5 @@
 """Tasks in parallel on a CPU: each thread has its share of the tasks and of the cores."""
 
-from __future__ import annotations
-
 import os
 import threading
 import warnings

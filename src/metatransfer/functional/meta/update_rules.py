@@ -4,8 +4,6 @@ A rule owns no parameters: the method passes learned rates in as tensors, and th
 passed in and returned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """TF-IDF with a linear support vector machine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """AdaBN."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from metatransfer.methods.domain.adaptation import Normalization

@@ -1,7 +1,5 @@
 """Arguments shared by adaptation methods, and schedules over the progress of a run, from 0 to 1."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args

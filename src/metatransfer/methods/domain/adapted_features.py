@@ -1,7 +1,5 @@
 """Linear maps of features into a space common to both domains, and a classifier fitted there."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +59,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         self,
         backbone: Backbone,
         num_classes: int | None = None,
-        adapter: DomainAdapter | None = None,
+        adapter: "DomainAdapter | None" = None,
         classifier: FeatureClassifier | None = None,
         validator: Validator | None = None,
         cache_dir: str | None = None,
@@ -149,7 +147,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         """Discards what was fitted."""
         self.fitted_adapter, self.classifier.learned = None, {}
 
-    def unadapted(self) -> AdaptedFeaturesModule:
+    def unadapted(self) -> "AdaptedFeaturesModule":
         """The same classifier on unchanged features."""
         networks = deep_copy((self.backbone, self.classifier))
         networks[1].learned = {}
@@ -184,7 +182,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         return super().protocol() | {"adapter": "none" if self.adapter is None else as_call(self.adapter)}
 
 
-def _learned(adapter: DomainAdapter | None) -> dict[str, Tensor]:
+def _learned(adapter: "DomainAdapter | None") -> dict[str, Tensor]:
     """The fitted attributes of an adapter, whose names end with an underscore by scikit-learn's convention."""
     if adapter is None:
         return {}
@@ -193,7 +191,7 @@ def _learned(adapter: DomainAdapter | None) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(value)) for name, value in numbers.items()}
 
 
-def _with(adapter: DomainAdapter | None, learned: dict[str, Tensor]) -> DomainAdapter | None:
+def _with(adapter: "DomainAdapter | None", learned: dict[str, Tensor]) -> "DomainAdapter | None":
     """A copy of the adapter with the fitted attributes."""
     if adapter is None or not learned:
         return None

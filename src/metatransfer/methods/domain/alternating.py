@@ -1,7 +1,5 @@
 """Base class of methods that train parts of their networks in turn."""
 
-from __future__ import annotations
-
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Base class of all domain adaptation methods."""
 
-from __future__ import annotations
-
 import functools
 from abc import abstractmethod
 from collections.abc import Callable
@@ -178,7 +176,7 @@ class DomainAdaptationModule(DomainRun):
         """The network if its weights come from a file; :meth:`after_restart` renews copies of it."""
         return [self.backbone] if self.backbone.weights_report is not None else []
 
-    def unadapted(self) -> DomainAdaptationModule:
+    def unadapted(self) -> "DomainAdaptationModule":
         """The twin that ignores the target, with the same networks, weights, optimizer and schedule."""
         from metatransfer.methods.domain.source_only import SourceOnlyModule  # a subclass
 
@@ -191,7 +189,7 @@ class DomainAdaptationModule(DomainRun):
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
         """The method if it adapts, its twin without the target, and one trained on the target if labels are known."""
 
-        def start() -> DomainAdaptationModule:
+        def start() -> "DomainAdaptationModule":
             return detached(self) if seed is None else self.restarted(seed)
 
         found = {ADAPTATION.own: Entry(start)} if self.adapts else {}
@@ -200,7 +198,7 @@ class DomainAdaptationModule(DomainRun):
             found[ORACLE] = Entry(lambda: start().unadapted(), cast(Any, data.oracle_twin))
         return found
 
-    def take_over(self, other: DomainAdaptationModule) -> None:
+    def take_over(self, other: "DomainAdaptationModule") -> None:
         """Copies the weights of another method with backbone and head of the same architecture."""
         self.backbone.load_state_dict(other.backbone.state_dict())
         if other.normalization != "adabn":

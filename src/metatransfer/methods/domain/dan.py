@@ -1,7 +1,5 @@
 """DAN."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, get_args
 

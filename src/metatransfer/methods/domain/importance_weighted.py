@@ -1,7 +1,5 @@
 """Training on weighted source samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -70,7 +68,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self,
         backbone: Backbone,
         num_classes: int | None = None,
-        estimator: ImportanceWeights | None = None,
+        estimator: "ImportanceWeights | None" = None,
         features: Features = "raw",
         head: Callable[[int, int], Head] = LinearHead,
         adaptation: Adaptation = DEFAULT,

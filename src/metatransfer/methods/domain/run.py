@@ -1,7 +1,5 @@
 """Training batches of domain adaptation, the progress of a run, and BatchNorm statistics of the target."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Training on the source only."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from metatransfer.methods.domain.base import DomainAdaptationModule

@@ -1,7 +1,5 @@
 """Base class of all evaluations, and Lightning's hooks that call them."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
@@ -91,7 +89,7 @@ class Evaluation(nn.Module, ABC):
         """The number of answers that the :meth:`baseline_scores` of a batch are fractions of; 0 if they are not."""
         return 0
 
-    def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
+    def figures(self, module: Method, stage: str, mistakes: int = 12) -> "dict[str, Figure]":
         """Figures of the last evaluation, by file name without extension, with some wrong predictions.
 
         All processes must call it; only the result of the first one is used.

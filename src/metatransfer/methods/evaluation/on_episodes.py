@@ -1,7 +1,5 @@
 """Evaluation on few-shot tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -110,7 +108,7 @@ class OnEpisodes(Evaluation):
 
     # ---- what is told
 
-    def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
+    def figures(self, module: Method, stage: str, mistakes: int = 12) -> "dict[str, Figure]":
         """A task with its predictions, or true and learned curves; and the score after each inner step."""
         episode, self._shown = self._shown, None
         if episode is None or not module.trainer.is_global_zero:
@@ -144,7 +142,7 @@ def _shape_line(shape: Mapping[str, Any]) -> str:
 
 
 @torch.no_grad()
-def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) -> dict[str, Figure]:  # noqa: ANN401
+def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) -> "dict[str, Figure]":  # noqa: ANN401
     """Figures of the first task, or of the first regression tasks with one input and one target variable."""
     from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
 
@@ -178,7 +176,7 @@ def _class_names(module: Any, task: Episode, stage: str) -> list[str]:  # noqa: 
     return [names[one] for one in task.classes.tolist()] if names and task.classes is not None else []
 
 
-def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> Figure:  # noqa: ANN401
+def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> "Figure":  # noqa: ANN401
     """Regression tasks with one variable: true curve, support points, and the predictions on a grid."""
     from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
 

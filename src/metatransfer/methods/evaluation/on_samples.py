@@ -1,7 +1,5 @@
 """Evaluation on labelled samples."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -86,7 +84,7 @@ class OnSamples(Evaluation):
         metrics: Any = dict(self.metrics.items()).get(stage)
         return metrics if metrics is not None and metrics.collected.update_called else None
 
-    def figures(self, module: Method, stage: str, mistakes: int = 12) -> dict[str, Figure]:
+    def figures(self, module: Method, stage: str, mistakes: int = 12) -> "dict[str, Figure]":
         """Confusion matrix, calibration, and the most confident wrong predictions."""
         metrics = self._collected(stage)
         if metrics is None:

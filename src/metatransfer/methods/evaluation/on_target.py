@@ -1,7 +1,5 @@
 """Evaluation of domain adaptation, without labels of the target except in a test."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """A classifier on the features of a frozen network."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Fine-tuning."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Fine-tuning policies, which can be combined."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 

@@ -1,7 +1,5 @@
 """Base of gradient-based methods: an inner loop for each task of a meta-batch, and an outer loss."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Hashable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """BOIL."""
 
-from __future__ import annotations
-
 from metatransfer.functional.meta.update_rules import Params
 from metatransfer.methods.gradient.maml import MAMLModule
 

@@ -1,7 +1,5 @@
 """First-order MAML."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from metatransfer.methods.gradient.maml import MAMLModule

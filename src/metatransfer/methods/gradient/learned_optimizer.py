@@ -1,7 +1,5 @@
 """MAML with a learned inner optimiser."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

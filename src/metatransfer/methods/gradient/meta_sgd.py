@@ -1,7 +1,5 @@
 """Meta-SGD."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parts of the outer loop: unused parameters, running statistics, divergence, and the compiled training step."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +45,7 @@ class ReachesAllParameters(LightningModule):
 
 
 @torch.no_grad()
-def collect_statistics(module: InnerLoopModule, support_x: Inputs) -> None:
+def collect_statistics(module: "InnerLoopModule", support_x: Inputs) -> None:
     """Updates running averages with one pass over all support sets, as the inner loop changes no buffers."""
     if module.batch_norm != "running" or not module.training:
         return
@@ -80,7 +78,7 @@ def report_divergence(trajectory: list[Params], lr: float) -> None:
     )
 
 
-def compiled_part_loss(module: InnerLoopModule, part: Episode, trainable: Params) -> tuple[Tensor, Any, Tensor]:
+def compiled_part_loss(module: "InnerLoopModule", part: Episode, trainable: Params) -> tuple[Tensor, Any, Tensor]:
     """``module.part_loss`` and its gradients as one compiled function; the loss can be differentiated once."""
     if module.compiled is None:
         module.compiled = CompiledLoss(lambda params, part: replica(module, params).part_loss(part))

@@ -1,7 +1,5 @@
 """Proto-MAML."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

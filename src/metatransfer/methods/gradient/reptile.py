@@ -1,7 +1,5 @@
 """Reptile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

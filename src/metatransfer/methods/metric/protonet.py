@@ -1,7 +1,5 @@
 """Prototypical networks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

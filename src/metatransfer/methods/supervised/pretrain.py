@@ -1,7 +1,5 @@
 """Supervised pretraining, tested on episodes by the nearest class mean."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The base class of networks that compute features."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small convolutional networks for images, without pretrained weights of other libraries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
@@ -184,9 +182,6 @@ class ResNet12(Backbone):
         norm: ``"batch"``, ``"group"`` or ``"none"``.
         dropout: probability of dropping a channel after each block.
         weights: file of initial weights, see :func:`metatransfer.nn.load_weights`.
-
-    Raises:
-        UserError: there are not four widths, or ``norm`` is unknown.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Networks for samples of any fixed shape, which they flatten."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,9 +24,6 @@ class MLP(Backbone):
         norm: whether batch normalisation precedes each ReLU.
         dropout: dropout probability after each ReLU.
         weights: file of initial weights, see :func:`metatransfer.nn.load_weights`.
-
-    Raises:
-        UserError: there is no layer, or a width or size is below 1.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
 """Pretrained text encoders of Hugging Face, from local files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_choice, check_fraction
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.model_folders import find_model_folder
 from metatransfer.nn.backbones.backbone import Backbone
 from metatransfer.nn.backbones.token_average import check_tokens, mean_of_tokens
@@ -116,21 +114,16 @@ class HuggingFaceEncoder(Backbone):
 
 
 def _transformers(name: str) -> Any:  # noqa: ANN401
-    try:
+    extra = "install the extra, pip install 'metatransfer[text]'"
+    with explained(f"encoder '{name}' needs the package transformers", extra, ImportError, quoted=False):
         import transformers  # takes seconds
-    except ImportError as error:
-        raise UserError(
-            f"encoder '{name}' needs the package transformers: install the extra, pip install 'metatransfer[text]'."
-        ) from error
     return transformers
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    try:
+    with explained(f"'{file}' is not valid JSON", "download it again", ValueError):
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"'{file}' is not valid JSON ({error}): download it again.") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise UserError(f"'{file}' must be an object with model_type: download config.json of a transformers model.")
     return content
@@ -140,13 +133,10 @@ def _built_config(content: dict[str, Any], name: str, dropout: float | None) -> 
     transformers = _transformers(name)
     plain = {key: value for key, value in content.items() if key[0] != "_" and key not in _LEFT_OUT}
     kind = content.get("model_type")
-    try:
+    problem = f"whose config transformers {transformers.__version__} does not accept"
+    remedy = "use a model that it supports, or another version"
+    with explained(f"encoder '{name}' is of model_type '{kind}', {problem}", remedy):
         config = transformers.AutoConfig.for_model(kind, **plain)
-    except Exception as error:  # transformers raises many types of errors
-        raise UserError(
-            f"encoder '{name}' is of model_type '{kind}', whose config transformers {transformers.__version__} does "
-            f"not accept ({_short(error)}): use a model that it supports, or another version."
-        ) from error
     sizes = [getattr(config, size, None) for size in ("hidden_size", "vocab_size")]
     if config.is_encoder_decoder or not all(isinstance(size, int) for size in sizes):
         raise UserError(
@@ -161,27 +151,18 @@ def _built_config(content: dict[str, Any], name: str, dropout: float | None) -> 
 
 
 def _untrained(config: Any, name: str) -> nn.Module:  # noqa: ANN401
-    try:
+    with explained(f"encoder '{name}' cannot be built from its config", "fix config.json"):
         network: nn.Module = _transformers(name).AutoModel.from_config(config, dtype=torch.float32)
-    except Exception as error:
-        raise UserError(
-            f"encoder '{name}' cannot be built from its config ({_short(error)}): fix config.json."
-        ) from error
     return network
 
 
 def _pretrained(folder: Path, config: Any) -> tuple[nn.Module, WeightsReport]:  # noqa: ANN401
     files, safe = _weight_files(folder)
-    with _quiet():
-        try:
-            network, found = _transformers(str(folder)).AutoModel.from_pretrained(
-                folder, config=config, local_files_only=True, use_safetensors=safe, weights_only=True,
-                trust_remote_code=False, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
-            )  # fmt: skip
-        except Exception as error:
-            raise UserError(
-                f"the weights in '{folder}' cannot be read ({_short(error)}): download {files[0].name} again."
-            ) from error
+    with _quiet(), explained(f"the weights in '{folder}' cannot be read", f"download {files[0].name} again"):
+        network, found = _transformers(str(folder)).AutoModel.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=safe, weights_only=True,
+            trust_remote_code=False, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
     pooler = {name for name, _ in network.named_parameters() if name.startswith("pooler.")}
     # transformers 5 adds the shapes
     wrong = [entry if isinstance(entry, str) else str(entry[0]) for entry in found["mismatched_keys"]]
@@ -232,7 +213,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:160]

@@ -1,7 +1,5 @@
 """The base class of image networks from other libraries."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Sequence

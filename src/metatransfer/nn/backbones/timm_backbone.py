@@ -1,7 +1,5 @@
 """Any network of timm as a backbone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metatransfer.checks import did_you_mean
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.nn.backbones.image_backbone import IMAGENET_MEAN, IMAGENET_STD, ImageBackbone, Known
 
 
@@ -32,17 +30,13 @@ class TimmBackbone(ImageBackbone):
         size: dict[str, Any] = {} if self.fixed_size is None else {"img_size": self.fixed_size}
         if self.fixed_size == getattr(_config(self.name), "input_size", (None,))[-1]:
             size = {}  # some networks do not accept the argument
-        try:
+        wanted = f"images of {self.fixed_size}x{self.fixed_size}" if size else f"{self.channels} channels"
+        remedy = f"use another network{', or set resize to its own size' if size else ''}"
+        kinds = RuntimeError, ValueError, AssertionError, TypeError
+        with explained(f"timm cannot build {self.name} for {wanted}", remedy, *kinds):
             network: nn.Module = _timm().create_model(
                 self.name, pretrained=False, num_classes=0, in_chans=self.channels, **size
             )
-        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-            wanted = f"images of {self.fixed_size}x{self.fixed_size}" if size else f"{self.channels} channels"
-            reason = " ".join(str(error).split()).rstrip(".")[:120]
-            raise UserError(
-                f"timm cannot build {self.name} for {wanted} ({reason}): use another network"
-                f"{', or set resize to its own size' if size else ''}."
-            ) from error
         self.out_features = int(getattr(network, "head_hidden_size", None) or network.num_features)  # type: ignore[arg-type]
         return network
 
@@ -79,10 +73,9 @@ class TimmBackbone(ImageBackbone):
 
 
 def _timm() -> ModuleType:
-    try:
+    extra = "install the extra, pip install 'metatransfer[timm]'"
+    with explained("TimmBackbone needs timm", extra, ImportError, quoted=False):
         import timm
-    except ImportError as error:
-        raise UserError("TimmBackbone needs timm: install the extra, pip install 'metatransfer[timm]'.") from error
     return timm
 
 

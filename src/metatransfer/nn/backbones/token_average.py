@@ -1,7 +1,5 @@
 """The mean of word embeddings, a network for texts without further requirements."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Any classification network of torchvision as a backbone."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum  # type: ignore[import-untyped]
 
 from metatransfer.checks import did_you_mean
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.nn.backbones.image_backbone import IMAGENET_MEAN, IMAGENET_STD, ImageBackbone, Known
 from metatransfer.nn.weights import sha256
 
@@ -51,12 +49,9 @@ class TorchvisionBackbone(ImageBackbone):
         if self.fixed_size is not None:
             vit = self.name.startswith("vit_")
             settings = {"image_size": self.fixed_size} if vit else {"input_size": (self.fixed_size,) * 2}
-        try:
+        problem = f"{self.name} cannot be built for images of {self.fixed_size}x{self.fixed_size}"
+        with explained(problem, "set resize: 224", ValueError, AssertionError, quoted=False):
             network: nn.Module = torchvision.models.get_model(self.name, weights=None, **settings)
-        except (ValueError, AssertionError) as error:
-            raise UserError(
-                f"{self.name} cannot be built for images of {self.fixed_size}x{self.fixed_size}: set resize: 224."
-            ) from error
         mixing = [entry for entry in network.named_modules() if isinstance(entry[1], nn.Linear | nn.Conv2d)]
         (first, convolution), (last, head) = mixing[0], mixing[-1]
         # squeezenet's classifier is a convolution
@@ -105,14 +100,10 @@ class TorchvisionBackbone(ImageBackbone):
                 "set download: true."
             )
         if not file.is_file():
-            try:
+            problem = f"weights '{entry.name}' of {self.name} could not be downloaded from {entry.url}"
+            with explained(problem, f"put the file into '{folder}' yourself", OSError, RuntimeError):
                 folder.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(entry.url, str(file), progress=False)
-            except (OSError, RuntimeError) as error:
-                raise UserError(
-                    f"weights '{entry.name}' of {self.name} could not be downloaded from {entry.url} ({error}): put "
-                    f"the file into '{folder}' yourself."
-                ) from error
         expected, digest = re.search(r"-([0-9a-f]{8,})\.", file.name), sha256(file)
         if expected and not digest.startswith(expected[1]):
             raise UserError(

@@ -1,7 +1,5 @@
 """Parts of adversarial domain adaptation: discriminator, gradient reversal, multilinear map."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +25,6 @@ class DomainDiscriminator(nn.Module):
         in_features: size of the features.
         hidden_sizes: sizes of the hidden layers, each followed by ReLU and dropout.
         dropout: dropout probability of hidden units.
-
-    Raises:
-        UserError: a size is below 1, or the probability is outside [0, 1).
     """
 
     def __init__(self, in_features: int, hidden_sizes: Sequence[int] = (100,), dropout: float = 0.0) -> None:
@@ -87,9 +82,6 @@ class MultilinearMap(nn.Module):
 
     Attributes:
         out_features: :math:`EC`, or :math:`d` for the random map.
-
-    Raises:
-        UserError: a size is below 1.
     """
 
     feature_matrix: Tensor | None

@@ -1,7 +1,5 @@
 """Batch normalisation with separate statistics for each domain."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Learned quantities that belong to parameters, such as learning rates and momenta."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch
