@@ -24,9 +24,8 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
     if path.is_dir():
         missing = [name for name in files if not (path / name).is_file()]
         if missing:
-            raise UserError(
-                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: download it into the folder."
-            )
+            names = " and no ".join(missing)
+            raise UserError(f"{what}: folder '{reference}' has no {names}: download it into the folder.")
         return path
     if path.exists():
         raise UserError(f"{what} '{reference}' is a file: give the folder that contains {' and '.join(files)}.")
@@ -90,9 +89,8 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
     if len(outer) == 1:
         return outer[0]
     if outer:
-        inner = sorted(
-            {one.relative_to(root).as_posix() for root in roots for one in outer if one.is_relative_to(root)}
-        )
+        pairs = [(one, root) for root in roots for one in outer if one.is_relative_to(root)]
+        inner = sorted({one.relative_to(root).as_posix() for one, root in pairs})
         raise UserError(
             f"{what} '{reference}': package '{name}' has several folders with {' and '.join(files)} "
             f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): specify one, {_PACKAGE}{name}/{inner[0]}."

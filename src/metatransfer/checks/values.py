@@ -69,9 +69,8 @@ def _check(values: Mapping[str, Any], rule: str, holds: Callable[[Any], bool]) -
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises an error unless an argument is one of the allowed words; suggests the most similar one."""
     if not isinstance(value, str) or value not in choices:
-        raise UserError(
-            f"{name} must be one of {', '.join(choices)}, but is '{value}'{did_you_mean(str(value), choices)}"
-        )
+        hint = did_you_mean(str(value), choices)
+        raise UserError(f"{name} must be one of {', '.join(choices)}, but is '{value}'{hint}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -85,23 +84,12 @@ def check_monitor(name: str, monitor: str, logged: Iterable[str]) -> None:
     """Raises an error, with the logged metrics, if the argument ``name`` monitors one that is not logged."""
     known = sorted(logged)
     if monitor not in known:
-        raise UserError(
-            f"{name} '{monitor}' is not logged by this run{did_you_mean(monitor, known)} Known: "
-            f"{', '.join(known) or 'none'}."
-        )
+        hint = did_you_mean(monitor, known)
+        raise UserError(f"{name} '{monitor}' is not logged by this run{hint} Known: {', '.join(known) or 'none'}.")
 
 
 def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
-    """Raises an error if loaded weights do not fit a class, before any of them is copied.
-
-    Args:
-        own: the expected weights.
-        loaded: the loaded weights.
-        what: name of the class.
-
-    Raises:
-        UserError: names the first keys that are missing, unknown or of another shape.
-    """
+    """Raises an error if loaded weights do not fit a class, with the first keys that are missing, unknown or wrong."""
     shapes = [
         f"{key} {_shape(loaded[key])} instead of {tuple(own[key].shape)}"
         for key in own
@@ -113,7 +101,7 @@ def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], wh
         "of another shape": shapes,
     }
     problems = [
-        f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})"
         for title, keys in found.items()
         if keys
     ]
@@ -133,19 +121,7 @@ def _shape(value: object) -> str:
 
 
 def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
-    """The path of a file that must exist and be readable.
-
-    Args:
-        path: the file.
-        what: name of the file in the error message.
-        remedy: what to do if the file is missing and none has a similar name.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: the file does not exist (suggests the most similar name), is a folder, or cannot be read.
-    """
+    """The path of a file that must exist and be readable; ``remedy`` is advice if none has a similar name."""
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{what} '{path}' does not exist{_similar(path, remedy)}")

@@ -69,15 +69,11 @@ def check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: AN
         kind = import_class(settings.class_path)
     if not isinstance(kind, type):
         return
+    known = parameters(kind)
     for name, value in vars(settings.get("init_args") or settings).items():
-        if value is None and _needs_value(kind, name):
+        parameter, hint = known.get(name), type_of(kind, name)
+        typed = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
+        if value is None and typed and type(None) not in typing.get_args(hint):
             raise UserError(f"{path}.{name} is null, but needs a value: remove it to use its default, or give a value.")
-        groups = [one for one in classes_in(type_of(kind, name)) if dataclasses.is_dataclass(one)]  # without class_path
+        groups = [one for one in classes_in(hint) if dataclasses.is_dataclass(one)]  # without class_path
         check_nulls(value, f"{path}.{name}", groups[0] if groups else None)
-
-
-def _needs_value(kind: type, name: str) -> bool:
-    """Whether an argument of a class cannot be null."""
-    parameter, hint = parameters(kind).get(name), type_of(kind, name)
-    known = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
-    return known and type(None) not in typing.get_args(hint)

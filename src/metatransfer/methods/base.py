@@ -88,18 +88,12 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         self._checked: set[str] = set()
         self._rng_state: dict[str, Tensor] | None = None
 
-    # ---- training
-
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
         """Returns the loss of a training batch and logs it as ``train/loss``."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the optimizer over the parameters that require a gradient, and the scheduler.
-
-        Raises:
-            UserError: no parameter requires a gradient.
-        """
+        """Builds the scheduler, and the optimizer over the parameters that require a gradient, at least one."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
@@ -113,20 +107,12 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            monitor = getattr(scheduler, "monitor", "val/loss")
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        plateau = isinstance(scheduler, ReduceLROnPlateau)
+        monitor = {"monitor": getattr(scheduler, "monitor", "val/loss")} if plateau else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
 
     def check_samples(self, x: Inputs) -> None:
-        """Raises an error unless the network accepts the samples; by default ``self.backbone`` decides.
-
-        Args:
-            x: ``(N, *shape)``, or texts.
-
-        Raises:
-            UserError: texts for a network that takes tensors, or an error of the network.
-        """
+        """Raises an error unless the network accepts samples ``(N, *shape)`` or texts; ``self.backbone`` decides."""
         backbone = getattr(self, "backbone", None)  # some methods have none
         if not isinstance(backbone, Backbone):
             return
@@ -137,8 +123,6 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 f"{type(backbone).__name__} takes tensors, but the data module serves texts: give it a network "
                 "that reads texts, such as TokenAverage or HuggingFaceEncoder."
             )
-
-    # ---- reports
 
     def protocol(self) -> dict[str, Any]:
         """Settings of the method for the protocol card; names starting with ``train_`` matter for training only."""
@@ -158,8 +142,6 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         except UserError:
             return None
         return twin.eval()
-
-    # ---- copies that are trained beside a run
 
     @torch.inference_mode(False)
     def restarted(self, seed: int) -> Self:
@@ -218,9 +200,6 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             **kwargs: constructor arguments that replace those in the checkpoint; of a group given as a dict, such as
                 ``inner={"steps": 10}``, only the named fields are replaced.
 
-        Returns:
-            The module.
-
         Raises:
             UserError: the file is not a checkpoint, or names something that is not allowed, see
                 :mod:`metatransfer.trust`.
@@ -266,11 +245,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 checkpoint["rng_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads what :meth:`on_save_checkpoint` added.
-
-        Raises:
-            UserError: the weights belong to another network.
-        """
+        """Reads what :meth:`on_save_checkpoint` added; raises an error if the weights belong to another network."""
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         check_checkpoint(checkpoint, resuming=fitting)
         own = self.state_dict()

@@ -42,10 +42,6 @@ class EpisodicModule(MethodModule, Generic[State]):
             methods that accept any number of ways.
         transductive: whether the prediction for a query depends on the other queries.
         order_sensitive: whether the prediction depends on the order of the support set (sequence models).
-
-    Args:
-        optimizer: see :class:`MethodModule`.
-        lr_scheduler: see :class:`MethodModule`.
     """
 
     learns_from: ClassVar[type] = Episode
@@ -131,15 +127,7 @@ class EpisodicModule(MethodModule, Generic[State]):
         return default_task_losses(outputs, targets, self.loss)
 
     def check_episodes(self, episodes: list[Episode], where: str) -> None:
-        """Raises an error unless the tasks fit each other and the method.
-
-        Args:
-            episodes: a meta-batch.
-            where: name of the batch in the message.
-
-        Raises:
-            UserError: with the offending shapes or labels.
-        """
+        """Raises an error unless the tasks of a meta-batch, called ``where``, fit each other and the method."""
         for episode in episodes:
             check_episode(episode, num_outputs=self.num_outputs, where=where)
             if self.num_outputs is None and is_regression(episode.support_y):
@@ -179,11 +167,7 @@ class EpisodicModule(MethodModule, Generic[State]):
             return module.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
 
     def _check_regression(self, targets: Tensor) -> None:
-        """Raises an error unless the method can regress the targets.
-
-        Raises:
-            UserError: targets of a wrong size or not finite, or a method that only classifies.
-        """
+        """Raises an error unless the method can regress the targets."""
         if self.num_outputs is None:
             raise UserError(
                 f"{type(self).__name__} learns classes, but support_y holds floats: give labels (integers, strings)."

@@ -117,9 +117,8 @@ class BestCheckpoint(ModelCheckpoint):
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            rank_zero_info(
-                f"Stopped. To resume, add to the same command: --ckpt_path {shlex.quote(self.last_model_path)}"
-            )
+            path = shlex.quote(self.last_model_path)
+            rank_zero_info(f"Stopped. To resume, add to the same command: --ckpt_path {path}")
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)

@@ -59,8 +59,6 @@ class Report(Callback):
         self._trained_seconds: float | None = None
         self._fit_seconds: float | None = None
 
-    # ---- state: a resumed fit keeps its past
-
     def state_dict(self) -> dict[str, Any]:
         """History, baselines and time, as plain values."""
         kept = {"history": self.history, "measured": self.measured, "evaluation": self._evaluation}
@@ -85,13 +83,11 @@ class Report(Callback):
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
 
-    # ---- baselines
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares the baselines for the first full evaluation."""
         wanted = self.baselines and not self.measured and not trainer.sanity_checking
         stage = "test" if trainer.testing else "val"
-        self._running = BaselineScores.of(pl_module, stage) if wanted and isinstance(pl_module, MethodModule) else None
+        self._running = BaselineScores(pl_module, stage) if wanted and isinstance(pl_module, MethodModule) else None
 
     def on_validation_batch_end(
         self,
@@ -109,11 +105,9 @@ class Report(Callback):
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def _finish(self) -> None:
-        for name, scores in self._running.compute().items() if self._running is not None else ():
-            self.measured[name] = numbers_of(scores)
+        if self._running is not None:
+            self.measured |= {name: numbers_of(scores) for name, scores in self._running.compute().items()}
         self._running = None
-
-    # ---- results
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a validation to the history, or reports ``lightning validate``."""
@@ -266,10 +260,8 @@ def withheld_card(withheld: Mapping[int, Numbers], state: Numbers, selected_by: 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The hardware of a run."""
-    found = {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    if device.type == "cuda":
-        found["accelerator"] = torch.cuda.get_device_name(device)
-    return found
+    accelerator = {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()} | accelerator
 
 
 def processor_name() -> str:

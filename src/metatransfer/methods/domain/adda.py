@@ -35,12 +35,10 @@ class ADDAModule(AlternatingModule):
     its own domain; dropout is off in the second part, since dropout in one encoder only would reveal the domain.
 
     The accuracy on the source does not change in the second part, so a ``source_floor`` cannot detect there that
-    adaptation fails.
+    adaptation fails. The other arguments are those of :class:`DomainAdaptationModule`.
 
     Args:
         backbone: the network; after training it is the target's encoder.
-        num_classes: number of classes; on the command line taken from the data.
-        head: creates the label predictor from ``(in_features, num_classes)``.
         discriminator: creates the discriminator from the size of the features.
         pretrain_fraction: fraction of the run's batches in the first part.
         adaptation: see :class:`DomainAdaptationModule`; only ``"separate"`` normalisation.
@@ -98,10 +96,7 @@ class ADDAModule(AlternatingModule):
     def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples, by the encoder of their domain."""
         own = self.source_backbone if domain == "source" and self.adapting else self.backbone
-        features: Tensor = own(x)
-        return features
-
-    # ---- training
+        return own(x)  # type: ignore[no-any-return]
 
     def make_optimizers(self) -> list[Optimizer]:
         """Of the source's encoder and the classifier, of the target's encoder, and of the discriminator."""
@@ -167,8 +162,6 @@ class ADDAModule(AlternatingModule):
         if not self.trainer.global_step:  # a second fit begins anew
             self.after_restart()
         self.train(self.training)
-
-    # ---- twins
 
     def after_restart(self) -> None:
         """Returns to the first part, with one encoder for both domains."""

@@ -60,11 +60,7 @@ class AlternatingModule(DomainAdaptationModule):
         optimizer.step()
 
     def trainable(self, network: nn.Module, name: str) -> list[nn.Parameter]:
-        """Parameters of a network that require a gradient.
-
-        Raises:
-            UserError: there are none.
-        """
+        """Parameters of a network that require a gradient; raises an error if there are none."""
         found = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not found:
             raise UserError(
@@ -115,11 +111,8 @@ class AlternatingModule(DomainAdaptationModule):
                     f"trainer.{name}={value}: leave it out."
                 )
         strategy = self.trainer.strategy
-        if (
-            self.trainer.training
-            and isinstance(strategy, DDPStrategy)
-            and not strategy._ddp_kwargs.get("find_unused_parameters")
-        ):
+        parallel = self.trainer.training and isinstance(strategy, DDPStrategy)
+        if parallel and not strategy._ddp_kwargs.get("find_unused_parameters"):  # type: ignore[attr-defined]
             raise UserError(
                 f"{type(self).__name__} takes several optimizer steps for each batch, each for a part of its networks: "
                 "with several processes, set trainer.strategy=ddp_find_unused_parameters_true."
@@ -130,11 +123,9 @@ class AlternatingModule(DomainAdaptationModule):
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within the block, computations give the network no gradient but may pass one through it."""
-    free = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in free:
-        parameter.requires_grad_(False)
+    free = nn.ParameterList(parameter for parameter in network.parameters() if parameter.requires_grad)
+    free.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in free:
-            parameter.requires_grad_(True)
+        free.requires_grad_(True)

@@ -100,15 +100,13 @@ class DomainAdaptationModule(DomainRun):
     def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features ``(N, E)`` of samples ``(N, *shape)`` of a domain."""
         with in_domain(self.backbone, domain):
-            features: Tensor = self.backbone(x)
-        return features
+            return self.backbone(x)  # type: ignore[no-any-return]
 
     # ---- training
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, C)`` of samples of the target."""
-        outputs: Tensor = self.head(self.encode(x, "target"))
-        return outputs
+        return self.head(self.encode(x, "target"))  # type: ignore[no-any-return]
 
     def encode_pair(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """Features ``(N, E)`` and ``(M, E)`` of a batch; of no target samples if the method uses none."""
@@ -136,12 +134,11 @@ class DomainAdaptationModule(DomainRun):
         added = self.transfer_loss(Pair(source, target, source_logits, target_logits, batch))
         if added is None:
             return loss, source_logits
-        trainer = self._trainer
+        numbers, trainer = {"train/transfer_loss": added.detach()}, self._trainer
         if trainer is not None and trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             ratio = gradient_ratio(loss, added, source, target)
-            if ratio is not None:
-                self.log("train/gradient_ratio", ratio, batch_size=len(source))
-        self.log("train/transfer_loss", added.detach(), batch_size=len(source))
+            numbers |= {} if ratio is None else {"train/gradient_ratio": ratio}
+        self.log_dict(numbers, batch_size=len(source))
         return loss + added, source_logits
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
@@ -159,15 +156,11 @@ class DomainAdaptationModule(DomainRun):
         self.log_dict(numbers, prog_bar=True, batch_size=len(batch.source_y))
         return loss
 
-    # ---- the start of a run
-
     def on_train_start(self) -> None:
         """Resets the best accuracy on the source, unless a run is resumed."""
         super().on_train_start()
         if not self.trainer.global_step:
             self.best_source_accuracy.zero_()
-
-    # ---- twins
 
     @property
     def adapts(self) -> bool:

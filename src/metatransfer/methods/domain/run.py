@@ -117,8 +117,6 @@ class DomainRun(SampleClassifier):
             _warn_of_repetition("batch_size", batch.source_number)
             _warn_of_repetition("target_batch_size", batch.target_number)
 
-    # ---- BatchNorm statistics of the target
-
     @property
     def needs_data_module(self) -> bool:
         """Whether a data module is required, because statistics of all target samples are estimated."""

@@ -64,8 +64,6 @@ class OnSamples(Evaluation):
         for metrics in self.collectors(stage, place):
             metrics.update(outputs, batch.y, batch.number)
 
-    # ---- baselines
-
     def baselines(self, module: Method) -> dict[str, Baseline]:
         """The most frequent class, and the class of the nearest training sample unless there is too much data."""
         data = datamodule_of(module)
@@ -78,8 +76,6 @@ class OnSamples(Evaluation):
     def answers(self, batch: Any) -> int:  # noqa: ANN401
         """The number of samples."""
         return len(batch.y)
-
-    # ---- what is told
 
     def _collected(self, stage: str) -> Any:  # noqa: ANN401
         """The metrics of the last evaluation; ``None`` if nothing was collected."""

@@ -62,8 +62,6 @@ class OnTarget(OnSamples):
         self._sizes: dict[str, int] = {}
         self.sides = nn.ModuleDict({side: SideCollector() for side in SIDES})
 
-    # ---- the start of a run
-
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
         """Checks the type of the data."""
         super().setup(module, info, stage)
@@ -83,8 +81,6 @@ class OnTarget(OnSamples):
             "which looks at labels of the target, that no adaptation has: monitor val/selection; or, to measure what "
             "the labels would be worth, set data.oracle=select."
         )
-
-    # ---- an evaluation
 
     def start(self, stage: str) -> None:
         """Resets the metrics of a stage."""
@@ -138,8 +134,6 @@ class OnTarget(OnSamples):
         right = episode_scores(known.logits.unsqueeze(1), truth.unsqueeze(1))
         return accuracy_of(right[truth >= 0], "oracle/accuracy")  # a target may be labelled in part
 
-    # ---- baselines and selection
-
     def baselines(self, module: Method) -> dict[str, Baseline]:
         """In a test, the most frequent class of the source, and the class of the nearest source sample."""
         data = datamodule_of(module)
@@ -156,8 +150,6 @@ class OnTarget(OnSamples):
         """The validator, if its score selected the state."""
         selection = card.get("selection")
         return card["method"].get("train_selection") if selection == f"max {self.monitor}" else selection
-
-    # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
         """Number of target samples and, in a validation, of source samples."""

@@ -84,9 +84,8 @@ class FineTuneModule(ClassifierModule):
             raise UserError("warmup_fraction and lr_scheduler both set the learning rates: use only one.")
         given = policy if isinstance(policy, list) else [policy or Full()]
         self.policies = nn.ModuleList(given or [Full()])
-        network = nn.Sequential(
-            OrderedDict[str, nn.Module](backbone=backbone, head=head(backbone.out_features, self.num_classes))
-        )
+        parts = {"backbone": backbone, "head": head(backbone.out_features, self.num_classes)}
+        network = nn.Sequential(OrderedDict[str, nn.Module](parts))
         for one in self._policies():
             one.prepare(network)
         self.backbone: Backbone = network.backbone  # type: ignore[assignment]
@@ -95,10 +94,8 @@ class FineTuneModule(ClassifierModule):
         self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
         self.register_buffer("class_weights", None, persistent=False)
         # in a list, so that the modules are registered only once
-        head_layer = Layer(
-            "head", (self.head,), {f"head.{name}": value for name, value in self.head.named_parameters()}
-        )
-        self.layers = [*layers_of(self.backbone), head_layer]
+        parameters = {f"head.{name}": value for name, value in self.head.named_parameters()}
+        self.layers = [*layers_of(self.backbone), Layer("head", (self.head,), parameters)]
         # frozen by the user: no policy may train it
         self._never = {one.name for one in parameters_of(self.layers) if not one.value.requires_grad}
         self._frozen: list[Layer] = []
@@ -110,17 +107,8 @@ class FineTuneModule(ClassifierModule):
     def _policies(self) -> list[FineTunePolicy]:
         return list(self.policies)  # type: ignore[arg-type]
 
-    # ---- freezing
-
     def enter_epoch(self, epoch: int) -> None:
-        """Freezes and unfreezes parameters according to the policies.
-
-        Args:
-            epoch: number of the epoch, from 0.
-
-        Raises:
-            UserError: nothing is left to train.
-        """
+        """Freezes and unfreezes parameters for an epoch, from 0; raises an error if nothing is left to train."""
         phase = {
             one.name: all(policy.trains(one, epoch) for policy in self._policies())
             for one in parameters_of(self.layers)
@@ -166,21 +154,17 @@ class FineTuneModule(ClassifierModule):
             strategy.model = strategy.lightning_module
             strategy.configure_ddp()
 
-    # ---- training
-
     def forward(self, x: Inputs) -> Tensor:
         """Logits ``(N, C)`` of samples."""
-        outputs: Tensor = self.head(self.backbone(x))
-        return outputs
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy with class weights and label smoothing, plus the penalties of the policies."""
         outputs = self(batch.x)
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         loss = F.cross_entropy(precise, batch.y, self.class_weights, label_smoothing=self.label_smoothing)
-        penalties = [found for policy in self._policies() if (found := policy.penalty(self.layers)) is not None]
-        for penalty in penalties:
-            loss = loss + penalty
+        for penalty in (policy.penalty(self.layers) for policy in self._policies()):
+            loss = loss if penalty is None else loss + penalty
         return loss, outputs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -216,8 +200,6 @@ class FineTuneModule(ClassifierModule):
         if info is not None:
             found = torch.as_tensor(info.class_counts, dtype=torch.float32)
             self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
-
-    # ---- comparison with training from scratch
 
     def kept_modules(self) -> list[nn.Module]:
         """Everything but the head."""

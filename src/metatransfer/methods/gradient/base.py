@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -73,7 +74,6 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
     def __init__(
         self,
         network: dict[str, nn.Module],
-        *,
         inner: InnerLoop,
         batch_norm: BatchNormPolicy,
         execution: Execution,
@@ -89,10 +89,9 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
         self.inner, self.execution, self.batch_norm = inner, execution, batch_norm
         self.compiled: CompiledLoss | None = None
-        sequence = nn.Sequential()
+        sequence = nn.Sequential(OrderedDict(network))
         for name, module in network.items():
             self.add_module(name, module)
-            sequence.add_module(name, module)
         # in a list, so that the state_dict names each parameter once
         self._network = [sequence]
         self.transductive = batch_norm == "transductive" and bool(batch_norm_layers(sequence))
@@ -143,14 +142,11 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         return False
 
     def outer_loss(self, states: list[AdaptedTasks], episode: Episode) -> tuple[Tensor, Any]:
-        """The outer loss, a mean over tasks: by default the query loss after the last step.
+        """The outer loss, a mean over tasks, and the outputs for the queries: by default those after the last step.
 
         Args:
             states: the tasks after the last inner step; before and after each step if :meth:`learns_from_all_steps`.
             episode: the tasks.
-
-        Returns:
-            The loss, and the outputs for the queries.
         """
         outputs = mask_absent_classes(self.predict_tasks(states[-1], episode.query_x), episode.support_y)
         return self.loss(outputs, episode.query_y), outputs
@@ -158,8 +154,6 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
     def compile_key(self) -> Hashable:
         """Everything that may change a training step; with ``execution.compile`` each key is traced once."""
         return self.training, self.takes_constants(), self.learns_from_all_steps()
-
-    # ---- the method
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> AdaptedTasks:
         """Runs the inner loop of every task."""
