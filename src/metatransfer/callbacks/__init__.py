@@ -39,13 +39,9 @@ _STANDARD: tuple[Callable[[], Callback], ...] = (
 
 
 def standard_callbacks(given: Iterable[Callback]) -> list[Callback]:
-    """The callbacks that the command line adds to every run; each ignores methods that it does not apply to.
+    """The callbacks that the command line adds to every run, without those that the ``given`` ones of a user replace.
 
-    Args:
-        given: the user's callbacks, which replace those of the same class.
-
-    Returns:
-        The remaining standard callbacks.
+    Each ignores methods that it does not apply to.
     """
     kinds = tuple(type(one) for one in given)
     return [one for one in (make() for make in _STANDARD) if not any(issubclass(kind, type(one)) for kind in kinds)]

@@ -26,16 +26,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from metatransfer.arguments import INSTANTIATOR, RemembersArguments, class_path, plain_arguments
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
+from metatransfer.data_info import info_of
 from metatransfer.errors import UserError
-from metatransfer.methods.checkpoints import (
-    AtomicCheckpointIO,
-    check_checkpoint,
-    read_checkpoint,
-    recorded_class,
-    renamed,
-    replaced,
-)
-from metatransfer.methods.data_access import info_of
+from metatransfer.methods import checkpoints
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
@@ -207,12 +200,12 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         if hparams_file is not None:
             raise UserError("hparams_file is not supported: give the constructor arguments by name.")
         weights_only = weights_only is not False
-        content = read_checkpoint(checkpoint_path, weights_only)
+        content = checkpoints.read_checkpoint(checkpoint_path, weights_only)
         described = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if inspect.isabstract(cls):
-            described = {"_class_path": recorded_class(content, checkpoint_path)} | described
+            described = {"_class_path": checkpoints.recorded_class(content, checkpoint_path)} | described
         with no_weight_files():
-            kind, arguments = checked_arguments(cls, replaced(described, kwargs), trusted)
+            kind, arguments = checked_arguments(cls, checkpoints.replaced(described, kwargs), trusted)
             try:
                 inspect.signature(kind).bind(**arguments)
             except TypeError as error:
@@ -231,7 +224,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 self._announced[name] = report
                 rank_zero_info(f"{name}: {report}")
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user has chosen one
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            self.trainer.strategy.checkpoint_io = checkpoints.AtomicCheckpointIO()
         self._checked.clear()
         self.evaluation.setup(self, info_of(self) if stage != "predict" else None, stage)
 
@@ -247,9 +240,9 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reads what :meth:`on_save_checkpoint` added; raises an error if the weights belong to another network."""
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        check_checkpoint(checkpoint, resuming=fitting)
+        checkpoints.check_checkpoint(checkpoint, resuming=fitting)
         own = self.state_dict()
-        checkpoint["state_dict"] = renamed(checkpoint["state_dict"], own)
+        checkpoint["state_dict"] = checkpoints.renamed(checkpoint["state_dict"], own)
         check_state_dict(own, checkpoint["state_dict"], type(self).__name__)
         self.trained_protocol = checkpoint.get("protocol")
         for name in weights_reports(self):

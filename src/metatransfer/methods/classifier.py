@@ -13,12 +13,11 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_batch_kind, check_float_samples, check_labelled_batch, check_positive
-from metatransfer.data_info import ReadsSamples
+from metatransfer.data_info import ReadsSamples, datamodule_of, info_of
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import datamodule_of, info_of
 from metatransfer.methods.evaluation import OnSamples
 from metatransfer.methods.outputs import checked_pair
 

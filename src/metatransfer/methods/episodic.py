@@ -12,18 +12,11 @@ from torch import Tensor
 from metatransfer.batches import Episode, Inputs, Predictions, PredictionTask, episodes_of, map_inputs
 from metatransfer.checks import check_batch_kind, check_episode
 from metatransfer.errors import UserError
-from metatransfer.functional.losses import is_regression, mask_absent_classes
+from metatransfer.functional.losses import episode_loss, episode_losses, is_regression, mask_absent_classes
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnEpisodes
-from metatransfer.methods.outputs import (
-    Outputs,
-    checked_pair,
-    default_loss,
-    default_score,
-    default_task_losses,
-    map_tensors,
-)
+from metatransfer.methods.outputs import Outputs, checked_pair, default_score, map_tensors, point_of
 from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, support_set
 
 State = TypeVar("State")
@@ -83,7 +76,9 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The mean loss, a scalar; by default cross-entropy, squared error, or negative log-likelihood."""
-        return default_loss(outputs, targets)
+        if not isinstance(outputs, Tensor) and callable(getattr(outputs, "log_prob", None)):
+            return -outputs.log_prob(targets).mean()  # type: ignore[no-any-return]
+        return episode_loss(point_of(outputs), targets)
 
     def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The score of each task ``(T,)``; by default its accuracy, or the squared error of the mean."""
@@ -124,7 +119,15 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     def task_losses(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The loss of each task ``(T,)``, for evaluation."""
-        return default_task_losses(outputs, targets, self.loss)
+        if isinstance(outputs, Tensor):
+            return episode_losses(outputs, targets)
+        if callable(getattr(outputs, "log_prob", None)):
+            return -outputs.log_prob(targets).flatten(1).mean(1)  # type: ignore[no-any-return]
+
+        def of_task(task: int) -> Tensor:
+            return self.loss(map_tensors(lambda part: part[task : task + 1], outputs), targets[task : task + 1])
+
+        return torch.stack([of_task(task) for task in range(len(targets))])
 
     def check_episodes(self, episodes: list[Episode], where: str) -> None:
         """Raises an error unless the tasks of a meta-batch, called ``where``, fit each other and the method."""

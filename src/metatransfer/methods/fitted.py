@@ -11,10 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from metatransfer.adapters import FeatureClassifier
-from metatransfer.data_info import ServesSamples
+from metatransfer.data_info import ServesSamples, datamodule_of
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.nn import Backbone
 

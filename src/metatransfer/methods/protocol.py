@@ -10,8 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from metatransfer.data_info import ServesData
-from metatransfer.methods.data_access import datamodule_of
+from metatransfer.data_info import ServesData, datamodule_of
 from metatransfer.module_keys import code_key
 from metatransfer.nn.weights import weights_reports
 

@@ -60,7 +60,6 @@ class ClassifierMetrics(nn.Module):
         calibrated: whether the softmax of the outputs is meant as a probability; without, no calibration error.
     """
 
-    score_name = "accuracy"
     calibrated = True
 
     def __init__(self, num_classes: int) -> None:
@@ -70,13 +69,7 @@ class ClassifierMetrics(nn.Module):
         self._count = 0
 
     def update(self, outputs: Tensor, targets: Tensor, number: Tensor | None = None) -> None:
-        """Adds samples.
-
-        Args:
-            outputs: ``(N, C)`` logits.
-            targets: ``(N,)`` int64.
-            number: ``(N,)`` int64, indices of the samples in their split; by default they are counted.
-        """
+        """Adds logits ``(N, C)`` and labels ``(N,)`` of samples with indices ``(N,)`` in their split, else counted."""
         outputs = outputs.detach().float()
         if number is None:
             number = torch.arange(self._count, self._count + len(targets), device=targets.device)

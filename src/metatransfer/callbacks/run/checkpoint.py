@@ -14,11 +14,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.data_info import DataInfo
+from metatransfer.data_info import DataInfo, info_of
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.checkpoints import save_atomically
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.methods.protocol import evaluation_key, protocol_card
 from metatransfer.storage import write_atomically

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from metatransfer.callbacks.run.display import print_report
 from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.data_info import info_of
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import BaselineScores, Evaluation, Numbers
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.storage import short_path, write_atomically
@@ -168,7 +168,9 @@ class Report(Callback):
         if not trainer.is_global_zero:
             return
         results = self._results(trainer, module, numbers, card)
-        path = _results_path(folder, self._stage)
+        path = folder / "results.json"
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != self._stage:
+            path = folder / f"results-{self._stage}.json"  # the same Trainer has written another stage's
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder, module.evaluation)
@@ -212,14 +214,6 @@ class Report(Callback):
         elif self._withheld:
             results[name] = {"accuracy": list(self._withheld.values())[-1].get("accuracy")}
         return results
-
-
-def _results_path(folder: Path, stage: str) -> Path:
-    """``results.json``, or ``results-<stage>.json`` if the same Trainer has written another stage's."""
-    path = folder / "results.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != stage:
-        return folder / f"results-{stage}.json"
-    return path
 
 
 def number(value: Tensor | float) -> float | None:

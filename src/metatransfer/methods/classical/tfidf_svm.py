@@ -12,10 +12,9 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_positive
-from metatransfer.data_info import ReadsSamples, ServesSamples
+from metatransfer.data_info import ReadsSamples, ServesSamples, datamodule_of, info_of
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.data_access import datamodule_of, info_of
 from metatransfer.methods.fitted import FittedModule
 
 

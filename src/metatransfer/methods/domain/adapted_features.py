@@ -17,9 +17,8 @@ from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.data_info import ServesDomains
 from metatransfer.functional.meta.replicas import deep_copy
-from metatransfer.methods.domain.adaptation import Adaptation
+from metatransfer.methods.domain.adaptation import Adaptation, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.methods.feature_cache import features_of
 from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.metrics.validators import Validator

@@ -100,12 +100,9 @@ class ADDAModule(AlternatingModule):
 
     def make_optimizers(self) -> list[Optimizer]:
         """Of the source's encoder and the classifier, of the target's encoder, and of the discriminator."""
-        encoder = self.trainable(self.backbone, "backbone")
-        return [
-            self.optimizer([*encoder, *(p for p in self.head.parameters() if p.requires_grad)]),
-            self.adversarial_optimizer(encoder),
-            self.adversarial_optimizer(self.trainable(self.discriminator, "discriminator")),
-        ]
+        encoder, discriminator = (self.trainable(getattr(self, name), name) for name in ("backbone", "discriminator"))
+        first = self.optimizer([*encoder, *(p for p in self.head.parameters() if p.requires_grad)])
+        return [first, self.adversarial_optimizer(encoder), self.adversarial_optimizer(discriminator)]
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """The loss on the source, which the first part minimises."""
@@ -147,11 +144,8 @@ class ADDAModule(AlternatingModule):
         self.log("train/transfer_loss", fooling.detach(), batch_size=len(target))
         return loss, outputs
 
-    def start_adapting(self) -> None:
+    def start_adapting(self, adapting: bool = True) -> None:
         """Begins the second part: freezes the classifier and a copy of the network as the source's encoder."""
-        self._copy_encoder(adapting=True)
-
-    def _copy_encoder(self, *, adapting: bool) -> None:
         self.source_backbone.load_state_dict(self.backbone.state_dict())
         self.adapting.fill_(adapting)
         self.train(self.training)
@@ -165,7 +159,7 @@ class ADDAModule(AlternatingModule):
 
     def after_restart(self) -> None:
         """Returns to the first part, with one encoder for both domains."""
-        self._copy_encoder(adapting=False)
+        self.start_adapting(False)
 
     def take_over(self, other: DomainAdaptationModule) -> None:
         """Copies both encoders and the head."""

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.errors import UserError
+from metatransfer.methods.domain.adaptation import Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 
 
 class AlternatingModule(DomainAdaptationModule):
@@ -97,12 +97,7 @@ class AlternatingModule(DomainAdaptationModule):
         return optimizers, schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """Returns none; Lightning calls this first, so that errors are raised before anything else happens.
-
-        Raises:
-            UserError: the Trainer clips or accumulates gradients, or the strategy expects a gradient for every
-            parameter.
-        """
+        """Returns none; Lightning calls this first, so errors about the Trainer are raised before anything happens."""
         for name, unset in (("gradient_clip_val", 0), ("accumulate_grad_batches", 1)):
             value = getattr(self.trainer, name) or unset
             if self.trainer.training and value != unset:

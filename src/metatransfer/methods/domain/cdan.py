@@ -9,9 +9,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Ramp
+from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Pair, Ramp
 from metatransfer.methods.domain.dann import DANNModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, MultilinearMap
 
 
@@ -73,11 +72,9 @@ class CDANModule(DANNModule):
 
     def protocol(self) -> dict[str, Any]:
         """Adds the entropy weights and the map."""
-        exact = self.multilinear_map.feature_matrix is None
-        return super().protocol() | {
-            "train_entropy_weights": self.entropy,
-            "train_multilinear_map": "outer product" if exact else f"random, {self.multilinear_map.out_features}",
-        }
+        exact, size = self.multilinear_map.feature_matrix is None, self.multilinear_map.out_features
+        kind = "outer product" if exact else f"random, {size}"
+        return super().protocol() | {"train_entropy_weights": self.entropy, "train_multilinear_map": kind}
 
 
 def _predictions(logits: Tensor) -> Tensor:

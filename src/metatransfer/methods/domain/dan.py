@@ -12,9 +12,8 @@ from torch import Tensor
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
 from metatransfer.functional.domain.discrepancy import mmd
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 AdaptedLayer = Literal["features", "logits"]

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Ramp
+from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Pair, Ramp
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, reverse_gradient
 
 

@@ -14,12 +14,10 @@ from torch import Tensor
 from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
-from metatransfer.data_info import ServesDomains
+from metatransfer.data_info import ServesDomains, datamodule_of
 from metatransfer.errors import UserError
-from metatransfer.methods.data_access import datamodule_of
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.methods.feature_cache import features_of
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Side
@@ -113,11 +111,7 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self.log("train/effective_sample_size", (weights.sum().square() / weights.square().sum()).float())
 
     def find_weights(self, data: ServesDomains) -> NDArray[Any]:
-        """Estimates the importance of all training samples of the source, ``(N,)`` with mean 1.
-
-        Raises:
-            UserError: too many samples for kernel mean matching, or an error of the estimator.
-        """
+        """The importance of all training samples of the source, ``(N,)`` with mean 1; matching takes at most 5000."""
         from sklearn.base import clone
 
         from metatransfer.adapters.estimators import DiscriminatorWeights, KernelMeanMatching

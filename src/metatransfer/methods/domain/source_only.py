@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from metatransfer.methods.domain.adaptation import Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn.blocks.domain_norm import Side
 
 

@@ -10,10 +10,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
-from metatransfer.data_info import DataInfo
+from metatransfer.data_info import DataInfo, info_of
 from metatransfer.errors import UserError
 from metatransfer.functional.intervals import SMALL, in_words
-from metatransfer.methods.data_access import info_of
 from metatransfer.metrics.episode_metrics import EpisodeMean, named
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from metatransfer.batches import Episode, MetaBatch, episodes_of
 from metatransfer.checks import check_batch_kind
-from metatransfer.data_info import DataInfo
+from metatransfer.data_info import DataInfo, info_of
 from metatransfer.functional.losses import is_regression
 from metatransfer.functional.meta.prototypes import nearest_neighbor
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
 from metatransfer.methods.outputs import default_score, point_of, widened
 from metatransfer.metrics import EpisodeMetrics

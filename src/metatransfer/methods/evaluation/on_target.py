@@ -10,31 +10,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from metatransfer.batches import DomainSamples
-from metatransfer.data_info import DataInfo, ServesDomains
+from metatransfer.data_info import DataInfo, ServesDomains, datamodule_of
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
-from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
 from metatransfer.methods.evaluation.on_samples import OnSamples, sample_baselines
 from metatransfer.metrics.classification import accuracy_of
-from metatransfer.metrics.domain_evidence import Evidence, SideCollector
-from metatransfer.metrics.validators import (
-    PANEL,
-    Entropy,
-    InformationMaximization,
-    SoftNeighborhoodDensity,
-    SourceAccuracy,
-    Validator,
-)
+from metatransfer.metrics.collector import Evidence, SideCollector
+from metatransfer.metrics.validators import PANEL, InformationMaximization, Validator
 
 Side = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
 REMEDY = "give it a DomainDataModule, with named sources and targets"
 _CARD = ("sources", "targets")
 _NEVER = -1e9  # below any score; EarlyStopping takes an infinite one for a failure
-# the accuracy on the source is logged with its interval
-_FULL = tuple(one for one in PANEL if not isinstance(one, SourceAccuracy))
-_CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
+_CHEAP, _FULL = PANEL[:3], PANEL[:-1]  # the last, the accuracy on the source, is logged with its interval
 
 
 class OnTarget(OnSamples):

@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
+from metatransfer.data_info import info_of
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.finetune.policies import FineTunePolicy, Full
 from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
@@ -109,10 +109,8 @@ class FineTuneModule(ClassifierModule):
 
     def enter_epoch(self, epoch: int) -> None:
         """Freezes and unfreezes parameters for an epoch, from 0; raises an error if nothing is left to train."""
-        phase = {
-            one.name: all(policy.trains(one, epoch) for policy in self._policies())
-            for one in parameters_of(self.layers)
-        }
+        known, policies = parameters_of(self.layers), self._policies()
+        phase = {one.name: all(policy.trains(one, epoch) for policy in policies) for one in known}
         if phase == self._phase:
             return
         if not any(trains for name, trains in phase.items() if name not in self._never):
@@ -122,7 +120,7 @@ class FineTuneModule(ClassifierModule):
         self._phase = phase
         named = [layer for layer in self.layers if layer.parameters]
         self._frozen = [layer for layer in named if not any(phase[name] for name in layer.parameters)]
-        for one in parameters_of(self.layers):
+        for one in known:
             if one.name not in self._never:
                 one.value.requires_grad_(phase[one.name])
                 one.value.grad = one.value.grad if phase[one.name] else None
@@ -183,7 +181,10 @@ class FineTuneModule(ClassifierModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser and a scheduler that keeps the proportions of the rates."""
         optimizer = self.optimizer(self.parameter_groups())
-        _scale_groups(optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_scale"]
+            if not group["decays"] and "weight_decay" in group:
+                group["weight_decay"] = 0.0
         if self.warmup_fraction is not None:
             warmup = _linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
@@ -232,14 +233,6 @@ class FineTuneModule(ClassifierModule):
             "train_class_weight": self.class_weight,
             "train_warmup_fraction": self.warmup_fraction,
         }
-
-
-def _scale_groups(optimizer: Optimizer) -> None:
-    """Applies ``lr_scale`` and ``decays`` of each group to its learning rate and weight decay."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * group["lr_scale"]
-        if not group["decays"] and "weight_decay" in group:
-            group["weight_decay"] = 0.0
 
 
 def _linear_warmup(optimizer: Optimizer, fraction: float, steps: float) -> LambdaLR:

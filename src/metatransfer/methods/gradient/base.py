@@ -23,12 +23,7 @@ from metatransfer.functional.meta.inputs import as_precise, concatenated, sample
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
 from metatransfer.methods.episodic import EpisodicModule
-from metatransfer.methods.gradient.outer_loop import (
-    ReachesAllParameters,
-    collect_statistics,
-    compiled_part_loss,
-    report_divergence,
-)
+from metatransfer.methods.gradient import outer_loop
 from metatransfer.methods.options import Execution, InnerLoop
 
 
@@ -48,7 +43,7 @@ class AdaptedTasks(NamedTuple):
     memory: RuleState = ()
 
 
-class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
+class InnerLoopModule(outer_loop.ReachesAllParameters, EpisodicModule[AdaptedTasks]):
     r"""Learns a task by gradient steps on its support set; the outer loop learns where these steps start.
 
     .. math:: \theta_i^{(t+1)} = U\bigl(\theta_i^{(t)}, \nabla \mathcal L_{S_i}(\theta_i^{(t)})\bigr), \qquad
@@ -157,7 +152,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> AdaptedTasks:
         """Runs the inner loop of every task."""
-        collect_statistics(self, support_x)
+        outer_loop.collect_statistics(self, support_x)
         return self.adapt_through(support_x, support_y)[-1]
 
     def adapt_through(
@@ -202,13 +197,14 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Any]:
         """The outer loss, differentiated task by task (or chunk by chunk) to save memory; checks for divergence."""
-        collect_statistics(self, episode.support_x)
+        outer_loop.collect_statistics(self, episode.support_x)
         trainable: Params = {name: value for name, value in self.named_parameters() if value.requires_grad}
         compiled = self.execution.compile
         finite: list[Tensor] = []
 
         def part_loss(part: Episode) -> tuple[Tensor, Any]:
-            loss, outputs, fine = compiled_part_loss(self, part, trainable) if compiled else self.part_loss(part)
+            found = outer_loop.compiled_part_loss(self, part, trainable) if compiled else self.part_loss(part)
+            loss, outputs, fine = found
             finite.append(fine)
             return loss, outputs
 
@@ -220,7 +216,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         if not torch.stack(finite).all():  # the only synchronisation with the device
             with torch.no_grad():  # again, to find out where
                 trajectory = self.adapt_through(episode.support_x, episode.support_y, trajectory=True)
-            report_divergence([tasks.params for tasks in trajectory], self.inner.lr_in(self.training))
+            outer_loop.report_divergence([tasks.params for tasks in trajectory], self.inner.lr_in(self.training))
         return loss, outputs
 
     def part_loss(self, part: Episode) -> tuple[Tensor, Any, Tensor]:

@@ -91,7 +91,5 @@ class ProtoNetModule(EpisodicModule[Tensor]):
 
     def protocol(self) -> dict[str, Any]:
         """Adds the distance."""
-        return super().protocol() | {
-            "distance": self.distance,
-            "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",
-        }
+        norm = "running" if batch_norm_layers(self.backbone) else "none"
+        return super().protocol() | {"distance": self.distance, "batch_norm": norm}
