@@ -15,27 +15,14 @@ from metatransfer.callbacks.run.report import Report
 from metatransfer.callbacks.run.start_checks import StartChecks
 
 __all__ = [
-    "AdaptationGain",
-    "BestCheckpoint",
-    "DomainDiagnostics",
-    "Figures",
-    "FinishBatch",
-    "PredictionWriter",
-    "Report",
-    "StartChecks",
-    "TransferGain",
-    "standard_callbacks",
-]
+    "AdaptationGain", "BestCheckpoint", "DomainDiagnostics", "Figures", "FinishBatch", "PredictionWriter", "Report",
+    "StartChecks", "TransferGain", "standard_callbacks",
+]  # fmt: skip
 
 # in this order: the diagnostics use the twin of the gain, and the report names the checkpoint that the gain selects
 _STANDARD: tuple[Callable[[], Callback], ...] = (
-    FinishBatch,
-    AdaptationGain.unasked,
-    DomainDiagnostics,
-    Report,
-    Figures,
-    PredictionWriter,
-)
+    FinishBatch, AdaptationGain.unasked, DomainDiagnostics, Report, Figures, PredictionWriter,
+)  # fmt: skip
 
 
 def standard_callbacks(given: Iterable[Callback]) -> list[Callback]:

@@ -13,13 +13,9 @@ from metatransfer.batches import Episode, Inputs, LabelledBatch
 from metatransfer.errors import UserError
 
 __all__ = [
-    "check_batch_kind",
-    "check_episode",
-    "check_finite",
-    "check_float_samples",
-    "check_labelled_batch",
+    "check_batch_kind", "check_episode", "check_finite", "check_float_samples", "check_labelled_batch",
     "check_support",
-]
+]  # fmt: skip
 _WRAP = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}"
 
 

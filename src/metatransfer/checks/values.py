@@ -16,19 +16,9 @@ from torch import Tensor
 from metatransfer.errors import UserError
 
 __all__ = [
-    "check_choice",
-    "check_count",
-    "check_file",
-    "check_folder",
-    "check_fraction",
-    "check_monitor",
-    "check_not_negative",
-    "check_positive",
-    "check_seed",
-    "check_state_dict",
-    "check_writable",
-    "did_you_mean",
-]
+    "check_choice", "check_count", "check_file", "check_folder", "check_fraction", "check_monitor",
+    "check_not_negative", "check_positive", "check_seed", "check_state_dict", "check_writable", "did_you_mean",
+]  # fmt: skip
 
 
 def check_positive(**values: float | None) -> None:

@@ -15,16 +15,9 @@ from metatransfer.module_keys import code_key
 from metatransfer.nn.weights import weights_reports
 
 _OF_TRAINING = (
-    "method.train_",
-    "data.train.",
-    "data.train_episode",
-    "data.train_batches",
-    "data.tasks_per_batch",
-    "data.augmentation",
-    "data.episodes.train",
-    "data.episodes.val",
-    "data.rotations.train",
-)
+    "method.train_", "data.train.", "data.train_episode", "data.train_batches", "data.tasks_per_batch",
+    "data.augmentation", "data.episodes.train", "data.episodes.val", "data.rotations.train",
+)  # fmt: skip
 
 
 def protocol_card(module: LightningModule) -> dict[str, Any]:

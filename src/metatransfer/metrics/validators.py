@@ -13,7 +13,12 @@ from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.domain import validation
 from metatransfer.functional.domain.distance import collapse_signs
-from metatransfer.metrics.collector import Evidence as Evidence  # also importable from here
+from metatransfer.metrics.collector import Evidence
+
+__all__ = [
+    "DeepEmbeddedValidation", "Entropy", "Evidence", "ImportanceWeightedValidation", "InformationMaximization",
+    "SoftNeighborhoodDensity", "SourceAccuracy", "Validator",
+]  # fmt: skip
 
 
 class Validator(RemembersArguments, nn.Module, ABC):
@@ -208,13 +213,9 @@ def _chosen(count: int, limit: int) -> Tensor:
 
 # from cheap to expensive, and last the accuracy on the source
 PANEL: tuple[Validator, ...] = (
-    Entropy(),
-    InformationMaximization(),
-    SoftNeighborhoodDensity(),
-    ImportanceWeightedValidation(),
-    DeepEmbeddedValidation(),
-    SourceAccuracy(),
-)
+    Entropy(), InformationMaximization(), SoftNeighborhoodDensity(), ImportanceWeightedValidation(),
+    DeepEmbeddedValidation(), SourceAccuracy(),
+)  # fmt: skip
 
 
 class Vote(NamedTuple):

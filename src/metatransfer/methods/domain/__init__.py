@@ -15,20 +15,7 @@ from metatransfer.methods.domain.mcd import MCDModule
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 
 __all__ = [
-    "ADDAModule",
-    "AdaBNModule",
-    "Adaptation",
-    "AdaptedFeaturesModule",
-    "AlternatingModule",
-    "Annealing",
-    "CDANModule",
-    "DANModule",
-    "DANNModule",
-    "DeepCORALModule",
-    "DomainAdaptationModule",
-    "ImportanceWeightedModule",
-    "MCDModule",
-    "Pair",
-    "Ramp",
-    "SourceOnlyModule",
-]
+    "ADDAModule", "AdaBNModule", "Adaptation", "AdaptedFeaturesModule", "AlternatingModule", "Annealing",
+    "CDANModule", "DANModule", "DANNModule", "DeepCORALModule", "DomainAdaptationModule",
+    "ImportanceWeightedModule", "MCDModule", "Pair", "Ramp", "SourceOnlyModule",
+]  # fmt: skip

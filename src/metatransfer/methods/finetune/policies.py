@@ -14,6 +14,11 @@ from metatransfer.errors import UserError
 from metatransfer.methods.twins import reset
 from metatransfer.nn.layers import Layer, LayerParameter
 
+__all__ = [
+    "L2SP", "FineTunePolicy", "Full", "GradualUnfreezing", "HeadOnly", "LastLayers", "LayerwiseLRDecay",
+    "LayerwiseTransfer",
+]  # fmt: skip
+
 
 class FineTunePolicy(RemembersArguments, nn.Module):
     """Decides for each parameter of a network whether and how it trains in an epoch.
