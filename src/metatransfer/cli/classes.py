@@ -7,17 +7,12 @@ import inspect
 import typing
 from collections.abc import Callable
 from importlib import import_module
+from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
 
 from metatransfer.errors import UserError
-
-
-def import_class(path: str) -> Any:  # noqa: ANN401
-    """Imports an object by its path."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def subclasses(base: type) -> dict[str, type]:
@@ -66,7 +61,7 @@ def check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: AN
     if not isinstance(settings, Namespace):
         return
     if "class_path" in settings:
-        kind = import_class(settings.class_path)
+        kind = locate(settings.class_path)
     if not isinstance(kind, type):
         return
     known = parameters(kind)

@@ -102,8 +102,6 @@ class DomainAdaptationModule(DomainRun):
         with in_domain(self.backbone, domain):
             return self.backbone(x)  # type: ignore[no-any-return]
 
-    # ---- training
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, C)`` of samples of the target."""
         return self.head(self.encode(x, "target"))  # type: ignore[no-any-return]

@@ -51,18 +51,11 @@ class InnerLoopModule(outer_loop.ReachesAllParameters, EpisodicModule[AdaptedTas
 
     Subclasses override which parameters adapt (:meth:`adapted_parameters`, :meth:`task_parameters`), the update rule
     :math:`U` (:meth:`update_rule`), its order (:meth:`takes_constants`), parameters that differ between steps
-    (:meth:`parameters_at`), the inner loss (:meth:`inner_loss`) and the outer loss (:meth:`outer_loss`).
+    (:meth:`parameters_at`), the inner loss (:meth:`inner_loss`) and the outer loss (:meth:`outer_loss`). The other
+    arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
         network: the modules ``backbone`` and ``head`` by name.
-        inner: the gradient steps.
-        batch_norm: which statistics BatchNorm uses.
-        execution: how the tasks of a meta-batch are computed.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range.
     """
 
     @abstractmethod  # subclasses have their own arguments

@@ -26,15 +26,12 @@ class LearnedOptimizerModule(MAMLModule):
 
     Differentiates through gradient descent with momentum (Maclaurin, Duvenaud, Adams 2015, 1502.03492), on many tasks
     instead of one. Rates are learned as logarithms and momenta as logits, so that they stay in their ranges. The other
-    arguments are those of :class:`MAMLModule`.
+    arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
         inner: the gradient steps on a support set; the rates :math:`\alpha` start at ``inner.lr``. Momentum has
             an effect from 2 steps on.
         momentum: initial value of the momenta :math:`\mu`, between 0 and 1.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(

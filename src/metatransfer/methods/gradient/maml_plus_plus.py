@@ -57,16 +57,13 @@ class MAMLPlusPlusModule(MAMLModule):
     - Cosine annealing of the outer rate: ``lr_scheduler: CosineAnnealingLR``.
 
     The per-step running statistics of the paper, which its code collects but never uses, are left out. The other
-    arguments are those of :class:`MAMLModule`.
+    arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
         inner: the gradient steps on a support set, at least 1 in training (:math:`K`, 5 in the paper); the rates
             :math:`\alpha` start at ``inner.lr``. Additional steps in evaluation use the rates of the last one.
         schedule: when the multi-step loss ends and second order begins.
         per_step_batch_norm: learn scale and shift of BatchNorm for each step.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(

@@ -29,15 +29,13 @@ class ProtoMAMLModule(InnerLoopModule):
               w_k = 2c_k,\quad b_k = -\lVert c_k\rVert^2
 
     Without inner steps it is a prototypical network. The outer gradient passes through the prototypes. It works with
-    any number of ways, but not for regression. The other arguments are those of :class:`MAMLModule`.
+    any number of ways, but not for regression. The other arguments and the errors are those of
+    :class:`MAMLModule`.
 
     Args:
         inner: the gradient steps on a support set; squared distances need smaller rates than a new head. The prototypes
             are differentiated also with ``first_order``.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
-
-    Raises:
-        UserError: an argument is out of range.
     """
 
     backbone: Backbone

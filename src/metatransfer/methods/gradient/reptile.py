@@ -39,7 +39,8 @@ class ReptileModule(MAMLModule):
 
     Adam's second moments are kept between tasks, as in the authors' code: each task starts from those of the previous
     meta-batch, averaged over its tasks, and evaluation from the last ones. They are buffers and part of the checkpoint.
-    In evaluation each step uses the whole support set. The other arguments are those of :class:`MAMLModule`.
+    In evaluation each step uses the whole support set. The other arguments and the errors are those of
+    :class:`MAMLModule`.
 
     Args:
         inner: the gradient steps, in evaluation on the support set (50 in the paper), in training on the whole task (5
@@ -47,9 +48,6 @@ class ReptileModule(MAMLModule):
         inner_batch_size: number of random samples per inner step in training; the whole task if ``None``.
         keep_moments: start each task from the second moments of earlier tasks instead of from zeros.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
