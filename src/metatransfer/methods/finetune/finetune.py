@@ -109,7 +109,7 @@ class FineTuneModule(ClassifierModule):
 
     def enter_epoch(self, epoch: int) -> None:
         """Freezes and unfreezes parameters for an epoch, from 0; raises an error if nothing is left to train."""
-        known, policies = parameters_of(self.layers), self._policies()
+        known, policies = list(parameters_of(self.layers)), self._policies()
         phase = {one.name: all(policy.trains(one, epoch) for policy in policies) for one in known}
         if phase == self._phase:
             return
