@@ -138,13 +138,7 @@ def _similar(path: Path, remedy: str = "") -> str:
 
 
 def check_writable(path: str | Path, what: str) -> Path:
-    """The path of a folder that can be written to, or created.
-
-    The folder is not created. Permissions alone are not reliable, so a file is written for a moment.
-
-    Raises:
-        UserError: the folder, or the first of its parents that exists, is a file or not writable.
-    """
+    """The path of a folder that can be written to, or created; the folder is not created."""
     path = Path(path).expanduser()
     if "\0" in str(path):
         raise UserError(f"{what} '{path}' cannot be written (it contains NUL): choose another folder.")
@@ -154,7 +148,8 @@ def check_writable(path: str | Path, what: str) -> Path:
             existing = existing.parent
         if not existing.is_dir():
             raise UserError(f"{what} '{path}' cannot be created: '{existing}' is a file, not a folder.")
-        # in a temporary folder, because several runs may check the same folder at once
+        # a file is written for a moment, as permissions alone are not reliable; in a temporary folder, because several
+        # runs may check the same folder at once
         with tempfile.TemporaryDirectory(prefix=".writable-", dir=existing) as trial:
             folder = Path(trial, path.absolute().relative_to(existing))
             folder.mkdir(parents=True, exist_ok=True)

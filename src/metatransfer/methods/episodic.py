@@ -51,14 +51,11 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     @abstractmethod
     def fit_tasks(self, support_x: Any, support_y: Tensor) -> State:  # noqa: ANN401
-        """Learns ``T`` tasks.
+        """Learns ``T`` tasks; returns what :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
 
         Args:
             support_x: ``(T, S, *shape)``, or :class:`~metatransfer.Tokens` ``(T, S, L)``.
             support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
-
-        Returns:
-            What :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
         """
 
     @abstractmethod
@@ -138,15 +135,12 @@ class EpisodicModule(MethodModule, Generic[State]):
             self.check_samples(map_inputs(lambda x: x.flatten(0, 1), episode.support_x))
 
     def adapt(self, support_x: Samples | Inputs, support_y: Labels) -> Predictor[State]:
-        """Learns one task without changing the module.
+        """Learns one task without changing the module; the :class:`Predictor` answers in the labels given here.
 
         Args:
             support_x: ``(S, *shape)`` float samples, or a list of them; images in [0, 1]; or texts as
                 :class:`~metatransfer.Tokens`.
             support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
-
-        Returns:
-            A :class:`Predictor`, whose ``predict(x)`` and ``predict_proba(x)`` use the labels given here.
 
         Raises:
             UserError: no samples, unequal lengths, samples of a wrong shape, NaN, or more classes than the network has
