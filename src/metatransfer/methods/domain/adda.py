@@ -145,7 +145,7 @@ class ADDAModule(AlternatingModule):
         return loss, outputs
 
     def start_adapting(self, adapting: bool = True) -> None:
-        """Begins the second part: freezes the classifier and a copy of the network as the source's encoder."""
+        """Begins the second part: freezes the classifier and a copy of the network; ``False`` returns to the first."""
         self.source_backbone.load_state_dict(self.backbone.state_dict())
         self.adapting.fill_(adapting)
         self.train(self.training)

@@ -182,7 +182,7 @@ class FineTuneModule(ClassifierModule):
         """Builds the optimiser and a scheduler that keeps the proportions of the rates."""
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
-            group["lr"] *= group["lr_scale"]
+            group["lr"] = group["lr"] * group["lr_scale"]  # a new number: groups may share a tensor
             if not group["decays"] and "weight_decay" in group:
                 group["weight_decay"] = 0.0
         if self.warmup_fraction is not None:
