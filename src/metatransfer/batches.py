@@ -10,16 +10,9 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 __all__ = [
-    "DomainBatch",
-    "DomainSamples",
-    "Episode",
-    "Inputs",
-    "LabelledBatch",
-    "PredictionTask",
-    "Predictions",
-    "Tokens",
+    "DomainBatch", "DomainSamples", "Episode", "Inputs", "LabelledBatch", "PredictionTask", "Predictions", "Tokens",
     "UnlabelledBatch",
-]
+]  # fmt: skip
 
 
 class Tokens(NamedTuple):

@@ -22,9 +22,8 @@ def find_model_folder(reference: str, files: Sequence[str], what: str) -> Path:
     if path.is_dir():
         missing = [name for name in files if not (path / name).is_file()]
         if missing:
-            raise UserError(
-                f"{what}: folder '{reference}' has no {' and no '.join(missing)}: download it into the folder."
-            )
+            names = " and no ".join(missing)
+            raise UserError(f"{what}: folder '{reference}' has no {names}: download it into the folder.")
         return path
     if path.exists():
         raise UserError(f"{what} '{reference}' is a file: give the folder that contains {' and '.join(files)}.")
@@ -44,10 +43,7 @@ def find_weights_file(reference: str, what: str) -> Path | None:
     """The only file of weights in an installed package, for ``package:NAME``; ``None`` for any other reference."""
     if not reference.startswith(_PACKAGE):
         return None
-    name = reference.removeprefix(_PACKAGE).strip()
-    roots = _package_folders(name)
-    if not roots:
-        raise UserError(f"{what} '{reference}': no package '{name}' is installed in this Python: install it.")
+    roots = _package_folders(reference.removeprefix(_PACKAGE).strip(), f"{what} '{reference}'")
     found = [file for root in roots for file in sorted(root.rglob("*")) if file.suffix in _WEIGHTS]
     if len(found) != 1:
         listed = ", ".join(str(file) for file in found[:3]) or "none"
@@ -75,12 +71,8 @@ def _cached(reference: str, files: Sequence[str]) -> tuple[str, Path | None]:
 def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
     # the only folder of a package that contains the files
     name, _, below = reference.removeprefix(_PACKAGE).strip().partition("/")
-    roots = _package_folders(name)
-    if not roots:
-        raise UserError(
-            f"{what} '{reference}': no package '{name}' is installed in this Python: install it, or give the folder "
-            f"that contains {' and '.join(files)}."
-        )
+    remedy = f", or give the folder that contains {' and '.join(files)}"
+    roots = _package_folders(name, f"{what} '{reference}'", remedy)
     found = sorted({hit.parent for root in roots for hit in (root / below).rglob(files[0])})
     found = [folder for folder in found if all((folder / file).is_file() for file in files)]
     # the folder of a model may contain those of its parts
@@ -88,9 +80,8 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
     if len(outer) == 1:
         return outer[0]
     if outer:
-        inner = sorted(
-            {one.relative_to(root).as_posix() for root in roots for one in outer if one.is_relative_to(root)}
-        )
+        pairs = [(one, root) for root in roots for one in outer if one.is_relative_to(root)]
+        inner = sorted({one.relative_to(root).as_posix() for one, root in pairs})
         raise UserError(
             f"{what} '{reference}': package '{name}' has several folders with {' and '.join(files)} "
             f"({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}): specify one, {_PACKAGE}{name}/{inner[0]}."
@@ -101,13 +92,11 @@ def _in_package(reference: str, files: Sequence[str], what: str) -> Path:
     )
 
 
-def _package_folders(name: str) -> list[Path]:
+def _package_folders(name: str, reference: str, remedy: str = "") -> list[Path]:
     """The folders of a package by its import or distribution name; nothing is imported."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        return []
-    names = [name, re.sub(r"[-.]+", "_", name)]
+    names = [name, re.sub(r"[-.]+", "_", name)] if re.fullmatch(r"[\w.-]+", name) else []
     try:
-        for file in importlib.metadata.files(name) or ():
+        for file in importlib.metadata.files(name) or () if names else ():
             if len(file.parts) > 1 and file.parts[0].isidentifier():
                 names.append(file.parts[0])
     except importlib.metadata.PackageNotFoundError:
@@ -119,4 +108,4 @@ def _package_folders(name: str) -> list[Path]:
             spec = None
         if spec is not None and spec.submodule_search_locations:
             return [Path(folder) for folder in spec.submodule_search_locations]
-    return []
+    raise UserError(f"{reference}: no package '{name}' is installed in this Python: install it{remedy}.")

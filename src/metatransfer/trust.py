@@ -27,15 +27,8 @@ from torch import nn, optim
 from metatransfer.errors import UserError
 
 KNOWN_PACKAGES = (
-    "metatransfer",
-    "torch",
-    "torchvision",
-    "torchmetrics",
-    "lightning",
-    "sklearn",
-    "timm",
-    "transformers",
-)
+    "metatransfer", "torch", "torchvision", "torchmetrics", "lightning", "sklearn", "timm", "transformers",
+)  # fmt: skip
 _OF_A_SCRIPT = re.compile(r"^__main__\.|<locals>")
 _NOT_A_CLASS: tuple[Any, ...] = (Any, object, type(None))
 _Build = Callable[[], Any]

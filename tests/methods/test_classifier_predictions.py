@@ -16,7 +16,7 @@ from metatransfer import (
     TokenAverage,
     UserError,
 )
-from metatransfer.methods.data_access import datamodule_of
+from metatransfer.data_info import datamodule_of
 
 
 @pytest.fixture(scope="module")

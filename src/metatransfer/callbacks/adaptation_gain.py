@@ -73,8 +73,7 @@ class AdaptationGain(Gain):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ANN401
         """Copies the method before training."""
-        if stage == "fit":
-            self.twin = None
+        self.twin = None if stage == "fit" else self.twin
         super().setup(trainer, pl_module, stage)
 
     def check(self, start: Start) -> None:
@@ -83,8 +82,6 @@ class AdaptationGain(Gain):
             start.module.restarted(0)
         if self.source_only is not None:
             loaded(start.module.twins(start.data)[PLAIN].module(), self.source_only)
-
-    # ---- after the fit
 
     def measure(
         self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
@@ -99,25 +96,18 @@ class AdaptationGain(Gain):
         }
         if scores[0].values:
             left_out = () if ORACLE in scores[0].values else (ORACLE,)
-            scores += [
-                measure_twins(
-                    start.module, start.data, seed=seed, budget=budget, split=self.split, leave_out=left_out
-                )
-                for seed in range(first + 1, first + self.seeds)
-            ]  # fmt: skip
+            given: dict[str, Any] = {"budget": budget, "split": self.split, "leave_out": left_out}
+            others = range(first + 1, first + self.seeds)
+            scores += [measure_twins(start.module, start.data, seed=seed, **given) for seed in others]
             if chosen is not None:
                 found = evaluate(chosen, start.data, self.split, budget)
                 more["selected_accuracy"] = found[ADAPTATION.metrics[self.split]]
         return scores, more | self._panel(trainer, run, chosen, start, budget)
 
     def _first_seed(self, trainer: Trainer, run: MethodModule, start: Start, budget: Budget, seed: int) -> Scores:
-        """The run itself and its twins with the same initial weights; no values if the labels are not known.
-
-        The twins take as many optimiser steps as the run has taken, whatever has ended it.
-        """
-        own = spent(trainer)
+        """The run itself and its twins with the same initial weights; no values if the labels are not known."""
+        own, told = spent(trainer), labelled(start.data, self.split)
         entries = start.module.twins(start.data)
-        told = labelled(start.data, self.split)
         mine = next(iter(entries))
         del entries[mine]
         if not (self.oracle and told):
@@ -125,12 +115,11 @@ class AdaptationGain(Gain):
         learners, costs = {mine: run}, {mine: own}
         if PLAIN in entries and self.source_only is not None:
             learners[PLAIN] = loaded(entries.pop(PLAIN).module(), self.source_only)
-        limits = budget.in_steps(own["steps"])
+        limits = budget.in_steps(own["steps"])  # as many steps as the run has taken, whatever has ended it
         for name, one, cost in train_entries(entries, start.data, seed=seed, budget=limits, steps=own["steps"]):
             learners[name], costs[name] = one, cost
         self.twin = learners[PLAIN] if mine != PLAIN else None
-        tested = learners if told else {}
-        found = {name: evaluate(one, start.data, self.split, budget) for name, one in tested.items()}
+        found = {name: evaluate(one, start.data, self.split, budget) for name, one in learners.items() if told}
         return Scores.of(found, costs, ADAPTATION.metrics[self.split])
 
     def _panel(
@@ -150,12 +139,13 @@ class AdaptationGain(Gain):
         if not (self.fallback and panel.hurts):
             return {"panel": card, "fallback": None}
         path = fall_back(trainer, run, self.twin)
+        told = "No fallback was written, because the run saves no checkpoints."
+        if path is not None:
+            told = f"The best checkpoint is now {short_path(path)}, which predicts as the source-only model (fallback)."
         for one in getattr(trainer, "callbacks", ()) if path else ():
             if isinstance(one, Report):
-                one.overrule(metrics, _told(path))
-        return {"panel": card, "fallback": _told(path)}
-
-    # ---- the report
+                one.overrule(metrics, told)
+        return {"panel": card, "fallback": told}
 
     def conclude(self, scores: dict[str, list[float]], samples: int | None) -> tuple[Interval | None, str]:
         """The gain of adaptation; for a method that is its own twin, the value of the target's labels."""
@@ -180,14 +170,10 @@ class AdaptationGain(Gain):
 
 
 def _panel_card(panel: PanelVerdict, judged: str) -> dict[str, Any]:
-    votes = {
-        name: {
-            ADAPTED: number(vote.adapted),
-            PLAIN: number(vote.plain),
-            "prefers": ADAPTED if vote.adapted_better else PLAIN,
-        }
-        for name, vote in panel.votes.items()
-    }
+    votes: dict[str, dict[str, Any]] = {}
+    for name, vote in panel.votes.items():
+        votes[name] = {ADAPTED: number(vote.adapted), PLAIN: number(vote.plain)}
+        votes[name]["prefers"] = ADAPTED if vote.adapted_better else PLAIN
     return {"judged": judged, "hurts": panel.hurts, "sentence": panel.sentence, "votes": votes}
 
 
@@ -222,10 +208,3 @@ def fall_back(trainer: Trainer, module: MethodModule, twin: MethodModule) -> Pat
     save_with_card(path, content)
     chooser.best_model_path = str(path)
     return path
-
-
-def _told(path: Path | None) -> str:
-    """Describes the result of a fallback."""
-    if path is None:
-        return "No fallback was written, because the run saves no checkpoints."
-    return f"The best checkpoint is now {short_path(path)}, which predicts as the source-only model (fallback)."

@@ -65,8 +65,6 @@ class DomainDiagnostics(Callback):
         self._start: MethodModule | None = None
         self._adapts = False
 
-    # ---- state: a resumed fit keeps its past
-
     def state_dict(self) -> dict[str, Any]:
         """Curves and signs, as plain values."""
         return {"signs": self.signs, "curves": self._curves, "stride": self._stride, "seen": self._seen}
@@ -97,8 +95,6 @@ class DomainDiagnostics(Callback):
         """Drops the copy if the run is resumed, because its initial weights are not known."""
         if trainer.ckpt_path is not None:
             self._start = None
-
-    # ---- during the fit
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Records whether this step is logged."""
@@ -138,11 +134,8 @@ class DomainDiagnostics(Callback):
         )
         for name, sentence in found.items():
             if name not in self.signs:
-                place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-                self.signs[name] = {"sentence": sentence, **place}
+                self.signs[name] = {"sentence": sentence, "epoch": trainer.current_epoch, "step": trainer.global_step}
                 rank_zero_warn(f"Epoch {trainer.current_epoch}: {sentence}")
-
-    # ---- after the fit
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the distances, and writes the results and figures."""
@@ -187,13 +180,11 @@ class DomainDiagnostics(Callback):
             return figures
         known = [_evidence(one) for one in (before, module)]
         if all(one is not None and one.finite() for one in known):
-            planes = [
-                drawing.embed(
-                    one.source_features, one.target_features, one.source_labels, _labels(trainer, who), self.pictures
-                )
-                for one, who in zip(known, (before, module), strict=True)
-                if one is not None
-            ]  # fmt: skip
+            planes = []
+            for one, who in zip(known, (before, module), strict=True):
+                assert one is not None
+                drawn = one.source_features, one.target_features, one.source_labels, _labels(trainer, who)
+                planes.append(drawing.embed(*drawn, self.pictures))
             names = trainer.datamodule.info().class_names  # type: ignore[attr-defined]
             figures["domains"] = drawing.embedding_figure(planes[0], planes[1], names)
         return figures
@@ -202,17 +193,13 @@ class DomainDiagnostics(Callback):
 def distances(evidence: Evidence, num_classes: int) -> dict[str, Any]:
     """The distances between the domains, as plain values."""
     known = evidence.on_cpu()
-    enough = min(len(known.source_features), len(known.target_features)) >= _FOLDS
-    if not enough or not known.finite():
+    if min(len(known.source_features), len(known.target_features)) < _FOLDS or not known.finite():
         return {"proxy_a_distance": None, "class_conditional_a_distance": None}
     source, target = known.source_features.flatten(1), known.target_features.flatten(1)
-    by_class = class_conditional_a_distance(
-        source, known.source_labels, target, known.target_logits.argmax(-1), num_classes, folds=_FOLDS
-    )
-    return {
-        "proxy_a_distance": proxy_a_distance(source, target, folds=_FOLDS),
-        "class_conditional_a_distance": by_class._asdict(),
-    }
+    sides = source, known.source_labels, target, known.target_logits.argmax(-1)
+    by_class = class_conditional_a_distance(*sides, num_classes, folds=_FOLDS)._asdict()
+    whole = proxy_a_distance(source, target, folds=_FOLDS)
+    return {"proxy_a_distance": whole, "class_conditional_a_distance": by_class}
 
 
 def _gains(trainer: Trainer) -> list[AdaptationGain]:

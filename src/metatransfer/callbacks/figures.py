@@ -83,16 +83,14 @@ def learning_curve(trainer: Trainer, name: str) -> "Figure | None":
         return None
     from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
 
+    # a missing value leaves a gap
+    values = [math.nan if number["value"] is None else number["value"] for _, number in points]
+    baselines = {label: one.get(name, {}).get("value") for label, one in report.measured.items()}
     return drawing.learning_curve_figure(
         [step for step, _ in points],
-        # a missing value leaves a gap
-        [math.nan if number["value"] is None else number["value"] for _, number in points],
+        values,
         [_ends(number) for _, number in points],
-        {
-            label: one[name]["value"]
-            for label, one in report.measured.items()
-            if one.get(name, {}).get("value") is not None
-        },
+        {label: value for label, value in baselines.items() if value is not None},
         name.replace("_", " "),
     )
 

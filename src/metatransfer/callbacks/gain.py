@@ -17,7 +17,7 @@ from metatransfer.data_info import ServesSamples
 from metatransfer.errors import UserError
 from metatransfer.experiments.comparing import Scores, by_entry, measure_twins
 from metatransfer.experiments.intervals import Interval, verdict
-from metatransfer.experiments.training import Budget, Evaluated, Spent, beside_the_run
+from metatransfer.experiments.training import Budget, Evaluated, beside_the_run
 from metatransfer.functional.intervals import SMALL
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation.on_samples import MOST_FREQUENT
@@ -69,8 +69,6 @@ class Gain(Callback):
         """Whether twins will be trained after the fit."""
         return self._start is not None
 
-    # ---- before the fit
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copies the method before training."""
         if stage != "fit":
@@ -94,10 +92,8 @@ class Gain(Callback):
     def _obstacle(self, trainer: Trainer, module: LightningModule) -> str | None:
         own, reference = self.comparison.own, self.comparison.reference
         if not isinstance(module, MethodModule) or module.comparison != self.comparison:
-            return (
-                f"compares '{own}' with '{reference}', but {type(module).__name__} has no such twins: remove the "
-                "callback"
-            )
+            name = type(module).__name__
+            return f"compares '{own}' with '{reference}', but {name} has no such twins: remove the callback"
         if trainer.world_size > 1:
             return "trains in one process: remove it, or set trainer.devices=1"
         if getattr(trainer, "datamodule", None) is None:
@@ -119,8 +115,6 @@ class Gain(Callback):
                 "measure the gain, fit from the start."
             )
 
-    # ---- after the fit
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Trains the twins and reports the gain."""
         start, self._start = self._start, None
@@ -135,9 +129,8 @@ class Gain(Callback):
                 scores, more = self.measure(trainer, pl_module, start, budget)
         except SystemExit:  # Lightning's answer to Ctrl-C
             signal.signal(signal.SIGINT, handler)
-            rank_zero_warn(
-                f"{type(self).__name__} was interrupted, so no gain is reported; the run itself is complete."
-            )
+            name = type(self).__name__
+            rank_zero_warn(f"{name} was interrupted, so no gain is reported; the run itself is complete.")
             return
         more["seconds"] = round(time.perf_counter() - began, 1)
         self._publish(trainer, scores, budget, more)
@@ -159,7 +152,7 @@ class Gain(Callback):
 
     def _publish(self, trainer: Trainer, found: list[Scores], budget: Budget, more: dict[str, Any]) -> None:
         scores, samples = by_entry(found), found[0].samples
-        spent: dict[str, list[Spent]] = {name: [one.spent[name] for one in found] for name in found[0].spent}
+        spent = {name: [one.spent[name] for one in found] for name in found[0].spent}
         intervals = {name: Interval.of(values) for name, values in scores.items()}
         gain, sentence = self.conclude(scores, samples)
         content: dict[str, Any] = {
@@ -182,11 +175,8 @@ class Gain(Callback):
             from metatransfer.drawing.classifiers import gain_figure  # matplotlib is slow to import
 
             publish_figures(trainer, {self.file: gain_figure(shown, sentence)})
-        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        rows = [
-            f"{name}: {one.over_samples(samples)} ({self.score.format(self.split)}, {seeds})"
-            for name, one in intervals.items()
-        ]
+        note = f"{self.score.format(self.split)}, {self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        rows = [f"{name}: {one.over_samples(samples)} ({note})" for name, one in intervals.items()]
         few = f"One of the {samples} samples is {100 / samples:.1f} points." if samples and samples < SMALL else ""
         took = f"The comparison took {content['seconds']:.0f} s, after the time of the run."
         show(*filter(None, [*rows, *self.remarks(content), few, took]))
@@ -230,8 +220,6 @@ class TransferGain(Gain):
         self, trainer: Trainer, module: MethodModule, start: Start, budget: Budget
     ) -> tuple[list[Scores], dict[str, Any]]:
         """Trains both for each seed."""
-        scores = [
-            measure_twins(start.module, start.data, seed=seed, budget=budget, split=self.split, baselines=True)
-            for seed in range(self.seeds)
-        ]
+        given: dict[str, Any] = {"budget": budget, "split": self.split, "baselines": True}
+        scores = [measure_twins(start.module, start.data, seed=seed, **given) for seed in range(self.seeds)]
         return scores, {"epochs": trainer.current_epoch}

@@ -11,13 +11,10 @@ from metatransfer.batches import Episode, Inputs, LabelledBatch
 from metatransfer.errors import UserError
 
 __all__ = [
-    "check_batch_kind",
-    "check_episode",
-    "check_finite",
-    "check_float_samples",
-    "check_labelled_batch",
+    "check_batch_kind", "check_episode", "check_finite", "check_float_samples", "check_labelled_batch",
     "check_support",
-]
+]  # fmt: skip
+_WRAP = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}"
 
 
 def _ids(x: Inputs) -> Tensor:
@@ -59,13 +56,10 @@ def check_episode(episode: Episode, *, num_outputs: int | None = None, where: st
 
 
 def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> None:
-    sizes = {tuple(y.shape[2:]) for y in (episode.support_y, episode.query_y)}
-    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
-        raise UserError(
-            f"{where} needs targets of shape (T, S, D) and (T, Q, D); got {tuple(episode.support_y.shape)} and "
-            f"{tuple(episode.query_y.shape)}."
-        )
-    size = episode.support_y.shape[-1]
+    shapes = tuple(episode.support_y.shape), tuple(episode.query_y.shape)
+    if len(shapes[0]) != 3 or shapes[0][2:] != shapes[1][2:]:
+        raise UserError(f"{where} needs targets of shape (T, S, D) and (T, Q, D); got {shapes[0]} and {shapes[1]}.")
+    size = shapes[0][-1]
     if num_outputs is not None and size != num_outputs:
         raise UserError(
             f"{where} has targets of size {size}, but the method was built with num_outputs={num_outputs}: set "
@@ -76,38 +70,29 @@ def _check_targets(episode: Episode, num_outputs: int | None, where: str) -> Non
 
 
 def _check_labels(episode: Episode, num_outputs: int | None, where: str) -> None:
-    if episode.support_y.dim() != 2 or episode.query_y.dim() != 2:
-        raise UserError(
-            f"{where} needs labels of shape (T, S) and (T, Q); got {tuple(episode.support_y.shape)} and "
-            f"{tuple(episode.query_y.shape)}."
-        )
+    shapes = tuple(episode.support_y.shape), tuple(episode.query_y.shape)
+    if len(shapes[0]) != 2 or len(shapes[1]) != 2:
+        raise UserError(f"{where} needs labels of shape (T, S) and (T, Q); got {shapes[0]} and {shapes[1]}.")
     for part, labels in (("", episode.support_y), ("query ", episode.query_y)):
         low, high = int(labels.min()), int(labels.max())
+        given = f"{where} has {part}labels from {low} to {high}"
         if low < 0:
-            raise UserError(f"{where} has {part}labels from {low} to {high}: number the classes of an episode from 0.")
+            raise UserError(f"{given}: number the classes of an episode from 0.")
         if num_outputs is None and high > int(episode.support_y.max()):
-            raise UserError(
-                f"{where} has {part}labels from {low} to {high}, but no support sample above "
-                f"{int(episode.support_y.max())}: every class needs one."
-            )
+            most = int(episode.support_y.max())
+            raise UserError(f"{given}, but no support sample above {most}: every class needs one.")
         if num_outputs is not None and high >= num_outputs:
             raise UserError(
-                f"{where} has {part}labels from {low} to {high}, but the method was built with "
-                f"num_outputs={num_outputs} and takes 0 to {num_outputs - 1}: set num_outputs to the number of ways."
+                f"{given}, but the method was built with num_outputs={num_outputs} and takes 0 to {num_outputs - 1}: "
+                "set num_outputs to the number of ways."
             )
 
 
-def check_batch_kind(
-    batch: object,
-    kind: type,
-    method: str,
-    remedy: str = "wrap it, data: {class_path: ClassBatches, init_args: {episodes: ...}}",
-) -> None:
+def check_batch_kind(batch: object, kind: type, method: str, remedy: str = _WRAP) -> None:
     """Raises an error if a method gets another kind of batch; a pair of tensors is a labelled batch, too."""
     parts = batch if isinstance(batch, list | tuple) else ()
-    pair = isinstance(batch, LabelledBatch) or (
-        len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts[:2])
-    )
+    tensors = len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts[:2])
+    pair = tensors or isinstance(batch, LabelledBatch)
     if kind is LabelledBatch and not pair:
         raise UserError(
             f"{method} labelled batches of all training classes, but the data module serves {_served(batch)}: {remedy}."
@@ -178,15 +163,12 @@ def check_support(support_x: Inputs, labels: Sized) -> None:
 def _check_one_label_each(labels: Any) -> None:  # noqa: ANN401
     if not hasattr(labels, "__len__") or (isinstance(labels, Tensor | np.ndarray) and labels.ndim == 0):
         raise UserError(f"support_y must contain one label for each sample, but is {labels!s:.40}.")
-    if isinstance(labels, Tensor | np.ndarray):
-        _check_label_array(labels if isinstance(labels, np.ndarray) else _as_array(labels))
+    if isinstance(labels, Tensor):
+        labels = (labels.float() if labels.is_floating_point() else labels).numpy(force=True)  # NumPy has no bfloat16
+    if isinstance(labels, np.ndarray):
+        _check_label_array(labels)
     else:
         _check_label_list(list(labels))
-
-
-def _as_array(labels: Tensor) -> np.ndarray:
-    labels = labels.detach().cpu()
-    return (labels.float() if labels.is_floating_point() else labels).numpy()  # NumPy has no bfloat16
 
 
 def _check_label_array(labels: np.ndarray) -> None:

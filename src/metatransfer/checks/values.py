@@ -14,19 +14,9 @@ from torch import Tensor
 from metatransfer.errors import UserError
 
 __all__ = [
-    "check_choice",
-    "check_count",
-    "check_file",
-    "check_folder",
-    "check_fraction",
-    "check_monitor",
-    "check_not_negative",
-    "check_positive",
-    "check_seed",
-    "check_state_dict",
-    "check_writable",
-    "did_you_mean",
-]
+    "check_choice", "check_count", "check_file", "check_folder", "check_fraction", "check_monitor",
+    "check_not_negative", "check_positive", "check_seed", "check_state_dict", "check_writable", "did_you_mean",
+]  # fmt: skip
 
 
 def check_positive(**values: float | None) -> None:
@@ -67,9 +57,8 @@ def _check(values: Mapping[str, Any], rule: str, holds: Callable[[Any], bool]) -
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises an error unless an argument is one of the allowed words; suggests the most similar one."""
     if not isinstance(value, str) or value not in choices:
-        raise UserError(
-            f"{name} must be one of {', '.join(choices)}, but is '{value}'{did_you_mean(str(value), choices)}"
-        )
+        hint = did_you_mean(str(value), choices)
+        raise UserError(f"{name} must be one of {', '.join(choices)}, but is '{value}'{hint}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -83,23 +72,12 @@ def check_monitor(name: str, monitor: str, logged: Iterable[str]) -> None:
     """Raises an error, with the logged metrics, if the argument ``name`` monitors one that is not logged."""
     known = sorted(logged)
     if monitor not in known:
-        raise UserError(
-            f"{name} '{monitor}' is not logged by this run{did_you_mean(monitor, known)} Known: "
-            f"{', '.join(known) or 'none'}."
-        )
+        hint = did_you_mean(monitor, known)
+        raise UserError(f"{name} '{monitor}' is not logged by this run{hint} Known: {', '.join(known) or 'none'}.")
 
 
 def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
-    """Raises an error if loaded weights do not fit a class, before any of them is copied.
-
-    Args:
-        own: the expected weights.
-        loaded: the loaded weights.
-        what: name of the class.
-
-    Raises:
-        UserError: names the first keys that are missing, unknown or of another shape.
-    """
+    """Raises an error if loaded weights do not fit a class, with the first keys that are missing, unknown or wrong."""
     shapes = [
         f"{key} {_shape(loaded[key])} instead of {tuple(own[key].shape)}"
         for key in own
@@ -111,7 +89,7 @@ def check_state_dict(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], wh
         "of another shape": shapes,
     }
     problems = [
-        f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})"
         for title, keys in found.items()
         if keys
     ]
@@ -131,19 +109,7 @@ def _shape(value: object) -> str:
 
 
 def check_file(path: str | Path, what: str, remedy: str = "") -> Path:
-    """The path of a file that must exist and be readable.
-
-    Args:
-        path: the file.
-        what: name of the file in the error message.
-        remedy: what to do if the file is missing and none has a similar name.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: the file does not exist (suggests the most similar name), is a folder, or cannot be read.
-    """
+    """The path of a file that must exist and be readable; ``remedy`` is advice if none has a similar name."""
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{what} '{path}' does not exist{_similar(path, remedy)}")
@@ -170,13 +136,7 @@ def _similar(path: Path, remedy: str = "") -> str:
 
 
 def check_writable(path: str | Path, what: str) -> Path:
-    """The path of a folder that can be written to, or created.
-
-    The folder is not created. Permissions alone are not reliable, so a file is written for a moment.
-
-    Raises:
-        UserError: the folder, or the first of its parents that exists, is a file or not writable.
-    """
+    """The path of a folder that can be written to, or created; the folder is not created."""
     path = Path(path).expanduser()
     if "\0" in str(path):
         raise UserError(f"{what} '{path}' cannot be written (it contains NUL): choose another folder.")
@@ -186,7 +146,8 @@ def check_writable(path: str | Path, what: str) -> Path:
             existing = existing.parent
         if not existing.is_dir():
             raise UserError(f"{what} '{path}' cannot be created: '{existing}' is a file, not a folder.")
-        # in a temporary folder, because several runs may check the same folder at once
+        # a file is written for a moment, as permissions alone are not reliable; in a temporary folder, because several
+        # runs may check the same folder at once
         with tempfile.TemporaryDirectory(prefix=".writable-", dir=existing) as trial:
             folder = Path(trial, path.absolute().relative_to(existing))
             folder.mkdir(parents=True, exist_ok=True)

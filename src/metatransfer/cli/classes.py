@@ -5,17 +5,12 @@ import inspect
 import typing
 from collections.abc import Callable
 from importlib import import_module
+from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
 
 from metatransfer.errors import UserError
-
-
-def import_class(path: str) -> Any:  # noqa: ANN401
-    """Imports an object by its path."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def subclasses(base: type) -> dict[str, type]:
@@ -64,18 +59,14 @@ def check_nulls(settings: Any, path: str, kind: Any = None) -> None:  # noqa: AN
     if not isinstance(settings, Namespace):
         return
     if "class_path" in settings:
-        kind = import_class(settings.class_path)
+        kind = locate(settings.class_path)
     if not isinstance(kind, type):
         return
+    known = parameters(kind)
     for name, value in vars(settings.get("init_args") or settings).items():
-        if value is None and _needs_value(kind, name):
+        parameter, hint = known.get(name), type_of(kind, name)
+        typed = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
+        if value is None and typed and type(None) not in typing.get_args(hint):
             raise UserError(f"{path}.{name} is null, but needs a value: remove it to use its default, or give a value.")
-        groups = [one for one in classes_in(type_of(kind, name)) if dataclasses.is_dataclass(one)]  # without class_path
+        groups = [one for one in classes_in(hint) if dataclasses.is_dataclass(one)]  # without class_path
         check_nulls(value, f"{path}.{name}", groups[0] if groups else None)
-
-
-def _needs_value(kind: type, name: str) -> bool:
-    """Whether an argument of a class cannot be null."""
-    parameter, hint = parameters(kind).get(name), type_of(kind, name)
-    known = parameter is not None and parameter.default is not None and hint is not None and hint is not Any
-    return known and type(None) not in typing.get_args(hint)

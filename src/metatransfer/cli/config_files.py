@@ -95,10 +95,8 @@ def _check_sections(root: yaml.MappingNode, name: str) -> None:
         as_word = of_class and value.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:null")
         if key.value in _SECTIONS and not (isinstance(value, yaml.MappingNode) or as_word):
             kind = "a class or names with values" if of_class else "names with values"
-            raise UserError(
-                f"{name}, line {value.start_mark.line + 1}: section '{key.value}' must have {kind}, but "
-                f"has {_described(value)}."
-            )
+            where = f"{name}, line {value.start_mark.line + 1}"
+            raise UserError(f"{where}: section '{key.value}' must have {kind}, but has {_described(value)}.")
 
 
 def _check_names(node: yaml.Node, name: str) -> None:

@@ -35,11 +35,7 @@ def newest_checkpoint(settings: Namespace) -> Path | None:
 
 
 def find_checkpoint(word: str, settings: Namespace) -> Path:
-    """The checkpoint that ``"last"`` or ``"best"`` stands for: that of the newest run.
-
-    Raises:
-        UserError: there is no such run or checkpoint.
-    """
+    """The checkpoint that ``"last"`` or ``"best"`` stands for: that of the newest run; raises an error without one."""
     last = newest_checkpoint(settings)
     if last is None:
         places = " or ".join(f"'{short_path(folder)}'" for _, folder in output_folders(settings))

@@ -4,12 +4,13 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pydoc import locate
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.checks import did_you_mean
-from metatransfer.cli.classes import classes_in, import_class, parameters, subclasses, type_of
+from metatransfer.cli.classes import classes_in, parameters, subclasses, type_of
 from metatransfer.cli.config_files import packaged_configs
 
 _PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a word", "list": "a list",
@@ -40,7 +41,7 @@ def _place(message: str, before: int) -> tuple[list[str], type | None]:
         paths = re.findall(r"class_path='([\w.]+)'", message[before:])[:1]
     else:
         paths = re.findall(r"Problem with given class_path '([\w.]+)'", message[:before])[-1:]
-    outer = import_class(paths[0]) if paths else Trainer if keys and keys[0][1].startswith("trainer") else None
+    outer = locate(paths[0]) if paths else Trainer if keys and keys[0][1].startswith("trainer") else None
     return [key for _, key in keys], outer if isinstance(outer, type) else None
 
 
@@ -58,7 +59,7 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
     known, key = _known(keys, outer), keys[-1].rpartition(".")[2] if keys else "class"
     if outer is not None and type_of(outer, key) is None:  # imported for type checking only, but the parser found it
         near = message[message.rfind("Parser key", 0, found.start()) : found.start()]
-        bases = [import_class(path) for path in re.findall(r"<class '([\w.]+\.\w+)'>", near)]
+        bases: list[Any] = [locate(path) for path in re.findall(r"<class '([\w.]+\.\w+)'>", near)]
         known = sorted({name for base in bases for name in subclasses(base)})
     hint = did_you_mean(found[1], known)
     names = f" Known: {', '.join(known)}." if known and (hint == "." or len(known) <= _SHOWN) else ""

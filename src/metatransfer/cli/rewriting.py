@@ -76,8 +76,8 @@ def _rewrite_value(name: str, value: str) -> str:
             return rewrite_config(value, keys[-1])
         except yaml.YAMLError:
             return value  # the parser reports the error
-    described = _description(value) if _holds_a_collection(keys) else None
-    return json.dumps(described) if described else _NAMES.get(value, _expanded(value))
+    found = _rewritten(keys, value)
+    return found if isinstance(found, str) else json.dumps(found)
 
 
 def _rewrite_mapping(node: yaml.MappingNode, path: str, replaced: Mapping[str, str]) -> bool:
@@ -94,10 +94,9 @@ def _rewrite_mapping(node: yaml.MappingNode, path: str, replaced: Mapping[str, s
             for item in value.value:
                 changed |= isinstance(item, yaml.MappingNode) and _rewrite_mapping(item, own, replaced)
         elif value.tag == "tag:yaml.org,2002:str":
-            described = _description(value.value) if _holds_a_collection(own.split(".")) else None
-            text = json.dumps(described) if described else json.dumps(_NAMES.get(value.value, _expanded(value.value)))
-            if described or json.loads(text) != value.value:
-                node.value[place] = (key, yaml.compose(text, Loader=yaml.SafeLoader))
+            found = _rewritten(own.split("."), value.value)
+            if found != value.value:
+                node.value[place] = (key, yaml.compose(json.dumps(found), Loader=yaml.SafeLoader))
                 changed = True
     return changed
 
@@ -107,9 +106,10 @@ def _is_another(described: yaml.MappingNode, given: str | None) -> bool:
     return bool(given and names) and names[0] != str(given).rpartition(".")[2]
 
 
-def _holds_a_collection(keys: Sequence[str]) -> bool:
-    """Whether an argument is a collection: ``source``, or an entry of ``sources`` or ``targets``."""
-    return keys[-1] == "source" or (len(keys) > 1 and keys[-2] in ("sources", "targets"))
+def _rewritten(keys: Sequence[str], value: str) -> object:
+    """A text for the parser; the collection at a path for ``source`` and what is in ``sources`` or ``targets``."""
+    collection = keys[-1] == "source" or (len(keys) > 1 and keys[-2] in ("sources", "targets"))
+    return (_description(value) if collection else None) or _NAMES.get(value, _expanded(value))
 
 
 def _description(value: str) -> dict[str, object] | None:

@@ -29,10 +29,9 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     if few:
         ticks = range(len(names))
         short = short_names(names)
-        axis.set_xticks(ticks, short, rotation=45 if max(map(len, short)) > 2 else 0, ha="right")
+        long = max(map(len, short)) > 2
+        axis.set_xticks(ticks, short, rotation=45 if long else 0, ha="right" if long else "center")
         axis.set_yticks(ticks, short)
-        if max(map(len, short)) <= 2:
-            axis.set_xticks(ticks, short, ha="center")
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 color = "white" if parts[row, column] > 0.5 else "black"

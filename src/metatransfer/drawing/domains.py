@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -77,7 +78,8 @@ def _neighbours(x: np.ndarray, seed: int) -> np.ndarray:
 
 def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = ()) -> Figure:
     """Both domains before and after adaptation; colours are classes, circles the source and crosses the target."""
-    present = sorted({int(one) for part in (before, after) for one in _labels(part) if one >= 0})
+    every = [labels for part in (before, after) for labels in (part.source_y, part.target_y) if labels is not None]
+    present = sorted({one for one in torch.cat(every).tolist() if one >= 0})
     colors = _colors(present)
     figure = Figure(figsize=(9.6, 5.0), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -90,14 +92,7 @@ def embedding_figure(before: Embedded, after: Embedded, names: Sequence[str] = (
     return figure
 
 
-def _labels(part: Embedded) -> list[int]:
-    labels: list[int] = part.source_y.tolist() + ([] if part.target_y is None else part.target_y.tolist())
-    return labels
-
-
 def _colors(present: Sequence[int]) -> dict[int, Any]:
-    from matplotlib import colormaps
-
     if len(present) <= _NAMED:
         shades = [_GREY_FREE.get(place, colormaps["tab10"](place)) for place in range(len(present))]
         return dict(zip(present, shades, strict=True))
@@ -106,10 +101,8 @@ def _colors(present: Sequence[int]) -> dict[int, Any]:
 
 def _scatter(axis: Any, part: Embedded, colors: Mapping[int, Any]) -> None:  # noqa: ANN401
     source, target = part.source.cpu().numpy(), part.target.cpu().numpy()
-    mine = [colors.get(one, _UNKNOWN) for one in part.source_y.tolist()]
-    other = [_UNKNOWN] * len(target)
-    if part.target_y is not None:
-        other = [colors.get(one, _UNKNOWN) for one in part.target_y.tolist()]
+    labels = [-1] * len(target) if part.target_y is None else part.target_y.tolist()
+    mine, other = ([colors.get(one, _UNKNOWN) for one in known] for known in (part.source_y.tolist(), labels))
     size = 16 if len(source) + len(target) > 400 else 26
     axis.scatter(*source.T, s=size, facecolors="none", edgecolors=mine, linewidths=0.9)
     axis.scatter(*target.T, s=size, c=other, marker="x", linewidths=1.1)

@@ -26,13 +26,7 @@ def episode_figure(
 ) -> Figure:
     """One task: a row per class with support images at the left and queries at the right; mistakes are red.
 
-    Args:
-        support: ``(S, C, H, W)``.
-        support_y: ``(S,)`` labels.
-        query: ``(Q, C, H, W)``.
-        query_y: ``(Q,)``.
-        predicted: ``(Q,)``.
-        names: name of the class of each label.
+    Images are ``(S, C, H, W)`` and ``(Q, C, H, W)``, their labels and predictions ``(S,)`` and ``(Q,)``.
     """
     ways = int(torch.cat([support_y, query_y]).max()) + 1
     shots = max(int((support_y == way).sum()) for way in range(ways))
@@ -106,12 +100,7 @@ def learning_curve_figure(
 
 
 def adaptation_figure(scores: Tensor, name: str) -> Figure:
-    """A score before adaptation and after each inner step: mean over tasks with its 95% interval.
-
-    Args:
-        scores: ``(steps + 1, T)``.
-        name: of the score; an accuracy is drawn as fraction correct, within [0, 1].
-    """
+    """A score ``(steps + 1, T)`` before adaptation and after each inner step: mean over tasks with its 95% interval."""
     figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axis = figure.subplots()
     found = [estimate(len(row), float(row.sum()), float(row.square().sum())) for row in scores.double()]

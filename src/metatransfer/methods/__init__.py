@@ -3,17 +3,7 @@
 A family exports its classes in its own ``__init__``; here and in ``metatransfer`` they appear by themselves.
 """
 
-from metatransfer.methods import (
-    classical,
-    domain,
-    evaluation,
-    features,
-    finetune,
-    gradient,
-    metric,
-    options,
-    supervised,
-)
+from metatransfer.methods import classical, domain, evaluation, features, finetune, gradient, metric, supervised
 from metatransfer.methods.base import MethodModule, load
 from metatransfer.methods.classical import *
 from metatransfer.methods.classifier import ClassifierModule
@@ -24,12 +14,11 @@ from metatransfer.methods.features import *
 from metatransfer.methods.finetune import *
 from metatransfer.methods.gradient import *
 from metatransfer.methods.metric import *
-from metatransfer.methods.options import *
+from metatransfer.methods.options import Execution, InnerLoop
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.supervised import *
 
-__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor", "load"]
-__all__ += options.__all__
+__all__ = ["ClassifierModule", "EpisodicModule", "Execution", "InnerLoop", "MethodModule", "Predictor", "load"]
 __all__ += classical.__all__
 __all__ += domain.__all__
 __all__ += evaluation.__all__

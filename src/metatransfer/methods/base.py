@@ -24,16 +24,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from metatransfer.arguments import INSTANTIATOR, RemembersArguments, class_path, plain_arguments
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
+from metatransfer.data_info import info_of
 from metatransfer.errors import UserError
-from metatransfer.methods.checkpoints import (
-    AtomicCheckpointIO,
-    check_checkpoint,
-    read_checkpoint,
-    recorded_class,
-    renamed,
-    replaced,
-)
-from metatransfer.methods.data_access import info_of
+from metatransfer.methods import checkpoints
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
@@ -86,18 +79,12 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         self._checked: set[str] = set()
         self._rng_state: dict[str, Tensor] | None = None
 
-    # ---- training
-
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
         """Returns the loss of a training batch and logs it as ``train/loss``."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the optimizer over the parameters that require a gradient, and the scheduler.
-
-        Raises:
-            UserError: no parameter requires a gradient.
-        """
+        """Builds the scheduler, and the optimizer over the parameters that require a gradient, at least one."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
@@ -111,20 +98,12 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            monitor = getattr(scheduler, "monitor", "val/loss")
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        plateau = isinstance(scheduler, ReduceLROnPlateau)
+        monitor = {"monitor": getattr(scheduler, "monitor", "val/loss")} if plateau else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **monitor}}
 
     def check_samples(self, x: Inputs) -> None:
-        """Raises an error unless the network accepts the samples; by default ``self.backbone`` decides.
-
-        Args:
-            x: ``(N, *shape)``, or texts.
-
-        Raises:
-            UserError: texts for a network that takes tensors, or an error of the network.
-        """
+        """Raises an error unless the network accepts samples ``(N, *shape)`` or texts; ``self.backbone`` decides."""
         backbone = getattr(self, "backbone", None)  # some methods have none
         if not isinstance(backbone, Backbone):
             return
@@ -135,8 +114,6 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 f"{type(backbone).__name__} takes tensors, but the data module serves texts: give it a network "
                 "that reads texts, such as TokenAverage or HuggingFaceEncoder."
             )
-
-    # ---- reports
 
     def protocol(self) -> dict[str, Any]:
         """Settings of the method for the protocol card; names starting with ``train_`` matter for training only."""
@@ -156,8 +133,6 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         except UserError:
             return None
         return twin.eval()
-
-    # ---- copies that are trained beside a run
 
     @torch.inference_mode(False)
     def restarted(self, seed: int) -> Self:
@@ -216,9 +191,6 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             **kwargs: constructor arguments that replace those in the checkpoint; of a group given as a dict, such as
                 ``inner={"steps": 10}``, only the named fields are replaced.
 
-        Returns:
-            The module.
-
         Raises:
             UserError: the file is not a checkpoint, or names something that is not allowed, see
                 :mod:`metatransfer.trust`.
@@ -226,12 +198,12 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         if hparams_file is not None:
             raise UserError("hparams_file is not supported: give the constructor arguments by name.")
         weights_only = weights_only is not False
-        content = read_checkpoint(checkpoint_path, weights_only)
+        content = checkpoints.read_checkpoint(checkpoint_path, weights_only)
         described = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if inspect.isabstract(cls):
-            described = {"_class_path": recorded_class(content, checkpoint_path)} | described
+            described = {"_class_path": checkpoints.recorded_class(content, checkpoint_path)} | described
         with no_weight_files():
-            kind, arguments = checked_arguments(cls, replaced(described, kwargs), trusted)
+            kind, arguments = checked_arguments(cls, checkpoints.replaced(described, kwargs), trusted)
             try:
                 inspect.signature(kind).bind(**arguments)
             except TypeError as error:
@@ -250,7 +222,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 self._announced[name] = report
                 rank_zero_info(f"{name}: {report}")
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user has chosen one
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            self.trainer.strategy.checkpoint_io = checkpoints.AtomicCheckpointIO()
         self._checked.clear()
         self.evaluation.setup(self, info_of(self) if stage != "predict" else None, stage)
 
@@ -264,15 +236,11 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 checkpoint["rng_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reads what :meth:`on_save_checkpoint` added.
-
-        Raises:
-            UserError: the weights belong to another network.
-        """
+        """Reads what :meth:`on_save_checkpoint` added; raises an error if the weights belong to another network."""
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        check_checkpoint(checkpoint, resuming=fitting)
+        checkpoints.check_checkpoint(checkpoint, resuming=fitting)
         own = self.state_dict()
-        checkpoint["state_dict"] = renamed(checkpoint["state_dict"], own)
+        checkpoint["state_dict"] = checkpoints.renamed(checkpoint["state_dict"], own)
         check_state_dict(own, checkpoint["state_dict"], type(self).__name__)
         self.trained_protocol = checkpoint.get("protocol")
         for name in weights_reports(self):

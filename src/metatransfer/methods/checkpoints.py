@@ -51,15 +51,7 @@ def save_atomically(content: object, path: str | Path) -> None:
 
 
 def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU; unless ``weights_only`` is ``False``, reading it runs no code.
-
-    Args:
-        source: a file, a URL or an open file.
-        weights_only: whether to read tensors and plain values only.
-
-    Raises:
-        UserError: the file does not exist, cannot be read, or is not a checkpoint.
-    """
+    """The content of a checkpoint, on the CPU; unless ``weights_only`` is ``False``, reading it runs no code."""
     if isinstance(source, str | Path) and "://" not in str(source):
         source = check_file(str(source), "checkpoint")
     try:
@@ -79,16 +71,7 @@ def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> 
 
 
 def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool = False) -> None:  # noqa: ANN401
-    """Raises an error unless a checkpoint has the parts that fit writes.
-
-    Args:
-        content: what was read.
-        name: name of the file in the message.
-        resuming: whether a training continues from it, which needs more than the weights.
-
-    Raises:
-        UserError: names the first part that is missing or of another type.
-    """
+    """Raises an error unless a checkpoint, called ``name``, has the parts that fit writes; ``resuming`` needs more."""
     parts: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
     if "state_dict" not in parts:
         raise UserError(f"{name} has no 'state_dict' and is not a Lightning checkpoint: give a file that fit wrote.")
@@ -101,8 +84,10 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
         wrong = ["'state_dict' has names that are not texts"]
     if not wrong and "loops" in parts:
         wrong = [f"'loops' has no '{loop}'" for loop in _LOOPS if not isinstance(parts["loops"].get(loop), dict)]
-    if not wrong and "rng_state" in parts and not _is_random_state(parts["rng_state"].get("cpu")):
-        wrong = ["'rng_state' has no state of torch's random number generator"]
+    if not wrong and "rng_state" in parts:
+        state, like = parts["rng_state"].get("cpu"), torch.get_rng_state()
+        if not isinstance(state, Tensor) or (state.dtype, state.shape) != (like.dtype, like.shape):
+            wrong = ["'rng_state' has no state of torch's random number generator"]
     if wrong:
         raise UserError(f"{name} is damaged, {wrong[0]}: give a file that fit wrote.")
     if resuming and not (parts.get("loops") and parts.get("optimizer_states")):
@@ -115,10 +100,6 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
             raise UserError(
                 f"{name} is damaged, 'optimizer_states' has no optimizer state: give a file that fit wrote."
             )
-
-
-def _is_random_state(value: object) -> bool:
-    return isinstance(value, Tensor) and (value.dtype, value.shape) == (torch.uint8, torch.get_rng_state().shape)
 
 
 def recorded_class(content: Mapping[str, Any], name: object) -> str:

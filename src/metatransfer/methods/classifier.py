@@ -11,13 +11,12 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_batch_kind, check_float_samples, check_labelled_batch, check_positive
-from metatransfer.data_info import ReadsSamples
+from metatransfer.data_info import ReadsSamples, datamodule_of, info_of
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import datamodule_of, info_of
-from metatransfer.methods.evaluation import Evaluation, OnSamples
+from metatransfer.methods.evaluation import OnSamples
 from metatransfer.methods.outputs import checked_pair
 
 _BATCH = 256  # samples at once in a prediction
@@ -30,8 +29,6 @@ class SampleClassifier(MethodModule):
     Args:
         evaluation: creates the evaluation from the number of classes.
         num_classes: number of classes; on the command line taken from the data.
-        optimizer: see :class:`MethodModule`.
-        lr_scheduler: see :class:`MethodModule`.
 
     Attributes:
         class_names: names of the classes in the training data.
@@ -53,8 +50,7 @@ class SampleClassifier(MethodModule):
                 "data that serves labelled samples, such as LabelledDataModule."
             )
         check_positive(num_classes=num_classes)
-        made: Evaluation = evaluation(num_classes)
-        super().__init__(made, optimizer, lr_scheduler)
+        super().__init__(evaluation(num_classes), optimizer, lr_scheduler)
         self.num_classes = num_classes
         self.class_names: tuple[str, ...] = tuple(map(str, range(num_classes)))
 
@@ -72,8 +68,6 @@ class SampleClassifier(MethodModule):
         if isinstance(x, Tensor) and not torch.isfinite(x).all():
             raise UserError("the data holds samples that are NaN or infinite: clean the data.")
         super().check_samples(x)
-
-    # ---- names of the classes
 
     def setup(self, stage: str) -> None:
         """Takes the class names from the training data."""
@@ -112,22 +106,17 @@ class SampleClassifier(MethodModule):
             )
         self.class_names = known
 
-    # ---- prediction
-
     def predict(self, samples: Any, data: ReadsSamples | None = None) -> list[str]:  # noqa: ANN401
         """The class of each sample, see :meth:`predictions`."""
         return self.predictions(samples, data).labels
 
     def predictions(self, samples: Any, data: ReadsSamples | None = None) -> Predictions:  # noqa: ANN401
-        """Labels new samples.
+        """Labels new samples: their files, texts or indices, the class names, and the probabilities.
 
         Args:
             samples: ``(N, *shape)`` floats as the network takes them, as one tensor or array or as a list; or what the
                 data module reads: a folder or file, or a list of image files or texts.
             data: the data module of the training; defaults to that of the run that trained the module.
-
-        Returns:
-            Files, texts or indices of the samples, the class names, and the probabilities.
 
         Raises:
             UserError: there is no data module to read files or texts, or samples do not fit the network.
@@ -150,9 +139,8 @@ class SampleClassifier(MethodModule):
                     "files and texts are read by the data module of the training: call predict(samples, data) with a "
                     "data module such as LabelledDataModule, or give the samples as a tensor (N, *shape)."
                 )
-            for batch in data.predict_dataloader(
-                samples if isinstance(samples, str) else [str(one) for one in samples]
-            ):
+            read = samples if isinstance(samples, str) else [str(one) for one in samples]
+            for batch in data.predict_dataloader(read):
                 yield self.transfer_batch_to_device(batch, self.device, 0)
             return
         x = torch.stack([torch.as_tensor(one) for one in samples]).to(self.device)
@@ -174,9 +162,8 @@ class SampleClassifier(MethodModule):
         probabilities = self(x).float().softmax(-1).cpu()
         for file, whole in zip(files, probabilities.isfinite().all(-1).tolist(), strict=True):
             if not whole:
-                raise UserError(
-                    f"the probabilities of {type(self).__name__} for '{file}' are NaN: check sample and weights."
-                )
+                name = type(self).__name__
+                raise UserError(f"the probabilities of {name} for '{file}' are NaN: check sample and weights.")
         return Predictions(files, self.class_names, probabilities)
 
 
@@ -187,8 +174,6 @@ class ClassifierModule(SampleClassifier):
 
     Args:
         num_classes: number of classes; on the command line taken from the data.
-        optimizer: see :class:`MethodModule`.
-        lr_scheduler: see :class:`MethodModule`.
     """
 
     learns_from: ClassVar[type] = LabelledBatch
@@ -218,11 +203,7 @@ class ClassifierModule(SampleClassifier):
         return loss
 
     def check_batch(self, batch: Any, stage: str) -> None:  # noqa: ANN401
-        """Raises an error unless a batch fits the method; soft labels ``(N, C)`` are allowed in training only.
-
-        Raises:
-            UserError: with the offending shapes or labels.
-        """
+        """Raises an error unless a batch fits the method; soft labels ``(N, C)`` are allowed in training only."""
         check_batch_kind(batch, LabelledBatch, f"{type(self).__name__} learns from", _REMEDY)
         batch = LabelledBatch(*batch)
         self.check_samples(batch.x)
@@ -236,5 +217,4 @@ class ClassifierModule(SampleClassifier):
 
     def outputs(self, batch: LabelledBatch, stage: str) -> Tensor:
         """Logits ``(N, C)`` of a batch of a stage; by default computed from its samples."""
-        found: Tensor = self(batch.x)
-        return found
+        return self(batch.x)  # type: ignore[no-any-return]

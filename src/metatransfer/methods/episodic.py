@@ -10,18 +10,11 @@ from torch import Tensor
 from metatransfer.batches import Episode, Inputs, Predictions, PredictionTask, episodes_of, map_inputs
 from metatransfer.checks import check_batch_kind, check_episode
 from metatransfer.errors import UserError
-from metatransfer.functional.losses import is_regression, mask_absent_classes
+from metatransfer.functional.losses import episode_loss, episode_losses, is_regression, mask_absent_classes
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnEpisodes
-from metatransfer.methods.outputs import (
-    Outputs,
-    checked_pair,
-    default_loss,
-    default_score,
-    default_task_losses,
-    map_tensors,
-)
+from metatransfer.methods.outputs import Outputs, checked_pair, default_score, map_tensors, point_of
 from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, support_set
 
 State = TypeVar("State")
@@ -40,10 +33,6 @@ class EpisodicModule(MethodModule, Generic[State]):
             methods that accept any number of ways.
         transductive: whether the prediction for a query depends on the other queries.
         order_sensitive: whether the prediction depends on the order of the support set (sequence models).
-
-    Args:
-        optimizer: see :class:`MethodModule`.
-        lr_scheduler: see :class:`MethodModule`.
     """
 
     learns_from: ClassVar[type] = Episode
@@ -60,14 +49,11 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     @abstractmethod
     def fit_tasks(self, support_x: Any, support_y: Tensor) -> State:  # noqa: ANN401
-        """Learns ``T`` tasks.
+        """Learns ``T`` tasks; returns what :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
 
         Args:
             support_x: ``(T, S, *shape)``, or :class:`~metatransfer.Tokens` ``(T, S, L)``.
             support_y: ``(T, S)`` int64 or ``(T, S, D)`` float.
-
-        Returns:
-            What :meth:`predict_tasks` needs: adapted parameters, prototypes, a memory.
         """
 
     @abstractmethod
@@ -85,7 +71,9 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The mean loss, a scalar; by default cross-entropy, squared error, or negative log-likelihood."""
-        return default_loss(outputs, targets)
+        if not isinstance(outputs, Tensor) and callable(getattr(outputs, "log_prob", None)):
+            return -outputs.log_prob(targets).mean()  # type: ignore[no-any-return]
+        return episode_loss(point_of(outputs), targets)
 
     def score(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The score of each task ``(T,)``; by default its accuracy, or the squared error of the mean."""
@@ -126,18 +114,18 @@ class EpisodicModule(MethodModule, Generic[State]):
 
     def task_losses(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The loss of each task ``(T,)``, for evaluation."""
-        return default_task_losses(outputs, targets, self.loss)
+        if isinstance(outputs, Tensor):
+            return episode_losses(outputs, targets)
+        if callable(getattr(outputs, "log_prob", None)):
+            return -outputs.log_prob(targets).flatten(1).mean(1)  # type: ignore[no-any-return]
+
+        def of_task(task: int) -> Tensor:
+            return self.loss(map_tensors(lambda part: part[task : task + 1], outputs), targets[task : task + 1])
+
+        return torch.stack([of_task(task) for task in range(len(targets))])
 
     def check_episodes(self, episodes: list[Episode], where: str) -> None:
-        """Raises an error unless the tasks fit each other and the method.
-
-        Args:
-            episodes: a meta-batch.
-            where: name of the batch in the message.
-
-        Raises:
-            UserError: with the offending shapes or labels.
-        """
+        """Raises an error unless the tasks of a meta-batch, called ``where``, fit each other and the method."""
         for episode in episodes:
             check_episode(episode, num_outputs=self.num_outputs, where=where)
             if self.num_outputs is None and is_regression(episode.support_y):
@@ -145,15 +133,12 @@ class EpisodicModule(MethodModule, Generic[State]):
             self.check_samples(map_inputs(lambda x: x.flatten(0, 1), episode.support_x))
 
     def adapt(self, support_x: Samples | Inputs, support_y: Labels) -> Predictor[State]:
-        """Learns one task without changing the module.
+        """Learns one task without changing the module; the :class:`Predictor` answers in the labels given here.
 
         Args:
             support_x: ``(S, *shape)`` float samples, or a list of them; images in [0, 1]; or texts as
                 :class:`~metatransfer.Tokens`.
             support_y: ``S`` labels of any kind (strings, integers, a tensor), or float targets to regress.
-
-        Returns:
-            A :class:`Predictor`, whose ``predict(x)`` and ``predict_proba(x)`` use the labels given here.
 
         Raises:
             UserError: no samples, unequal lengths, samples of a wrong shape, NaN, or more classes than the network has
@@ -177,11 +162,7 @@ class EpisodicModule(MethodModule, Generic[State]):
             return module.fit_tasks(map_inputs(lambda x: x.unsqueeze(0), samples), targets.unsqueeze(0))
 
     def _check_regression(self, targets: Tensor) -> None:
-        """Raises an error unless the method can regress the targets.
-
-        Raises:
-            UserError: targets of a wrong size or not finite, or a method that only classifies.
-        """
+        """Raises an error unless the method can regress the targets."""
         if self.num_outputs is None:
             raise UserError(
                 f"{type(self).__name__} learns classes, but support_y holds floats: give labels (integers, strings)."

@@ -39,7 +39,7 @@ def cached_features(
     samples: int,
     cache_dir: str | None = None,
 ) -> NDArray[np.float32]:
-    """Features of samples, read from the cache if possible.
+    """Features ``(N, E)`` float32 of samples, read from the cache if possible.
 
     Args:
         backbone: the network, in evaluation mode.
@@ -48,9 +48,6 @@ def cached_features(
             has none.
         samples: number of samples.
         cache_dir: folder of the cache.
-
-    Returns:
-        ``(N, E)`` float32.
 
     Raises:
         UserError: the folder cannot be written to, or features are not finite.

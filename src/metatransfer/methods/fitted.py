@@ -1,16 +1,18 @@
 """Methods that are fitted at once instead of step by step, still by the Trainer."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 
 from metatransfer.adapters import FeatureClassifier
-from metatransfer.data_info import ServesSamples
+from metatransfer.data_info import ServesSamples, datamodule_of
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import datamodule_of
+from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.nn import Backbone
 
 _FIT = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "limit_train_batches": 1}
@@ -106,6 +108,14 @@ class FittedFeaturesModule(FittedModule):
         super().train(mode)
         self.backbone.eval()
         return self
+
+    def cached(self, content: str, loader: Callable[[], Iterable[Any]], count: int) -> Tensor:
+        """Features ``(count, E)`` of a loader's samples by their numbers, see :func:`cached_features`."""
+
+        def computed() -> Iterator[tuple[Tensor, Tensor]]:
+            return ((batch.number, features) for batch, features in features_of(self, loader()))
+
+        return torch.from_numpy(cached_features(self.backbone, content, computed, count, self.cache_dir))
 
     def fitted_parts(self) -> dict[str, str]:
         """Class names that a checkpoint must share, by argument."""

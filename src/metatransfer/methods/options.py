@@ -10,8 +10,6 @@ from metatransfer.checks import check_choice, check_not_negative, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.batching import Batching, choose_batching
 
-__all__ = ["Execution", "InnerLoop"]
-
 
 @dataclass(frozen=True)
 class InnerLoop:

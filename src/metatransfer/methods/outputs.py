@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from metatransfer.errors import UserError
-from metatransfer.functional.losses import episode_loss, episode_losses, episode_scores
+from metatransfer.functional.losses import episode_scores
 
 Outputs: TypeAlias = Any
 """``(T, Q, C)`` logits, ``(T, Q, D)`` values, tuples or dicts of tensors, or an object such as a distribution."""
@@ -26,11 +25,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outpu
 
 
 def checked_pair(method: object, returned: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401
-    """What ``training_loss`` of a method returned.
-
-    Raises:
-        UserError: it is not a pair of a scalar and the outputs.
-    """
+    """What ``training_loss`` of a method returned; raises an error unless it is a pair of a scalar and the outputs."""
     pair = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (None, None)
     if not isinstance(pair[0], Tensor) or pair[0].dim():
         kind = f"a tensor of shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else type(returned).__name__
@@ -55,26 +50,6 @@ def point_of(outputs: Outputs) -> Tensor:
             "targets) and loss(outputs, targets) in the method."
         )
     return point
-
-
-def default_loss(outputs: Outputs, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits, squared error of values, or negative log-likelihood of a distribution."""
-    if not isinstance(outputs, Tensor) and callable(getattr(outputs, "log_prob", None)):
-        return -outputs.log_prob(targets).mean()  # type: ignore[no-any-return]
-    return episode_loss(point_of(outputs), targets)
-
-
-def default_task_losses(outputs: Outputs, targets: Tensor, loss: Callable[[Outputs, Tensor], Tensor]) -> Tensor:
-    """The loss of each task ``(T,)``."""
-    if isinstance(outputs, Tensor):
-        return episode_losses(outputs, targets)
-    if callable(getattr(outputs, "log_prob", None)):
-        return -outputs.log_prob(targets).flatten(1).mean(1)  # type: ignore[no-any-return]
-
-    def of_task(task: int) -> Tensor:
-        return loss(map_tensors(lambda part: part[task : task + 1], outputs), targets[task : task + 1])
-
-    return torch.stack([of_task(task) for task in range(len(targets))])
 
 
 def default_score(outputs: Outputs, targets: Tensor) -> Tensor:

@@ -8,22 +8,14 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from metatransfer.data_info import ServesData
-from metatransfer.methods.data_access import datamodule_of
+from metatransfer.data_info import ServesData, datamodule_of
 from metatransfer.module_keys import code_key
 from metatransfer.nn.weights import weights_reports
 
 _OF_TRAINING = (
-    "method.train_",
-    "data.train.",
-    "data.train_episode",
-    "data.train_batches",
-    "data.tasks_per_batch",
-    "data.augmentation",
-    "data.episodes.train",
-    "data.episodes.val",
-    "data.rotations.train",
-)
+    "method.train_", "data.train.", "data.train_episode", "data.train_batches", "data.tasks_per_batch",
+    "data.augmentation", "data.episodes.train", "data.episodes.val", "data.rotations.train",
+)  # fmt: skip
 
 
 def protocol_card(module: LightningModule) -> dict[str, Any]:

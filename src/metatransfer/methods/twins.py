@@ -106,16 +106,7 @@ def redraw(module: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
 
 
 def reset(owners: Sequence[nn.Module], whole: str, parameters: Mapping[str, nn.Parameter] | None = None) -> None:
-    """Draws the parameters of modules again.
-
-    Args:
-        owners: the modules that hold the parameters.
-        whole: what they are parts of, for the message.
-        parameters: parameters that the modules must hold, by name.
-
-    Raises:
-        UserError: a module does not define ``reset_parameters``, or a parameter is held by none of them.
-    """
+    """Draws the parameters of modules again, which are parts of ``whole`` and must hold all named ``parameters``."""
     owned = {id(value) for part in owners for value in part._parameters.values()}
     stubborn = [type(part).__name__ for part in owners if not callable(getattr(part, "reset_parameters", None))]
     stubborn += [name for name, value in (parameters or {}).items() if id(value) not in owned]

@@ -58,7 +58,6 @@ class ClassifierMetrics(nn.Module):
         calibrated: whether the softmax of the outputs is meant as a probability; without, no calibration error.
     """
 
-    score_name = "accuracy"
     calibrated = True
 
     def __init__(self, num_classes: int) -> None:
@@ -68,13 +67,7 @@ class ClassifierMetrics(nn.Module):
         self._count = 0
 
     def update(self, outputs: Tensor, targets: Tensor, number: Tensor | None = None) -> None:
-        """Adds samples.
-
-        Args:
-            outputs: ``(N, C)`` logits.
-            targets: ``(N,)`` int64.
-            number: ``(N,)`` int64, indices of the samples in their split; by default they are counted.
-        """
+        """Adds logits ``(N, C)`` and labels ``(N,)`` of samples with indices ``(N,)`` in their split, else counted."""
         outputs = outputs.detach().float()
         if number is None:
             number = torch.arange(self._count, self._count + len(targets), device=targets.device)
@@ -95,12 +88,12 @@ class ClassifierMetrics(nn.Module):
         found = self.answers()
         numbers = {"samples": torch.tensor(float(len(found.target)))}
         numbers |= accuracy_of(found.prediction == found.target) | _named("loss", found.loss)
-        if len(found.target):
-            numbers["macro_f1"] = multiclass_f1_score(found.prediction, found.target, self.num_classes, average="macro")
-        else:
-            numbers["macro_f1"] = torch.tensor(torch.nan)
+        none = torch.tensor(torch.nan)
+        pair = found.prediction, found.target
+        numbers["macro_f1"] = multiclass_f1_score(*pair, self.num_classes) if len(found.target) else none
         if self.calibrated:
-            numbers["calibration_error"] = _calibration_error(found)
+            count, right, confidence = reliability(found)
+            numbers["calibration_error"] = (right - confidence).abs().sum() / count.sum()
         if found.confidence.isnan().any():
             return {name: value if name == "samples" else value * torch.nan for name, value in numbers.items()}
         return numbers
@@ -127,18 +120,8 @@ def _named(name: str, values: Tensor, answers: int = 0) -> dict[str, Tensor]:
     return named(name, torch.tensor(found, device=values.device).unbind())
 
 
-def _calibration_error(found: Answers) -> Tensor:
-    count, right, confidence = reliability(found)
-    return (right - confidence).abs().sum() / count.sum()
-
-
 def reliability(found: Answers, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of predictions, number of correct ones and sum of confidences in each bin, all ``(bins,)``.
-
-    Args:
-        found: the predictions.
-        bins: number of equal intervals of the confidence, from 0 to 1.
-    """
+    """Number of predictions, of correct ones, and sum of confidences in equal bins from 0 to 1, all ``(bins,)``."""
     place = (found.confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     right = (found.prediction == found.target).float()
     parts = (torch.ones_like(right), right, found.confidence.float())

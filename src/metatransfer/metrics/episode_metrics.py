@@ -51,12 +51,7 @@ class EpisodeMean(Metric):
             self.add_state(name, torch.zeros((), dtype=_STATE_DTYPE), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, answers: int = 0) -> None:
-        """Adds scores, one per episode, of any shape.
-
-        Args:
-            scores: one for each episode.
-            answers: number of answers in all of these episodes; 0 if scores are not fractions of correct answers.
-        """
+        """Adds scores, one per episode, that are fractions of so many answers in all of them (0 if they are not)."""
         scores = scores.detach().to(self.total.dtype)
         self.count += scores.numel()
         self.total += scores.sum()
@@ -90,13 +85,7 @@ class EpisodeMetrics(nn.Module):
         self.calibration = MulticlassCalibrationError(num_classes=2, n_bins=15, validate_args=False)
         self.score_name = "accuracy"
 
-    def update(
-        self,
-        outputs: Any,  # noqa: ANN401
-        targets: Tensor,
-        scores: Tensor | None = None,
-        losses: Tensor | None = None,
-    ) -> None:
+    def update(self, outputs: Any, targets: Tensor, scores: Tensor | None = None, losses: Tensor | None = None) -> None:  # noqa: ANN401
         """Adds ``T`` episodes.
 
         Args:

@@ -9,17 +9,14 @@ from torch import Tensor, nn
 from metatransfer.arguments import RemembersArguments, as_call
 from metatransfer.checks import check_fraction, check_positive
 from metatransfer.errors import UserError
+from metatransfer.functional.domain import validation
 from metatransfer.functional.domain.distance import collapse_signs
-from metatransfer.functional.domain.validation import (
-    deep_embedded_validation,
-    density_ratio,
-    fixed_order,
-    importance_weighted_risk,
-    information_maximization,
-    mean_entropy,
-    soft_neighborhood_density,
-)
-from metatransfer.metrics.domain_evidence import Evidence as Evidence  # also importable from here
+from metatransfer.metrics.collector import Evidence
+
+__all__ = [
+    "DeepEmbeddedValidation", "Entropy", "Evidence", "ImportanceWeightedValidation", "InformationMaximization",
+    "SoftNeighborhoodDensity", "SourceAccuracy", "Validator",
+]  # fmt: skip
 
 
 class Validator(RemembersArguments, nn.Module, ABC):
@@ -88,7 +85,7 @@ class Entropy(Validator):
 
     def value(self, evidence: Evidence) -> float:
         """See :func:`~metatransfer.functional.domain.validation.mean_entropy`."""
-        return float(mean_entropy(evidence.target_logits))
+        return float(validation.mean_entropy(evidence.target_logits))
 
 
 class InformationMaximization(Validator):
@@ -99,7 +96,7 @@ class InformationMaximization(Validator):
 
     def value(self, evidence: Evidence) -> float:
         """See :func:`~metatransfer.functional.domain.validation.information_maximization`."""
-        return float(information_maximization(evidence.target_logits))
+        return float(validation.information_maximization(evidence.target_logits))
 
 
 class SoftNeighborhoodDensity(Validator):
@@ -129,7 +126,7 @@ class SoftNeighborhoodDensity(Validator):
         logits = evidence.target_logits[_chosen(len(evidence.target_logits), self.limit)]
         if len(logits) < 2:
             return 0.0
-        return float(soft_neighborhood_density(logits.softmax(-1), self.temperature))
+        return float(validation.soft_neighborhood_density(logits.softmax(-1), self.temperature))
 
 
 class ImportanceWeightedValidation(Validator):
@@ -154,7 +151,7 @@ class ImportanceWeightedValidation(Validator):
 
     def value(self, evidence: Evidence) -> float:
         """See :func:`~metatransfer.functional.domain.validation.importance_weighted_risk`."""
-        return float(importance_weighted_risk(*self.errors_and_weights(evidence)))
+        return float(validation.importance_weighted_risk(*self.errors_and_weights(evidence)))
 
     def errors_and_weights(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """Errors (0 or 1) of the source's validation samples and their weights, both ``(N,)`` float64."""
@@ -165,7 +162,8 @@ class ImportanceWeightedValidation(Validator):
         strength = self.regularization
         if strength is None and min(len(train), len(target)) < 2:
             strength = 1.0  # too few to choose by
-        return wrong.double(), density_ratio(train, target, evidence.source_features[mine].flatten(1), strength)
+        mine_x = evidence.source_features[mine].flatten(1)
+        return wrong.double(), validation.density_ratio(train, target, mine_x, strength)
 
 
 class DeepEmbeddedValidation(ImportanceWeightedValidation):
@@ -175,7 +173,7 @@ class DeepEmbeddedValidation(ImportanceWeightedValidation):
 
     def value(self, evidence: Evidence) -> float:
         """See :func:`~metatransfer.functional.domain.validation.deep_embedded_validation`."""
-        return float(deep_embedded_validation(*self.errors_and_weights(evidence)))
+        return float(validation.deep_embedded_validation(*self.errors_and_weights(evidence)))
 
 
 class SourceAccuracy(Validator):
@@ -208,17 +206,14 @@ class SourceAccuracy(Validator):
 
 def _chosen(count: int, limit: int) -> Tensor:
     """At most ``limit`` indices below ``count``, always the same ones."""
-    return fixed_order(count)[:limit].sort().values
+    return validation.fixed_order(count)[:limit].sort().values
 
 
+# from cheap to expensive, and last the accuracy on the source
 PANEL: tuple[Validator, ...] = (
-    Entropy(),
-    InformationMaximization(),
-    SoftNeighborhoodDensity(),
-    ImportanceWeightedValidation(),
-    DeepEmbeddedValidation(),
-    SourceAccuracy(),
-)
+    Entropy(), InformationMaximization(), SoftNeighborhoodDensity(), ImportanceWeightedValidation(),
+    DeepEmbeddedValidation(), SourceAccuracy(),
+)  # fmt: skip
 
 
 class Vote(NamedTuple):

@@ -255,7 +255,9 @@ def test_baselines_are_scored_as_a_whole_and_for_each_test_set():
     module, batch = ProtoNetModule(Conv4(hidden_channels=4)), episode()
     evaluation = module.evaluation
     right = lambda part: F.one_hot(part.query_y, 3).float()  # noqa: E731
-    scores = BaselineScores(evaluation, module, {"right": right, "wrong": lambda part: -right(part)}, ("near", "far"))
+    module.baselines = lambda: {"right": right, "wrong": lambda part: -right(part)}
+    evaluation.test_names = ("near", "far")
+    scores = BaselineScores(module, "test")
     scores.update(batch, 0)
     scores.update([batch, batch], 1)
     found = scores.compute()

@@ -12,11 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metatransfer.callbacks.run.run_folder import run_folder
-from metatransfer.data_info import DataInfo
+from metatransfer.data_info import DataInfo, info_of
 from metatransfer.errors import UserError
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.checkpoints import save_atomically
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Evaluation
 from metatransfer.methods.protocol import evaluation_key, protocol_card
 from metatransfer.storage import write_atomically
@@ -115,9 +114,8 @@ class BestCheckpoint(ModelCheckpoint):
         if self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            rank_zero_info(
-                f"Stopped. To resume, add to the same command: --ckpt_path {shlex.quote(self.last_model_path)}"
-            )
+            path = shlex.quote(self.last_model_path)
+            rank_zero_info(f"Stopped. To resume, add to the same command: --ckpt_path {path}")
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)

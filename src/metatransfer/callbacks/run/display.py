@@ -74,9 +74,8 @@ class Summary(RichModelSummary):
         """Prints the table."""
         columns = [values for name, values in summary_data if name in ("Name", "Type", "Params")]
         table = Table("part", "class", "parameters")
-        for row in zip(*columns, strict=True):
-            if row[-1].strip() != "0":
-                table.add_row(*row)
+        for row in (row for row in zip(*columns, strict=True) if row[-1].strip() != "0"):
+            table.add_row(*row)
         lines = [table] if table.row_count else []
         show(*lines, f"{trainable_parameters:,} of {total_parameters:,} parameters are trained")
 

@@ -24,8 +24,7 @@ class FinishBatch(Callback):
 
     def __init__(self) -> None:
         self._previous: Any = None
-        self._asked = self._validation_due = self._repeating = False
-        self._validated = False
+        self._asked = self._validation_due = self._repeating = self._validated = False
         self._rng_state: tuple[Tensor, Tensor | None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,8 +71,6 @@ class FinishBatch(Callback):
         if ends and not self._validated and trainer.enable_validation:
             trainer.check_val_every_n_epoch, trainer.should_stop = 1, True
 
-    # ---- validation
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the random state, in case the validation has to be repeated."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
@@ -102,8 +99,6 @@ class FinishBatch(Callback):
         """Marks the validation as due in the checkpoint; Lightning would treat the epoch as finished."""
         if self._validation_due and "loops" in checkpoint:
             _repeat_validation(checkpoint["loops"]["fit_loop"])
-
-    # ---- end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restores the signal handler, and the random state if a validation was interrupted."""

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from metatransfer.callbacks.run.display import print_report
 from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.data_info import info_of
 from metatransfer.methods.base import MethodModule
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import BaselineScores, Evaluation, Numbers
 from metatransfer.methods.protocol import differences, evaluation_key, protocol_card
 from metatransfer.storage import short_path, write_atomically
@@ -57,8 +57,6 @@ class Report(Callback):
         self._trained_seconds: float | None = None
         self._fit_seconds: float | None = None
 
-    # ---- state: a resumed fit keeps its past
-
     def state_dict(self) -> dict[str, Any]:
         """History, baselines and time, as plain values."""
         kept = {"history": self.history, "measured": self.measured, "evaluation": self._evaluation}
@@ -83,13 +81,11 @@ class Report(Callback):
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self._started
 
-    # ---- baselines
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepares the baselines for the first full evaluation."""
         wanted = self.baselines and not self.measured and not trainer.sanity_checking
         stage = "test" if trainer.testing else "val"
-        self._running = BaselineScores.of(pl_module, stage) if wanted and isinstance(pl_module, MethodModule) else None
+        self._running = BaselineScores(pl_module, stage) if wanted and isinstance(pl_module, MethodModule) else None
 
     def on_validation_batch_end(
         self,
@@ -107,11 +103,9 @@ class Report(Callback):
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def _finish(self) -> None:
-        for name, scores in self._running.compute().items() if self._running is not None else ():
-            self.measured[name] = numbers_of(scores)
+        if self._running is not None:
+            self.measured |= {name: numbers_of(scores) for name, scores in self._running.compute().items()}
         self._running = None
-
-    # ---- results
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a validation to the history, or reports ``lightning validate``."""
@@ -172,7 +166,9 @@ class Report(Callback):
         if not trainer.is_global_zero:
             return
         results = self._results(trainer, module, numbers, card)
-        path = _results_path(folder, self._stage)
+        path = folder / "results.json"
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != self._stage:
+            path = folder / f"results-{self._stage}.json"  # the same Trainer has written another stage's
         results["file"] = short_path(path)
         write_atomically(path, json.dumps(results, indent=2, default=str, allow_nan=False) + "\n")
         print_report(results, folder, module.evaluation)
@@ -218,14 +214,6 @@ class Report(Callback):
         return results
 
 
-def _results_path(folder: Path, stage: str) -> Path:
-    """``results.json``, or ``results-<stage>.json`` if the same Trainer has written another stage's."""
-    path = folder / "results.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("stage") != stage:
-        return folder / f"results-{stage}.json"
-    return path
-
-
 def number(value: Tensor | float) -> float | None:
     """A number for JSON: ``None`` for NaN and infinity, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
@@ -264,10 +252,8 @@ def withheld_card(withheld: Mapping[int, Numbers], state: Numbers, selected_by: 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The hardware of a run."""
-    found = {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    if device.type == "cuda":
-        found["accelerator"] = torch.cuda.get_device_name(device)
-    return found
+    accelerator = {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"processor": processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()} | accelerator
 
 
 def processor_name() -> str:

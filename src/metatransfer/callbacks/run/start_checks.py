@@ -25,8 +25,6 @@ class StartChecks(Callback):
         self._done = False
         self._loaded: dict[str, list[Any]] = {}
 
-    # ---- metrics to monitor
-
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the monitored validation metrics."""
         self._validated = set(trainer.callback_metrics)
@@ -50,8 +48,6 @@ class StartChecks(Callback):
         if not is_overridden("on_train_epoch_end", module):  # more may be logged there
             _check(trainer, ends | self._validated | set(trainer.callback_metrics))
 
-    # ---- the optimiser of a checkpoint
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the names of the optimisers and schedulers, which their states do not contain."""
         checkpoint[_KEY] = _trains(trainer)
@@ -61,11 +57,7 @@ class StartChecks(Callback):
         self._loaded = checkpoint.get(_KEY, {})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares the optimisers and schedulers with those of the checkpoint.
-
-        Raises:
-            UserError: they differ.
-        """
+        """Raises an error if the optimisers and schedulers differ from those of the checkpoint."""
         self._done, self._validated = False, set()
         own = _trains(trainer)
         for what, kept in self._loaded.items():
@@ -79,12 +71,11 @@ class StartChecks(Callback):
 
 
 def _trains(trainer: Trainer) -> dict[str, list[Any]]:
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return {
         "optimizer": [type(optimizer).__name__ for optimizer in trainer.optimizers],
         "lr_scheduler": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
-        "groups of parameters of sizes": [
-            len(group["params"]) for optimizer in trainer.optimizers for group in optimizer.param_groups
-        ],
+        "groups of parameters of sizes": [len(group["params"]) for group in groups],
     }
 
 

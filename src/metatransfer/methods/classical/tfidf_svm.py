@@ -10,10 +10,9 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs, LabelledBatch, Predictions, UnlabelledBatch
 from metatransfer.checks import check_positive
-from metatransfer.data_info import ReadsSamples, ServesSamples
+from metatransfer.data_info import ReadsSamples, ServesSamples, datamodule_of, info_of
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.data_access import datamodule_of, info_of
 from metatransfer.methods.fitted import FittedModule
 
 
@@ -36,13 +35,7 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         UserError: a number is not positive, or ``num_classes`` is missing.
     """
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        ngrams: int = 2,
-        min_count: int = 1,
-        C: float = 1.0,
-    ) -> None:
+    def __init__(self, num_classes: int | None = None, ngrams: int = 2, min_count: int = 1, C: float = 1.0) -> None:
         super().__init__(num_classes)
         check_positive(ngrams=ngrams, min_count=min_count, C=C)
         self.ngrams, self.min_count, self.C = ngrams, min_count, C
@@ -71,8 +64,6 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
     def _texts(data: ServesSamples, split: str, numbers: Iterable[int]) -> list[str]:
         return [str(data.show(split, number)) for number in numbers]
 
-    # ---- the fit
-
     def _new_vectorizer(self) -> Any:  # noqa: ANN401
         from sklearn.feature_extraction.text import TfidfVectorizer  # a second that other runs need not pay
 
@@ -91,25 +82,15 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
                 "texts."
             ) from error
         machine = LinearSVC(C=self.C, dual="auto", random_state=0).fit(x, labels.numpy())
-        weight, bias = machine.coef_, machine.intercept_
-        if len(weight) == 1:  # two classes share one machine
-            weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+        found = {"idf": vectorizer.idf_, "weight": machine.coef_, "bias": machine.intercept_}
+        if len(machine.coef_) == 1:  # two classes share one machine
+            found |= {name: np.concatenate([-found[name], found[name]]) for name in ("weight", "bias")}
         self.terms = vectorizer.get_feature_names_out().tolist()
-        self.learned = {
-            "idf": torch.from_numpy(vectorizer.idf_),
-            "weight": torch.from_numpy(weight),
-            "bias": torch.from_numpy(bias),
-        }
+        self.learned = {name: torch.from_numpy(array) for name, array in found.items()}
         self._vectorizer = vectorizer
 
-    # ---- answers
-
     def scores(self, texts: Sequence[str]) -> Tensor:
-        """The margins ``(N, C)`` of texts, float64.
-
-        Raises:
-            UserError: called before the fit.
-        """
+        """The margins ``(N, C)`` of texts, float64; raises an error before the fit."""
         if not self.learned:
             raise UserError(f"{type(self).__name__} is not fitted yet: fit it, or give --ckpt_path of a fitted run.")
         if self._vectorizer is None:
@@ -145,8 +126,6 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         texts = self._texts(datamodule_of(self), "predict", range(self._predicted, last))
         self._predicted = last
         return Predictions(batch.files, self.class_names, self.scores(texts).float().softmax(-1).cpu())
-
-    # ---- what is kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds vocabulary and weights."""

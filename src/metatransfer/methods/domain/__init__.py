@@ -1,7 +1,7 @@
 """Domain adaptation: training on labelled samples of a source and unlabelled samples of a target."""
 
 from metatransfer.methods.domain.adabn import AdaBNModule
-from metatransfer.methods.domain.adaptation import Adaptation, Annealing, Ramp
+from metatransfer.methods.domain.adaptation import Adaptation, Annealing, Pair, Ramp
 from metatransfer.methods.domain.adapted_features import AdaptedFeaturesModule
 from metatransfer.methods.domain.adda import ADDAModule
 from metatransfer.methods.domain.alternating import AlternatingModule
@@ -12,24 +12,10 @@ from metatransfer.methods.domain.dann import DANNModule
 from metatransfer.methods.domain.deep_coral import DeepCORALModule
 from metatransfer.methods.domain.importance_weighted import ImportanceWeightedModule
 from metatransfer.methods.domain.mcd import MCDModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.methods.domain.source_only import SourceOnlyModule
 
 __all__ = [
-    "ADDAModule",
-    "AdaBNModule",
-    "Adaptation",
-    "AdaptedFeaturesModule",
-    "AlternatingModule",
-    "Annealing",
-    "CDANModule",
-    "DANModule",
-    "DANNModule",
-    "DeepCORALModule",
-    "DomainAdaptationModule",
-    "ImportanceWeightedModule",
-    "MCDModule",
-    "Pair",
-    "Ramp",
-    "SourceOnlyModule",
-]
+    "ADDAModule", "AdaBNModule", "Adaptation", "AdaptedFeaturesModule", "AlternatingModule", "Annealing",
+    "CDANModule", "DANModule", "DANNModule", "DeepCORALModule", "DomainAdaptationModule",
+    "ImportanceWeightedModule", "MCDModule", "Pair", "Ramp", "SourceOnlyModule",
+]  # fmt: skip

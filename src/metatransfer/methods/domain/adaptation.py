@@ -1,10 +1,13 @@
-"""Arguments shared by adaptation methods, and schedules over the progress of a run, from 0 to 1."""
+"""What adaptation methods share: arguments, schedules over the progress of a run, and the outputs for a batch."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
+
+from torch import Tensor
 
 from metatransfer.arguments import RemembersArguments
+from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.metrics.validators import Validator
 
@@ -82,6 +85,24 @@ class Adaptation:
     def __post_init__(self) -> None:
         if self.normalization is not None:
             check_choice("normalization", self.normalization, get_args(Normalization))
+
+
+class Pair(NamedTuple):
+    """Outputs of a network for a training batch.
+
+    Attributes:
+        source: ``(N, E)`` features.
+        target: ``(M, E)`` features.
+        source_logits: ``(N, C)``.
+        target_logits: ``(M, C)``.
+        batch: the batch.
+    """
+
+    source: Tensor
+    target: Tensor
+    source_logits: Tensor
+    target_logits: Tensor
+    batch: DomainBatch
 
 
 RAMP, DEFAULT = Ramp(), Adaptation()

@@ -2,13 +2,12 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from metatransfer.adapters import FeatureClassifier, Labelled, NearestNeighbors
@@ -16,10 +15,9 @@ from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch, DomainSamples
 from metatransfer.data_info import ServesDomains
 from metatransfer.functional.meta.replicas import deep_copy
-from metatransfer.methods.domain.adaptation import Adaptation
+from metatransfer.methods.domain.adaptation import Adaptation, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
-from metatransfer.methods.feature_cache import cached_features, features_of
+from metatransfer.methods.feature_cache import features_of
 from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, RawFeatures
@@ -76,8 +74,6 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         """The classifier of adapted features."""
         return cast(FeatureClassifier, self.head)
 
-    # ---- answers
-
     def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples in the common space."""
         return self.adapted(self.backbone(x), domain)
@@ -104,8 +100,6 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         """One batch."""
         return 1.0
 
-    # ---- the fit
-
     def fit_data(self, data: Any) -> None:  # noqa: ANN401
         """Computes or loads the features of both domains, fits the maps, then the classifier."""
         x, y = self._features(data.source_samples)
@@ -126,22 +120,16 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
     def _features(self, loader: Callable[[], Iterable[DomainSamples]]) -> tuple[Tensor, Tensor]:
         """Features ``(N, E)`` and labels ``(N,)`` of a loader's samples, on the CPU."""
         if isinstance(self.backbone, RawFeatures):  # quicker read than looked up
-            given = [(features.cpu(), batch.y.cpu()) for batch, features in features_of(self, loader())]
-            return torch.cat([features for features, _ in given]), torch.cat([labels for _, labels in given])
+            features, y = zip(
+                *((found.cpu(), batch.y.cpu()) for batch, found in features_of(self, loader())), strict=True
+            )
+            return torch.cat(features), torch.cat(y)
         digest, labels = hashlib.sha256(str(self.trainer.precision).encode()), []
         for batch in loader():
             labels.append(batch.y.cpu())
             x = batch.x.cpu().contiguous()
             digest.update(f"{x.dtype} {tuple(x.shape)}".encode() + x.numpy().tobytes())
-
-        def computed() -> Iterator[tuple[Tensor, Tensor]]:
-            return ((batch.number, features) for batch, features in features_of(self, loader()))
-
-        y = torch.cat(labels)
-        found = cached_features(self.backbone, digest.hexdigest(), computed, len(y), self.cache_dir)
-        return torch.from_numpy(found), y
-
-    # ---- twins
+        return self.cached(digest.hexdigest(), loader, sum(map(len, labels))), torch.cat(labels)
 
     def after_restart(self) -> None:
         """Discards what was fitted."""
@@ -159,8 +147,6 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         self.backbone.load_state_dict(other.backbone.state_dict())
         self.fitted_adapter = copy.deepcopy(other.fitted_adapter)
         self.classifier.learned = dict(other.classifier.learned)
-
-    # ---- what is kept
 
     def fitted_parts(self) -> dict[str, str]:
         """The adapter and the classifier."""
@@ -197,6 +183,5 @@ def _with(adapter: "DomainAdapter | None", learned: dict[str, Tensor]) -> "Domai
         return None
     found = copy.deepcopy(adapter)
     for name, value in learned.items():
-        content: NDArray[Any] | float = value.numpy() if value.dim() else value.item()
-        setattr(found, name, content)
+        setattr(found, name, value.numpy() if value.dim() else value.item())
     return found

@@ -33,12 +33,10 @@ class ADDAModule(AlternatingModule):
     its own domain; dropout is off in the second part, since dropout in one encoder only would reveal the domain.
 
     The accuracy on the source does not change in the second part, so a ``source_floor`` cannot detect there that
-    adaptation fails.
+    adaptation fails. The other arguments are those of :class:`DomainAdaptationModule`.
 
     Args:
         backbone: the network; after training it is the target's encoder.
-        num_classes: number of classes; on the command line taken from the data.
-        head: creates the label predictor from ``(in_features, num_classes)``.
         discriminator: creates the discriminator from the size of the features.
         pretrain_fraction: fraction of the run's batches in the first part.
         adaptation: see :class:`DomainAdaptationModule`; only ``"separate"`` normalisation.
@@ -96,19 +94,13 @@ class ADDAModule(AlternatingModule):
     def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features of samples, by the encoder of their domain."""
         own = self.source_backbone if domain == "source" and self.adapting else self.backbone
-        features: Tensor = own(x)
-        return features
-
-    # ---- training
+        return own(x)  # type: ignore[no-any-return]
 
     def make_optimizers(self) -> list[Optimizer]:
         """Of the source's encoder and the classifier, of the target's encoder, and of the discriminator."""
-        encoder = self.trainable(self.backbone, "backbone")
-        return [
-            self.optimizer([*encoder, *(p for p in self.head.parameters() if p.requires_grad)]),
-            self.adversarial_optimizer(encoder),
-            self.adversarial_optimizer(self.trainable(self.discriminator, "discriminator")),
-        ]
+        encoder, discriminator = (self.trainable(getattr(self, name), name) for name in ("backbone", "discriminator"))
+        first = self.optimizer([*encoder, *(p for p in self.head.parameters() if p.requires_grad)])
+        return [first, self.adversarial_optimizer(encoder), self.adversarial_optimizer(discriminator)]
 
     def training_loss(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """The loss on the source, which the first part minimises."""
@@ -150,11 +142,8 @@ class ADDAModule(AlternatingModule):
         self.log("train/transfer_loss", fooling.detach(), batch_size=len(target))
         return loss, outputs
 
-    def start_adapting(self) -> None:
-        """Begins the second part: freezes the classifier and a copy of the network as the source's encoder."""
-        self._copy_encoder(adapting=True)
-
-    def _copy_encoder(self, *, adapting: bool) -> None:
+    def start_adapting(self, adapting: bool = True) -> None:
+        """Begins the second part: freezes the classifier and a copy of the network; ``False`` returns to the first."""
         self.source_backbone.load_state_dict(self.backbone.state_dict())
         self.adapting.fill_(adapting)
         self.train(self.training)
@@ -166,11 +155,9 @@ class ADDAModule(AlternatingModule):
             self.after_restart()
         self.train(self.training)
 
-    # ---- twins
-
     def after_restart(self) -> None:
         """Returns to the first part, with one encoder for both domains."""
-        self._copy_encoder(adapting=False)
+        self.start_adapting(False)
 
     def take_over(self, other: DomainAdaptationModule) -> None:
         """Copies both encoders and the head."""

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from metatransfer.batches import DomainBatch
 from metatransfer.errors import UserError
+from metatransfer.methods.domain.adaptation import Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 
 
 class AlternatingModule(DomainAdaptationModule):
@@ -58,11 +58,7 @@ class AlternatingModule(DomainAdaptationModule):
         optimizer.step()
 
     def trainable(self, network: nn.Module, name: str) -> list[nn.Parameter]:
-        """Parameters of a network that require a gradient.
-
-        Raises:
-            UserError: there are none.
-        """
+        """Parameters of a network that require a gradient; raises an error if there are none."""
         found = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not found:
             raise UserError(
@@ -99,12 +95,7 @@ class AlternatingModule(DomainAdaptationModule):
         return optimizers, schedulers
 
     def configure_callbacks(self) -> list[Callback]:
-        """Returns none; Lightning calls this first, so that errors are raised before anything else happens.
-
-        Raises:
-            UserError: the Trainer clips or accumulates gradients, or the strategy expects a gradient for every
-            parameter.
-        """
+        """Returns none; Lightning calls this first, so errors about the Trainer are raised before anything happens."""
         for name, unset in (("gradient_clip_val", 0), ("accumulate_grad_batches", 1)):
             value = getattr(self.trainer, name) or unset
             if self.trainer.training and value != unset:
@@ -113,11 +104,8 @@ class AlternatingModule(DomainAdaptationModule):
                     f"trainer.{name}={value}: leave it out."
                 )
         strategy = self.trainer.strategy
-        if (
-            self.trainer.training
-            and isinstance(strategy, DDPStrategy)
-            and not strategy._ddp_kwargs.get("find_unused_parameters")
-        ):
+        parallel = self.trainer.training and isinstance(strategy, DDPStrategy)
+        if parallel and not strategy._ddp_kwargs.get("find_unused_parameters"):  # type: ignore[attr-defined]
             raise UserError(
                 f"{type(self).__name__} takes several optimizer steps for each batch, each for a part of its networks: "
                 "with several processes, set trainer.strategy=ddp_find_unused_parameters_true."
@@ -128,11 +116,9 @@ class AlternatingModule(DomainAdaptationModule):
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within the block, computations give the network no gradient but may pass one through it."""
-    free = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in free:
-        parameter.requires_grad_(False)
+    free = nn.ParameterList(parameter for parameter in network.parameters() if parameter.requires_grad)
+    free.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in free:
-            parameter.requires_grad_(True)
+        free.requires_grad_(True)

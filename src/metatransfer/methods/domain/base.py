@@ -17,8 +17,8 @@ from metatransfer.checks import check_choice
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.replicas import deep_copy
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
-from metatransfer.methods.domain.run import DomainRun, Pair, gradient_ratio
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization, Pair
+from metatransfer.methods.domain.run import DomainRun, gradient_ratio
 from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.methods.outputs import checked_pair
 from metatransfer.methods.twins import ADAPTATION, ORACLE, Comparison, Entry, detached, labelled
@@ -98,15 +98,11 @@ class DomainAdaptationModule(DomainRun):
     def encode(self, x: Tensor, domain: Side) -> Tensor:
         """Features ``(N, E)`` of samples ``(N, *shape)`` of a domain."""
         with in_domain(self.backbone, domain):
-            features: Tensor = self.backbone(x)
-        return features
-
-    # ---- training
+            return self.backbone(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, C)`` of samples of the target."""
-        outputs: Tensor = self.head(self.encode(x, "target"))
-        return outputs
+        return self.head(self.encode(x, "target"))  # type: ignore[no-any-return]
 
     def encode_pair(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
         """Features ``(N, E)`` and ``(M, E)`` of a batch; of no target samples if the method uses none."""
@@ -134,12 +130,11 @@ class DomainAdaptationModule(DomainRun):
         added = self.transfer_loss(Pair(source, target, source_logits, target_logits, batch))
         if added is None:
             return loss, source_logits
-        trainer = self._trainer
+        numbers, trainer = {"train/transfer_loss": added.detach()}, self._trainer
         if trainer is not None and trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             ratio = gradient_ratio(loss, added, source, target)
-            if ratio is not None:
-                self.log("train/gradient_ratio", ratio, batch_size=len(source))
-        self.log("train/transfer_loss", added.detach(), batch_size=len(source))
+            numbers |= {} if ratio is None else {"train/gradient_ratio": ratio}
+        self.log_dict(numbers, batch_size=len(source))
         return loss + added, source_logits
 
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
@@ -157,15 +152,11 @@ class DomainAdaptationModule(DomainRun):
         self.log_dict(numbers, prog_bar=True, batch_size=len(batch.source_y))
         return loss
 
-    # ---- the start of a run
-
     def on_train_start(self) -> None:
         """Resets the best accuracy on the source, unless a run is resumed."""
         super().on_train_start()
         if not self.trainer.global_step:
             self.best_source_accuracy.zero_()
-
-    # ---- twins
 
     @property
     def adapts(self) -> bool:

@@ -7,9 +7,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Ramp
+from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Pair, Ramp
 from metatransfer.methods.domain.dann import DANNModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, MultilinearMap
 
 
@@ -22,19 +21,12 @@ class CDANModule(DANNModule):
     The input of the discriminator is the multilinear map :math:`T` of features and predictions, see
     :class:`~metatransfer.nn.MultilinearMap`; no gradient flows into the predictions. With
     ``entropy`` (CDAN+E), samples with confident predictions get larger weights :math:`w`, which have mean 1 in each
-    domain and no gradient.
+    domain and no gradient. The other arguments are those of :class:`DANNModule`.
 
     Args:
-        backbone: the network.
-        num_classes: number of classes; on the command line taken from the data.
-        head: creates the label predictor from ``(in_features, num_classes)``.
         discriminator: creates the discriminator from the size of the map.
-        ramp: see :class:`DANNModule`.
         entropy: whether samples are weighted by the entropy of their predictions.
         random_features: size of the random map, used if features times classes exceed 4096.
-        adaptation: see :class:`DomainAdaptationModule`.
-        optimizer: see :class:`DomainAdaptationModule`.
-        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
         UserError: ``random_features`` below 1, or an error of :class:`DANNModule`.
@@ -78,20 +70,16 @@ class CDANModule(DANNModule):
 
     def protocol(self) -> dict[str, Any]:
         """Adds the entropy weights and the map."""
-        exact = self.multilinear_map.feature_matrix is None
-        return super().protocol() | {
-            "train_entropy_weights": self.entropy,
-            "train_multilinear_map": "outer product" if exact else f"random, {self.multilinear_map.out_features}",
-        }
+        exact, size = self.multilinear_map.feature_matrix is None, self.multilinear_map.out_features
+        kind = "outer product" if exact else f"random, {size}"
+        return super().protocol() | {"train_entropy_weights": self.entropy, "train_multilinear_map": kind}
 
 
 def _predictions(logits: Tensor) -> Tensor:
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return logits.detach().softmax(-1, dtype=wide)
+    return logits.detach().softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def entropy_weights(logits: Tensor) -> Tensor:
     r"""Weights :math:`1 + e^{-H}`, divided by their mean; constants to the gradient (CDAN+E, 1705.10667)."""
-    entropy = torch.special.entr(_predictions(logits)).sum(-1)
-    weights = 1 + torch.exp(-entropy)
+    weights = 1 + torch.exp(-torch.special.entr(_predictions(logits)).sum(-1))
     return weights / weights.mean()

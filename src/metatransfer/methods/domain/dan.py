@@ -10,9 +10,8 @@ from torch import Tensor
 from metatransfer.checks import check_choice, check_not_negative
 from metatransfer.errors import UserError
 from metatransfer.functional.domain.discrepancy import mmd
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 AdaptedLayer = Literal["features", "logits"]
@@ -25,17 +24,12 @@ class DANModule(DomainAdaptationModule):
 
     :math:`z_\ell` are the features, the logits, or both, as the paper adapts the last layers of AlexNet; see
     :func:`metatransfer.functional.domain.discrepancy.mmd`. As in the paper, :math:`\lambda` is constant. The kernels
-    are weighted equally; the paper learns their weights.
+    are weighted equally; the paper learns their weights. The other arguments are those of
+    :class:`DomainAdaptationModule`.
 
     Args:
-        backbone: the network.
-        num_classes: number of classes; on the command line taken from the data.
-        head: creates the label predictor from ``(in_features, num_classes)``.
         trade_off: :math:`\lambda`, 0 or more.
         layers: what is adapted, ``"features"``, ``"logits"`` or both; defaults to ``default_layers``.
-        adaptation: see :class:`DomainAdaptationModule`.
-        optimizer: see :class:`DomainAdaptationModule`.
-        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Attributes:
         default_layers: the default of ``layers``.

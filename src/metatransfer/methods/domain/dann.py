@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Ramp
+from metatransfer.methods.domain.adaptation import DEFAULT, RAMP, Adaptation, Pair, Ramp
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn import Backbone, DomainDiscriminator, Head, LinearHead, reverse_gradient
 
 
@@ -24,20 +23,11 @@ class DANNModule(DomainAdaptationModule):
     :math:`\ell_d` is the logistic loss of a domain discriminator :math:`d`. A gradient reversal layer trains both at
     once: the discriminator with weight 1 throughout, the features with the gradient scaled by :math:`-\lambda_p`.
     :math:`p` is the fraction of the run's steps done so far. The paper uses SGD with a learning rate of 0.01, momentum
-    of 0.9 and ``adaptation.annealing: Annealing``.
+    of 0.9 and ``adaptation.annealing: Annealing``. The other arguments are those of :class:`DomainAdaptationModule`.
 
     Args:
-        backbone: the network.
-        num_classes: number of classes; on the command line taken from the data.
-        head: creates the label predictor from ``(in_features, num_classes)``.
         discriminator: creates the discriminator from the size of the features.
         ramp: the largest :math:`\lambda` and how fast :math:`\lambda_p` rises to it.
-        adaptation: see :class:`DomainAdaptationModule`.
-        optimizer: see :class:`DomainAdaptationModule`.
-        lr_scheduler: see :class:`DomainAdaptationModule`.
-
-    Raises:
-        UserError: an error of :class:`DomainAdaptationModule`.
     """
 
     def __init__(

@@ -12,12 +12,10 @@ from torch import Tensor
 from metatransfer.arguments import as_call
 from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
-from metatransfer.data_info import ServesDomains
+from metatransfer.data_info import ServesDomains, datamodule_of
 from metatransfer.errors import UserError
-from metatransfer.methods.data_access import datamodule_of
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.methods.feature_cache import features_of
 from metatransfer.nn import Backbone, Head, LinearHead
 from metatransfer.nn.blocks.domain_norm import Side
@@ -39,19 +37,14 @@ class ImportanceWeightedModule(DomainAdaptationModule):
     samples that look different there. The longer a network that can fit all samples trains, the smaller the effect of
     the weights (Byrd and Lipton 2019, 1812.03372). They are estimated once for all training samples of the source,
     before the first step, and kept in the checkpoint; ``train/effective_sample_size`` is the equivalent number of
-    equally weighted samples.
+    equally weighted samples. The other arguments are those of :class:`DomainAdaptationModule`.
 
     Args:
-        backbone: the network.
-        num_classes: number of classes; on the command line taken from the data.
         estimator: estimates the weights: ``DiscriminatorWeights`` (default), ``KernelMeanMatching``, ``KLIEP``, or a
             subclass of ``ImportanceWeights``.
         features: input of the estimator: ``"raw"`` values of the samples, or features of the untrained ``"backbone"``,
             which is useful if it has pretrained weights.
-        head: creates the label predictor from ``(in_features, num_classes)``.
         adaptation: see :class:`DomainAdaptationModule`; BatchNorm uses batches of the source only.
-        optimizer: see :class:`DomainAdaptationModule`.
-        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Attributes:
         sample_weights: ``(N,)`` by the index of a source sample, with mean 1; empty before a fit.
@@ -94,8 +87,6 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         losses = F.cross_entropy(precise, batch.source_y, reduction="none")
         return (self.sample_weights[batch.source_number] * losses).mean()
 
-    # ---- the weights
-
     @property
     def needs_data_module(self) -> bool:
         """``True``: the weights need all samples of the source."""
@@ -112,17 +103,13 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         super().on_train_start()
         data: ServesDomains = datamodule_of(self)
         if not self.trainer.global_step or len(self.sample_weights) != sum(data.info().class_counts):
-            found = self.find_weights(data)
-            self.sample_weights = torch.as_tensor(found, dtype=torch.get_default_dtype(), device=self.device)
+            kind = torch.get_default_dtype()
+            self.sample_weights = torch.as_tensor(self.find_weights(data), dtype=kind, device=self.device)
         weights = self.sample_weights.double()
         self.log("train/effective_sample_size", (weights.sum().square() / weights.square().sum()).float())
 
     def find_weights(self, data: ServesDomains) -> NDArray[Any]:
-        """Estimates the importance of all training samples of the source, ``(N,)`` with mean 1.
-
-        Raises:
-            UserError: too many samples for kernel mean matching, or an error of the estimator.
-        """
+        """The importance of all training samples of the source, ``(N,)`` with mean 1; matching takes at most 5000."""
         from sklearn.base import clone
 
         from metatransfer.adapters.estimators import DiscriminatorWeights, KernelMeanMatching
@@ -135,9 +122,8 @@ class ImportanceWeightedModule(DomainAdaptationModule):
                 f"{_MOST_MATCHED}, but there are {count}: choose DiscriminatorWeights or KLIEP, or set "
                 "labels_per_class of the source to use fewer samples."
             )
-        source, target = (self._rows(samples) for samples in (data.source_samples(), data.target_samples()))
-        weights: NDArray[Any] = estimator.fit(source.numpy(), target=target.numpy()).weights_
-        return weights
+        source, target = (self._rows(samples).numpy() for samples in (data.source_samples(), data.target_samples()))
+        return estimator.fit(source, target=target).weights_
 
     @torch.no_grad()
     def _rows(self, loader: Any) -> Tensor:  # noqa: ANN401

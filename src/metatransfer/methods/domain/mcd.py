@@ -53,16 +53,12 @@ class MCDModule(AlternatingModule):
     mean absolute difference of both predictions on the target. The three steps are taken for each batch. The logits are
     the mean of both classifiers' logits. One optimizer holds all parameters and moves those that the step gives a
     gradient; since optimizers keep their state per parameter, this equals separate optimizers for features and
-    classifiers.
+    classifiers. The other arguments are those of :class:`DomainAdaptationModule`.
 
     Args:
         backbone: the network, the paper's generator.
-        num_classes: number of classes; on the command line taken from the data.
         head: creates each of the two label predictors from ``(in_features, num_classes)``.
         num_generator_steps: :math:`n`.
-        adaptation: see :class:`DomainAdaptationModule`.
-        optimizer: see :class:`DomainAdaptationModule`.
-        lr_scheduler: see :class:`DomainAdaptationModule`.
 
     Raises:
         UserError: ``num_generator_steps`` below 1, or an error of :class:`DomainAdaptationModule`.

@@ -1,6 +1,6 @@
 """Training batches of domain adaptation, the progress of a run, and BatchNorm statistics of the target."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -11,32 +11,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from metatransfer.batches import DomainBatch, LabelledBatch
 from metatransfer.checks import check_labelled_batch
+from metatransfer.data_info import datamodule_of
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import SampleClassifier
-from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.domain.adaptation import Annealing
 from metatransfer.methods.evaluation.on_target import REMEDY
 from metatransfer.methods.predictor import floating_dtype
 from metatransfer.nn import Backbone
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm, reestimate_target_statistics
-
-
-class Pair(NamedTuple):
-    """Outputs of a network for a training batch.
-
-    Attributes:
-        source: ``(N, E)`` features.
-        target: ``(M, E)`` features.
-        source_logits: ``(N, C)``.
-        target_logits: ``(M, C)``.
-        batch: the batch.
-    """
-
-    source: Tensor
-    target: Tensor
-    source_logits: Tensor
-    target_logits: Tensor
-    batch: DomainBatch
 
 
 class DomainRun(SampleClassifier):
@@ -114,8 +96,6 @@ class DomainRun(SampleClassifier):
         if self._total_batches > 1 and not self.trainer.global_step:  # a later batch may cross the end of a pass
             _warn_of_repetition("batch_size", batch.source_number)
             _warn_of_repetition("target_batch_size", batch.target_number)
-
-    # ---- BatchNorm statistics of the target
 
     @property
     def needs_data_module(self) -> bool:

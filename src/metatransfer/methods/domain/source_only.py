@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from metatransfer.methods.domain.adaptation import Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.domain.run import Pair
 from metatransfer.nn.blocks.domain_norm import Side
 
 

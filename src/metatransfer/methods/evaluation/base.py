@@ -2,16 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
-from metatransfer.data_info import DataInfo
+from metatransfer.data_info import DataInfo, info_of
 from metatransfer.errors import UserError
 from metatransfer.functional.intervals import SMALL, in_words
-from metatransfer.methods.data_access import info_of
 from metatransfer.metrics.episode_metrics import EpisodeMean, named
 
 if TYPE_CHECKING:
@@ -68,14 +67,7 @@ class Evaluation(nn.Module, ABC):
 
     @abstractmethod
     def step(self, module: Method, batch: Any, stage: str, place: int = 0) -> None:  # noqa: ANN401
-        """Scores a batch.
-
-        Args:
-            module: the method.
-            batch: from the data module.
-            stage: ``"val"`` or ``"test"``.
-            place: index of the batch's loader, if there are several.
-        """
+        """Scores a batch of a stage, ``"val"`` or ``"test"``; ``place`` is the index of its loader."""
 
     def baselines(self, module: Method) -> dict[str, Baseline]:
         """Reference methods, evaluated on the same batches."""
@@ -112,8 +104,6 @@ class Evaluation(nn.Module, ABC):
         remedy = "train with a lower learning rate, or clip gradients"
         return [("diverged", f"some outputs are NaN or infinite, so that nothing can be scored: {remedy}")]
 
-    # ---- an evaluation
-
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
         """Prepares for a stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; ``info`` may be unknown."""
         self.test_names = info.test_names if info is not None and stage == "test" else ()
@@ -135,8 +125,6 @@ class Evaluation(nn.Module, ABC):
             for name, value in metrics.compute().items():
                 module.log(f"{prefix}/{name}", value, prog_bar=name == self.score_name, sync_dist=True)
 
-    # ---- selection
-
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:
         """The metric that selects the best state on the given data, and its mode."""
         return self.monitor, self.monitor_mode
@@ -152,8 +140,6 @@ class Evaluation(nn.Module, ABC):
     def obstacle(self, metric: str, info: DataInfo | None) -> str | None:
         """The reason why a metric must not be monitored, as the end of a sentence; ``None`` if it may be."""
         return None
-
-    # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
         """Number of ``episodes`` and ``samples``, one of which is ``None``, and of anything else that was counted."""
@@ -188,31 +174,12 @@ def _metrics_of(evaluation: Evaluation, stage: str) -> list[tuple[str, Any]]:
 
 
 class BaselineScores:
-    """Scores of baselines over one evaluation, in total and for each of several test sets.
+    """Scores of a method's baselines over one evaluation, in total and for each of several test sets."""
 
-    Args:
-        evaluation: computes the scores.
-        module: the method.
-        baselines: by name.
-        test_names: names of the test sets, if there are several.
-    """
-
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        module: Method,
-        baselines: Mapping[str, Baseline],
-        test_names: tuple[str, ...] = (),
-    ) -> None:
-        self.evaluation, self.module, self.baselines = evaluation, module, dict(baselines)
-        keys = ["", *(f"{name}/" for name in test_names)]
+    def __init__(self, module: Method, stage: str) -> None:
+        self.evaluation, self.module, self.baselines = module.evaluation, module, module.baselines()
+        keys = ["", *(f"{name}/" for name in (module.evaluation.test_names if stage == "test" else ()))]
         self._means = {name: {key: EpisodeMean().to(module.device) for key in keys} for name in self.baselines}
-
-    @classmethod
-    def of(cls, module: Method, stage: str) -> Self:
-        """The scores of a method's baselines on the batches of its evaluation."""
-        evaluation: Evaluation = module.evaluation
-        return cls(evaluation, module, module.baselines(), evaluation.test_names if stage == "test" else ())
 
     def update(self, batch: Any, place: int = 0) -> None:  # noqa: ANN401
         """Scores a batch."""
@@ -246,38 +213,27 @@ class EvaluatedModule(LightningModule):
         self.evaluation.step(self, batch, "test", dataloader_idx)
 
     def on_validation_epoch_start(self) -> None:
-        """Resets the validation metrics."""
-        self.evaluation.start("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Resets the test metrics."""
-        self.evaluation.start("test")
+        """Resets the metrics."""
+        self.evaluation.start("test" if self.trainer.testing else "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation metrics."""
-        self.evaluation.finish(self, "val")
+        """Logs the metrics."""
+        self.evaluation.finish(self, "test" if self.trainer.testing else "val")
 
-    def on_test_epoch_end(self) -> None:
-        """Logs the test metrics."""
-        self.evaluation.finish(self, "test")
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
     def on_fit_start(self) -> None:
         """Checks the monitored metrics."""
         info = info_of(self)
-        watching = [
-            (type(one).__name__, one.monitor)
-            for one in self.trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(one, ModelCheckpoint | EarlyStopping)
-        ]
-        watching += [
-            (type(one.scheduler).__name__, one.monitor)
-            for one in self.trainer.lr_scheduler_configs
-            if one.reduce_on_plateau
-        ]
-        for name, metric in watching:
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        watching: dict[Any, Any] = {
+            one: one.monitor for one in callbacks if isinstance(one, ModelCheckpoint | EarlyStopping)
+        }
+        watching |= {one.scheduler: one.monitor for one in self.trainer.lr_scheduler_configs if one.reduce_on_plateau}
+        for one, metric in watching.items():
             obstacle = self.evaluation.obstacle(str(metric), info)
             if obstacle is not None:
-                raise UserError(f"{name} monitors {metric}, {obstacle}")
+                raise UserError(f"{type(one).__name__} monitors {metric}, {obstacle}")
 
     def on_train_start(self) -> None:
         """Discards the numbers of the sanity check."""

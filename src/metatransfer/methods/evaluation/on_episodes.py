@@ -8,10 +8,9 @@ from torch import Tensor
 
 from metatransfer.batches import Episode, MetaBatch, episodes_of
 from metatransfer.checks import check_batch_kind
-from metatransfer.data_info import DataInfo
+from metatransfer.data_info import DataInfo, info_of
 from metatransfer.functional.losses import is_regression
 from metatransfer.functional.meta.prototypes import nearest_neighbor
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
 from metatransfer.methods.outputs import default_score, point_of, widened
 from metatransfer.metrics import EpisodeMetrics
@@ -76,8 +75,6 @@ class OnEpisodes(Evaluation):
                 metrics.update(outputs, targets, scores, losses)
         self._shown = self._shown or episodes[0]
 
-    # ---- baselines
-
     def baselines(self, module: Method) -> dict[str, Baseline]:
         """1-nearest-neighbour on the raw inputs (not for texts), and the method with untrained weights."""
         info = info_of(module)
@@ -91,22 +88,15 @@ class OnEpisodes(Evaluation):
     def baseline_scores(self, module: Method, baseline: Baseline, batch: MetaBatch) -> Tensor:
         """The score of each task; a baseline that is a method uses its own ``score``."""
         score = getattr(baseline, "score", default_score)
-        parts = [score(widened(baseline(episode)), episode.query_y) for episode in episodes_of(batch)]
-        return torch.cat(parts)
+        return torch.cat([score(widened(baseline(episode)), episode.query_y) for episode in episodes_of(batch)])
 
     def answers(self, batch: MetaBatch) -> int:
         """The number of queries with class labels."""
         return sum(one.query_y.numel() for one in episodes_of(batch) if not is_regression(one.query_y))
 
-    # ---- selection
-
     def monitored(self, info: DataInfo | None) -> tuple[str, str]:
         """The accuracy, or the squared error for regression."""
-        if info is not None and info.num_targets is not None:
-            return "val/mse", "min"
-        return super().monitored(info)
-
-    # ---- what is told
+        return ("val/mse", "min") if info is not None and info.num_targets is not None else super().monitored(info)
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> "dict[str, Figure]":
         """A task with its predictions, or true and learned curves; and the score after each inner step."""
@@ -153,27 +143,17 @@ def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) 
     if x.dim() == 5 and not regression:
         first = episode.map(lambda tensor: tensor[:1])
         predicted = point_of(module(first))[0].argmax(-1).cpu()
-        shown: Any = first.map(lambda tensor: tensor[0].cpu())
-        figures[f"{stage}_episode"] = drawing.episode_figure(
-            shown.support_x,
-            shown.support_y,
-            shown.query_x,
-            shown.query_y,
-            predicted,
-            _class_names(module, shown, stage),
-        )
+        shown = first.map(lambda tensor: tensor[0].cpu())
+        parts: tuple[Any, Any, Any, Any] = shown[:4]
+        info = info_of(module)
+        names = info.episode_classes.get(stage, ()) if info is not None else ()
+        known = [names[one] for one in shown.classes.tolist()] if names and shown.classes is not None else []
+        figures[f"{stage}_episode"] = drawing.episode_figure(*parts, predicted, known)
     elif regression and x.shape[2:] == episode.support_y.shape[2:] == (1,):
         figures[f"{stage}_episode"] = regression_figure(module, episode)
     if isinstance(module, AdaptsInSteps):
         figures["adaptation"] = drawing.adaptation_figure(module.adaptation_curve(episode).cpu(), score_name)
     return figures
-
-
-def _class_names(module: Any, task: Episode, stage: str) -> list[str]:  # noqa: ANN401
-    """The names of a task's classes, if the data name them."""
-    info = info_of(module)
-    names = info.episode_classes.get(stage, ()) if info is not None else ()
-    return [names[one] for one in task.classes.tolist()] if names and task.classes is not None else []
 
 
 def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> "Figure":  # noqa: ANN401
@@ -187,15 +167,11 @@ def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int
     asked = few._replace(query_x=grid)
     outputs = module.adaptation_outputs(asked) if isinstance(module, AdaptsInSteps) else [module(asked)]
     last = len(outputs) - 1
-    names = {0: "before adaptation"} | {
-        step: f"after {step} step{'s' * (step > 1)}" for step in sorted({1, last}) if step
-    }
-    curves = {name: outputs[step] for step, name in names.items() if step <= last} if last else {"method": outputs[0]}
-    shown: Any = few.map(_plain)
-    return drawing.regression_figure(
-        shown.support_x, shown.support_y, shown.query_x, shown.query_y, _plain(grid),
-        {name: _plain(point_of(values)) for name, values in curves.items()},
-    )  # fmt: skip
+    curves = {"before adaptation" if last else "method": outputs[0]}
+    curves |= {f"after {step} step{'s' * (step > 1)}": outputs[step] for step in sorted({1, last} - {0}) if last}
+    predicted = {name: _plain(point_of(values)) for name, values in curves.items()}
+    shown: tuple[Any, Any, Any, Any] = few.map(_plain)[:4]
+    return drawing.regression_figure(*shown, _plain(grid), predicted)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metatransfer.batches import LabelledBatch
-from metatransfer.data_info import DataInfo, ServesDomains, ServesSamples
+from metatransfer.data_info import DataInfo, ServesDomains, ServesSamples, datamodule_of
 from metatransfer.functional.losses import episode_scores
-from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
 from metatransfer.metrics import Answers, ClassifierMetrics, reliability
 from metatransfer.storage import csv_text
@@ -62,8 +61,6 @@ class OnSamples(Evaluation):
         for metrics in self.collectors(stage, place):
             metrics.update(outputs, batch.y, batch.number)
 
-    # ---- baselines
-
     def baselines(self, module: Method) -> dict[str, Baseline]:
         """The most frequent class, and the class of the nearest training sample unless there is too much data."""
         data = datamodule_of(module)
@@ -76,8 +73,6 @@ class OnSamples(Evaluation):
     def answers(self, batch: Any) -> int:  # noqa: ANN401
         """The number of samples."""
         return len(batch.y)
-
-    # ---- what is told
 
     def _collected(self, stage: str) -> Any:  # noqa: ANN401
         """The metrics of the last evaluation; ``None`` if nothing was collected."""
@@ -131,17 +126,13 @@ class OnSamples(Evaluation):
 
 def sample_baselines(info: DataInfo, samples: Callable[[], Iterable[Any]], prefix: str = "") -> dict[str, Baseline]:
     """The most frequent class, and the class of the nearest training sample unless there is too much data."""
-    found: dict[str, Baseline] = {MOST_FREQUENT: _most_frequent_class(info.class_counts)}
+    row = F.one_hot(torch.tensor(info.class_counts).argmax(), len(info.class_counts)).float()
+    found: dict[str, Baseline] = {MOST_FREQUENT: lambda batch: row.to(batch.y.device).expand(len(batch.y), -1)}
     shape, count = info.sample_shape, sum(info.class_counts)
     # texts have no shape, and no distance
     if shape and count * torch.Size(shape).numel() <= _NEIGHBOUR_LIMIT:
         found[f"{prefix}{'pixel 1-NN' if len(shape) == 3 else '1-NN'}"] = _nearest(samples, len(info.class_counts))
     return found
-
-
-def _most_frequent_class(counts: Sequence[int]) -> Baseline:
-    row = F.one_hot(torch.tensor(counts).argmax(), len(counts)).float()
-    return lambda batch: row.to(batch.y.device).expand(len(batch.y), -1)
 
 
 def _nearest(samples: Callable[[], Iterable[Any]], num_classes: int) -> Baseline:

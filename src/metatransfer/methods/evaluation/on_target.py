@@ -8,31 +8,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from metatransfer.batches import DomainSamples
-from metatransfer.data_info import DataInfo, ServesDomains
+from metatransfer.data_info import DataInfo, ServesDomains, datamodule_of
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
-from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.evaluation.base import Baseline, Method, Numbers
 from metatransfer.methods.evaluation.on_samples import OnSamples, sample_baselines
 from metatransfer.metrics.classification import accuracy_of
-from metatransfer.metrics.domain_evidence import Evidence, SideCollector
-from metatransfer.metrics.validators import (
-    PANEL,
-    Entropy,
-    InformationMaximization,
-    SoftNeighborhoodDensity,
-    SourceAccuracy,
-    Validator,
-)
+from metatransfer.metrics.collector import Evidence, SideCollector
+from metatransfer.metrics.validators import PANEL, InformationMaximization, Validator
 
 Side = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
 REMEDY = "give it a DomainDataModule, with named sources and targets"
 _CARD = ("sources", "targets")
 _NEVER = -1e9  # below any score; EarlyStopping takes an infinite one for a failure
-# the accuracy on the source is logged with its interval
-_FULL = tuple(one for one in PANEL if not isinstance(one, SourceAccuracy))
-_CHEAP = (Entropy(), InformationMaximization(), SoftNeighborhoodDensity())
+_CHEAP, _FULL = PANEL[:3], PANEL[:-1]  # the last, the accuracy on the source, is logged with its interval
 
 
 class OnTarget(OnSamples):
@@ -60,8 +50,6 @@ class OnTarget(OnSamples):
         self._sizes: dict[str, int] = {}
         self.sides = nn.ModuleDict({side: SideCollector() for side in SIDES})
 
-    # ---- the start of a run
-
     def setup(self, module: Method, info: DataInfo | None, stage: str) -> None:
         """Checks the type of the data."""
         super().setup(module, info, stage)
@@ -81,8 +69,6 @@ class OnTarget(OnSamples):
             "which looks at labels of the target, that no adaptation has: monitor val/selection; or, to measure what "
             "the labels would be worth, set data.oracle=select."
         )
-
-    # ---- an evaluation
 
     def start(self, stage: str) -> None:
         """Resets the metrics of a stage."""
@@ -136,8 +122,6 @@ class OnTarget(OnSamples):
         right = episode_scores(known.logits.unsqueeze(1), truth.unsqueeze(1))
         return accuracy_of(right[truth >= 0], "oracle/accuracy")  # a target may be labelled in part
 
-    # ---- baselines and selection
-
     def baselines(self, module: Method) -> dict[str, Baseline]:
         """In a test, the most frequent class of the source, and the class of the nearest source sample."""
         data = datamodule_of(module)
@@ -154,8 +138,6 @@ class OnTarget(OnSamples):
         """The validator, if its score selected the state."""
         selection = card.get("selection")
         return card["method"].get("train_selection") if selection == f"max {self.monitor}" else selection
-
-    # ---- what is told
 
     def counts(self, numbers: Numbers, stage: str) -> dict[str, int | None]:
         """Number of target samples and, in a validation, of source samples."""

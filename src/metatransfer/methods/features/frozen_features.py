@@ -1,6 +1,5 @@
 """A classifier on the features of a frozen network."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -8,7 +7,6 @@ from metatransfer.adapters import FeatureClassifier, Labelled, NearestClassMean
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.data_info import ServesSamples
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.feature_cache import cached_features, features_of
 from metatransfer.methods.fitted import FittedFeaturesModule
 from metatransfer.nn import Backbone
 
@@ -50,10 +48,7 @@ class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
 
     def forward(self, x: Inputs) -> Tensor:
         """Logits ``(N, C)`` of samples."""
-        outputs: Tensor = self.classifier(self.backbone(x))
-        return outputs
-
-    # ---- the fit
+        return self.classifier(self.backbone(x))  # type: ignore[no-any-return]
 
     def fit_data(self, data: ServesSamples) -> None:
         """Computes or loads the features, and fits the classifier."""
@@ -62,14 +57,9 @@ class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
 
     def _labelled(self, data: ServesSamples, split: str) -> Labelled:
         labels = data.labels(split)
-        found = cached_features(
-            self.backbone,
-            f"{self.trainer.precision} {data.content_key(split)}",
-            lambda: ((batch.number, features) for batch, features in features_of(self, data.samples(split))),
-            len(labels),
-            self.cache_dir,
-        )
-        return Labelled(torch.from_numpy(found).to(self.device), labels.to(self.device))
+        content = f"{self.trainer.precision} {data.content_key(split)}"
+        features = self.cached(content, lambda: data.samples(split), len(labels))
+        return Labelled(features.to(self.device), labels.to(self.device))
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """The cross-entropy of the fitted classifier and the logits, for logging."""

@@ -1,25 +1,8 @@
 """Fine-tuning of pretrained networks."""
 
+from metatransfer.methods.finetune import policies
 from metatransfer.methods.finetune.finetune import FineTuneModule
-from metatransfer.methods.finetune.policies import (
-    L2SP,
-    FineTunePolicy,
-    Full,
-    GradualUnfreezing,
-    HeadOnly,
-    LastLayers,
-    LayerwiseLRDecay,
-    LayerwiseTransfer,
-)
+from metatransfer.methods.finetune.policies import *
 
-__all__ = [
-    "L2SP",
-    "FineTuneModule",
-    "FineTunePolicy",
-    "Full",
-    "GradualUnfreezing",
-    "HeadOnly",
-    "LastLayers",
-    "LayerwiseLRDecay",
-    "LayerwiseTransfer",
-]
+__all__ = ["FineTuneModule"]
+__all__ += policies.__all__

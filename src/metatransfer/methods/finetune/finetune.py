@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
+from metatransfer.data_info import info_of
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.data_access import info_of
 from metatransfer.methods.finetune.policies import FineTunePolicy, Full
 from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
@@ -82,9 +82,8 @@ class FineTuneModule(ClassifierModule):
             raise UserError("warmup_fraction and lr_scheduler both set the learning rates: use only one.")
         given = policy if isinstance(policy, list) else [policy or Full()]
         self.policies = nn.ModuleList(given or [Full()])
-        network = nn.Sequential(
-            OrderedDict[str, nn.Module](backbone=backbone, head=head(backbone.out_features, self.num_classes))
-        )
+        parts = {"backbone": backbone, "head": head(backbone.out_features, self.num_classes)}
+        network = nn.Sequential(OrderedDict[str, nn.Module](parts))
         for one in self._policies():
             one.prepare(network)
         self.backbone: Backbone = network.backbone  # type: ignore[assignment]
@@ -93,10 +92,8 @@ class FineTuneModule(ClassifierModule):
         self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
         self.register_buffer("class_weights", None, persistent=False)
         # in a list, so that the modules are registered only once
-        head_layer = Layer(
-            "head", (self.head,), {f"head.{name}": value for name, value in self.head.named_parameters()}
-        )
-        self.layers = [*layers_of(self.backbone), head_layer]
+        parameters = {f"head.{name}": value for name, value in self.head.named_parameters()}
+        self.layers = [*layers_of(self.backbone), Layer("head", (self.head,), parameters)]
         # frozen by the user: no policy may train it
         self._never = {one.name for one in parameters_of(self.layers) if not one.value.requires_grad}
         self._frozen: list[Layer] = []
@@ -108,21 +105,10 @@ class FineTuneModule(ClassifierModule):
     def _policies(self) -> list[FineTunePolicy]:
         return list(self.policies)  # type: ignore[arg-type]
 
-    # ---- freezing
-
     def enter_epoch(self, epoch: int) -> None:
-        """Freezes and unfreezes parameters according to the policies.
-
-        Args:
-            epoch: number of the epoch, from 0.
-
-        Raises:
-            UserError: nothing is left to train.
-        """
-        phase = {
-            one.name: all(policy.trains(one, epoch) for policy in self._policies())
-            for one in parameters_of(self.layers)
-        }
+        """Freezes and unfreezes parameters for an epoch, from 0; raises an error if nothing is left to train."""
+        known, policies = list(parameters_of(self.layers)), self._policies()
+        phase = {one.name: all(policy.trains(one, epoch) for policy in policies) for one in known}
         if phase == self._phase:
             return
         if not any(trains for name, trains in phase.items() if name not in self._never):
@@ -132,7 +118,7 @@ class FineTuneModule(ClassifierModule):
         self._phase = phase
         named = [layer for layer in self.layers if layer.parameters]
         self._frozen = [layer for layer in named if not any(phase[name] for name in layer.parameters)]
-        for one in parameters_of(self.layers):
+        for one in known:
             if one.name not in self._never:
                 one.value.requires_grad_(phase[one.name])
                 one.value.grad = one.value.grad if phase[one.name] else None
@@ -164,21 +150,17 @@ class FineTuneModule(ClassifierModule):
             strategy.model = strategy.lightning_module
             strategy.configure_ddp()
 
-    # ---- training
-
     def forward(self, x: Inputs) -> Tensor:
         """Logits ``(N, C)`` of samples."""
-        outputs: Tensor = self.head(self.backbone(x))
-        return outputs
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy with class weights and label smoothing, plus the penalties of the policies."""
         outputs = self(batch.x)
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         loss = F.cross_entropy(precise, batch.y, self.class_weights, label_smoothing=self.label_smoothing)
-        penalties = [found for policy in self._policies() if (found := policy.penalty(self.layers)) is not None]
-        for penalty in penalties:
-            loss = loss + penalty
+        for penalty in (policy.penalty(self.layers) for policy in self._policies()):
+            loss = loss if penalty is None else loss + penalty
         return loss, outputs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -197,7 +179,10 @@ class FineTuneModule(ClassifierModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimiser and a scheduler that keeps the proportions of the rates."""
         optimizer = self.optimizer(self.parameter_groups())
-        _scale_groups(optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group["lr_scale"]  # a new number: groups may share a tensor
+            if not group["decays"] and "weight_decay" in group:
+                group["weight_decay"] = 0.0
         if self.warmup_fraction is not None:
             warmup = _linear_warmup(optimizer, self.warmup_fraction, self.trainer.estimated_stepping_batches)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
@@ -214,8 +199,6 @@ class FineTuneModule(ClassifierModule):
         if info is not None:
             found = torch.as_tensor(info.class_counts, dtype=torch.float32)
             self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
-
-    # ---- comparison with training from scratch
 
     def kept_modules(self) -> list[nn.Module]:
         """Everything but the head."""
@@ -248,14 +231,6 @@ class FineTuneModule(ClassifierModule):
             "train_class_weight": self.class_weight,
             "train_warmup_fraction": self.warmup_fraction,
         }
-
-
-def _scale_groups(optimizer: Optimizer) -> None:
-    """Applies ``lr_scale`` and ``decays`` of each group to its learning rate and weight decay."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * group["lr_scale"]
-        if not group["decays"] and "weight_decay" in group:
-            group["weight_decay"] = 0.0
 
 
 def _linear_warmup(optimizer: Optimizer, fraction: float, steps: float) -> LambdaLR:

@@ -6,11 +6,16 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from metatransfer.arguments import RemembersArguments, plain_arguments
+from metatransfer.arguments import RemembersArguments, as_call
 from metatransfer.checks import check_fraction, check_not_negative, check_positive, did_you_mean
 from metatransfer.errors import UserError
 from metatransfer.methods.twins import reset
 from metatransfer.nn.layers import Layer, LayerParameter
+
+__all__ = [
+    "L2SP", "FineTunePolicy", "Full", "GradualUnfreezing", "HeadOnly", "LastLayers", "LayerwiseLRDecay",
+    "LayerwiseTransfer",
+]  # fmt: skip
 
 
 class FineTunePolicy(RemembersArguments, nn.Module):
@@ -55,8 +60,7 @@ class FineTunePolicy(RemembersArguments, nn.Module):
 
     def protocol(self) -> str:
         """The name and arguments of the policy for the protocol card."""
-        arguments = plain_arguments(self.__dict__.get("_init_arguments", {}))
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in arguments.items())})"
+        return as_call(self)
 
 
 class Full(FineTunePolicy):
@@ -230,10 +234,9 @@ class L2SP(FineTunePolicy):
 
     def start(self, layers: Sequence[Layer]) -> None:
         """Stores the pretrained weights."""
-        for layer in layers[:-1]:
-            for name, value in layer.parameters.items():
-                self._keys[name] = name.replace(".", "/")
-                self.register_buffer(self._keys[name], value.detach().clone())
+        for name, value in (pair for layer in layers[:-1] for pair in layer.parameters.items()):
+            self._keys[name] = name.replace(".", "/")
+            self.register_buffer(self._keys[name], value.detach().clone())
 
     def decays(self, parameter: LayerParameter) -> bool:
         """Only parameters without a penalty."""

@@ -12,15 +12,6 @@ from metatransfer.methods.gradient.proto_maml import ProtoMAMLModule
 from metatransfer.methods.gradient.reptile import ReptileModule
 
 __all__ = [
-    "ANILModule",
-    "BOILModule",
-    "FOMAMLModule",
-    "InnerLoopModule",
-    "LearnedOptimizerModule",
-    "MAMLModule",
-    "MAMLPlusPlusModule",
-    "MetaSGDModule",
-    "OuterSchedule",
-    "ProtoMAMLModule",
-    "ReptileModule",
-]
+    "ANILModule", "BOILModule", "FOMAMLModule", "InnerLoopModule", "LearnedOptimizerModule", "MAMLModule",
+    "MAMLPlusPlusModule", "MetaSGDModule", "OuterSchedule", "ProtoMAMLModule", "ReptileModule",
+]  # fmt: skip

@@ -5,10 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metatransfer.batches import Inputs
-from metatransfer.functional.meta.batching import over_tasks
-from metatransfer.functional.meta.inputs import concatenated, sample_axes
-from metatransfer.functional.meta.stateless import Forward, stateless
-from metatransfer.functional.meta.update_rules import Params
+from metatransfer.functional.meta import Forward, Params, concatenated, over_tasks, sample_axes, stateless
 from metatransfer.methods.gradient.base import AdaptedTasks
 from metatransfer.methods.gradient.maml import MAMLModule
 

@@ -1,6 +1,7 @@
 """Base of gradient-based methods: an inner loop for each task of a meta-batch, and an outer loss."""
 
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -20,12 +21,7 @@ from metatransfer.functional.meta.inputs import as_precise, concatenated, sample
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.update_rules import Params, PlainRule, RuleState, UpdateRule, sgd
 from metatransfer.methods.episodic import EpisodicModule
-from metatransfer.methods.gradient.outer_loop import (
-    ReachesAllParameters,
-    collect_statistics,
-    compiled_part_loss,
-    report_divergence,
-)
+from metatransfer.methods.gradient import outer_loop
 from metatransfer.methods.options import Execution, InnerLoop
 
 
@@ -45,7 +41,7 @@ class AdaptedTasks(NamedTuple):
     memory: RuleState = ()
 
 
-class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
+class InnerLoopModule(outer_loop.ReachesAllParameters, EpisodicModule[AdaptedTasks]):
     r"""Learns a task by gradient steps on its support set; the outer loop learns where these steps start.
 
     .. math:: \theta_i^{(t+1)} = U\bigl(\theta_i^{(t)}, \nabla \mathcal L_{S_i}(\theta_i^{(t)})\bigr), \qquad
@@ -53,25 +49,17 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
 
     Subclasses override which parameters adapt (:meth:`adapted_parameters`, :meth:`task_parameters`), the update rule
     :math:`U` (:meth:`update_rule`), its order (:meth:`takes_constants`), parameters that differ between steps
-    (:meth:`parameters_at`), the inner loss (:meth:`inner_loss`) and the outer loss (:meth:`outer_loss`).
+    (:meth:`parameters_at`), the inner loss (:meth:`inner_loss`) and the outer loss (:meth:`outer_loss`). The other
+    arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
         network: the modules ``backbone`` and ``head`` by name.
-        inner: the gradient steps.
-        batch_norm: which statistics BatchNorm uses.
-        execution: how the tasks of a meta-batch are computed.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range.
     """
 
     @abstractmethod  # subclasses have their own arguments
     def __init__(
         self,
         network: dict[str, nn.Module],
-        *,
         inner: InnerLoop,
         batch_norm: BatchNormPolicy,
         execution: Execution,
@@ -87,10 +75,9 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         check_choice("batch_norm", batch_norm, ("transductive", "support", "running"))
         self.inner, self.execution, self.batch_norm = inner, execution, batch_norm
         self.compiled: CompiledLoss | None = None
-        sequence = nn.Sequential()
+        sequence = nn.Sequential(OrderedDict(network))
         for name, module in network.items():
             self.add_module(name, module)
-            sequence.add_module(name, module)
         # in a list, so that the state_dict names each parameter once
         self._network = [sequence]
         self.transductive = batch_norm == "transductive" and bool(batch_norm_layers(sequence))
@@ -141,14 +128,11 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         return False
 
     def outer_loss(self, states: list[AdaptedTasks], episode: Episode) -> tuple[Tensor, Any]:
-        """The outer loss, a mean over tasks: by default the query loss after the last step.
+        """The outer loss, a mean over tasks, and the outputs for the queries: by default those after the last step.
 
         Args:
             states: the tasks after the last inner step; before and after each step if :meth:`learns_from_all_steps`.
             episode: the tasks.
-
-        Returns:
-            The loss, and the outputs for the queries.
         """
         outputs = mask_absent_classes(self.predict_tasks(states[-1], episode.query_x), episode.support_y)
         return self.loss(outputs, episode.query_y), outputs
@@ -157,11 +141,9 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         """Everything that may change a training step; with ``execution.compile`` each key is traced once."""
         return self.training, self.takes_constants(), self.learns_from_all_steps()
 
-    # ---- the method
-
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> AdaptedTasks:
         """Runs the inner loop of every task."""
-        collect_statistics(self, support_x)
+        outer_loop.collect_statistics(self, support_x)
         return self.adapt_through(support_x, support_y)[-1]
 
     def adapt_through(
@@ -206,13 +188,14 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Any]:
         """The outer loss, differentiated task by task (or chunk by chunk) to save memory; checks for divergence."""
-        collect_statistics(self, episode.support_x)
+        outer_loop.collect_statistics(self, episode.support_x)
         trainable: Params = {name: value for name, value in self.named_parameters() if value.requires_grad}
         compiled = self.execution.compile
         finite: list[Tensor] = []
 
         def part_loss(part: Episode) -> tuple[Tensor, Any]:
-            loss, outputs, fine = compiled_part_loss(self, part, trainable) if compiled else self.part_loss(part)
+            found = outer_loop.compiled_part_loss(self, part, trainable) if compiled else self.part_loss(part)
+            loss, outputs, fine = found
             finite.append(fine)
             return loss, outputs
 
@@ -224,7 +207,7 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         if not torch.stack(finite).all():  # the only synchronisation with the device
             with torch.no_grad():  # again, to find out where
                 trajectory = self.adapt_through(episode.support_x, episode.support_y, trajectory=True)
-            report_divergence([tasks.params for tasks in trajectory], self.inner.lr_in(self.training))
+            outer_loop.report_divergence([tasks.params for tasks in trajectory], self.inner.lr_in(self.training))
         return loss, outputs
 
     def part_loss(self, part: Episode) -> tuple[Tensor, Any, Tensor]:

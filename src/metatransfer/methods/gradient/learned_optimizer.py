@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from metatransfer.errors import UserError
-from metatransfer.functional.meta.stateless import BatchNormPolicy
-from metatransfer.functional.meta.update_rules import PlainRule, UpdateRule, momentum
+from metatransfer.functional.meta import BatchNormPolicy, PlainRule, UpdateRule, momentum
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
@@ -24,22 +23,13 @@ class LearnedOptimizerModule(MAMLModule):
               \alpha_l = e^{a_l},\quad \mu_l = \frac1{1+e^{-m_l}}
 
     Differentiates through gradient descent with momentum (Maclaurin, Duvenaud, Adams 2015, 1502.03492), on many tasks
-    instead of one. Rates are learned as logarithms and momenta as logits, so that they stay in their ranges.
+    instead of one. Rates are learned as logarithms and momenta as logits, so that they stay in their ranges. The other
+    arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
-        backbone: features.
-        num_outputs: see :class:`MAMLModule`.
-        head: see :class:`MAMLModule`.
         inner: the gradient steps on a support set; the rates :math:`\alpha` start at ``inner.lr``. Momentum has
             an effect from 2 steps on.
         momentum: initial value of the momenta :math:`\mu`, between 0 and 1.
-        batch_norm: see :class:`MAMLModule`.
-        execution: how the tasks of a meta-batch are computed.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -56,10 +46,7 @@ class LearnedOptimizerModule(MAMLModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_unused(type(self).__name__, "its rates are learned", **{"inner.train_lr": inner.train_lr})
-        super().__init__(
-            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_outputs, head, inner, batch_norm, execution, optimizer, lr_scheduler)
         if not 0 < momentum < 1:
             raise UserError(f"momentum must be above 0 and below 1, but is {momentum}.")
         one_each: dict[str, tuple[int, ...]] = {name: () for name in self.adapted_parameters()}

@@ -48,7 +48,6 @@ class MAMLModule(InnerLoopModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        *,
         inner: InnerLoop = INNER,
         batch_norm: BatchNormPolicy = "transductive",
         execution: Execution = EXECUTION,
@@ -61,8 +60,6 @@ class MAMLModule(InnerLoopModule):
                 "the command line it follows data that serves episodes."
             )
         check_positive(num_outputs=num_outputs)
-        super().__init__(
-            {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}, inner=inner,
-            batch_norm=batch_norm, execution=execution, optimizer=optimizer, lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        network = {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}
+        super().__init__(network, inner, batch_norm, execution, optimizer, lr_scheduler)
         self.num_outputs = num_outputs

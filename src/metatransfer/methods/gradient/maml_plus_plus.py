@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode
 from metatransfer.checks import check_not_negative
 from metatransfer.errors import UserError
-from metatransfer.functional.meta.stateless import BatchNormPolicy, batch_norm_layers
-from metatransfer.functional.meta.update_rules import Params, PlainRule, UpdateRule, sgd
+from metatransfer.functional.meta import BatchNormPolicy, Params, PlainRule, UpdateRule, batch_norm_layers, sgd
 from metatransfer.methods.gradient.base import AdaptedTasks
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
@@ -55,23 +54,14 @@ class MAMLPlusPlusModule(MAMLModule):
     - First order for ``schedule.first_order_epochs``, then second order.
     - Cosine annealing of the outer rate: ``lr_scheduler: CosineAnnealingLR``.
 
-    The per-step running statistics of the paper, which its code collects but never uses, are left out.
+    The per-step running statistics of the paper, which its code collects but never uses, are left out. The other
+    arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
-        backbone: features.
-        num_outputs: see :class:`MAMLModule`.
-        head: see :class:`MAMLModule`.
         inner: the gradient steps on a support set, at least 1 in training (:math:`K`, 5 in the paper); the rates
             :math:`\alpha` start at ``inner.lr``. Additional steps in evaluation use the rates of the last one.
         schedule: when the multi-step loss ends and second order begins.
         per_step_batch_norm: learn scale and shift of BatchNorm for each step.
-        batch_norm: see :class:`MAMLModule`.
-        execution: how the tasks of a meta-batch are computed.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -91,10 +81,7 @@ class MAMLPlusPlusModule(MAMLModule):
         name = type(self).__name__
         check_unused(name, "its rates are learned", **{"inner.train_lr": inner.train_lr})
         check_unused(name, "set schedule.first_order_epochs", **{"inner.first_order": inner.first_order})
-        super().__init__(
-            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_outputs, head, inner, batch_norm, execution, optimizer, lr_scheduler)
         steps = inner.steps_in(True)
         if steps < 1:
             raise UserError(f"{name} needs at least 1 inner step in training, but has {steps}: raise inner.steps.")
@@ -168,10 +155,9 @@ class MAMLPlusPlusModule(MAMLModule):
 
 def _affine(network: nn.Module) -> Params:
     """Scale and shift of the BatchNorm layers that are not frozen, by name."""
-    layers = batch_norm_layers(network)
     return {
         f"{name}.{part}": value
-        for name, layer in layers.items()
+        for name, layer in batch_norm_layers(network).items()
         for part, value in layer.named_parameters(recurse=False)
         if value.requires_grad
     }

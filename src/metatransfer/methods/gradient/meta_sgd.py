@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
-from metatransfer.functional.meta.stateless import BatchNormPolicy
-from metatransfer.functional.meta.update_rules import PlainRule, UpdateRule, sgd
+from metatransfer.functional.meta import BatchNormPolicy, PlainRule, UpdateRule, sgd
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone, Head, LearnedTensors, LinearHead
@@ -21,21 +20,12 @@ class MetaSGDModule(MAMLModule):
     .. math:: \theta_i = \theta - \alpha\odot\nabla_\theta \mathcal L_{S_i}(\theta), \qquad
               \min_{\theta,\alpha} \frac1T\sum_i \mathcal L_{Q_i}(\theta_i)
 
-    :math:`\alpha` has the shape of :math:`\theta` and may become negative.
+    :math:`\alpha` has the shape of :math:`\theta` and may become negative. The other arguments and errors are those of
+    :class:`MAMLModule`.
 
     Args:
-        backbone: features.
-        num_outputs: see :class:`MAMLModule`.
-        head: see :class:`MAMLModule`.
         inner: the gradient steps on a support set; all rates :math:`\alpha` start at ``inner.lr``. The paper
             uses 1 step.
-        batch_norm: see :class:`MAMLModule`.
-        execution: how the tasks of a meta-batch are computed.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -51,10 +41,7 @@ class MetaSGDModule(MAMLModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_unused(type(self).__name__, "its rates are learned", **{"inner.train_lr": inner.train_lr})
-        super().__init__(
-            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_outputs, head, inner, batch_norm, execution, optimizer, lr_scheduler)
         shapes = {name: value.shape for name, value in self.adapted_parameters().items()}
         self.rates = LearnedTensors(shapes, inner.lr)
 

@@ -8,14 +8,7 @@ from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs, map_inputs
 from metatransfer.errors import UserError
-from metatransfer.functional.meta import (
-    CompiledLoss,
-    Params,
-    first_divergence,
-    known_gradients,
-    replica,
-    sample_axes,
-)  # fmt: skip
+from metatransfer.functional.meta import CompiledLoss, Params, first_divergence, known_gradients, replica, sample_axes
 
 if TYPE_CHECKING:
     from metatransfer.methods.gradient.base import InnerLoopModule

@@ -8,10 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from metatransfer.batches import Inputs
-from metatransfer.functional.meta.batching import over_tasks
-from metatransfer.functional.meta.prototypes import class_prototypes
-from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward
-from metatransfer.functional.meta.update_rules import Params
+from metatransfer.functional.meta import BatchNormPolicy, Forward, Params, class_prototypes, over_tasks
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone
@@ -30,19 +27,13 @@ class ProtoMAMLModule(InnerLoopModule):
               w_k = 2c_k,\quad b_k = -\lVert c_k\rVert^2
 
     Without inner steps it is a prototypical network. The outer gradient passes through the prototypes. It works with
-    any number of ways, but not for regression.
+    any number of ways, but not for regression. The other arguments and the errors are those of
+    :class:`MAMLModule`.
 
     Args:
-        backbone: features.
         inner: the gradient steps on a support set; squared distances need smaller rates than a new head. The prototypes
             are differentiated also with ``first_order``.
-        batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range.
     """
 
     backbone: Backbone
@@ -58,10 +49,7 @@ class ProtoMAMLModule(InnerLoopModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_unused("ProtoMAMLModule", "its heads depend on the labels", **{"execution.compile": execution.compile})
-        super().__init__(
-            {"backbone": backbone}, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__({"backbone": backbone}, inner, batch_norm, execution, optimizer, lr_scheduler)
 
     def task_parameters(self, support_x: Inputs, support_y: Tensor) -> Params:
         """The head given by the prototypes: weights ``(T, W, E)`` and biases ``(T, W)``."""

@@ -37,23 +37,15 @@ class ReptileModule(MAMLModule):
 
     Adam's second moments are kept between tasks, as in the authors' code: each task starts from those of the previous
     meta-batch, averaged over its tasks, and evaluation from the last ones. They are buffers and part of the checkpoint.
-    In evaluation each step uses the whole support set.
+    In evaluation each step uses the whole support set. The other arguments and the errors are those of
+    :class:`MAMLModule`.
 
     Args:
-        backbone: features.
-        num_outputs: see :class:`MAMLModule`.
-        head: see :class:`MAMLModule`.
         inner: the gradient steps, in evaluation on the support set (50 in the paper), in training on the whole task (5
             to 12 in the paper); always first order.
         inner_batch_size: number of random samples per inner step in training; the whole task if ``None``.
         keep_moments: start each task from the second moments of earlier tasks instead of from zeros.
-        batch_norm: see :class:`MAMLModule`.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
-        optimizer: creates the outer optimiser.
-        lr_scheduler: creates its scheduler.
-
-    Raises:
-        UserError: an argument is out of range, or ``num_outputs`` is missing.
     """
 
     def __init__(
@@ -71,10 +63,7 @@ class ReptileModule(MAMLModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_unused("ReptileModule", "it has no second derivatives", **{"execution.compile": execution.compile})
-        super().__init__(
-            backbone, num_outputs, head, inner=inner, batch_norm=batch_norm, execution=execution, optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )  # fmt: skip
+        super().__init__(backbone, num_outputs, head, inner, batch_norm, execution, optimizer, lr_scheduler)
         check_positive(inner_batch_size=inner_batch_size)
         self.inner_batch_size, self.keep_moments = inner_batch_size, keep_moments
         self.moments = _Moments(dict(self.network.named_parameters())) if keep_moments else None

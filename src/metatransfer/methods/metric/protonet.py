@@ -84,13 +84,10 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         shots = episode.support_y.shape[1]
         embedded = self.embed(concatenated(episode.support_x, episode.query_x, 1))
         support, queries = embedded[:, :shots], embedded[:, shots:]
-        return self.similarities(
-            class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1), queries
-        )
+        prototypes = class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1)
+        return self.similarities(prototypes, queries)
 
     def protocol(self) -> dict[str, Any]:
         """Adds the distance."""
-        return super().protocol() | {
-            "distance": self.distance,
-            "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",
-        }
+        norm = "running" if batch_norm_layers(self.backbone) else "none"
+        return super().protocol() | {"distance": self.distance, "batch_norm": norm}

@@ -11,6 +11,7 @@ from metatransfer.batches import Inputs, LabelledBatch, map_inputs
 from metatransfer.checks import check_batch_kind, check_choice, check_labelled_batch, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores
+from metatransfer.functional.meta.inputs import sample_axes
 from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.episodic import EpisodicModule
@@ -64,11 +65,8 @@ class PretrainModule(EpisodicModule[Tensor]):
             )
         check_positive(num_classes=num_classes, scale=scale)
         check_choice("distance", distance, ("cosine", "euclidean"))
-        self.backbone = backbone
-        self.head = head(backbone.out_features, num_classes)
-        self.num_classes = num_classes
-        self.distance = distance
-        self.scale = scale
+        self.backbone, self.head = backbone, head(backbone.out_features, num_classes)
+        self.num_classes, self.distance, self.scale = num_classes, distance, scale
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
         """The loss of a labelled batch, or of a pair ``(x, y)``."""
@@ -90,9 +88,8 @@ class PretrainModule(EpisodicModule[Tensor]):
 
     def embed(self, x: Inputs) -> Tensor:
         """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, computed in one batch."""
-        shape = (x if isinstance(x, Tensor) else x.ids).shape[:2]
         features: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
-        return features.reshape(*shape, *features.shape[1:])
+        return torch.unflatten(features, 0, sample_axes(x, 2))
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
         """The class means ``(T, W, E)``."""
