@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metatransfer.batches import Inputs, Tokens
-from metatransfer.data.sources.base import Encoder, Source
+from metatransfer.data.sources.base import Encoder, Source, read_samples
 from metatransfer.errors import UserError
 
 NO_CLASS = "unlabelled"
@@ -24,6 +24,7 @@ class _Derived(Source):
     """A source whose samples are those of ``bases``, which have samples of one shape."""
 
     bases: tuple[Source, ...]
+    _is_finite = True  # the bases are checked
 
     @property
     def in_memory(self) -> bool:
@@ -67,7 +68,7 @@ class View(_Derived):
 
     def read(self, indices: Tensor, device: torch.device) -> Inputs:
         """Reads from the base."""
-        return self.base.read(torch.from_numpy(self.indices[indices.numpy()]), device)
+        return read_samples(self.base, torch.from_numpy(self.indices[indices.numpy()]), device)
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Those of the base."""
@@ -134,7 +135,7 @@ class JoinedSource(_Derived):
     def read(self, indices: Tensor, device: torch.device) -> Inputs:
         """Reads each sample from its base."""
         places = self.places(indices.flatten().numpy())
-        read = [base.read(torch.from_numpy(own), device) for base, _, own in places]
+        read = [read_samples(base, torch.from_numpy(own), device) for base, _, own in places]
         order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
         if isinstance(read[0], Tensor):
             samples = torch.cat([one for one in read if isinstance(one, Tensor)])
@@ -204,7 +205,7 @@ class RotatedClasses(_Derived):
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Reads and rotates."""
-        read = self.bases[0].read(indices // 4, device)
+        read = read_samples(self.bases[0], indices // 4, device)
         assert isinstance(read, Tensor)
         return rotate(read, (indices % 4).to(device))
 
