@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import functools
 import os
 import runpy
 import tempfile
@@ -23,6 +24,7 @@ from metatransfer import (
     LabelledDataModule,
     MethodModule,
     ProtoNetModule,
+    Table,
     UserError,
 )
 from processes import exit_code, started
@@ -164,6 +166,90 @@ def test_an_optimizer_without_state(trained, data, tmp_path):
     for states, words in (([], "contains only weights"), ([{"state": {}}], "'optimizer_states'")):
         path = changed(trained[1], tmp_path, optimizer_states=states)
         refused(lambda path=path: trainer(2).fit(module(), data, ckpt_path=path), words)
+
+
+def at(content, path, value):
+    """A copy of nested content with another value at ``path``; ``None`` removes it."""
+    twin = copy.copy(content)
+    if len(path) > 1:
+        twin[path[0]] = at(content[path[0]], path[1:], value)
+    elif value is None:
+        del twin[path[0]]
+    else:
+        twin[path[0]] = value
+    return twin
+
+
+STATE = ("optimizer_states", 0, "state", 0)
+GROUP = ("optimizer_states", 0, "param_groups", 0)
+STOPPING = ("callbacks", "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ((*STATE, "exp_avg"), torch.zeros(7, 2), "state of AdamW"),
+        ((*STATE, "exp_avg"), "text", "state of AdamW"),
+        ((*STATE, "exp_avg_sq"), None, "exp_avg_sq"),
+        ((*STATE, "step"), torch.zeros(3), "state of AdamW"),
+        ((*STATE, "step"), {}, "state of AdamW"),
+        ((*GROUP, "lr"), None, "lr"),
+        ((*GROUP, "lr"), "text", "state of AdamW"),
+        ((*GROUP, "betas"), 3, "state of AdamW"),
+        ((*GROUP, "params"), [0, 1], "state of AdamW"),
+        (("lr_schedulers", 0), 3, "state of StepLR"),
+        (("lr_schedulers", 0, "last_epoch"), "text", "state of StepLR"),
+        (("lr_schedulers", 0, "step_size"), {}, "state of StepLR"),
+        (STOPPING, 3, "'EarlyStopping' is a int instead of a dict"),
+        ((*STOPPING, "wait_count"), "text", "'EarlyStopping.wait_count' is a str instead of a int"),
+        ((*STOPPING, "best_score"), None, "state of EarlyStopping"),
+        (("loops", "fit_loop", "epoch_progress"), None, "'loops.fit_loop' has no 'epoch_progress'"),
+        (("loops", "fit_loop", "epoch_progress", "current"), 3, "'loops.fit_loop.epoch_progress.current' is a int"),
+        (("loops", "fit_loop", "epoch_progress", "current", "ready"), "3", "current.ready' is a str instead of a int"),
+        (("hparams_name",), torch.zeros(3), "'hparams_name' is a Tensor instead of a str"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else None,
+)
+def test_damage_to_the_state_of_a_run_is_one_sentence_before_it_begins(path, value, words, resumable, data, tmp_path):
+    build, _, content = resumable
+    torch.save(at(content, path, value), tmp_path / "changed.ckpt")
+    run, one = build()
+    one.on_train_start = lambda: pytest.fail("it has begun")
+    refused(lambda: run.fit(one, datamodule=data, ckpt_path=tmp_path / "changed.ckpt"), words)
+
+
+def test_a_run_goes_on_from_its_checkpoint(resumable, data):
+    build, path, _ = resumable
+    run, one = build()
+    run.fit(one, datamodule=data, ckpt_path=path)
+    assert run.current_epoch == 2
+
+
+@pytest.fixture(scope="module")
+def resumable(data, tmp_path_factory):
+    """Makes a Trainer and a module of which a checkpoint is given, with its content."""
+    path = tmp_path_factory.mktemp("run") / "a.ckpt"
+
+    def build(epochs=2):
+        steps = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
+        stopping = pl.callbacks.EarlyStopping("val/loss")
+        run = trainer(epochs)
+        run.callbacks.append(stopping)
+        return run, FineTuneModule(MLP((5,), (4,)), num_classes=3, lr_scheduler=steps)
+
+    run, one = build(1)
+    run.fit(one, datamodule=data)
+    run.save_checkpoint(path)
+    return build, path, torch.load(path, weights_only=True)
+
+
+def test_the_state_of_the_data_that_is_damaged(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,label\n" + "".join(f"{row},{row % 7},{'pq'[row % 2]}\n" for row in range(40)))
+    served = LabelledDataModule(Table(str(tmp_path / "a.csv")))
+    served.setup("fit")
+    state = served.state_dict()
+    for path, value in ((("encoder",), 3), (("encoder", "mean"), [1.0, 2.0, 3.0]), (("encoder", "scale"), "text")):
+        refused(lambda path=path, value=value: served.load_state_dict(at(state, path, value)), "is damaged")
 
 
 def test_a_compiled_backbone_loads(tmp_path):

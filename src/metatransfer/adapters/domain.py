@@ -17,6 +17,7 @@ from metatransfer.functional.domain import subspace
 
 Array = NDArray[np.float64]
 Labels = NDArray[Any] | None
+_FEW = 0.01  # share of features, and of variance, below which a constant feature does not matter
 
 __all__ = [
     "CorrelationAlignment",
@@ -239,8 +240,9 @@ def _directions(source: Array, target: Array, count: int) -> tuple[Array, Array]
 def check_domains(estimator: BaseEstimator, source: ArrayLike, target: ArrayLike | None) -> tuple[Array, Array]:
     """Source ``(n, d)`` and target ``(m, d)`` in double precision; the source is also the target if there is none.
 
-    Warns about features that are constant in one domain only, which no linear map can align. The estimator remembers
-    the number and names of the features.
+    Warns about features that are constant in one domain only, which no linear map can align, if they are at least 1 %
+    of the features or have 1 % of the variance in the other domain. The estimator remembers the number and names of the
+    features.
 
     Raises:
         UserError: a domain has fewer than two samples, holds NaN or infinity, or has other features than the other.
@@ -275,8 +277,13 @@ def _check_samples(x: Array, name: str) -> None:
 
 def _warn_of_constant_features(source: Array, target: Array) -> None:
     mine, other = ((x == x[0]).all(0) for x in (source, target))
-    for name, varying, constant in (("source", "target", mine & ~other), ("target", "source", other & ~mine)):
-        if constant.any():
+    for name, varying, constant, there in (
+        ("source", "target", mine & ~other, target),
+        ("target", "source", other & ~mine, source),
+    ):
+        variance = there.var(0)
+        # a dead unit of a network among a thousand others is no reason to warn
+        if constant.any() and max(constant.mean(), variance[constant].sum() / variance.sum()) >= _FEW:
             numbers = np.flatnonzero(constant)
             listed = ", ".join(map(str, numbers[:5])) + (" and more" if len(numbers) > 5 else "")
             warnings.warn(

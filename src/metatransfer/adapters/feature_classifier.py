@@ -76,6 +76,10 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
         with torch.autocast(x.device.type, enabled=False):  # it was fitted in float32
             return self.scores(x.to(torch.promote_types(x.dtype, torch.float32)))
 
+    def keeping_scale(self) -> "FeatureClassifier":
+        """The classifier for features whose scale has a meaning, as after a domain adapter; by default this one."""
+        return self
+
     def check_labelled(
         self, train: Labelled, num_classes: int, val: Labelled | None = None
     ) -> tuple[Labelled, Labelled | None]:

@@ -139,11 +139,12 @@ class LinearSVM(FeatureClassifier):
     reported. Features may be a sparse matrix of scipy, which stays sparse.
 
     Args:
-        C: inverse strength of the regularisation; defaults to 0.01 for standardised features, else to 1.
+        C: inverse strength of the regularisation; defaults to 0.01 for standardised features and in
+            :class:`~metatransfer.AdaptedFeaturesModule`, else to 1.
         standardize: whether features are standardised with the statistics of the training samples. Defaults to yes,
             except for sparse matrices and for features without negative values whose rows are counts (whole numbers,
-            mostly zeros), frequencies of sum 1 or vectors of length 1: there it would magnify rare features. ``False``
-            also suits features that a domain adapter has mapped, whose scale has a meaning.
+            mostly zeros), frequencies of sum 1 or vectors of length 1: there it would magnify rare features; and except
+            in :class:`~metatransfer.AdaptedFeaturesModule`, because the scale of adapted features has a meaning.
     """
 
     calibrated = False
@@ -179,6 +180,10 @@ class LinearSVM(FeatureClassifier):
             weight, bias = torch.cat([-weight, weight]), torch.cat([-bias, bias])
         self.learned = {"weight": weight, "bias": bias, "mean": mean, "deviation": deviation}
         return self
+
+    def keeping_scale(self) -> "LinearSVM":
+        """The same without standardisation, unless it was asked for."""
+        return LinearSVM(self.C or 0.01, standardize=bool(self.standardize))
 
     def scores(self, x: Tensor) -> Tensor:
         """The margins."""

@@ -29,6 +29,7 @@ from metatransfer.errors import UserError
 from metatransfer.methods import checkpoints
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
+from metatransfer.methods.resuming import check_optimizers, check_progress
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
@@ -78,6 +79,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         self.evaluation = evaluation
         self._checked: set[str] = set()
         self._rng_state: dict[str, Tensor] | None = None
+        self._resumed: dict[str, Any] | None = None
 
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
@@ -239,6 +241,9 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         """Reads what :meth:`on_save_checkpoint` added; raises an error if the weights belong to another network."""
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         checkpoints.check_checkpoint(checkpoint, resuming=fitting)
+        if self._trainer is not None:
+            check_progress(checkpoint, self._trainer)
+        self._resumed = checkpoint if fitting else None
         own = self.state_dict()
         checkpoint["state_dict"] = checkpoints.renamed(checkpoint["state_dict"], own)
         check_state_dict(own, checkpoint["state_dict"], type(self).__name__)
@@ -246,6 +251,13 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         for name in weights_reports(self):
             del self.get_submodule(name).weights_report  # the card says what these weights started from
         self._rng_state = checkpoint.get("rng_state")
+
+    def on_fit_start(self) -> None:
+        """Also checks the optimisers of a checkpoint, which Lightning reads next."""
+        super().on_fit_start()
+        if self._resumed is not None and self.trainer.strategy.lightning_restore_optimizer:
+            check_optimizers(self._resumed, self.trainer)
+        self._resumed = None
 
     def on_train_start(self) -> None:
         """Restores the random number generators of an interrupted run, so that resuming changes nothing."""

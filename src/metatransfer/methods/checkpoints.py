@@ -20,6 +20,7 @@ _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _KINDS = {
     "state_dict": dict, _VERSION: str, "hyper_parameters": dict, "class_path": str, "protocol": dict, "loops": dict,
     "class_names": list, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "rng_state": dict,
+    "hparams_name": str, "hparams_type": type, "trained_by": dict,
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
     wrong = [
         f"'{key}' is a {type(parts[key]).__name__} instead of a {kind.__name__}"
         for key, kind in _KINDS.items()
-        if key in parts and not isinstance(parts[key], kind)
+        if key in parts and not isinstance(parts[key], kind) and not (key == "hparams_name" and parts[key] is None)
     ]
     if not wrong and not all(isinstance(name, str) for name in parts["state_dict"]):
         wrong = ["'state_dict' has names that are not texts"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import linalg
@@ -217,6 +219,17 @@ def test_the_flow_kernel_takes_half_of_the_features_at_most():
     source, y, target = domains(d=8)
     assert GeodesicFlowKernel(7).fit(source, y, target=target).target_map_.shape == (8, 2 * 4)
     assert GeodesicFlowKernel(3).fit(source, y, target=target).target_map_.shape == (8, 2 * 3)
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, 0), (0.1, 0), (5.0, 1)])
+def test_one_constant_feature_of_many_is_told_only_if_it_varies_much_elsewhere(scale, told):
+    source, target = np.random.default_rng(0).normal(size=(2, 50, 400))
+    source[:, 7] *= scale
+    target[:, 7] = 0.0
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        CorrelationAlignment(1.0).fit(source, target=target)
+    assert len(found) == told
 
 
 def test_a_constant_feature_is_no_obstacle():

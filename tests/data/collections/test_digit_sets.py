@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from conftest import best_checkpoint, results
+from metatransfer import LabelledDataModule
 from metatransfer.data.collections import MNIST, MNISTM, SVHN, SYN, USPS
 from metatransfer.data.readers import digit_files
 from metatransfer.errors import UserError
@@ -219,6 +220,28 @@ def test_usps_as_one_matrix(tmp_path, low):
     assert_holds(USPS(str(tmp_path)), digits)
 
 
+def test_usps_by_class_is_not_divided(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (10, 30, 16, 16), dtype=np.uint8)  # of the digits 1 to 9, 0
+    savemat(tmp_path / "usps_all.mat", {"data": images.swapaxes(2, 3).reshape(10, 30, 256).transpose(2, 1, 0)})
+    found = USPS(str(tmp_path)).parts()
+    assert list(found) == ["all"]
+    assert found["all"].labels.tolist() == [digit for digit in (*range(1, 10), 0) for _ in range(30)]
+    np.testing.assert_array_equal(found["all"].data.numpy(), images.reshape(300, 1, 16, 16))
+    data = LabelledDataModule(USPS(str(tmp_path)))
+    data.setup("fit")
+    counts = [len(data.labels(split)) for split in ("train", "val")]
+    assert 0 < counts[1] < counts[0] < 300
+    for wrong, words in (
+        ({"fea": images}, "holds fea: download"),
+        ({"data": images}, "holds data of uint8 (10, 30, 16, 16)"),
+        ({"data": np.zeros((256, 3, 10))}, "of float64 (256, 3, 10)"),
+    ):
+        savemat(tmp_path / "usps_all.mat", wrong)
+        assert words in refusal(USPS(str(tmp_path)))
+    write_usps(tmp_path, parts(16, False))
+    assert set(USPS(str(tmp_path)).parts()) == {"train", "test"}  # a divided form goes first
+
+
 def test_usps_as_a_pickle(tmp_path):
     (tmp_path / "usps_28x28.pkl").write_bytes(b"\x80\x04.")
     assert "is a pickle, which can run code when it is read: convert it to another" in refusal(USPS(str(tmp_path)))
@@ -303,7 +326,7 @@ def refusal(data):
     ("kind", "words"),
     [
         (MNIST, ("train-images-idx3-ubyte or train-images-idx3-ubyte.gz", "'raw' or 'MNIST/raw'", "LeCun")),
-        (USPS, ("usps.bz2, zip.train.gz, usps.h5 or USPS.mat:", "'USPS'", "LIBSVM")),
+        (USPS, ("usps.bz2, zip.train.gz, usps.h5, USPS.mat or usps_all.mat:", "'USPS'", "LIBSVM")),
         (SVHN, ("train_32x32.mat", "'SVHN'", "Stanford")),
         (SYN, ("synth_train_32x32.mat", "'SYN'", "SynthDigits")),
         (MNISTM, ("train/<label>/<image>", "mnist_m_train_labels.txt", "mnist_m_train.pt", "Ganin")),

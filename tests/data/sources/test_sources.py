@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from metatransfer import LabelledDataModule, UserError
 from metatransfer.data import Source, TensorSource
-from metatransfer.errors import UserError
+from serving_by_names import Given, episodic
 
 CPU = torch.device("cpu")
 
@@ -86,3 +87,37 @@ def test_float32_data_is_not_shared_with_what_was_read():
 def test_source_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Source([0], ["a"], "S")
+
+
+class Files(Source):
+    """Samples read one by one, one of which is NaN."""
+
+    sample_shape = (3,)
+
+    def __init__(self, names="abc"):
+        super().__init__(np.arange(60) % 3, names, "Files")
+
+    def read(self, indices, device):
+        x = indices[..., None].float().expand(*indices.shape, 3).clone()
+        x[indices == 43] = torch.nan
+        return x.to(device)
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        lambda: LabelledDataModule(Given({"all": Files()})),
+        lambda: LabelledDataModule(Given({"train": Files(), "test": Files()})),
+        lambda: episodic(
+            Given({"train": Files("abc"), "val": Files("def"), "test": Files("ghi")}, divided_by="class"),
+            num_ways=3, num_shots=5, num_queries=10, per_batch=1, train_episodes=10, val_episodes=5, test_episodes=5,
+        ),
+    ],
+    ids=["divided", "in splits", "episodes"],
+)  # fmt: skip
+def test_samples_that_are_read_when_needed_are_finite(served):
+    data = served()
+    data.setup()
+    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    with pytest.raises(UserError, match=r"^Files: sample 43 contains NaN or infinity: fix or remove it\.$"):
+        [list(loader) for loader in loaders]

@@ -207,6 +207,17 @@ def test_its_twin_is_the_same_classifier_without_an_adapter():
         again(x)
 
 
+@pytest.mark.parametrize(("given", "standardize"), [(None, False), (False, False), (True, True)])
+def test_the_scale_of_adapted_features_has_a_meaning(given, standardize):
+    own = LinearSVM(standardize=given)
+    module, data = method(CorrelationAlignment(1.0), own), clouds()
+    fit(module, data)
+    assert bool((module.classifier.learned["deviation"] != 1).any()) is standardize
+    assert f"C=0.01, standardize={standardize}" in module.protocol()["classifier"]
+    assert module.unadapted().classifier.standardize is standardize
+    assert own.standardize is given
+
+
 def test_after_take_over_the_checkpoint_answers_as_the_twin(tmp_path):
     module, data = method(SubspaceAlignment(2)), clouds()
     running = fit(module, data)

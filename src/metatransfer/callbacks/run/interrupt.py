@@ -25,7 +25,12 @@ class FinishBatch(Callback):
     def __init__(self) -> None:
         self._previous: Any = None
         self._asked = self._validation_due = self._repeating = self._validated = False
+        self._interval: tuple[int | None, ...] = ()  # between validations, where it was changed
         self._rng_state: tuple[Tensor, Tensor | None] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets earlier fits of the Trainer; a checkpoint is read later."""
+        self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
         """Whether the fit has been validated."""
@@ -69,6 +74,7 @@ class FinishBatch(Callback):
         last_epoch = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         ends = trainer.should_stop or last_epoch or trainer.global_step == trainer.max_steps
         if ends and not self._validated and trainer.enable_validation:
+            self._interval = self._interval or (trainer.check_val_every_n_epoch,)
             trainer.check_val_every_n_epoch, trainer.should_stop = 1, True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +117,10 @@ class FinishBatch(Callback):
         self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores the signal handler."""
+        """Restores the signal handler and the interval between validations."""
+        for interval in self._interval:
+            trainer.check_val_every_n_epoch = interval
+        self._interval = ()
         # Lightning ignores the signal during its shutdown
         if self._previous is not None and signal.getsignal(signal.SIGINT) == self._ask:
             signal.signal(signal.SIGINT, self._previous)

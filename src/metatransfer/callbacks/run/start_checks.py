@@ -61,7 +61,7 @@ class StartChecks(Callback):
         self._done, self._validated = False, set()
         own = _trains(trainer)
         for what, kept in self._loaded.items():
-            if kept and own[what] and kept != own[what]:
+            if kept and own.get(what) and kept != own[what]:
                 before, now = (", ".join(map(str, values)) for values in (kept, own[what]))
                 raise UserError(
                     f"the checkpoint was trained with {what} {before}, but this run has {now}: resume with the same "

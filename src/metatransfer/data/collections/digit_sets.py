@@ -32,19 +32,24 @@ class DigitSet(PixelCollection):
     def read(self, split: str) -> list[DigitFile]:
         """The files of a split, ``"train"`` or ``"test"``."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the files."""
+        return "train", "test"
+
     def parts(self) -> Mapping[str, Source]:
         """The digits of training and test, in memory: ``(C, H, W)``, classes ``"0"`` to ``"9"``."""
         try:
             check_folder(Path(self.root).expanduser(), f"{self.title} folder")
         except UserError as error:
             raise UserError(f"{error} Check the path, or put the files of {self.title} there.") from error
-        return {split: self._source(split) for split in ("train", "test")}
+        return {split: self._source(split) for split in self.splits}
 
     def _source(self, split: str) -> Source:
         files = self.read(split)
         labels = np.concatenate([file.labels for file in files])
         where = f"{self.title} {split} ({' and '.join(file.name for file in files)})"
-        absent = sorted(set(range(10)) - set(labels.tolist())) if split == "train" else []
+        absent = sorted(set(range(10)) - set(labels.tolist())) if split != "test" else []
         if absent:
             raise UserError(f"{where} has no image of the digit {absent[0]}: it is incomplete; download it again.")
         data = gathered((self.look(image) for file in files for image in file.images), len(labels), where)
@@ -107,14 +112,25 @@ class USPS(DigitSet):
     - the LIBSVM texts ``usps.bz2`` and ``usps.t.bz2``, or unpacked as ``usps`` and ``usps.t``;
     - ``zip.train.gz`` and ``zip.test.gz`` of The Elements of Statistical Learning, or unpacked;
     - ``usps.h5`` with ``train/data``, ``train/target``, ``test/data`` and ``test/target``, which needs h5py;
-    - ``USPS.mat`` with ``fea`` and ``gnd``, the training images first. Labels 1 to 10 mean the digits 0 to 9.
+    - ``USPS.mat`` with ``fea`` (9298 rows of 256 values, row by row of an image) and ``gnd``, the 7291 training images
+      first. Labels 1 to 10 are assumed to mean the digits 0 to 9;
+    - ``usps_all.mat`` with ``data`` (256, 1100, 10), column by column of an image, 1100 images of each digit. The
+      digits are assumed to be in the order 1 to 9, 0. It has no test set, so the data module divides it.
     """
 
     title, folders = "USPS", ("", "USPS")
     usual_source = "the LIBSVM collection of data sets, and torchvision has the same layout"
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Not divided if there is only ``usps_all.mat``."""
+        divided = ("usps.bz2", "usps", "zip.train.gz", "zip.train", "usps.h5", "USPS.mat")
+        return super().splits if self.find(*divided) or not self.find("usps_all.mat") else ("all",)
+
     def read(self, split: str) -> list[DigitFile]:
         """The file of the first form that is found."""
+        if split == "all":
+            return [digit_files.read_by_class(self.file("usps_all.mat"), "data", 16)]
         name, rows = {"train": ("usps", "zip.train"), "test": ("usps.t", "zip.test")}[split]
         if (path := self.find(f"{name}.bz2", name)) is not None:
             return [digit_files.read_libsvm(path, 16)]
@@ -126,7 +142,7 @@ class USPS(DigitSet):
             return [digit_files.read_matrix(path, "fea", "gnd", slice(7291) if split == "train" else slice(7291, None))]
         if self.find("usps_28x28.pkl") is not None:
             raise self.pickle("usps_28x28.pkl", "another form, such as usps.h5")
-        raise self.missing(f"{name}.bz2, {rows}.gz, usps.h5 or USPS.mat")
+        raise self.missing(f"{name}.bz2, {rows}.gz, usps.h5, USPS.mat or usps_all.mat")
 
 
 class SVHN(DigitSet):

@@ -100,7 +100,9 @@ class Table(Collection):
                 f"the checkpoint was trained on the columns {', '.join(trained) or 'of other data'}, but '{self.path}' "
                 f"has {', '.join(columns.names)}: set features to those of the training."
             )
-        return TableEncoder(columns, state["mean"], state["scale"], state["categories"])
+        encoder = TableEncoder(columns, state["mean"], state["scale"], state["categories"])
+        encoder(np.zeros((1, len(columns.names))))  # numbers of another shape would fail later
+        return encoder
 
     def protocol(self) -> dict[str, Any]:
         """How the rows are divided and encoded."""

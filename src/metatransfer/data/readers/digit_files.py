@@ -124,6 +124,19 @@ def read_matrix(path: Path, images: str, labels: str, rows: slice) -> DigitFile:
     return grey_digits(values[rows], arrays[labels].reshape(-1)[rows], f"'{path}'", span, first=1)
 
 
+def read_by_class(path: Path, images: str, side: int) -> DigitFile:
+    """A MATLAB array ``(side², N, 10)`` uint8: the columns of N images of each of the digits 1, 2, ..., 9 and 0."""
+    arrays = open_arrays(str(path))
+    given = arrays[images] if images in arrays else np.empty(0)
+    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[::2] != (side**2, 10):
+        raise UserError(
+            f"'{path}' must hold {images}, uint8 images ({side**2}, N, 10), but holds {', '.join(arrays) or 'nothing'}"
+            f"{f' of {given.dtype} {given.shape}' if given.size else ''}: download it again."
+        )
+    x = given.transpose(2, 1, 0).reshape(-1, side, side).swapaxes(1, 2)
+    return DigitFile(x, np.repeat(np.arange(1, 11) % 10, given.shape[1]), f"'{path}'")
+
+
 def read_arrays(path: Path, images: str, labels: str, count_last: bool = False) -> DigitFile:
     """Two arrays of a MATLAB or torch file: square images uint8, with channels first or last, and labels."""
     arrays = _named(path, images, labels)

@@ -36,6 +36,8 @@ ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 class ImageFileSource(Source):
     """Image files that are decoded each time they are drawn, for data sets that do not fit into memory."""
 
+    _is_finite = True
+
     def __init__(
         self,
         files: Sequence[ImageFile],

@@ -14,7 +14,7 @@ from metatransfer.batches import Episode, Inputs, MetaBatch
 from metatransfer.data.sampling.augment import Changes
 from metatransfer.data.sampling.loader import Sampler, Stream
 from metatransfer.data.sampling.shapes import EpisodeSize, FixedShape, TaskShape
-from metatransfer.data.sources import SPLITS, Source, TaskGenerator, rotate
+from metatransfer.data.sources import SPLITS, Source, TaskGenerator, read_samples, rotate
 from metatransfer.errors import UserError
 from metatransfer.functional.random import random_permutations, random_subsets, random_words, stream_keys
 
@@ -188,7 +188,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         stream: Stream,
         device: torch.device,
     ) -> Inputs:
-        x = self.source.read(torch.from_numpy(samples), device)
+        x = read_samples(self.source, torch.from_numpy(samples), device)
         if drawn.turns is not None and labels is not None:
             if not isinstance(x, Tensor):
                 raise UserError(f"{self.source.name}: rotations turn images, but its samples are texts: leave it out.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Inputs, LabelledBatch, UnlabelledBatch
 from metatransfer.data.sampling.augment import Changes
 from metatransfer.data.sampling.loader import Sampler, Stream
-from metatransfer.data.sources import SPLITS, Source
+from metatransfer.data.sources import SPLITS, Source, read_samples
 from metatransfer.errors import UserError, explained
 from metatransfer.functional.random import random_permutations, random_words, stream_keys
 
@@ -87,7 +87,7 @@ class LabelledSampler(Sampler[LabelledBatch]):
         """A labelled batch."""
         epoch = int(indices[0]) // len(self)
         numbers = self.order(epoch)[indices - epoch * len(self)]
-        x = self.source.read(torch.from_numpy(numbers), device)
+        x = read_samples(self.source, torch.from_numpy(numbers), device)
         y = torch.from_numpy(self.source.labels[numbers]).to(device, non_blocking=True)
         x = self.changes.each(x, lambda: self._key(indices, 1))
         if self.mix is not None:
@@ -125,5 +125,7 @@ class UnlabelledSampler(Sampler[UnlabelledBatch]):
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> UnlabelledBatch:
         """Samples by their position."""
-        x = self.changes.each(self.source.read(torch.from_numpy(indices), device), lambda: stream_keys(indices))
+        x = self.changes.each(
+            read_samples(self.source, torch.from_numpy(indices), device), lambda: stream_keys(indices)
+        )
         return UnlabelledBatch(x, tuple(self.names[index] for index in indices.tolist()))

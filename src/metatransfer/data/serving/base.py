@@ -105,9 +105,21 @@ class CollectionDataModule(LightningDataModule, ABC):
         return {} if self.encoder is None else {"encoder": self.encoder.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the encoder of the checkpoint, even if the training samples have changed."""
-        if state_dict.get("encoder") is not None:
-            self._encoder = self.collection.encoder_from(state_dict["encoder"])
+        """Restores the encoder of the checkpoint, even if the training samples have changed.
+
+        Raises:
+            UserError: it is damaged, or belongs to other data.
+        """
+        try:
+            if state_dict.get("encoder") is not None:
+                self._encoder = self.collection.encoder_from(state_dict["encoder"])
+        except UserError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint is damaged, the state of {type(self).__name__} cannot be used ({error}): give a file "
+                "that fit wrote."
+            ) from error
 
     def _loader(
         self, sampler: Sampler[Batch], count: int, batch_size: int, *, training: bool = False

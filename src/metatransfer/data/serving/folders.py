@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metatransfer.batches import PredictionTask
 from metatransfer.checks import check_folder
-from metatransfer.data.sources import Collection, Source
+from metatransfer.data.sources import Collection, Source, read_samples
 from metatransfer.errors import UserError
 
 
@@ -37,7 +37,7 @@ def _described(names: tuple[str, ...], labels: list[str], empty: list[str]) -> s
 
 
 def _samples(source: Source, what: str) -> Tensor:
-    read = source.read(torch.arange(len(source)), torch.device("cpu"))
+    read = read_samples(source, torch.arange(len(source)), torch.device("cpu"))
     if not isinstance(read, Tensor):
         raise UserError(f"{what}: {source.name} holds texts, which cannot be labelled by examples: give images.")
     return read

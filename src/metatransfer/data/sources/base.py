@@ -61,6 +61,7 @@ class Source(ABC):
     in_memory: bool = False
     trials: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     _may_lack_classes = False
+    _is_finite = False  # whether no sample can be NaN or infinite, so that what is read need not be checked
 
     def __init__(
         self, targets: ArrayLike, class_names: Sequence[str], name: str, groups: Sequence[str] | None = None
@@ -172,6 +173,21 @@ def encoded(source: _Kind, encoder: Encoder | None) -> _Kind:
     return source if encoder is None else cast(_Kind, source.encoded(encoder))
 
 
+def read_samples(source: Source, indices: Tensor, device: torch.device) -> Inputs:
+    """Reads samples by index, see :meth:`Source.read`.
+
+    Raises:
+        UserError: a sample contains NaN or infinity.
+    """
+    x = source.read(indices, device)
+    if isinstance(x, Tensor) and not source._is_finite:
+        finite = finite_rows(x.flatten(0, indices.dim() - 1))
+        if not finite.all():
+            number = int(indices.flatten()[int(finite.argmin())])
+            raise UserError(f"{source.name}: sample {number} contains NaN or infinity: fix or remove it.")
+    return x
+
+
 class TensorSource(Source):
     """Samples in memory, kept as one tensor on the training device, where they are gathered by index.
 
@@ -188,6 +204,7 @@ class TensorSource(Source):
     """
 
     in_memory = True
+    _is_finite = True
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metatransfer.batches import Inputs, Tokens
-from metatransfer.data.sources.base import Encoder, Source
+from metatransfer.data.sources.base import Encoder, Source, read_samples
 from metatransfer.errors import UserError
 
 NO_CLASS = "unlabelled"
@@ -23,6 +23,7 @@ class _Derived(Source):
     """A source whose samples are those of ``bases``, which have samples of one shape."""
 
     bases: tuple[Source, ...]
+    _is_finite = True  # the bases are checked
 
     def _take_from(self, *bases: Source) -> None:
         self.bases, self.in_memory = bases, all(base.in_memory for base in bases)
@@ -46,8 +47,8 @@ class _Derived(Source):
         places = self.places(indices.flatten().numpy())
         if len(places) == 1:
             base, _, own = places[0]
-            return base.read(torch.from_numpy(own).view(indices.shape), device)
-        read = [base.read(torch.from_numpy(own), device) for base, _, own in places]
+            return read_samples(base, torch.from_numpy(own).view(indices.shape), device)
+        read = [read_samples(base, torch.from_numpy(own), device) for base, _, own in places]
         order = torch.from_numpy(np.concatenate([rows for _, rows, _ in places]).argsort()).to(device)
         if isinstance(read[0], Tensor):
             samples = torch.cat([one for one in read if isinstance(one, Tensor)])
@@ -178,6 +179,8 @@ class RotatedClasses(Source):
         UserError: samples that are not square images.
     """
 
+    _is_finite = True  # the base is checked
+
     def __init__(self, base: Source) -> None:
         shape = base.sample_shape
         if len(shape) != 3 or shape[1] != shape[2]:
@@ -202,7 +205,7 @@ class RotatedClasses(Source):
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Reads and rotates."""
-        read = self.base.read(indices // 4, device)
+        read = read_samples(self.base, indices // 4, device)
         assert isinstance(read, Tensor)
         return rotate(read, (indices % 4).to(device))
 

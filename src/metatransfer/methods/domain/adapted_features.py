@@ -43,7 +43,8 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         adapter: finds the maps: ``SubspaceAlignment``, ``GeodesicFlowKernel``, ``TransferComponentAnalysis``,
             ``JointDistributionAdaptation``, ``CorrelationAlignment``, or a subclass of ``DomainAdapter``. ``None``
             leaves the features unchanged, which is the reference for adaptation.
-        classifier: what is fitted; defaults to the nearest neighbour by Euclidean distance.
+        classifier: what is fitted; defaults to the nearest neighbour by Euclidean distance. ``LinearSVM`` standardises
+            here only if told to; use ``standardize`` of the data, which knows the domains.
         validator: scores the fit; defaults to ``InformationMaximization``.
         cache_dir: folder of the features; defaults to ``METATRANSFER_CACHE`` or ``~/.cache/metatransfer/features``.
 
@@ -62,7 +63,7 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
         validator: Validator | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        fitted = classifier or NearestNeighbors(1, distance="euclidean")
+        fitted = (classifier or NearestNeighbors(1, distance="euclidean")).keeping_scale()
         adaptation = Adaptation(validator=validator)
         super().__init__(backbone.requires_grad_(False), num_classes, lambda *_: fitted, adaptation)  # type: ignore[arg-type]
         self.adapter, self.cache_dir = adapter, cache_dir
