@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from metatransfer import Conv4, UserError
-from metatransfer.methods.feature_cache import cached_features
+from metatransfer.methods.fitted import cached_features
 from metatransfer.module_keys import module_key, shown
 from metatransfer.nn import Backbone, load_weights
 from processes import exit_code, started

@@ -1,9 +1,10 @@
 """Outputs of methods: logits or values as one tensor, or distributions as any structure of tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_scores
@@ -14,14 +15,7 @@ Outputs: TypeAlias = Any
 
 def map_tensors(function: Callable[[Tensor], Tensor], outputs: Outputs) -> Outputs:
     """Applies a function to all tensors of outputs; other objects, such as distributions, are returned unchanged."""
-    if isinstance(outputs, Tensor):
-        return function(outputs)
-    if isinstance(outputs, Mapping):
-        return {name: map_tensors(function, part) for name, part in outputs.items()}
-    if isinstance(outputs, tuple | list):
-        parts = [map_tensors(function, part) for part in outputs]
-        return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
-    return outputs
+    return pytree.tree_map_only(Tensor, function, outputs)
 
 
 def checked_pair(method: object, returned: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401

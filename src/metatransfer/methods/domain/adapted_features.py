@@ -17,8 +17,7 @@ from metatransfer.data_info import ServesDomains
 from metatransfer.functional.meta.replicas import deep_copy
 from metatransfer.methods.domain.adaptation import Adaptation, Pair
 from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.feature_cache import features_of
-from metatransfer.methods.fitted import FittedFeaturesModule
+from metatransfer.methods.fitted import FittedFeaturesModule, features_of
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone, RawFeatures
 from metatransfer.nn.blocks.domain_norm import Side

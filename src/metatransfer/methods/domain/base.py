@@ -17,8 +17,7 @@ from metatransfer.checks import check_choice
 from metatransfer.data_info import ServesDomains
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.replicas import deep_copy
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization, Pair
-from metatransfer.methods.domain.run import DomainRun, gradient_ratio
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, DomainRun, Normalization, Pair, gradient_ratio
 from metatransfer.methods.evaluation.on_target import OnTarget
 from metatransfer.methods.outputs import checked_pair
 from metatransfer.methods.twins import ADAPTATION, ORACLE, Comparison, Entry, detached, labelled

@@ -14,11 +14,10 @@ from metatransfer.batches import DomainBatch
 from metatransfer.checks import check_choice
 from metatransfer.data_info import ServesDomains, datamodule_of
 from metatransfer.errors import UserError
-from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization, Pair
-from metatransfer.methods.domain.base import DomainAdaptationModule
-from metatransfer.methods.feature_cache import features_of
+from metatransfer.methods.domain.adaptation import DEFAULT, Adaptation, Normalization
+from metatransfer.methods.domain.source_only import SourceOnlyModule
+from metatransfer.methods.fitted import features_of
 from metatransfer.nn import Backbone, Head, LinearHead
-from metatransfer.nn.blocks.domain_norm import Side
 
 if TYPE_CHECKING:  # the parser reads this when it meets the argument; nobody else waits for scikit-learn
     from metatransfer.adapters.estimators import ImportanceWeights
@@ -27,7 +26,7 @@ Features = Literal["raw", "backbone"]
 _MOST_MATCHED = 5000  # source samples; twice as many take eight times as long, and four times the memory
 
 
-class ImportanceWeightedModule(DomainAdaptationModule):
+class ImportanceWeightedModule(SourceOnlyModule):
     r"""Training on the source with each sample weighted by its importance for the target (Shimodaira 2000).
 
     .. math:: \min_{f, h}\ \frac1N\sum_i w_i\,\mathcal L\bigl(h(f(x^s_i)), y^s_i\bigr), \qquad
@@ -53,7 +52,6 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         UserError: unknown ``features``, or an error of :class:`DomainAdaptationModule`.
     """
 
-    uses_target = False  # beyond the weights
     normalizations: ClassVar[tuple[Normalization, ...]] = ("joint",)
     sample_weights: Tensor
 
@@ -73,13 +71,10 @@ class ImportanceWeightedModule(DomainAdaptationModule):
         self.estimator, self.features = estimator, features
         self.register_buffer("sample_weights", torch.zeros(0))
 
-    def encode(self, x: Tensor, domain: Side) -> Tensor:
-        """Features of samples, normalised by the statistics of the source."""
-        return super().encode(x, "source")
-
-    def transfer_loss(self, pair: Pair) -> Tensor | None:
-        """``None``: the loss of the source is weighted instead."""
-        return None
+    @property
+    def adapts(self) -> bool:
+        """``True``: by its weights."""
+        return True
 
     def source_loss(self, logits: Tensor, batch: DomainBatch) -> Tensor:
         """The weighted loss of the source."""

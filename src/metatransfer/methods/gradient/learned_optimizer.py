@@ -37,7 +37,6 @@ class LearnedOptimizerModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        *,
         inner: InnerLoop = INNER,
         momentum: float = 0.5,
         batch_norm: BatchNormPolicy = "transductive",

@@ -69,7 +69,6 @@ class MAMLPlusPlusModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        *,
         inner: InnerLoop = INNER,
         schedule: OuterSchedule = SCHEDULE,
         per_step_batch_norm: bool = True,

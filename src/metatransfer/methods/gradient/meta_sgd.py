@@ -33,7 +33,6 @@ class MetaSGDModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        *,
         inner: InnerLoop = INNER,
         batch_norm: BatchNormPolicy = "transductive",
         execution: Execution = EXECUTION,

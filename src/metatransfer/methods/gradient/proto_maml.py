@@ -41,7 +41,6 @@ class ProtoMAMLModule(InnerLoopModule):
     def __init__(
         self,
         backbone: Backbone,
-        *,
         inner: InnerLoop = INNER,
         batch_norm: BatchNormPolicy = "transductive",
         execution: Execution = EXECUTION,

@@ -53,7 +53,6 @@ class ReptileModule(MAMLModule):
         backbone: Backbone,
         num_outputs: int | None = None,
         head: Callable[[int, int], Head] = LinearHead,
-        *,
         inner: InnerLoop = INNER,
         inner_batch_size: int | None = 10,
         keep_moments: bool = True,
