@@ -111,7 +111,7 @@ class AlternatingModule(DomainAdaptationModule):
             value = getattr(self.trainer, name) or unset
             if self.trainer.training and value != unset:
                 raise UserError(
-                    f"{type(self).__name__} takes several optimizer steps for each batch and does not support "
+                    f"{type(self).__name__} takes several optimiser steps for each batch and does not support "
                     f"trainer.{name}={value}: leave it out."
                 )
         strategy = self.trainer.strategy
@@ -121,7 +121,7 @@ class AlternatingModule(DomainAdaptationModule):
             and not strategy._ddp_kwargs.get("find_unused_parameters")
         ):
             raise UserError(
-                f"{type(self).__name__} takes several optimizer steps for each batch, each for a part of its networks: "
+                f"{type(self).__name__} takes several optimiser steps for each batch, each for a part of its networks: "
                 "with several processes, set trainer.strategy=ddp_find_unused_parameters_true."
             )
         return []
