@@ -32,6 +32,11 @@ class _Derived(Source):
         return all(base.in_memory for base in self.bases)
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether all bases are."""
+        return all(base.is_sparse for base in self.bases)
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.bases[0].sample_shape
