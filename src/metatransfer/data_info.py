@@ -29,6 +29,7 @@ class DataInfo:
         skipped: number of skipped samples by part of the data.
         shared_vocabulary: whether token numbers have the same meaning under another seed (``False`` for vocabularies
             that are built from the training texts).
+        sparse: whether samples are rows of a sparse matrix, which batches hold as ordinary tensors.
     """
 
     batch: type
@@ -44,6 +45,7 @@ class DataInfo:
     oracle: str = "none"
     skipped: Mapping[str, int] = field(default_factory=dict)
     shared_vocabulary: bool = True
+    sparse: bool = False
 
     @property
     def num_outputs(self) -> int | None:

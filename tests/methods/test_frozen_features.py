@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
+from sklearn.svm import LinearSVC
 from torch import nn
 
 from metatransfer import (
@@ -23,6 +25,7 @@ from metatransfer import (
     LinearSVM,
     NearestClassMean,
     NearestNeighbors,
+    RawFeatures,
     TensorSource,
     Texts,
     TokenAverage,
@@ -347,6 +350,28 @@ class CountingTexts(TokenAverage):
 def texts_of(path, **arguments):
     own = {name: arguments.pop(name) for name in ("tokenizer", "max_length") if name in arguments}
     return LabelledDataModule(Texts(path, **own), **arguments)
+
+
+def test_a_linear_svm_is_fitted_to_sparse_rows(tmp_path, monkeypatch):
+    generator, y = np.random.default_rng(0), np.arange(150) % 3
+    counts = generator.poisson(0.02 + 1.0 * ((np.arange(2000) % 3 == y[:, None]) & (np.arange(2000) < 30)))
+    x = (counts * generator.random(2000)).astype(np.float32)
+    seen = []
+    fit = LinearSVM.fit
+    monkeypatch.setattr(LinearSVM, "fit", lambda self, train, *rest: seen.append(train) or fit(self, train, *rest))
+    data = LabelledDataModule(Arrays.from_arrays(csr_array(x), y), eval_batch_size=16)
+    method = FrozenFeaturesModule(RawFeatures((2000,)), 3, LinearSVM(), str(tmp_path / "cache"))
+    run = trainer(tmp_path)
+    run.fit(method, datamodule=data)
+    assert seen[0].x.is_sparse
+    assert not (tmp_path / "cache").exists()
+    rows = data.split("train").indices
+    expected = LinearSVC(C=1.0, dual="auto", random_state=0).fit(csr_array(x[rows].astype(np.float64)), y[rows])
+    np.testing.assert_allclose(method.classifier.learned["weight"].numpy(), expected.coef_, rtol=1e-4, atol=1e-5)
+    assert run.test(method, datamodule=data, verbose=False)[0]["test/accuracy"] > 0.9
+    other = FrozenFeaturesModule(RawFeatures((2000,)), 3, NearestClassMean(), str(tmp_path / "cache"))
+    trainer(tmp_path).fit(other, datamodule=data)
+    assert list((tmp_path / "cache").rglob("*"))  # it takes dense features only
 
 
 def test_texts(texts, tmp_path):

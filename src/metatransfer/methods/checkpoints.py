@@ -99,7 +99,7 @@ def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool 
     for state in parts.get("optimizer_states", ()) if resuming else ():
         if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
             raise UserError(
-                f"{name} is damaged, 'optimizer_states' has no optimizer state: give a file that fit wrote."
+                f"{name} is damaged, 'optimizer_states' has no state of an optimiser: give a file that fit wrote."
             )
 
 

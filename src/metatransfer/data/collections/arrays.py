@@ -43,10 +43,10 @@ class Arrays(Collection):
     """Arrays of samples and labels, from a file or from Python.
 
     The files are ``.npz``, a pair of ``.npy``, ``.pt``, ``.pth``, ``.safetensors``, ``.mat`` of MATLAB up to version 7,
-    or ``.svm``, ``.libsvm`` and ``.svmlight``. A sparse matrix, also from ``scipy.sparse.save_npz`` with its labels in
-    ``labels_path``, becomes an ordinary one if it fits into memory. Samples are named ``x`` (or ``X``, ``data``,
-    ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``, ``labels``, ``targets``); a target domain needs
-    no labels. The splits are taken from, in this order:
+    or ``.svm``, ``.libsvm`` and ``.svmlight``. A sparse matrix of scipy or MATLAB, also from ``scipy.sparse.save_npz``
+    with its labels in ``labels_path``, stays sparse; batches are ordinary tensors. Samples are named ``x`` (or ``X``,
+    ``data``, ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``, ``labels``, ``targets``); a target
+    domain needs no labels. The splits are taken from, in this order:
 
     - the names ``x_train``, ``y_train``, ``x_val``, ``y_val``, ``x_test``, ``y_test`` (or ``train_x``, ...); if there
       are only those of ``val`` or ``test``, ``x`` and ``y`` are the training split;
@@ -217,7 +217,7 @@ class Arrays(Collection):
             )
 
     def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> "_Part":
-        x = array_files.sample_tensor(arrays[x_name], self.channels_last, f"{self._where}: '{x_name}'")
+        x = array_files.sample_tensor(arrays.samples(x_name), self.channels_last, f"{self._where}: '{x_name}'")
         names = [*_split_names(self.groups, part if part in SPLITS else None), self.groups]
         groups = next((name for name in names if name in arrays), None)
         y, of_sample = (self._words(arrays, name, len(x)) if name else None for name in (y_name, groups))
@@ -259,7 +259,7 @@ class _Part(NamedTuple):
         if len(rows) == len(self.x):
             return self
         y, groups = (None if one is None else one[rows] for one in (self.y, self.groups))
-        return _Part(self.x[torch.from_numpy(rows)], y, groups)
+        return _Part(self.x.index_select(0, torch.from_numpy(rows)), y, groups)
 
 
 def _named_pair(

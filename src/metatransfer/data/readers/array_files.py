@@ -6,7 +6,7 @@ from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from metatransfer.data.readers.tables import check_classes
 from metatransfer.errors import UserError, explained
 
 _Read: TypeAlias = Callable[[], Any]
+_Kind = TypeVar("_Kind")
 _CHUNK = 2**24  # values checked at once, to limit memory
 _MATLAB_OTHERS = {"cell": "a cell array", "struct": "a struct"}
 SVMLIGHT_SUFFIXES = (".svm", ".svmlight", ".libsvm")
@@ -33,14 +34,28 @@ class ArrayFile(UserDict[str, Any]):
 
     def __getitem__(self, key: str) -> NDArray[Any]:
         """Reads an array."""
+        return self._read(key, as_array)
+
+    def samples(self, key: str) -> Any:  # noqa: ANN401
+        """Reads an array; a sparse matrix of scipy stays one."""
+        return self._read(key, _sparse_or_array)
+
+    def _read(self, key: str, convert: Callable[[Any, str], _Kind]) -> _Kind:
         try:
-            return as_array(self.data[key](), f"{self.name}: '{key}'")
+            return convert(self.data[key](), f"{self.name}: '{key}'")
         except UserError:
             raise
         except MemoryError as error:
             raise UserError(f"{self.name}: '{key}' does not fit into memory: use a smaller array.") from error
         except Exception as error:  # the error depends on the decompressor
             raise UserError(f"{self.name}: '{key}' cannot be read ({_reason(error)}): save the file again.") from error
+
+
+def _sparse_or_array(value: Any, where: str) -> Any:  # noqa: ANN401
+    if not hasattr(value, "tocoo"):
+        return as_array(value, where)
+    _check_size((1, *value.shape[1:]), 4, where)  # batches are dense
+    return value
 
 
 def as_array(value: Any, where: str) -> NDArray[Any]:  # noqa: ANN401
@@ -247,8 +262,8 @@ def class_labels(given: NDArray[Any], where: str) -> NDArray[np.str_]:
     return labels
 
 
-def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -> Tensor:
-    """Samples as they are held in memory."""
+def sample_tensor(given: Any, channels_last: bool | None, where: str) -> Tensor:  # noqa: ANN401
+    """Samples, an array or a sparse matrix of scipy, as they are held in memory."""
     if given.dtype.kind not in "buif":
         raise UserError(f"{where} holds {given.dtype}, but samples must be real numbers: encode them.")
     if given.ndim < 2:
@@ -258,8 +273,13 @@ def sample_tensor(given: NDArray[Any], channels_last: bool | None, where: str) -
     kept = given.dtype == np.uint8 and given.ndim > 2
     with np.errstate(over="ignore"):
         # copies read-only arrays such as memory-mapped files
-        samples = np.require(given, np.uint8 if kept else np.float32, ["C", "W"])
-    x = torch.from_numpy(samples)
+        if hasattr(given, "tocoo"):
+            entries = given.tocsr().tocoo()
+            places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
+            values = torch.from_numpy(entries.data.astype(np.float32))
+            x = torch.sparse_coo_tensor(places, values, given.shape, check_invariants=False).coalesce()
+        else:
+            x = torch.from_numpy(np.require(given, np.uint8 if kept else np.float32, ["C", "W"]))
     sizes = x.shape[1:]
     if channels_last and len(sizes) != 3:
         raise UserError(

@@ -147,6 +147,7 @@ class LabelledDataModule(CollectionDataModule):
             sample_shape=tuple(first.shape[1:]) if isinstance(first, Tensor) else (),
             class_names=train.class_names,
             class_counts=tuple(train.sizes.tolist()),
+            sparse=train.is_sparse,
         )
 
     # ---- serving

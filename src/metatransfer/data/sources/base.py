@@ -103,6 +103,11 @@ class Source(ABC):
         return len(self.targets)
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether the samples are the rows of a sparse matrix."""
+        return False
+
+    @property
     def is_labelled(self) -> bool:
         """Whether the targets are classes."""
         return self.targets.ndim == 1
@@ -192,7 +197,8 @@ class TensorSource(Source):
     """Samples in memory, kept as one tensor on the training device, where they are gathered by index.
 
     Args:
-        data: ``(N, *shape)``; uint8 images stay uint8 until they are gathered, and are then divided by 255.
+        data: ``(N, *shape)``; uint8 images stay uint8 until they are gathered, and are then divided by 255. Rows of a
+            sparse matrix become dense when they are gathered.
         targets: ``(N,)`` classes or ``(N, D)`` float targets.
         class_names: names of the classes.
         name: name of the set in messages.
@@ -219,10 +225,16 @@ class TensorSource(Source):
             raise UserError(
                 f"{name}: there are {len(self.targets)} labels for {len(data)} samples; give one per sample."
             )
+        data = data.coalesce() if data.is_sparse else data
         finite = finite_rows(data)
         if not finite.all():
             raise UserError(f"{name}: sample {int(finite.argmin())} contains NaN or infinity: fix or remove it.")
         self.data = data
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether ``data`` is."""
+        return self.data.is_sparse
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -233,7 +245,7 @@ class TensorSource(Source):
         """The tensor's type, shape and bytes."""
         digest.update(f"{self.data.dtype} {(len(indices), *self.sample_shape)}".encode())
         for rows in np.array_split(indices, max(1, len(indices) // 1024)):
-            chosen = self.data[torch.from_numpy(rows)].detach().cpu().contiguous()
+            chosen = self._rows(torch.from_numpy(rows).to(self.data.device)).detach().cpu().contiguous()
             digest.update(chosen.view(torch.uint8).numpy().tobytes())
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
@@ -241,17 +253,24 @@ class TensorSource(Source):
         if self.data.device != device:
             self.data = self.data.to(device)
         # on a CPU twenty times as fast as indexing, which does not copy whole samples at once
-        flat = self.data.index_select(0, indices.to(device, non_blocking=True).flatten())
+        flat = self._rows(indices.to(device, non_blocking=True).flatten())
         samples = flat.view(*indices.shape, *self.data.shape[1:])
         if samples.dtype == torch.uint8:
             return samples.to(torch.float32).div_(255)
         return samples.to(torch.float32)
+
+    def _rows(self, numbers: Tensor) -> Tensor:
+        rows = self.data.index_select(0, numbers)
+        return rows.to_dense() if rows.is_sparse else rows
 
 
 def finite_rows(samples: Tensor) -> NDArray[np.bool_]:
     """Mask of the samples without NaN and infinity."""
     if not samples.is_floating_point() or not samples.numel():
         return np.ones(len(samples), dtype=bool)
+    if samples.is_sparse:
+        wrong = samples.indices()[0][~samples.values().isfinite()]
+        return ~np.isin(np.arange(len(samples)), wrong.cpu().numpy())
     each = max(1, _CHUNK // samples[0].numel())
     return torch.cat([part.flatten(1).isfinite().all(1) for part in torch.split(samples, each)]).cpu().numpy()
 

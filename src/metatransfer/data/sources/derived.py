@@ -33,6 +33,11 @@ class _Derived(Source):
         """Each base that has some of the samples, which of ``indices`` they are, and their indices in the base."""
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether all bases are."""
+        return all(base.is_sparse for base in self.bases)
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.bases[0].sample_shape

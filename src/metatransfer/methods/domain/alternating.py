@@ -100,14 +100,14 @@ class AlternatingModule(DomainAdaptationModule):
             value = getattr(self.trainer, name) or unset
             if self.trainer.training and value != unset:
                 raise UserError(
-                    f"{type(self).__name__} takes several optimizer steps for each batch and does not support "
+                    f"{type(self).__name__} takes several optimiser steps for each batch and does not support "
                     f"trainer.{name}={value}: leave it out."
                 )
         strategy = self.trainer.strategy
         parallel = self.trainer.training and isinstance(strategy, DDPStrategy)
         if parallel and not strategy._ddp_kwargs.get("find_unused_parameters"):  # type: ignore[attr-defined]
             raise UserError(
-                f"{type(self).__name__} takes several optimizer steps for each batch, each for a part of its networks: "
+                f"{type(self).__name__} takes several optimiser steps for each batch, each for a part of its networks: "
                 "with several processes, set trainer.strategy=ddp_find_unused_parameters_true."
             )
         return []

@@ -1,5 +1,6 @@
 """A classifier on the features of a frozen network."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,8 +8,8 @@ from metatransfer.adapters import FeatureClassifier, Labelled, NearestClassMean
 from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.data_info import ServesSamples
 from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.fitted import FittedFeaturesModule
-from metatransfer.nn import Backbone
+from metatransfer.methods.fitted import FittedFeaturesModule, features_of
+from metatransfer.nn import Backbone, RawFeatures
 
 
 class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
@@ -17,8 +18,9 @@ class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
     Donahue et al. 2014 (1310.1531); compared with fine-tuning by Kornblith, Shlens, Le 2019 (1805.08974).
 
     The features of the training and validation samples are computed once, without augmentation, and cached on disk.
-    They are computed again only if weights, arguments, samples, transform or precision change. For the Trainer, a fit
-    is one epoch of one batch in one process.
+    They are computed again only if weights, arguments, samples, transform or precision change. With ``RawFeatures`` and
+    a ``LinearSVM``, the rows of a sparse matrix stay sparse. For the Trainer, a fit is one epoch of one batch in one
+    process.
 
     Args:
         backbone: the network :math:`f`, usually with pretrained ``weights``.
@@ -57,9 +59,17 @@ class FrozenFeaturesModule(FittedFeaturesModule, ClassifierModule):
 
     def _labelled(self, data: ServesSamples, split: str) -> Labelled:
         labels = data.labels(split)
+        if isinstance(self.backbone, RawFeatures) and self.classifier.takes_sparse and data.info().sparse:
+            return Labelled(self._sparse(data, split), labels.to(self.device))
         content = f"{self.trainer.precision} {data.content_key(split)}"
         features = self.cached(content, lambda: data.samples(split), len(labels))
         return Labelled(features.to(self.device), labels.to(self.device))
+
+    def _sparse(self, data: ServesSamples, split: str) -> Tensor:
+        """Samples ``(N, E)`` that stay sparse; one batch at a time is dense."""
+        parts = [(batch.number, x.float().to_sparse()) for batch, x in features_of(self, data.samples(split))]
+        numbers, rows = (torch.cat(list(one)) for one in zip(*parts, strict=True))
+        return rows.coalesce().index_select(0, numbers.argsort())
 
     def training_loss(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """The cross-entropy of the fitted classifier and the logits, for logging."""
