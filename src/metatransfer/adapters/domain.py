@@ -182,8 +182,7 @@ class TransferComponentAnalysis(DomainAdapter):
         return subspace.transfer_components(both, factor, count, self.regularization)
 
     def _scaled(self, x: Array) -> Array:
-        found: Array = normalize(x) if self.unit_length else x
-        return found
+        return normalize(x) if self.unit_length else x
 
     def _product(self, x: Array, matrix: Array) -> Array:
         return self._scaled(self._scaled(x) @ matrix)

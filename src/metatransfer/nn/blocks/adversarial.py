@@ -62,8 +62,7 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
     Returns:
         A tensor with the values of ``x``.
     """
-    found: Tensor = _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
-    return found
+    return _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
 
 
 class MultilinearMap(nn.Module):
