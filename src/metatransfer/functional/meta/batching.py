@@ -14,6 +14,8 @@ from metatransfer.batches import Inputs
 from metatransfer.errors import UserError, in_short
 from metatransfer.functional.meta.threads import in_threads, thread_count
 
+__all__ = ["Batching", "choose_batching", "known_gradients", "mean_over_parts", "over_tasks"]
+
 Batching = Literal["loop", "threads", "vmap"]
 """One task after the other, one per thread, or all at once as one larger operation."""
 Result = TypeVar("Result")
@@ -90,9 +92,6 @@ def over_tasks(
         batching: ``"loop"``: one task after the other. ``"threads"``: in parallel without gradients, otherwise a loop.
             ``"vmap"``: all at once (dropout differs between tasks).
         chunk_size: number of tasks at a time with ``"vmap"``.
-
-    Returns:
-        The results, with a leading task axis.
     """
     if batching == "vmap":
         return mapped(function, chunk_size)(*batched)

@@ -8,6 +8,8 @@ from torch.utils import _pytree as pytree
 from metatransfer.batches import Inputs, Tokens
 from metatransfer.functional.meta.update_rules import Params
 
+__all__ = ["as_precise", "concatenated", "sample_axes"]
+
 
 def concatenated(first: Inputs, second: Inputs, dim: int) -> Inputs:
     """Concatenates two sets of samples along axis ``dim``, from 0; shorter texts are padded to the longer length."""
