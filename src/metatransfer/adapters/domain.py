@@ -55,9 +55,6 @@ class DomainAdapter(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             y: ``(n,)`` their labels; most adapters ignore them.
             target: ``(m, d)`` target samples.
 
-        Returns:
-            The fitted adapter.
-
         Raises:
             UserError: a domain has fewer than two samples, holds NaN or infinity, or has other features than the other.
         """

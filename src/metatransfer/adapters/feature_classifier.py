@@ -51,9 +51,6 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
             train: training samples; every class needs at least one.
             num_classes: number of classes.
             val: validation samples, for classifiers that select a hyperparameter.
-
-        Returns:
-            The fitted classifier.
         """
 
     @abstractmethod

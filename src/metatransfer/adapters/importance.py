@@ -49,9 +49,6 @@ class ImportanceWeights(BaseEstimator):  # type: ignore[misc]
             y: ignored.
             target: ``(m, d)`` target samples.
 
-        Returns:
-            The fitted weights.
-
         Raises:
             UserError: a domain has fewer than two samples, holds NaN or infinity, or has other features than the other,
                 or all weights are 0.
@@ -230,9 +227,6 @@ class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEsti
             X: ``(n, d)`` source samples.
             y: ``(n,)`` their labels.
             target: ``(m, d)`` target samples; defaults to the source samples.
-
-        Returns:
-            The fitted classifier.
 
         Raises:
             UserError: the classifier accepts no weights, or the weights cannot be computed.

@@ -58,9 +58,6 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
     Args:
         x: float tensor of any shape.
         strength: :math:`\lambda`.
-
-    Returns:
-        A tensor with the values of ``x``.
     """
     return _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
 
