@@ -56,9 +56,6 @@ class DomainAdapter(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             y: ``(n,)`` their labels; most adapters ignore them.
             target: ``(m, d)`` target samples.
 
-        Returns:
-            The fitted adapter.
-
         Raises:
             UserError: a domain has fewer than two samples, holds NaN or infinity, or has other features than the other.
         """
@@ -183,8 +180,7 @@ class TransferComponentAnalysis(DomainAdapter):
         return subspace.transfer_components(both, factor, count, self.regularization)
 
     def _scaled(self, x: Array) -> Array:
-        found: Array = normalize(x) if self.unit_length else x
-        return found
+        return normalize(x) if self.unit_length else x
 
     def _product(self, x: Array, matrix: Array) -> Array:
         return self._scaled(self._scaled(x) @ matrix)

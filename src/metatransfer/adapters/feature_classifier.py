@@ -51,9 +51,6 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
             train: training samples; every class needs at least one.
             num_classes: number of classes.
             val: validation samples, for classifiers that select a hyperparameter.
-
-        Returns:
-            The fitted classifier.
         """
 
     @abstractmethod
@@ -107,7 +104,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class ``(N,)`` of features ``(N, E)``."""
-        return self(x).argmax(-1)  # type: ignore[no-any-return]
+        return self(x).argmax(-1)
 
     def _tensor(self, x: Any) -> Tensor:  # noqa: ANN401
         """Features as a tensor; a sparse matrix of scipy stays sparse."""
@@ -123,7 +120,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
                     "it sparse, or make it dense with toarray()."
                 )
             return x.coalesce()
-        return x  # type: ignore[no-any-return]
+        return x
 
     def protocol(self) -> str:
         """The classifier and its arguments."""

@@ -49,9 +49,6 @@ class ImportanceWeights(BaseEstimator):  # type: ignore[misc]
             y: ignored.
             target: ``(m, d)`` target samples.
 
-        Returns:
-            The fitted weights.
-
         Raises:
             UserError: a domain has fewer than two samples, holds NaN or infinity, or has other features than the other,
                 or all weights are 0.
@@ -231,9 +228,6 @@ class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEsti
             y: ``(n,)`` their labels.
             target: ``(m, d)`` target samples; defaults to the source samples.
 
-        Returns:
-            The fitted classifier.
-
         Raises:
             UserError: the classifier accepts no weights, or the weights cannot be computed.
         """
@@ -274,5 +268,4 @@ class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEsti
     def _answer(self, method: str, x: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)
         samples = validate_data(self, x, dtype=np.float64, reset=False)
-        found: NDArray[Any] = getattr(self.estimator_, method)(samples)
-        return found
+        return getattr(self.estimator_, method)(samples)

@@ -40,8 +40,7 @@ class LinearHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``."""
-        outputs: Tensor = self.linear(features)
-        return outputs
+        return self.linear(features)
 
 
 class CosineHead(Head):
@@ -88,8 +87,7 @@ class PerceptronHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``."""
-        outputs: Tensor = self.layers(features)
-        return outputs
+        return self.layers(features)
 
 
 def perceptron(in_features: int, hidden_sizes: Sequence[int], out_features: int, dropout: float) -> nn.Sequential:

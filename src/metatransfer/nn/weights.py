@@ -89,9 +89,6 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
             wrappers: ``backbone.``, ``model.``, ``module.``, ``_orig_mod.`` and combinations; names without the prefix
             of the others are skipped. timm's EfficientNets also accept the names of EfficientNet-PyTorch.
 
-    Returns:
-        The report on all tensors.
-
     Raises:
         UserError: the file does not exist, cannot be read safely, holds NaN or infinity, or is of another architecture
             (it has less than half of the network's parameters).

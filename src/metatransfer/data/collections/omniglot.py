@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,8 +92,6 @@ class Omniglot(ImageCollection):
         self.runs = runs
         self.rotations = dict.fromkeys(SPLITS, _PROTOCOLS[protocol][1])
         self.within_groups = protocol == "lake"
-        self._names: dict[str, list[str]] = {}
-        self._tree_of: dict[str, ImageTree] = {}
 
     def prepare(self) -> None:
         """Downloads missing files if ``download`` is set."""
@@ -141,7 +139,8 @@ class Omniglot(ImageCollection):
         if split == "test" and self.runs is not None:
             return self._published_runs(self.root / Path(self.runs).expanduser())
         characters = self._characters(split)
-        files = {name: self._tree_of[name].files(name) for name in characters}
+        trees = {name: tree for part in self._trees.values() for name, tree in part.items()}
+        files = {name: trees[name].files(name) for name in characters}
         odd = [name for name in characters if len(files[name]) != _DRAWINGS]
         if odd:
             warnings.warn(
@@ -154,7 +153,7 @@ class Omniglot(ImageCollection):
         return source
 
     def _characters(self, split: str) -> list[str]:
-        background, evaluation = (self._all(part) for part in _PARTS)
+        background, evaluation = map(list, self._trees.values())
         if self.split_protocol == "vinyals":
             listed, known = vinyals_split(split), {*background, *evaluation}
             missing = [name for name in listed if name not in known]
@@ -173,18 +172,19 @@ class Omniglot(ImageCollection):
             return evaluation
         return [name for name in background if (name.partition("/")[0] in _LAKE_VAL) == (split == "val")]
 
-    def _all(self, part: str) -> list[str]:
-        if part not in self._names:
+    @cached_property
+    def _trees(self) -> dict[str, dict[str, ImageTree]]:
+        """The files of each part, by character."""
+        found = {}
+        for part, (count, _) in _PARTS.items():
             tree = open_tree(self._place(part), "Omniglot")
-            found = [f"{alphabet}/{name}" for alphabet in tree.folders() for name in tree.folders(alphabet)]
-            if len(found) != _PARTS[part][0]:
+            found[part] = {f"{alphabet}/{name}": tree for alphabet in tree.folders() for name in tree.folders(alphabet)}
+            if len(found[part]) != count:
                 raise UserError(
-                    f"'{tree.root}' has {len(found)} characters in {len(tree.folders())} alphabets, but {part} of "
-                    f"Omniglot has {_PARTS[part][0]}: unpack the complete {part}.zip, or use the zip file itself."
+                    f"'{tree.root}' has {len(found[part])} characters in {len(tree.folders())} alphabets, but {part} "
+                    f"of Omniglot has {count}: unpack the complete {part}.zip, or use the zip file itself."
                 )
-            self._names[part] = found
-            self._tree_of |= dict.fromkeys(found, tree)
-        return self._names[part]
+        return found
 
     def _place(self, part: str) -> Path:
         for name in (part, f"{part}.zip"):

@@ -59,8 +59,7 @@ def open_path(path: str | Path) -> Collection:
     from metatransfer.data import collections
 
     described = describe_path(path)
-    made: Collection = getattr(collections, described["class_path"].rpartition(".")[2])(**described["init_args"])
-    return made
+    return getattr(collections, described["class_path"].rpartition(".")[2])(**described["init_args"])
 
 
 def _described(name: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -114,26 +114,20 @@ class ImageReader:
     ) -> tuple[Source, int]:
         """A source of the files of some classes, and the number of files and classes left out."""
         check_class_names(list(classes), name)
-        found = [(label, file) for label, files in enumerate(classes.values()) for file in files]
+        found = [(label, file) for label, files in classes.items() for file in files]
         empty = [one for one in classes if not classes[one]]
         self._report([f"{name}: class '{one}' has no images; remove it or add some." for one in empty])
-        files, labels = [file for _, file in found], np.array([label for label, _ in found], np.int64)
-        source, kept = self._source(files, labels, list(classes), name, groups)
-        return source, len(files) - len(kept) + len(empty)
+        source, kept = self._source([file for _, file in found], [label for label, _ in found], name, groups)
+        return source, len(found) - len(kept) + len(empty)
 
     def in_order(self, files: Sequence[ImageFile], name: str) -> tuple[Source, NDArray[np.int64]]:
         """A source of image files in the given order, without labels, and the places of the usable files."""
-        return self._source(files, np.zeros(len(files), np.int64), [NO_CLASS], name, None)
+        return self._source(files, [NO_CLASS] * len(files), name)
 
     def _source(
-        self,
-        files: Sequence[ImageFile],
-        labels: NDArray[np.int64],
-        class_names: Sequence[str],
-        name: str,
-        groups: Mapping[str, str] | None,
+        self, files: Sequence[ImageFile], words: Sequence[str], name: str, groups: Mapping[str, str] | None = None
     ) -> tuple[Source, NDArray[np.int64]]:
-        """The usable files, in memory if they fit, without classes that have none; and their places."""
+        """The usable files, in memory if they fit, with classes in the order of ``words``; and their places."""
         self._report([file.problem for file in files if file.problem])
         whole = [index for index, file in enumerate(files) if not file.problem]
         usable = [files[index] for index in whole]
@@ -143,8 +137,9 @@ class ImageReader:
         kept = np.delete(np.array(whole, np.int64), list(bad))
         if not len(kept):
             raise UserError(f"{name}: none of its {len(files)} images can be used: fix them.")
-        present, places = np.unique(labels[kept], return_inverse=True)
-        names = [class_names[index] for index in present]
+        names = list(dict.fromkeys(words[index] for index in kept.tolist()))
+        number = {name: place for place, name in enumerate(names)}
+        places = np.array([number[words[index]] for index in kept.tolist()], np.int64)
         of_class = [groups[one] for one in names] if groups is not None else None
         if not in_memory:
             chosen = [files[index] for index in kept.tolist()]

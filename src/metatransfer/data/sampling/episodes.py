@@ -112,8 +112,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return group_of.argsort(kind="stable"), offsets[enough], sizes[enough]
 
     def _keys(self, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-        keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index(self.split), indices)
-        return keys
+        return stream_keys(self.seed, SPLITS.index(self.split), indices)
 
     def _group(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Classes sorted by group, and ``(T,)`` offset and size of the group of each task."""
@@ -126,8 +125,7 @@ class EpisodeSampler(Sampler[MetaBatch]):
         if self._members is None:
             return random_subsets(keys, len(self.source.sizes), self.size.num_ways)
         order, offsets, sizes = self._group(keys)
-        classes: NDArray[np.int64] = order[offsets[:, None] + random_subsets(keys, sizes, self.size.num_ways)]
-        return classes
+        return order[offsets[:, None] + random_subsets(keys, sizes, self.size.num_ways)]
 
     def _turns(self, keys: NDArray[np.uint64], ways: int) -> NDArray[np.int64] | None:
         if not self.turn_classes:
@@ -170,30 +168,21 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return served[0] if len(served) == 1 else served
 
     def _episode(self, drawn: EpisodeIndices, device: torch.device) -> Episode:
-        support_x = self._read(drawn.support, drawn.support_y, drawn, Stream.SUPPORT, device)
-        query_x = self._read(drawn.query, drawn.query_y, drawn, Stream.QUERY, device)
+        support_x, query_x = (self._read(part, drawn, device) for part in ("support", "query"))
         support_y, query_y, classes = (
             torch.from_numpy(y).to(device, non_blocking=True) for y in (drawn.support_y, drawn.query_y, drawn.classes)
         )
-        unlabelled_x = None
-        if drawn.unlabelled is not None:
-            unlabelled_x = self._read(drawn.unlabelled, None, drawn, Stream.UNLABELLED, device)
+        unlabelled_x = self._read("unlabelled", drawn, device) if drawn.unlabelled is not None else None
         return Episode(support_x, support_y, query_x, query_y, classes, unlabelled_x)
 
-    def _read(
-        self,
-        samples: NDArray[np.int64],
-        labels: NDArray[np.int64] | None,
-        drawn: EpisodeIndices,
-        stream: Stream,
-        device: torch.device,
-    ) -> Inputs:
-        x = read_samples(self.source, torch.from_numpy(samples), device)
-        if drawn.turns is not None and labels is not None:
+    def _read(self, part: str, drawn: EpisodeIndices, device: torch.device) -> Inputs:
+        x = read_samples(self.source, torch.from_numpy(getattr(drawn, part)), device)
+        if drawn.turns is not None and part != "unlabelled":
             if not isinstance(x, Tensor):
                 raise UserError(f"{self.source.name}: rotations turn images, but its samples are texts: leave it out.")
-            x = rotate(x, torch.from_numpy(np.take_along_axis(drawn.turns, labels, axis=1)).to(device))
-        return self.changes(x, lambda: stream_keys(drawn.keys.view(np.int64), stream))
+            turns = np.take_along_axis(drawn.turns, getattr(drawn, f"{part}_y"), axis=1)
+            x = rotate(x, torch.from_numpy(turns).to(device))
+        return self.changes(x, lambda: stream_keys(drawn.keys.view(np.int64), Stream[part.upper()]))
 
     def _shuffled(
         self, samples: NDArray[np.int64], keys: NDArray[np.uint64], start: int

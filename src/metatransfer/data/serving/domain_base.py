@@ -7,21 +7,23 @@ from typing import Literal, Self
 from lightning.pytorch import LightningDataModule
 
 from metatransfer.checks import check_seed
-from metatransfer.data.sampling.domains import Domain, Side
+from metatransfer.data.sampling.domains import Domain, Side, domain_key
 from metatransfer.data.serving.domain_opening import (
+    as_source,
+    as_target,
+    both_splits,
     check_no_texts,
     check_same_classes,
     check_same_shape,
     fitted,
     of_domain,
-    open_source,
-    open_target,
+    target_splits,
     with_labels,
     without_test,
 )
 from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.data.serving.settings import DomainDivision
-from metatransfer.data.sources import Encoder, UnlabelledPart
+from metatransfer.data.sources import Encoder, UnlabelledPart, encoded, subset
 from metatransfer.errors import UserError
 
 
@@ -85,23 +87,23 @@ class OpenedDomains(LightningDataModule):
         first, found = next(iter(self.sources)), []
         for place, (name, data) in enumerate(self._opened.items()):
             check_same_classes(self._classes_of(name), names, f"source '{name}'", f"source '{first}'")
-            hold_out = self.division.hold_out_source
-            found.append(open_source(name, data, names, place, self._encoder, hold_out=hold_out))
+            train, val = (encoded(data.splits.part(split), self._encoder) for split in ("train", "val"))
+            given = {"train": train if self.division.hold_out_source else both_splits(train, val), "val": val}
+            splits = {split: subset(one.base, one.indices, names) for split, one in given.items()}
+            found.append(as_source(name, data, splits, domain_key(data.seed, 0, place)))
         return found
 
     def _open_targets(self) -> list[Domain]:
-        found = []
+        names, encoder, found = self.class_names, self._encoder, []
         for place, (name, data) in enumerate(self.targets.items()):
-            if name not in self._parts:
-                with of_domain(f"target '{name}'"):
+            seed = self._target_seed(name)
+            with of_domain(f"target '{name}'"):
+                if name not in self._parts:
                     check_no_texts(data)
                     self._parts[name] = data.collection.unlabelled_parts()
-            found.append(
-                open_target(
-                    name, data, self._parts[name], self.class_names, place, self._encoder,
-                    seed=self._target_seed(name), transductive=self.division.transductive,
-                )
-            )  # fmt: skip
+                wanted = None if self.division.transductive else data.division.fractions(0.1)
+                splits = target_splits(self._parts[name], encoder, wanted, seed)
+            found.append(as_target(name, data, splits, names, domain_key(seed, 1, place)))
         return found
 
     def _target_seed(self, name: str) -> int:

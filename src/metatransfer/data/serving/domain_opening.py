@@ -97,28 +97,13 @@ def without_test(data: LabelledDataModule) -> LabelledDataModule:
     return twin
 
 
-def open_source(
-    name: str,
-    data: LabelledDataModule,
-    class_names: tuple[str, ...],
-    place: int,
-    encoder: Encoder | None,
-    *,
-    hold_out: bool,
-) -> Domain:
-    """A source, with the class numbers of ``class_names``."""
-    train, val = (encoded(data.splits.part(split), encoder) for split in ("train", "val"))
-    given = {"train": train if hold_out else _both(train, val), "val": val}
-    splits = {split: subset(one.base, one.indices, class_names) for split, one in given.items()}
-    return _as_source(name, data, splits, domain_key(data.seed, 0, place))
-
-
-def _as_source(name: str, data: LabelledDataModule, splits: Mapping[str, Source], key: int) -> Domain:
+def as_source(name: str, data: LabelledDataModule, splits: Mapping[str, Source], key: int) -> Domain:
+    """A domain whose samples have their labels."""
     labels = {split: one.labels for split, one in splits.items()}
     return Domain(name, splits, labels, key, data.processing.changes(training=True), data.balance)
 
 
-def _both(train: View, val: View) -> View:
+def both_splits(train: View, val: View) -> View:
     """Training and validation samples, in the order of their source if it is the same."""
     if train.base is val.base:
         return subset(train.base, np.sort(np.concatenate([train.indices, val.indices])), train.class_names)
@@ -126,24 +111,22 @@ def _both(train: View, val: View) -> View:
     return subset(joined([train.base, val.base]), rows, train.class_names)
 
 
-def open_target(
-    name: str,
-    data: LabelledDataModule,
-    parts: Mapping[str, UnlabelledPart],
-    class_names: tuple[str, ...],
-    place: int,
-    encoder: Encoder | None,
-    *,
-    seed: int,
-    transductive: bool,
-) -> Domain:
-    """A target, divided without using its labels."""
-    with of_domain(f"target '{name}'"):
-        for part in parts.values():
-            if not len(part.source):
-                raise UserError(f"{part.source.name} has no samples: add some.")
-        parts = {split: part._replace(source=encoded(part.source, encoder)) for split, part in parts.items()}
-        found = _all_at_once(parts) if transductive else _divided(parts, data.division.fractions(0.1), seed)
+_Found = dict[str, tuple[Source, NDArray[np.int64], NDArray[np.str_]]]
+
+
+def target_splits(
+    parts: Mapping[str, UnlabelledPart], encoder: Encoder | None, wanted: Mapping[str, float] | None, seed: int
+) -> _Found:
+    """The samples of each split of a target and the names of their classes; without fractions all in every split."""
+    for part in parts.values():
+        if not len(part.source):
+            raise UserError(f"{part.source.name} has no samples: add some.")
+    parts = {split: part._replace(source=encoded(part.source, encoder)) for split, part in parts.items()}
+    return _all_at_once(parts) if wanted is None else _divided(parts, wanted, seed)
+
+
+def as_target(name: str, data: LabelledDataModule, found: _Found, class_names: tuple[str, ...], key: int) -> Domain:
+    """A domain whose samples are served without their labels."""
     words = np.unique(np.concatenate([one[2] for one in found.values()])).tolist()
     if named := [word for word in words if word]:
         # if only some samples have labels, some classes may be missing
@@ -151,10 +134,7 @@ def open_target(
     numbers = {word: number for number, word in enumerate(class_names)} | {"": -1}
     splits = {split: View(source, rows, np.zeros_like(rows), (NO_CLASS,)) for split, (source, rows, _) in found.items()}
     labels = {split: np.array([numbers[word] for word in one[2].tolist()], np.int64) for split, one in found.items()}
-    return Domain(name, splits, labels, domain_key(seed, 1, place), data.processing.changes(training=True))
-
-
-_Found = dict[str, tuple[Source, NDArray[np.int64], NDArray[np.str_]]]
+    return Domain(name, splits, labels, key, data.processing.changes(training=True))
 
 
 def _words(part: UnlabelledPart) -> NDArray[np.str_]:
@@ -196,7 +176,7 @@ def with_labels(
                 "is trained on all labels: give them, or leave the oracle out."
             )
         splits[split] = View(part, np.arange(len(part)), labels, class_names)
-    return _as_source(domain.name, data, splits, domain_key(seed, 0, place))
+    return as_source(domain.name, data, splits, domain_key(seed, 0, place))
 
 
 def fitted(who: str, domains: Sequence[Domain]) -> Standardize:

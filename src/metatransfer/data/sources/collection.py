@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from metatransfer.data.sources.derived import UnlabelledPart, without_labels
 from metatransfer.errors import UserError
 from metatransfer.functional.random import Bits
 
+_Words: TypeAlias = Sequence[str] | NDArray[np.str_]
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -44,9 +45,6 @@ class TaskGenerator(ABC):
             num_shots: support samples per task (per class, if it has classes).
             num_queries: query samples.
             device: device of the returned tensors.
-
-        Returns:
-            ``T`` tasks.
         """
 
 
@@ -171,7 +169,7 @@ def split_of(word: str) -> str | None:
     return next((split for split, words in SPLIT_NAMES.items() if plain in words), None)
 
 
-def natural_order(names: Sequence[str] | NDArray[np.str_]) -> list[str]:
+def natural_order(names: _Words) -> list[str]:
     """The different names, sorted: whole numbers by their value, anything else as text."""
     unique = sorted(set(map(str, names)))  # not by NumPy, which drops NUL from the end of a text
     if all(name.removeprefix("-").isdecimal() and name.isascii() for name in unique):
@@ -179,19 +177,14 @@ def natural_order(names: Sequence[str] | NDArray[np.str_]) -> list[str]:
     return unique
 
 
-def numbered(labels: Sequence[str] | NDArray[np.str_]) -> tuple[NDArray[np.int64], list[str]]:
+def numbered(labels: _Words) -> tuple[NDArray[np.int64], list[str]]:
     """Labels as numbers: ``(N,)`` places in the class names, and the class names in natural order."""
     names = natural_order(labels)
     places = {name: place for place, name in enumerate(names)}
     return np.array([places[str(label)] for label in labels], np.int64), names
 
 
-def group_of_classes(
-    labels: Sequence[str] | NDArray[np.str_],
-    groups: Sequence[str] | NDArray[np.str_] | None,
-    names: Sequence[str],
-    where: str,
-) -> list[str] | None:
+def group_of_classes(labels: _Words, groups: _Words | None, names: Sequence[str], where: str) -> list[str] | None:
     """The group of each class in ``names``, from the class ``(N,)`` and the group ``(N,)`` of each sample."""
     if groups is None:
         return None

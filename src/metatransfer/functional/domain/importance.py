@@ -109,8 +109,7 @@ def kernel_mean_matching(
 
 def _adjoint(y: Array) -> Array:
     n = (len(y) - 2) // 2
-    found: Array = y[:n] - y[n:-2] + (y[-2] - y[-1])
-    return found
+    return y[:n] - y[n:-2] + (y[-2] - y[-1])
 
 
 def _longest(rest: Array, d_rest: Array, y: Array, d_y: Array) -> float:
@@ -191,8 +190,7 @@ def kliep(source: Array, target: Array, tolerance: float = 1e-7) -> Array:
 
 def kliep_weights(kernels: Array, alpha: Array) -> Array:
     """The density ratio ``(n,)`` of :func:`kliep`, of mean 1 over the source, from kernels ``(n, L)`` at centers."""
-    found: Array = np.maximum(kernels, _LEAST_KERNEL) @ alpha
-    return found
+    return np.maximum(kernels, _LEAST_KERNEL) @ alpha
 
 
 def kliep_bandwidth(

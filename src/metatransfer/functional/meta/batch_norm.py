@@ -22,8 +22,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         ``(N, C, *shape)``.
     """
-    outputs: Tensor = _Normalize.apply(x, weight, bias, eps)[0]
-    return outputs
+    return _Normalize.apply(x, weight, bias, eps)[0]
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
@@ -33,10 +32,7 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 def _backward(
     gradient: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        gradient, x, weight, None, None, mean, scale, True, eps, mask
-    )
-    return found
+    return torch.ops.aten.native_batch_norm_backward(gradient, x, weight, None, None, mean, scale, True, eps, mask)
 
 
 def _fold(tensor: Tensor, task: int | None, tasks: int, channel: int) -> Tensor:

@@ -14,6 +14,8 @@ from metatransfer.batches import Inputs
 from metatransfer.errors import UserError, in_short
 from metatransfer.functional.meta.threads import in_threads, thread_count
 
+__all__ = ["Batching", "choose_batching", "known_gradients", "mean_over_parts", "over_tasks"]
+
 Batching = Literal["loop", "threads", "vmap"]
 """One task after the other, one per thread, or all at once as one larger operation."""
 Result = TypeVar("Result")
@@ -90,9 +92,6 @@ def over_tasks(
         batching: ``"loop"``: one task after the other. ``"threads"``: in parallel without gradients, otherwise a loop.
             ``"vmap"``: all at once (dropout differs between tasks).
         chunk_size: number of tasks at a time with ``"vmap"``.
-
-    Returns:
-        The results, with a leading task axis.
     """
     if batching == "vmap":
         return mapped(function, chunk_size)(*batched)
@@ -130,7 +129,7 @@ def joined(parts: list[Result], join: Callable[[list[Tensor]], Tensor]) -> Resul
     """Joins parts of the same nesting, tensor by tensor, with ``torch.stack`` or ``torch.cat``."""
     each = [flattened(part) for part in parts]
     columns = zip(*(leaves for leaves, _ in each), strict=True)
-    return each[0][1]([join(list(column)) for column in columns])  # type: ignore[no-any-return]
+    return each[0][1]([join(list(column)) for column in columns])
 
 
 class _Known(torch.autograd.Function):
@@ -155,8 +154,7 @@ def known_gradients(loss: Tensor, gradients: Sequence[Tensor | None], leaves: Se
         gradients: gradient of the loss for each leaf; ``None`` if the loss does not depend on it.
         leaves: the tensors to differentiate with respect to.
     """
-    known: Tensor = _Known.apply(loss, list(gradients), *leaves)
-    return known
+    return _Known.apply(loss, list(gradients), *leaves)
 
 
 def mean_over_parts(

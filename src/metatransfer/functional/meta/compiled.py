@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.batching import flattened
 
+__all__ = ["CompiledLoss"]
+
 
 class CompiledLoss:
     """Compiles a loss together with its gradients, inner loop included, for each size of the inputs.

@@ -8,6 +8,8 @@ from torch.utils import _pytree as pytree
 from metatransfer.batches import Inputs, Tokens
 from metatransfer.functional.meta.update_rules import Params
 
+__all__ = ["as_precise", "concatenated", "sample_axes"]
+
 
 def concatenated(first: Inputs, second: Inputs, dim: int) -> Inputs:
     """Concatenates two sets of samples along axis ``dim``, from 0; shorter texts are padded to the longer length."""
@@ -31,4 +33,4 @@ def sample_axes(x: Inputs, count: int) -> torch.Size:
 def as_precise(x: Inputs, params: Params) -> Inputs:
     """Converts samples to the floating-point type of the parameters; integers (tokens) are returned unchanged."""
     dtype = next(iter(params.values())).dtype
-    return pytree.tree_map(lambda part: part.to(dtype) if part.is_floating_point() else part, x)  # type: ignore[no-any-return]
+    return pytree.tree_map(lambda part: part.to(dtype) if part.is_floating_point() else part, x)

@@ -9,6 +9,15 @@ from torch import Tensor
 from metatransfer.batches import Inputs
 from metatransfer.functional.meta.inputs import concatenated
 
+__all__ = [
+    "Distance",
+    "class_prototypes",
+    "cosine_scores",
+    "nearest_neighbor",
+    "prototype_scores",
+    "squared_euclidean_scores",
+]
+
 Distance = Literal["cosine", "euclidean"]
 
 

@@ -16,6 +16,8 @@ from torch.utils import _pytree as pytree
 
 from metatransfer.errors import UserError
 
+__all__ = ["replica"]
+
 Module = TypeVar("Module", bound=nn.Module)
 FUNCTIONS = (FunctionType, MethodType, partial)
 PLAIN = frozenset((bool, int, float, str, NoneType))

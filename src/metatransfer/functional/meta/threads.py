@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+__all__ = ["in_threads"]
+
 Result = TypeVar("Result")
 MOST = 8  # more threads would wait for the interpreter lock
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["Params", "PlainRule", "RuleState", "UpdateRule", "adam", "clip_norm", "momentum", "sgd"]
+
 Params = dict[str, Tensor]
 RuleState = Any
 """Tensors in any nesting (dictionaries, tuples, lists)."""

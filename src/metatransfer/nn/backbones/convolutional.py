@@ -79,8 +79,7 @@ class Conv4(Backbone):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, hidden_channels, H // 16, W // 16)``."""
-        maps: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
-        return maps
+        return self.layers(channels_last(x) if x.device.type == "cpu" else x)
 
     def forward(self, x: Tensor) -> Tensor:
         """The feature maps, flattened, ``(N, out_features)``."""
@@ -140,13 +139,11 @@ class LeNet(Backbone):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to the maps of the last block."""
-        maps: Tensor = self.blocks(channels_last(x))
-        return maps
+        return self.blocks(channels_last(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_features)``."""
-        features: Tensor = self.hidden(self.feature_maps(x).flatten(1))
-        return features
+        return self.hidden(self.feature_maps(x).flatten(1))
 
 
 class _Block(nn.Module):
@@ -167,7 +164,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.layers(x) + self.shortcut(x), 0.1)
-        return self.dropout(F.max_pool2d(out, 2))  # type: ignore[no-any-return]
+        return self.dropout(F.max_pool2d(out, 2))
 
 
 class ResNet12(Backbone):
@@ -215,8 +212,7 @@ class ResNet12(Backbone):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, widths[-1], H // 16, W // 16)``."""
-        maps: Tensor = self.blocks(x)
-        return maps
+        return self.blocks(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, widths[-1])``."""

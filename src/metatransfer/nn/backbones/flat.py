@@ -54,8 +54,7 @@ class MLP(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *in_shape)`` to ``(N, hidden[-1])``."""
-        features: Tensor = self.layers(x)
-        return features
+        return self.layers(x)
 
 
 class RawFeatures(Backbone):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metatransfer.checks import check_positive
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.nn.backbones.backbone import Backbone, other_network
 from metatransfer.nn.weights import WeightsReport, load_tensors, read_weights, weight_files_are_read, weights_file
 
@@ -205,13 +205,11 @@ class ImageBackbone(Backbone):
                 f"{size[1]}: set resize: {self.fixed_size}."
             )
         training = [module for module in self.modules() if module.training]  # frozen layers stay in evaluation mode
+        problem = f"{self._title()} cannot process images of {size[0]}x{size[1]}"
+        remedy = "set resize to a larger size, e.g. 224, or use a shallower network"
         try:
-            self.eval()(torch.zeros(1, *shape, device=self.mean.device))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(
-                f"{self._title()} cannot process images of {size[0]}x{size[1]}: set resize to a larger size, e.g. 224, "
-                "or use a shallower network."
-            ) from error
+            with explained(problem, remedy, RuntimeError, ValueError, AssertionError, quoted=False):
+                self.eval()(torch.zeros(1, *shape, device=self.mean.device))
         finally:
             for module in training:
                 module.training = True

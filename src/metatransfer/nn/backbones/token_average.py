@@ -60,8 +60,7 @@ class TokenAverage(Backbone):
     def forward(self, x: Inputs) -> Tensor:
         """Texts ``(N, L)`` to ``(N, out_features)``."""
         ids, mask = check_tokens(x, "TokenAverage")
-        features: Tensor = self.layers(mean_of_tokens(self.embedding(ids), mask))
-        return features
+        return self.layers(mean_of_tokens(self.embedding(ids), mask))
 
 
 def check_tokens(x: Inputs, network: str) -> Tokens:

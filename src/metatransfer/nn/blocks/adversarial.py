@@ -58,12 +58,8 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
     Args:
         x: float tensor of any shape.
         strength: :math:`\lambda`.
-
-    Returns:
-        A tensor with the values of ``x``.
     """
-    found: Tensor = _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
-    return found
+    return _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
 
 
 class MultilinearMap(nn.Module):

@@ -36,8 +36,7 @@ class DomainBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises with the statistics of the current domain."""
-        found: Tensor = self.source(x) if self.domain == "source" else self.target(x)
-        return found
+        return self.source(x) if self.domain == "source" else self.target(x)
 
 
 def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
