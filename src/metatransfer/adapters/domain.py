@@ -180,7 +180,8 @@ class TransferComponentAnalysis(DomainAdapter):
         return subspace.transfer_components(both, factor, count, self.regularization)
 
     def _scaled(self, x: Array) -> Array:
-        return normalize(x) if self.unit_length else x
+        found: Array = normalize(x) if self.unit_length else x
+        return found
 
     def _product(self, x: Array, matrix: Array) -> Array:
         return self._scaled(self._scaled(x) @ matrix)

@@ -104,7 +104,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class ``(N,)`` of features ``(N, E)``."""
-        return self(x).argmax(-1)
+        return self(x).argmax(-1)  # type: ignore[no-any-return]
 
     def _tensor(self, x: Any) -> Tensor:  # noqa: ANN401
         """Features as a tensor; a sparse matrix of scipy stays sparse."""
@@ -120,7 +120,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
                     "it sparse, or make it dense with toarray()."
                 )
             return x.coalesce()
-        return x
+        return x  # type: ignore[no-any-return]
 
     def protocol(self) -> str:
         """The classifier and its arguments."""

@@ -268,4 +268,5 @@ class ImportanceWeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEsti
     def _answer(self, method: str, x: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)
         samples = validate_data(self, x, dtype=np.float64, reset=False)
-        return getattr(self.estimator_, method)(samples)
+        found: NDArray[Any] = getattr(self.estimator_, method)(samples)
+        return found

@@ -40,7 +40,8 @@ class LinearHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``."""
-        return self.linear(features)
+        outputs: Tensor = self.linear(features)
+        return outputs
 
 
 class CosineHead(Head):
@@ -87,7 +88,8 @@ class PerceptronHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, in_features)`` to ``(N, out_features)``."""
-        return self.layers(features)
+        outputs: Tensor = self.layers(features)
+        return outputs
 
 
 def perceptron(in_features: int, hidden_sizes: Sequence[int], out_features: int, dropout: float) -> nn.Sequential:

@@ -219,7 +219,7 @@ def _learn2learn() -> ModuleType:
     )
     with explained("learn2learn cannot be imported", remedy, ImportError):
         import learn2learn
-    return learn2learn
+    return learn2learn  # type: ignore[no-any-return]
 
 
 def _benchmark(name: str, root: str, seed: int) -> dict[str, Any]:

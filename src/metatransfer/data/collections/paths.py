@@ -59,7 +59,8 @@ def open_path(path: str | Path) -> Collection:
     from metatransfer.data import collections
 
     described = describe_path(path)
-    return getattr(collections, described["class_path"].rpartition(".")[2])(**described["init_args"])
+    made: Collection = getattr(collections, described["class_path"].rpartition(".")[2])(**described["init_args"])
+    return made
 
 
 def _described(name: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401

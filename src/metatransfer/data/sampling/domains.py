@@ -89,7 +89,8 @@ class Side:
     def starts(self, split: str) -> NDArray[np.int64]:
         """``(D + 1,)`` number of the first sample of each domain in a split, then the total number of samples."""
         sizes = [len(one.splits[split]) if split in one.splits else 0 for one in self.domains]
-        return np.cumsum([0, *sizes])
+        starts: NDArray[np.int64] = np.cumsum([0, *sizes])
+        return starts
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """``(N,)`` classes of all samples of a split in the order of their numbers, -1 if unknown."""

@@ -112,7 +112,8 @@ class EpisodeSampler(Sampler[MetaBatch]):
         return group_of.argsort(kind="stable"), offsets[enough], sizes[enough]
 
     def _keys(self, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-        return stream_keys(self.seed, SPLITS.index(self.split), indices)
+        keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index(self.split), indices)
+        return keys
 
     def _group(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Classes sorted by group, and ``(T,)`` offset and size of the group of each task."""
@@ -125,7 +126,8 @@ class EpisodeSampler(Sampler[MetaBatch]):
         if self._members is None:
             return random_subsets(keys, len(self.source.sizes), self.size.num_ways)
         order, offsets, sizes = self._group(keys)
-        return order[offsets[:, None] + random_subsets(keys, sizes, self.size.num_ways)]
+        classes: NDArray[np.int64] = order[offsets[:, None] + random_subsets(keys, sizes, self.size.num_ways)]
+        return classes
 
     def _turns(self, keys: NDArray[np.uint64], ways: int) -> NDArray[np.int64] | None:
         if not self.turn_classes:

@@ -49,7 +49,8 @@ class LabelledSampler(Sampler[LabelledBatch]):
         return len(self.source)
 
     def _key(self, *parts: Any) -> NDArray[np.uint64]:  # noqa: ANN401
-        return stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, *parts)
+        keys: NDArray[np.uint64] = stream_keys(self.seed, SPLITS.index("train"), Stream.CLASS_BATCHES, *parts)
+        return keys
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The order of the samples in an epoch."""
@@ -71,7 +72,8 @@ class LabelledSampler(Sampler[LabelledBatch]):
         for place, label in enumerate(classes):
             rows = np.flatnonzero(wanted == place)
             found[rows] = np.resize(order[labels == label], len(rows))
-        return found[random_permutations(self._key(np.array([epoch]), 2), len(order))[0]]
+        balanced: NDArray[np.int64] = found[random_permutations(self._key(np.array([epoch]), 2), len(order))[0]]
+        return balanced
 
     def _bucketed(self, order: NDArray[np.int64], lengths: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         steps = len(order) // self.step

@@ -198,7 +198,8 @@ def divided_at_random(members: _Rows, fractions: Mapping[str, float], who: str) 
 
 def shuffled(seed: int, count: int) -> _Rows:
     """``(count,)`` samples in the random order in which they are divided."""
-    return random_permutations(stream_keys(seed, Stream.DIVISION, np.array([0])), count)[0]
+    order: _Rows = random_permutations(stream_keys(seed, Stream.DIVISION, np.array([0])), count)[0]
+    return order
 
 
 def stratified(source: Source, fractions: Mapping[str, float], seed: int) -> dict[str, _Rows]:

@@ -109,7 +109,8 @@ def kernel_mean_matching(
 
 def _adjoint(y: Array) -> Array:
     n = (len(y) - 2) // 2
-    return y[:n] - y[n:-2] + (y[-2] - y[-1])
+    found: Array = y[:n] - y[n:-2] + (y[-2] - y[-1])
+    return found
 
 
 def _longest(rest: Array, d_rest: Array, y: Array, d_y: Array) -> float:
@@ -190,7 +191,8 @@ def kliep(source: Array, target: Array, tolerance: float = 1e-7) -> Array:
 
 def kliep_weights(kernels: Array, alpha: Array) -> Array:
     """The density ratio ``(n,)`` of :func:`kliep`, of mean 1 over the source, from kernels ``(n, L)`` at centers."""
-    return np.maximum(kernels, _LEAST_KERNEL) @ alpha
+    found: Array = np.maximum(kernels, _LEAST_KERNEL) @ alpha
+    return found
 
 
 def kliep_bandwidth(

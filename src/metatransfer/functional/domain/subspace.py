@@ -69,7 +69,8 @@ def discrepancy_matrix(labels: NDArray[np.int64] | None, guesses: NDArray[np.int
             columns.append(column)
     factor = np.stack(columns, axis=1)
     norm = np.linalg.norm(factor.T @ factor)  # the norm of M
-    return factor / np.sqrt(norm)
+    found: Array = factor / np.sqrt(norm)
+    return found
 
 
 def transfer_components(x: Array, factor: Array, count: int, regularization: float) -> Array:
@@ -116,6 +117,7 @@ def correlation_alignment(source: Array, target: Array, regularization: float) -
         centred = x - x.mean(0)
         covariance = centred.T @ centred / max(1, len(x) - 1) + regularization * np.eye(x.shape[1])
         values, vectors = np.linalg.eigh(covariance)
-        return (vectors * values**exponent) @ vectors.T
+        found: Array = (vectors * values**exponent) @ vectors.T
+        return found
 
     return power(source, -0.5) @ power(target, 0.5)

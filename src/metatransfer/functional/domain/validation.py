@@ -72,7 +72,8 @@ def soft_neighborhood_density(x: Tensor, temperature: float = 0.05) -> Tensor:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return torch.special.entr(p).sum(-1)
+    entropy: Tensor = torch.special.entr(p).sum(-1)
+    return entropy
 
 
 def _check_rows(name: str, x: Tensor, least: int) -> None:
@@ -94,7 +95,8 @@ class DomainClassifier(NamedTuple):
     def log_odds(self, features: Tensor) -> Tensor:
         """Log-odds ``(N,)`` of the target, float64, for features ``(N, E)``; positive for samples that resemble it."""
         standard = (features.detach().to("cpu", torch.float64) - self.mean) / self.scale
-        return standard @ self.weight + self.bias
+        odds: Tensor = standard @ self.weight + self.bias
+        return odds
 
 
 def fit_domain_classifier(source: Tensor, target: Tensor, regularization: float = 1e-2) -> DomainClassifier:

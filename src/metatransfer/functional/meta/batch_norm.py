@@ -22,7 +22,8 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         ``(N, C, *shape)``.
     """
-    return _Normalize.apply(x, weight, bias, eps)[0]
+    outputs: Tensor = _Normalize.apply(x, weight, bias, eps)[0]
+    return outputs
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
@@ -32,7 +33,10 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 def _backward(
     gradient: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.aten.native_batch_norm_backward(gradient, x, weight, None, None, mean, scale, True, eps, mask)
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradient, x, weight, None, None, mean, scale, True, eps, mask
+    )
+    return found
 
 
 def _fold(tensor: Tensor, task: int | None, tasks: int, channel: int) -> Tensor:

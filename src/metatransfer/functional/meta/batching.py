@@ -129,7 +129,7 @@ def joined(parts: list[Result], join: Callable[[list[Tensor]], Tensor]) -> Resul
     """Joins parts of the same nesting, tensor by tensor, with ``torch.stack`` or ``torch.cat``."""
     each = [flattened(part) for part in parts]
     columns = zip(*(leaves for leaves, _ in each), strict=True)
-    return each[0][1]([join(list(column)) for column in columns])
+    return each[0][1]([join(list(column)) for column in columns])  # type: ignore[no-any-return]
 
 
 class _Known(torch.autograd.Function):
@@ -154,7 +154,8 @@ def known_gradients(loss: Tensor, gradients: Sequence[Tensor | None], leaves: Se
         gradients: gradient of the loss for each leaf; ``None`` if the loss does not depend on it.
         leaves: the tensors to differentiate with respect to.
     """
-    return _Known.apply(loss, list(gradients), *leaves)
+    known: Tensor = _Known.apply(loss, list(gradients), *leaves)
+    return known
 
 
 def mean_over_parts(

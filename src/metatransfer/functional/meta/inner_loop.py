@@ -93,7 +93,8 @@ class _Step:
                 gradients = clip_norm(gradients, self.clip)
             return self.rule.update(params, gradients, state, step)
 
-        return self._mapped(update)(params, gradients, state)
+        moved: tuple[Params, RuleState] = self._mapped(update)(params, gradients, state)
+        return moved
 
     def _gradients(self, point: Params, x: Inputs, y: Tensor, step: int) -> Params:
         fixed = {} if self.fixed_at is None else self.fixed_at(step)
@@ -245,7 +246,8 @@ class _Tasks(NamedTuple):
             return self.x, self.y
         rows = self.rows["rows"][:, step] if stacked else self.rows["rows"][step]
         chosen = (torch.arange(len(rows), device=rows.device).unsqueeze(1), rows) if stacked else rows
-        return pytree.tree_map(lambda part: part[chosen], (self.x, self.y))
+        found: tuple[Inputs, Tensor] = pytree.tree_map(lambda part: part[chosen], (self.x, self.y))
+        return found
 
 
 def all_finite(params: Params) -> Tensor:

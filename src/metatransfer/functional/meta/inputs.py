@@ -33,4 +33,4 @@ def sample_axes(x: Inputs, count: int) -> torch.Size:
 def as_precise(x: Inputs, params: Params) -> Inputs:
     """Converts samples to the floating-point type of the parameters; integers (tokens) are returned unchanged."""
     dtype = next(iter(params.values())).dtype
-    return pytree.tree_map(lambda part: part.to(dtype) if part.is_floating_point() else part, x)
+    return pytree.tree_map(lambda part: part.to(dtype) if part.is_floating_point() else part, x)  # type: ignore[no-any-return]

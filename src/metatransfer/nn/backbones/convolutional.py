@@ -79,7 +79,8 @@ class Conv4(Backbone):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, hidden_channels, H // 16, W // 16)``."""
-        return self.layers(channels_last(x) if x.device.type == "cpu" else x)
+        maps: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """The feature maps, flattened, ``(N, out_features)``."""
@@ -139,11 +140,13 @@ class LeNet(Backbone):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to the maps of the last block."""
-        return self.blocks(channels_last(x))
+        maps: Tensor = self.blocks(channels_last(x))
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_features)``."""
-        return self.hidden(self.feature_maps(x).flatten(1))
+        features: Tensor = self.hidden(self.feature_maps(x).flatten(1))
+        return features
 
 
 class _Block(nn.Module):
@@ -164,7 +167,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.layers(x) + self.shortcut(x), 0.1)
-        return self.dropout(F.max_pool2d(out, 2))
+        return self.dropout(F.max_pool2d(out, 2))  # type: ignore[no-any-return]
 
 
 class ResNet12(Backbone):
@@ -212,7 +215,8 @@ class ResNet12(Backbone):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, widths[-1], H // 16, W // 16)``."""
-        return self.blocks(x)
+        maps: Tensor = self.blocks(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, widths[-1])``."""

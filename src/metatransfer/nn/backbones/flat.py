@@ -54,7 +54,8 @@ class MLP(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *in_shape)`` to ``(N, hidden[-1])``."""
-        return self.layers(x)
+        features: Tensor = self.layers(x)
+        return features
 
 
 class RawFeatures(Backbone):

@@ -60,7 +60,8 @@ class TokenAverage(Backbone):
     def forward(self, x: Inputs) -> Tensor:
         """Texts ``(N, L)`` to ``(N, out_features)``."""
         ids, mask = check_tokens(x, "TokenAverage")
-        return self.layers(mean_of_tokens(self.embedding(ids), mask))
+        features: Tensor = self.layers(mean_of_tokens(self.embedding(ids), mask))
+        return features
 
 
 def check_tokens(x: Inputs, network: str) -> Tokens:

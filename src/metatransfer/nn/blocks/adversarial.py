@@ -59,7 +59,8 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
         x: float tensor of any shape.
         strength: :math:`\lambda`.
     """
-    return _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
+    found: Tensor = _Reversed.apply(x, strength) if torch.is_grad_enabled() else x
+    return found
 
 
 class MultilinearMap(nn.Module):

@@ -36,7 +36,8 @@ class DomainBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises with the statistics of the current domain."""
-        return self.source(x) if self.domain == "source" else self.target(x)
+        found: Tensor = self.source(x) if self.domain == "source" else self.target(x)
+        return found
 
 
 def split_batch_norm(network: nn.Module, *, own_affine: bool) -> nn.Module:
