@@ -245,22 +245,22 @@ class TensorSource(Source):
         """The tensor's type, shape and bytes."""
         digest.update(f"{self.data.dtype} {(len(indices), *self.sample_shape)}".encode())
         for rows in np.array_split(indices, max(1, len(indices) // 1024)):
-            chosen = self._rows(torch.from_numpy(rows).to(self.data.device)).detach().cpu().contiguous()
+            chosen = self._rows(torch.from_numpy(rows)).detach().cpu().contiguous()
             digest.update(chosen.view(torch.uint8).numpy().tobytes())
 
     def read(self, indices: Tensor, device: torch.device) -> Tensor:
         """Gathers on the device; the data moves there on the first call and stays."""
-        if self.data.device != device:
+        if self.data.device != device and not self.is_sparse:  # few devices know sparse matrices
             self.data = self.data.to(device)
         # on a CPU twenty times as fast as indexing, which does not copy whole samples at once
-        flat = self._rows(indices.to(device, non_blocking=True).flatten())
+        flat = self._rows(indices.flatten()).to(device)
         samples = flat.view(*indices.shape, *self.data.shape[1:])
         if samples.dtype == torch.uint8:
             return samples.to(torch.float32).div_(255)
         return samples.to(torch.float32)
 
     def _rows(self, numbers: Tensor) -> Tensor:
-        rows = self.data.index_select(0, numbers)
+        rows = self.data.index_select(0, numbers.to(self.data.device, non_blocking=True))
         return rows.to_dense() if rows.is_sparse else rows
 
 
