@@ -1,6 +1,6 @@
 """Checks which classes a checkpoint or a configuration file may name, before anything is imported or called.
 
-A checkpoint describes networks, optimizers etc. as ``{"class_path": ..., "init_args": ...}``. Loading it must not run
+A checkpoint describes networks, optimisers etc. as ``{"class_path": ..., "init_args": ...}``. Loading it must not run
 code of whoever wrote it, so each path must name a class (never a function) of the type that the argument expects, from
 a known package or one that is already imported. Text stays text: it is not parsed as YAML, a file name or an import
 path.

@@ -131,6 +131,14 @@ def test_damage_is_one_sentence(name, trained, tmp_path):
     refused(lambda: FineTuneModule.load_from_checkpoint(changed(trained[1], tmp_path, **parts)), words)
 
 
+@pytest.mark.parametrize("value", [torch.zeros(3), "text", 7, [1]])
+@pytest.mark.parametrize("path", [("backbone",), ("backbone", "init_args"), ("policy",)])
+def test_arguments_of_another_kind(path, value, trained, tmp_path):
+    recorded = torch.load(trained[1], weights_only=True)["hyper_parameters"]
+    wrong = changed(trained[1], tmp_path, hyper_parameters=at(recorded, path, value))
+    refused(lambda: FineTuneModule.load_from_checkpoint(wrong), "")
+
+
 @pytest.mark.parametrize("version", ["", torch.zeros(3)])
 def test_a_trainer_checks_what_it_loads(version, trained, data, tmp_path):
     path = changed(trained[1], tmp_path, pytorch__lightning_version=version)
@@ -182,6 +190,7 @@ def at(content, path, value):
 
 STATE = ("optimizer_states", 0, "state", 0)
 GROUP = ("optimizer_states", 0, "param_groups", 0)
+BEST = ("callbacks", pl.callbacks.ModelCheckpoint(save_last=True).state_key)
 STOPPING = ("callbacks", "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}")
 
 
@@ -203,6 +212,8 @@ STOPPING = ("callbacks", "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}")
         (STOPPING, 3, "'EarlyStopping' is a int instead of a dict"),
         ((*STOPPING, "wait_count"), "text", "'EarlyStopping.wait_count' is a str instead of a int"),
         ((*STOPPING, "best_score"), None, "state of EarlyStopping"),
+        ((*BEST, "current_score"), "text", "'ModelCheckpoint.current_score' is a str instead of a float"),
+        ((*BEST, "best_model_score"), torch.zeros(3), "'ModelCheckpoint.best_model_score' is a Tensor instead of"),
         (("loops", "fit_loop", "epoch_progress"), None, "'loops.fit_loop' has no 'epoch_progress'"),
         (("loops", "fit_loop", "epoch_progress", "current"), 3, "'loops.fit_loop.epoch_progress.current' is a int"),
         (("loops", "fit_loop", "epoch_progress", "current", "ready"), "3", "current.ready' is a str instead of a int"),
@@ -232,9 +243,11 @@ def resumable(data, tmp_path_factory):
 
     def build(epochs=2):
         steps = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
-        stopping = pl.callbacks.EarlyStopping("val/loss")
         run = trainer(epochs)
-        run.callbacks.append(stopping)
+        run.callbacks += [
+            pl.callbacks.EarlyStopping("val/loss"),
+            pl.callbacks.ModelCheckpoint(path.parent, save_last=True),
+        ]
         return run, FineTuneModule(MLP((5,), (4,)), num_classes=3, lr_scheduler=steps)
 
     run, one = build(1)

@@ -25,7 +25,7 @@ from metatransfer.arguments import INSTANTIATOR, RemembersArguments, class_path,
 from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.data_info import info_of
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.methods import checkpoints
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
@@ -37,15 +37,15 @@ from metatransfer.trust import checked_arguments
 
 
 class MethodModule(RemembersArguments, EvaluatedModule, ABC):
-    """Base class of all methods: a LightningModule with an evaluation, an optimizer, a scheduler and a protocol card.
+    """Base class of all methods: a LightningModule with an evaluation, an optimiser, a scheduler and a protocol card.
 
     A subclass sets the type of its training batches (``learns_from``), defines the loss (:meth:`training_step`) and
     chooses the :class:`~metatransfer.methods.evaluation.Evaluation` that scores it.
 
     Args:
         evaluation: scores validation and test batches.
-        optimizer: creates the optimizer from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
-        lr_scheduler: creates the scheduler from the optimizer; it is stepped once per epoch. Defaults to none.
+        optimizer: creates the optimiser from parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``.
+        lr_scheduler: creates the scheduler from the optimiser; it is stepped once per epoch. Defaults to none.
 
     Attributes:
         learns_from: type of the training batches.
@@ -86,7 +86,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         """Returns the loss of a training batch and logs it as ``train/loss``."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the scheduler, and the optimizer over the parameters that require a gradient, at least one."""
+        """Builds the scheduler, and the optimiser over the parameters that require a gradient, at least one."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f"{type(self).__name__} has no parameter to train: all are frozen, or it has none.")
@@ -96,7 +96,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         return self.with_scheduler(optimizer)  # type: ignore[no-any-return]
 
     def with_scheduler(self, optimizer: Optimizer) -> Any:  # noqa: ANN401
-        """The optimizer and the scheduler for it, as Lightning takes them."""
+        """The optimiser and the scheduler for it, as Lightning takes them."""
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -204,7 +204,9 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         described = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if inspect.isabstract(cls):
             described = {"_class_path": checkpoints.recorded_class(content, checkpoint_path)} | described
-        with no_weight_files():
+        damaged = f"'{checkpoint_path}' does not record valid arguments of {cls.__name__}"
+        remedy = "give a file that fit wrote, or pass the wrong argument by name"
+        with no_weight_files(), explained(damaged, remedy, AttributeError, RuntimeError, TypeError, ValueError):
             kind, arguments = checked_arguments(cls, checkpoints.replaced(described, kwargs), trusted)
             try:
                 inspect.signature(kind).bind(**arguments)

@@ -76,7 +76,7 @@ class FittedModule(MethodModule):
         self.fit_data(datamodule_of(self))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """A dummy optimizer: Lightning counts its steps, and saves checkpoints by them."""
+        """A dummy optimiser: Lightning counts its steps, and saves checkpoints by them."""
         nothing = torch.zeros(1, requires_grad=True, device=self.device)
         nothing.grad = torch.zeros_like(nothing)  # a scaler of float16 asks for a gradient
         return torch.optim.SGD([nothing], lr=0.0)

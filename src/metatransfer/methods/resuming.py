@@ -32,6 +32,7 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
             ("lightning.", "metatransfer.")
         ):  # others may keep what they like
             own = callback.state_dict()  # what is inside may differ, such as the data of earlier numbers
+            own |= {key: 0.0 for key, value in own.items() if value is None and key.endswith("_score")}
             common = [key for key in own if found.get(key) is not None]
             wrong = next(filter(None, (_wrong_kind(own[key], found[key], f"{name}.{key}") for key in common)), None)
         wrong = wrong or _problem(_load_callback, callback, found)

@@ -173,7 +173,7 @@ class DomainRun(SampleClassifier):
         return {"optimizer": found, "lr_scheduler": {"scheduler": self.annealed(found), "interval": "step"}}
 
     def annealed(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """The annealing scheduler of an optimizer; a constant rate if there is no annealing."""
+        """The annealing scheduler of an optimiser; a constant rate if there is no annealing."""
         annealing, length = self.annealing, max(1.0, float(self.trainer.estimated_stepping_batches))
         return LambdaLR(optimizer, lambda step: annealing.factor(min(1.0, step / length)) if annealing else 1.0)
 

@@ -40,9 +40,9 @@ class ADDAModule(AlternatingModule):
         discriminator: creates the discriminator from the size of the features.
         pretrain_fraction: fraction of the run's batches in the first part.
         adaptation: see :class:`DomainAdaptationModule`; only ``"separate"`` normalisation.
-        optimizer: creates the optimizer of the first part.
+        optimizer: creates the optimiser of the first part.
         adversarial_optimizer: creates those of the target's encoder and the discriminator; defaults to ``optimizer``.
-        lr_scheduler: creates a scheduler for each optimizer, stepped once per epoch.
+        lr_scheduler: creates a scheduler for each optimiser, stepped once per epoch.
 
     Attributes:
         source_backbone: the source's encoder in the second part.

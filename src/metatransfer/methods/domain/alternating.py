@@ -21,11 +21,11 @@ from metatransfer.methods.domain.base import DomainAdaptationModule
 
 
 class AlternatingModule(DomainAdaptationModule):
-    """A method that takes several optimizer steps per batch, each for a part of its networks.
+    """A method that takes several optimiser steps per batch, each for a part of its networks.
 
-    A subclass defines the optimizers (:meth:`make_optimizers`) and the steps of a batch (:meth:`learn`). Each loss must
-    be stepped by one optimizer, as mixed precision requires. Schedulers are stepped per batch or epoch, not per
-    optimizer step.
+    A subclass defines the optimisers (:meth:`make_optimizers`) and the steps of a batch (:meth:`learn`). Each loss must
+    be stepped by one optimiser, as mixed precision requires. Schedulers are stepped per batch or epoch, not per
+    optimiser step.
     """
 
     @property  # type: ignore[misc]
@@ -37,7 +37,7 @@ class AlternatingModule(DomainAdaptationModule):
 
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
-        """The optimizers; :meth:`descend` refers to them by index."""
+        """The optimisers; :meth:`descend` refers to them by index."""
 
     @abstractmethod
     def learn(self, batch: DomainBatch) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class AlternatingModule(DomainAdaptationModule):
     # ---- what follows
 
     def descend(self, loss: Tensor, number: int = 0) -> None:
-        """Takes one step of the optimizer with the given index; parameters without a gradient do not move."""
+        """Takes one step of the optimiser with the given index; parameters without a gradient do not move."""
         found: Any = self.optimizers()
         optimizer: LightningOptimizer = found[number] if isinstance(found, list) else found
         optimizer.zero_grad()
@@ -80,7 +80,7 @@ class AlternatingModule(DomainAdaptationModule):
         return loss.detach()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The method's optimizers, each with its own scheduler."""
+        """The method's optimisers, each with its own scheduler."""
         optimizers = self.make_optimizers()
         if self.annealing is not None:
             return optimizers, [self.annealed(one) for one in optimizers]

@@ -40,7 +40,7 @@ class DomainAdaptationModule(DomainRun):
         num_classes: number of classes; on the command line taken from the data.
         head: creates the label predictor :math:`h` from ``(in_features, num_classes)``.
         adaptation: BatchNorm across domains, validator and annealing.
-        optimizer: creates the optimizer.
+        optimizer: creates the optimiser.
         lr_scheduler: creates a scheduler, stepped once per epoch.
 
     Attributes:
@@ -167,7 +167,7 @@ class DomainAdaptationModule(DomainRun):
         return [self.backbone] if self.backbone.weights_report is not None else []
 
     def unadapted(self) -> "DomainAdaptationModule":
-        """The twin that ignores the target, with the same networks, weights, optimizer and schedule."""
+        """The twin that ignores the target, with the same networks, weights, optimiser and schedule."""
         from metatransfer.methods.domain.source_only import SourceOnlyModule  # a subclass
 
         networks = deep_copy((self.backbone, self.head))

@@ -51,8 +51,8 @@ class MCDModule(AlternatingModule):
     The classifiers detect target samples far from the source by disagreeing on them; the features are trained to remove
     the disagreement. :math:`\mathcal L_s` is the sum of both cross-entropies on the source, :math:`\mathcal D_t` the
     mean absolute difference of both predictions on the target. The three steps are taken for each batch. The logits are
-    the mean of both classifiers' logits. One optimizer holds all parameters and moves those that the step gives a
-    gradient; since optimizers keep their state per parameter, this equals separate optimizers for features and
+    the mean of both classifiers' logits. One optimiser holds all parameters and moves those that the step gives a
+    gradient; since optimisers keep their state per parameter, this equals separate optimisers for features and
     classifiers. The other arguments are those of :class:`DomainAdaptationModule`.
 
     Args:
