@@ -241,7 +241,7 @@ def main(args: list[str] | None = None) -> None:
     except SIGTERMException:
         stopped = True
     except Exception as error:
-        mistake = _mistake(error)
+        mistake = mistake_of(error)
         if mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
@@ -254,7 +254,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _in_thread(failed: threading.ExceptHookArgs) -> None:
     """Leaves mistakes to the main thread: a logger that writes in its own thread fails there once more."""
-    if failed.exc_value is None or _mistake(failed.exc_value) is None:
+    if failed.exc_value is None or mistake_of(failed.exc_value) is None:
         threading.__excepthook__(failed)
 
 
@@ -265,7 +265,7 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
     return any(f"site-packages/{package}/" in path for package in packages)
 
 
-def _mistake(error: BaseException | None) -> str | None:
+def mistake_of(error: BaseException | None) -> str | None:
     """The user's mistake that caused an exception, or ``None``: the parser wraps errors of constructors in its own."""
     full = isinstance(error, OSError) and error.errno in DISK_FULL
     if isinstance(error, OSError) and error.strerror and (error.filename is not None or full):
