@@ -177,7 +177,7 @@ def sentence(ranking: Ranking) -> str:
     tied = [name for name in ranking.order[1:] if ranking.tied_with_best(name)]
     reached = f"{100 * ranking.mean(best):.2f} % {over}"
     if ranking.outcomes[best][0].baseline:
-        return f"No method is better than the baseline '{best}' ({reached}), {_ties(tied)}."
+        return f"No method is better than the baseline '{best}' ({reached}); {_ties(tied)}."
     if tied:
         return f"'{best}' has the highest mean ({reached}), but {_ties(tied)}."
     if len(ranking.order) == 1:
@@ -192,7 +192,7 @@ def sentence(ranking: Ranking) -> str:
 
 def _ties(names: Sequence[str]) -> str:
     if not names:
-        return "which is significantly better than all others"
+        return "it is significantly better than all others"
     listed = ", ".join(f"'{name}'" for name in names)
     return f"the difference from {listed} is not significant (tie)"
 
