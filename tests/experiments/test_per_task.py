@@ -8,7 +8,7 @@ import torch
 
 from metatransfer import MLP, FineTuneModule, FrozenFeaturesModule
 from metatransfer.batches import Episode
-from metatransfer.experiments.per_task import PerTask
+from metatransfer.experiments.per_task import per_task
 from metatransfer.experiments.units import class_means
 
 
@@ -27,7 +27,7 @@ def network():
 
 
 def test_frozen_features_are_class_means():
-    module, task = PerTask(FrozenFeaturesModule(network(), num_classes=3), 0).eval(), episode()
+    module, task = per_task(FrozenFeaturesModule(network(), num_classes=3), 0).eval(), episode()
     with torch.inference_mode():
         found = module(task)
         expected = class_means(network(), None)(task)
@@ -35,7 +35,7 @@ def test_frozen_features_are_class_means():
 
 
 def test_fine_tuning_learns_each_task_and_leaves_the_module_as_it_was():
-    module = PerTask(FineTuneModule(network(), num_classes=3, optimizer=lambda p: torch.optim.Adam(p, lr=0.05)), 60)
+    module = per_task(FineTuneModule(network(), num_classes=3, optimizer=lambda p: torch.optim.Adam(p, lr=0.05)), 60)
     module.eval()
     before, task = copy.deepcopy(module.state_dict()), episode()
     with torch.inference_mode():  # as Lightning's test
@@ -44,5 +44,5 @@ def test_fine_tuning_learns_each_task_and_leaves_the_module_as_it_was():
     assert (predicted == task.query_y).float().mean() > 0.9
     assert torch.equal(predicted, again)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    none = PerTask(module.learner, 0).eval()(task).argmax(-1)
+    none = per_task(module.learner, 0).eval()(task).argmax(-1)
     assert (none == task.query_y).float().mean() < 0.8

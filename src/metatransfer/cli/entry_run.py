@@ -24,7 +24,7 @@ from metatransfer.cli.entries import Candidate
 from metatransfer.cli.entry_data import merged
 from metatransfer.cli.main import MetaTransferCLI, mistake_of, run_lightning
 from metatransfer.errors import UserError
-from metatransfer.experiments.per_task import PerTask
+from metatransfer.experiments.per_task import per_task
 from metatransfer.experiments.ranking import Outcome
 from metatransfer.experiments.units import OWN, Beside, UnitScores, untrained_baselines, without_support
 from metatransfer.storage import short_path, write_atomically
@@ -137,7 +137,7 @@ def _run(job: Job) -> list[Outcome]:
             return {"fit": MetaTransferCLI.subcommands()["fit"]}
 
         def fit(self, model: Any, datamodule: Any = None, **_: Any) -> None:  # noqa: ANN401
-            module = model if job.per_task is None else PerTask(model, job.per_task)
+            module = model if job.per_task is None else per_task(model, job.per_task)
             found.extend(_measured(job, self.trainer, module, datamodule))
 
     root = ["--trainer.default_root_dir", str(job.folder)]

@@ -15,8 +15,8 @@ from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.fitted import FittedFeaturesModule
 
 
-class PerTask(EpisodicModule[list[Any]]):
-    """Evaluates a classifier of samples on few-shot tasks.
+def per_task(learner: SampleClassifier, steps: int) -> EpisodicModule[list[Any]]:
+    """A few-shot method that fits a classifier of samples to every support set.
 
     A classifier of frozen features is fitted to the support set. Any other is trained on it with its own loss, as many
     steps as its configuration has epochs, since a support set fits in one batch; the optimiser is its own, without a
@@ -26,6 +26,11 @@ class PerTask(EpisodicModule[list[Any]]):
         learner: the classifier, built for the number of ways.
         steps: optimiser steps on each support set.
     """
+    return _PerTask(learner, steps)
+
+
+class _PerTask(EpisodicModule[list[Any]]):
+    """See :func:`per_task`; private, since it is no method that a configuration can name."""
 
     def __init__(self, learner: SampleClassifier, steps: int) -> None:
         super().__init__()
