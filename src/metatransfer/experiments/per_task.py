@@ -13,6 +13,7 @@ from metatransfer.functional.meta.replicas import deep_copy
 from metatransfer.methods.classifier import SampleClassifier
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.fitted import FittedFeaturesModule
+from metatransfer.methods.twins import detached
 
 
 def per_task(learner: SampleClassifier, steps: int) -> EpisodicModule[list[Any]]:
@@ -35,6 +36,8 @@ class _PerTask(EpisodicModule[list[Any]]):
     def __init__(self, learner: SampleClassifier, steps: int) -> None:
         super().__init__()
         self.learner, self.steps = learner, steps
+        # in a list, so that it is no part of the module: a Trainer that knows it could not be copied
+        self._start = [detached(learner)]
         self.num_outputs = learner.num_classes
         self.backbone = getattr(learner, "backbone", None)
 
@@ -52,7 +55,7 @@ class _PerTask(EpisodicModule[list[Any]]):
             classifier.fit(Labelled(learner.backbone(x), labels), learner.num_classes)
             return nn.Sequential(learner.backbone, classifier)
         with torch.inference_mode(False), torch.enable_grad():
-            twin: Any = learner.restarted(0)
+            twin: Any = self._start[0].restarted(0).to(labels.device)
             batch = LabelledBatch(map_inputs(Tensor.clone, x), labels.clone())
             groups = twin.parameter_groups() if hasattr(twin, "parameter_groups") else list(twin.parameters())
             optimizer = twin.optimizer(groups)
