@@ -26,6 +26,8 @@ from metatransfer.callbacks.run.display import ProgressBar, Summary, prepare_ter
 from metatransfer.callbacks.run.run_folder import claim_versions
 from metatransfer.checks import check_positive, check_seed, check_writable
 from metatransfer.cli.classes import check_nulls
+from metatransfer.cli.commands import command_names, overview
+from metatransfer.cli.dispatch import run_command
 from metatransfer.cli.folders import find_checkpoint, newest_checkpoint, output_folders
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain
@@ -186,6 +188,22 @@ def _with_options_of(typed: list[str]) -> type[MetaTransferCLI]:
     return OneCommand
 
 
+def run_lightning(kind: type[MetaTransferCLI], args: list[str] | None) -> MetaTransferCLI:
+    """Runs a command of Lightning's Trainer; ``args`` defaults to the arguments of the process."""
+    return kind(
+        LightningModule,
+        LightningDataModule,
+        save_config_callback=SaveConfig,
+        parser_class=ArgumentParser,
+        parser_kwargs={"version": metatransfer.__version__, "epilog": overview()},
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
 @rank_zero_only
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
@@ -210,24 +228,18 @@ def main(args: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     before, threading.excepthook = threading.excepthook, _in_thread
+    typed = [str(part) for part in (sys.argv[1:] if args is None else args)]
+    stopped = False
     try:
-        command = _with_options_of(sys.argv[1:] if args is None else args)(
-            LightningModule,
-            LightningDataModule,
-            save_config_callback=SaveConfig,
-            parser_class=ArgumentParser,
-            parser_kwargs={"version": metatransfer.__version__},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=args,
-        )
-        stopped = command.trainer.received_sigterm  # after the fit, while its twins were trained
+        if typed and typed[0] in command_names():
+            run_command(typed[0], typed[1:])
+        else:
+            # after the fit, while its twins were trained
+            stopped = run_lightning(_with_options_of(typed), args).trainer.received_sigterm
     except SIGTERMException:
         stopped = True
     except Exception as error:
-        mistake = _mistake(error)
+        mistake = mistake_of(error)
         if mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
@@ -240,7 +252,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _in_thread(failed: threading.ExceptHookArgs) -> None:
     """Leaves mistakes to the main thread: a logger that writes in its own thread fails there once more."""
-    if failed.exc_value is None or _mistake(failed.exc_value) is None:
+    if failed.exc_value is None or mistake_of(failed.exc_value) is None:
         threading.__excepthook__(failed)
 
 
@@ -251,7 +263,7 @@ def _raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
     return any(f"site-packages/{package}/" in path for package in packages)
 
 
-def _mistake(error: BaseException | None) -> str | None:
+def mistake_of(error: BaseException | None) -> str | None:
     """The user's mistake that caused an exception, or ``None``: the parser wraps errors of constructors in its own."""
     full = isinstance(error, OSError) and error.errno in DISK_FULL
     if isinstance(error, OSError) and error.strerror and (error.filename is not None or full):

@@ -43,6 +43,7 @@ class Evaluation(nn.Module, ABC):
         metrics: metrics of the stages ``"val"`` and ``"test"``.
         test_names: names of the test sets, if there are several.
         test_metrics: metrics of each of these test sets.
+        recorders: more collectors of a test, which keep every score.
     """
 
     monitor: ClassVar[str] = "val/accuracy"
@@ -58,6 +59,7 @@ class Evaluation(nn.Module, ABC):
         self.metrics = nn.ModuleDict({stage: self.make_metrics() for stage in ("val", "test")})
         self.test_names: tuple[str, ...] = ()
         self.test_metrics = nn.ModuleList()
+        self.recorders: list[Any] = []
 
     # ---- what a subclass says
 
@@ -117,7 +119,7 @@ class Evaluation(nn.Module, ABC):
     def collectors(self, stage: str, place: int) -> list[Any]:
         """The metrics that a batch is added to: those of the stage and those of its test set."""
         more = [self.test_metrics[place]] if stage == "test" and place < len(self.test_metrics) else []
-        return [self.metrics[stage], *more]
+        return [self.metrics[stage], *more, *(self.recorders if stage == "test" else [])]
 
     def finish(self, module: Method, stage: str) -> None:
         """Logs ``<stage>/<metric>``, and ``test/<test set>/<metric>`` if there are several test sets."""

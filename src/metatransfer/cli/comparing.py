@@ -1,0 +1,214 @@
+"""Runs a comparison: which runs there are, in which order, and what is told of them."""
+
+import hashlib
+import inspect
+import json
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+import metatransfer
+from metatransfer.callbacks.run.display import show
+from metatransfer.cli.comparison_report import publish
+from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
+from metatransfer.cli.entry_data import data_section, ways_of
+from metatransfer.cli.entry_run import Job, Task, configured, run_job
+from metatransfer.errors import UserError
+from metatransfer.experiments.budgets import TrainingBudget
+from metatransfer.experiments.ranking import Outcome, Ranking, check_units, rank
+
+SOURCE_ONLY, ORACLE = "source_only", "oracle: trained on the target"
+_EPOCHS = 30  # steps on each support set, where a configuration has no epochs
+Results = dict[str, list[Outcome]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a comparison.
+
+    Attributes:
+        data: the user's options.
+        situation: that follows from them.
+        budget: of each training.
+        seeds: of each entry.
+        folder: where everything is written.
+        trainer: options of the Trainer.
+    """
+
+    data: Mapping[str, Any]
+    situation: Situation
+    budget: TrainingBudget
+    seeds: Sequence[int]
+    folder: Path
+    trainer: Mapping[str, Any]
+
+    def job(self, candidate: Candidate, seed: int, task: Task = "method", checkpoint: str | None = None) -> Job:
+        """The run of an entry; its folder is named after everything that its result depends on."""
+        section = data_section(candidate, self.situation, self.data, seed)
+        config = configured(candidate, section, seed, self.budget.limits(), self.trainer)
+        arguments, steps = candidate.arguments, None
+        if self.situation.kind == "new classes" and candidate.per_task:
+            arguments = ("--model.num_classes", str(ways_of(self.data)), *arguments)
+            steps = 0 if task == "baselines" else dict(candidate.config.get("trainer") or {}).get("max_epochs", _EPOCHS)
+        name = candidate.name if task == "method" else ORACLE if task == "oracle" else task
+        parts = [config, arguments, seed, task, steps, self.situation.fingerprint, metatransfer.__version__,
+                 _own_code(candidate.model), checkpoint]  # fmt: skip
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        folder = self.folder / "runs" / f"{_slug(name)}-seed{seed}-{key[:12]}"
+        return Job(name, task, config, arguments, seed, folder, steps, checkpoint)
+
+
+def compare(settings: Namespace) -> None:
+    """Runs the comparison and reports it.
+
+    Raises:
+        UserError: an argument is invalid, an entry does not fit the data, or the data cannot be served.
+    """
+    began = time.perf_counter()
+    budget, data = TrainingBudget.parse(settings.budget), read_data(settings.data)
+    candidates = [Candidate.parse(text) for text in settings.methods]
+    for place, one in enumerate(candidates):
+        if one.name in [other.name for other in candidates[:place]]:
+            raise UserError(f"'{one.name}' is given twice: leave one out, or give it other arguments.")
+    situation = situation_of(data)
+    for one in candidates:
+        if obstacle := one.obstacle(situation):
+            raise UserError(obstacle)
+    if situation.kind == "domains" and not any(one.name == SOURCE_ONLY for one in candidates):
+        candidates.append(Candidate.parse(SOURCE_ONLY))
+    trainer = read_data(settings.trainer)
+    key = hashlib.sha256(json.dumps([situation.fingerprint, str(budget), trainer]).encode()).hexdigest()
+    folder = Path(settings.output) / f"compare-{_slug(situation.name)}-{key[:8]}"
+    plan = Plan(data, situation, budget, range(settings.seeds), folder, trainer)
+    show(f"{situation.name}: {situation}.", f"Budget of each entry: {budget}; {settings.seeds} seeds; in {folder}")
+    runner = Runner(settings.jobs)
+    results = _baselines(plan, candidates, runner)
+    results |= runner.run([plan.job(one, seed) for seed in plan.seeds for one in candidates])
+    apart = _oracle(plan, candidates, runner) if situation.kind == "domains" else {}
+    for name, text in check_units(results).items():
+        results[name] = [replace(one, failure=text) for one in results[name]]
+    results |= _without_support(plan, candidates, rank(results), runner)
+    order = [*(one.name for one in candidates), *results]
+    ranking = rank({name: results[name] for name in dict.fromkeys(order)})
+    seconds = {"total": round(time.perf_counter() - began, 2), "runs": round(runner.seconds, 2), "new_runs": runner.new}
+    publish(ranking, apart, folder, _card(plan, settings, seconds))
+
+
+class Runner:
+    """Runs jobs one after the other or side by side, except those with stored outcomes, and says how far it is.
+
+    Args:
+        jobs: number of processes.
+
+    Attributes:
+        seconds: that the runs took.
+        new: number of runs that were not stored.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs, self.seconds, self.new = jobs, 0.0, 0
+
+    def run(self, jobs: Sequence[Job]) -> Results:
+        """The outcomes by entry, in the order of the seeds."""
+        found = {place: job.stored() for place, job in enumerate(jobs)}
+        missing = [place for place in found if not found[place]]
+        for done, (place, outcomes, seconds) in enumerate(self._each([jobs[place] for place in missing], missing)):
+            found[place] = outcomes
+            self.seconds, self.new = self.seconds + seconds, self.new + 1
+            for one in outcomes:
+                show(f"[{done + 1}/{len(missing)}] {_line(one)}")
+        results: Results = {}
+        for place in sorted(found, key=lambda place: jobs[place].seed):
+            for one in found[place]:
+                results.setdefault(one.entry, []).append(one)
+        return results
+
+    def _each(self, jobs: Sequence[Job], places: Sequence[int]) -> Iterator[tuple[int, list[Outcome], float]]:
+        if self.jobs == 1 or len(jobs) < 2:
+            yield from ((place, *_timed(job)) for place, job in zip(places, jobs, strict=True))
+            return
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,)) as pool:
+            running = {pool.submit(_timed, job): place for place, job in zip(places, jobs, strict=True)}
+            yield from ((running[one], *one.result()) for one in as_completed(running))
+
+
+def _timed(job: Job) -> tuple[list[Outcome], float]:
+    began = time.perf_counter()
+    return run_job(job), time.perf_counter() - began
+
+
+def _line(one: Outcome) -> str:
+    result = f"failed: {one.failure}" if one.failure else f"{100 * one.mean:.2f} %"
+    return f"{one.entry}, seed {one.seed}: {result} ({one.seconds:.0f} s)"
+
+
+# ---- runs beside the entries
+
+
+def _baselines(plan: Plan, candidates: Sequence[Candidate], runner: Runner) -> Results:
+    """Baselines that need no training, by the network of the first entry that has a pretrained one, or any.
+
+    Raises:
+        UserError: the data cannot be served to any of the entries.
+    """
+    order = sorted(candidates, key=lambda one: not one.pretrained)
+    failures: list[str] = []
+    for one in order:
+        results = runner.run([plan.job(one, seed, "baselines") for seed in plan.seeds])
+        wrong = [outcome.failure for runs in results.values() for outcome in runs if outcome.failure]
+        if not wrong:
+            return results
+        failures += wrong[:1]
+    raise UserError(failures[0])
+
+
+def _oracle(plan: Plan, candidates: Sequence[Candidate], runner: Runner) -> Results:
+    base = next(one for one in candidates if one.name == SOURCE_ONLY)
+    return runner.run([plan.job(base, seed, "oracle") for seed in plan.seeds])
+
+
+def _without_support(plan: Plan, candidates: Sequence[Candidate], ranking: Ranking, runner: Runner) -> Results:
+    """The best few-shot method with shuffled support labels."""
+    tested = [name for name in ranking.order if ranking.outcomes[name][0].checkpoint]
+    if plan.situation.kind != "new classes" or not tested:
+        return {}
+    best = next(one for one in candidates if one.name == tested[0])
+    jobs = [plan.job(best, one.seed, "support-free", one.checkpoint) for one in ranking.outcomes[best.name]]
+    return {f"support-free ({best.name})": runs for runs in runner.run(jobs).values()}
+
+
+# ---- names and cards
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.]+", "_", name).strip("_")[:48]
+
+
+def _own_code(kind: type) -> str:
+    """A hash of the file of a class that is not of this package, whose version says nothing of it."""
+    file = None if kind.__module__.startswith("metatransfer.") else inspect.getsourcefile(kind)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _card(plan: Plan, settings: Namespace, seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "data": plan.data,
+        "situation": str(plan.situation),
+        "fingerprint": plan.situation.fingerprint,
+        "budget": str(plan.budget),
+        "methods": list(settings.methods),
+        "seeds": list(plan.seeds),
+        "version": metatransfer.__version__,
+        "seconds": dict(seconds),
+    }

@@ -1,0 +1,183 @@
+"""Runs one entry of a comparison for one seed: an ordinary fit and test with its own folder, and its scores."""
+
+import contextlib
+import json
+import logging
+import shlex
+import shutil
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+
+from metatransfer.callbacks.figures import Figures
+from metatransfer.callbacks.gain import Gain
+from metatransfer.callbacks.run.run_folder import run_folder
+from metatransfer.cli.entries import Candidate
+from metatransfer.cli.entry_data import merged
+from metatransfer.cli.main import MetaTransferCLI, mistake_of, run_lightning
+from metatransfer.errors import UserError
+from metatransfer.experiments.per_task import per_task
+from metatransfer.experiments.ranking import Outcome
+from metatransfer.experiments.units import OWN, Beside, UnitScores, untrained_baselines, without_support
+from metatransfer.storage import short_path, write_atomically
+
+Task = Literal["method", "baselines", "support-free", "oracle"]
+_FILE = "outcomes.json"
+_REPORT = {"class_path": "metatransfer.callbacks.Report", "init_args": {"baselines": False}}
+_FIGURES = {"class_path": "metatransfer.cli.entry_run.FiguresAtTheEnd"}
+_NO_TWINS = {"class_path": "metatransfer.callbacks.AdaptationGain", "init_args": {"seeds": 0}}
+
+
+class FiguresAtTheEnd(Figures):
+    """Draws a fit once: drawing after each validation takes longer than many a training between two of them."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws nothing."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last validation, and the learning curve."""
+        self._draw(trainer, pl_module, "val")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        name: of the entry.
+        task: what is run: the ``method``, ``baselines`` beside its untrained form, the trained method without support
+            labels (``support-free``), or the method on the labelled target (``oracle``).
+        config: the whole configuration.
+        arguments: of the entry.
+        seed: of the run.
+        folder: where it writes.
+        per_task: steps on each support set, if a classifier is fitted to each.
+        checkpoint: to test, for ``support-free``.
+    """
+
+    name: str
+    task: Task
+    config: Mapping[str, Any]
+    arguments: tuple[str, ...]
+    seed: int
+    folder: Path
+    per_task: int | None = None
+    checkpoint: str | None = field(default=None, compare=False)
+
+    def stored(self) -> list[Outcome]:
+        """The outcomes of an earlier run; empty if there is none."""
+        path = self.folder / _FILE
+        if not path.exists():
+            return []
+        return [Outcome(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def configured(
+    candidate: Candidate, data: Mapping[str, Any], seed: int, limits: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration of a run: the entry's, with the data, seed and budget of the comparison."""
+    config = dict(candidate.config)
+    own = dict(config.get("trainer") or {})
+    kept = [one for one in own.get("callbacks") or [] if not _is_gain(one)]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    settings = merged({**own, **limits, **quiet, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
+    return {**config, "seed_everything": seed, "trainer": settings, "data": dict(data)}
+
+
+def _is_gain(described: Any) -> bool:  # noqa: ANN401
+    """Whether a callback trains twins, which a comparison has as its own entries."""
+    name = str(described.get("class_path") if isinstance(described, Mapping) else described).rpartition(".")[2]
+    return name in {kind.__name__ for kind in Gain.__subclasses__()}
+
+
+def run_job(job: Job) -> list[Outcome]:
+    """Runs a job and stores its outcomes; a failure is an outcome, too."""
+    shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed
+    job.folder.mkdir(parents=True)
+    began = time.perf_counter()
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # the seed of every run
+    with (job.folder / "log.txt").open("w", encoding="utf-8") as log, _into(log):
+        try:
+            found = _run(job)
+        except Exception as error:
+            traceback.print_exc()
+            told = mistake_of(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            failed = Outcome(job.name, job.seed, failure=told, seconds=round(time.perf_counter() - began, 2))
+            if not isinstance(error, UserError):
+                return [failed]  # it may work next time
+            found = [failed]
+    write_atomically(job.folder / _FILE, json.dumps([asdict(one) for one in found]) + "\n")
+    return found
+
+
+@contextlib.contextmanager
+def _into(log: Any) -> Iterator[None]:  # noqa: ANN401
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def _run(job: Job) -> list[Outcome]:
+    config = job.folder / "entry.yaml"
+    write_atomically(config, yaml.safe_dump(dict(job.config), sort_keys=False))
+    found: list[Outcome] = []
+
+    class Running(MetaTransferCLI):
+        """The command ``fit`` that also tests, and keeps the scores."""
+
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {"fit": MetaTransferCLI.subcommands()["fit"]}
+
+        def fit(self, model: Any, datamodule: Any = None, **_: Any) -> None:  # noqa: ANN401
+            module = model if job.per_task is None else per_task(model, job.per_task)
+            found.extend(_measured(job, self.trainer, module, datamodule))
+
+    root = ["--trainer.default_root_dir", str(job.folder)]
+    run_lightning(Running, ["fit", "--config", str(config), *root, *job.arguments])
+    return found
+
+
+_BESIDE: dict[Task, Beside] = {"baselines": untrained_baselines, "support-free": without_support}
+
+
+def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcome]:  # noqa: ANN401
+    if data.info().num_targets:
+        raise UserError("a comparison ranks accuracies, but these tasks are regressions: compare them by their runs.")
+    scores = UnitScores(_BESIDE.get(job.task, lambda _: {}))
+    trainer.callbacks.append(scores)  # type: ignore[attr-defined]
+    began, trained = time.perf_counter(), job.task in ("method", "oracle") and job.per_task is None
+    if trained:
+        trainer.fit(module, datamodule=data.oracle_twin() if job.task == "oracle" else data)
+    chooser: Any = trainer.checkpoint_callback
+    best = (getattr(chooser, "best_model_path", "") or getattr(chooser, "last_model_path", "")) if trained else ""
+    steps = trainer.global_step
+    trainer.test(module, datamodule=data, ckpt_path=best or job.checkpoint, verbose=False)
+    shared = Outcome(job.name, job.seed, units=scores.units, seconds=round(time.perf_counter() - began, 2))
+    if job.task in _BESIDE:
+        return [
+            replace(shared, entry=name, scores=values, baseline=True)
+            for name, values in scores.found.items() if name != OWN
+        ]  # fmt: skip
+    config = short_path(run_folder(trainer) / "config.yaml")
+    command = ["lightning", "test", "--config", config, "--ckpt_path", short_path(best)] if best else []
+    return [
+        replace(
+            shared, scores=scores.found[OWN], steps=steps, curve=scores.curve, note=_note(job, trainer, steps),
+            checkpoint=short_path(best) if best else None, command=shlex.join(command),
+        )
+    ]  # fmt: skip
+
+
+def _note(job: Job, trainer: Trainer, steps: int) -> str:
+    """How the training ended."""
+    if job.per_task is not None:
+        return "fitted to each support set, no training before"
+    if job.task == "oracle":
+        return "trained on labels of the target, apart from the order"
+    return f"{steps} steps, {trainer.current_epoch} epochs"

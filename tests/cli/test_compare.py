@@ -1,0 +1,133 @@
+"""``lightning compare``: runs, stored runs, rows of failures, mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+import messages
+from metatransfer.cli import main
+from metatransfer.cli.entries import Candidate, read_data, situation_of
+from metatransfer.cli.entry_data import data_section
+from metatransfer.errors import UserError
+
+SMALL = [
+    "--data.source=Glyphs", "--data.episodes.val=2", "--data.episodes.test=6", "--data.eval_task.num_queries=2",
+    "--budget=2steps", "--seeds=1", "--trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+def compared(folder):
+    (path,) = (folder / "lightning_logs").glob("compare-*/comparison.json")
+    return json.loads(path.read_text())
+
+
+def test_methods_are_compared_and_not_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    broken = tmp_path / "broken.yaml"
+    config = {"model": {"class_path": "ProtoNetModule", "init_args": {"backbone": "Conv4", "distance": "none"}}}
+    broken.write_text(yaml.safe_dump(config))
+    methods = ["protonet --model.backbone.hidden_channels 4", "frozen_features", str(broken)]
+    main(["compare", *SMALL, "--methods", *methods])
+    first, table = compared(tmp_path), capsys.readouterr().out
+    entries = first["entries"]
+    assert {methods[0], "frozen_features", "pixel 1-NN"} < set(entries)
+    assert any(name.startswith("support-free") for name in entries)
+    assert list(first["failures"]) == ["broken"]
+    assert "distance" in first["failures"]["broken"]
+    assert len({one["units"] for entry in entries.values() for one in entry["seeds"].values()}) == 1
+    assert entries[methods[0]]["seeds"]["0"]["steps"] == 2
+    assert first["conclusion"] in table
+    assert "lightning test --config" in table
+    assert list((tmp_path / "lightning_logs").glob("compare-*/comparison.png"))
+    main(["compare", *SMALL, "--methods", *methods])
+    second = compared(tmp_path)
+    assert second["seconds"]["new_runs"] == 0
+    assert second["entries"] == entries
+    # one that was killed is run again, and ends the same
+    (stored,) = (tmp_path / "lightning_logs").glob("compare-*/runs/protonet*-seed0-*/outcomes.json")
+    stored.unlink()
+    main(["compare", *SMALL, "--methods", *methods])
+    third = compared(tmp_path)
+    assert third["seconds"]["new_runs"] == 1
+    assert third["entries"][methods[0]]["accuracy"] == entries[methods[0]]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--data.source=Glyphs", "--methods", "protonett"], "Did you mean protonet?"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--budget", "soon"], "budget must be a time"),
+        (["--data.source=Glyphs", "--methods", "protonet", "protonet"], "given twice"),
+        (["--data.source=Glyphs", "--methods", "dann"], "'dann' is for a source and a target domain"),
+        (["--data.source=Digits", "--methods", "protonet"], "'protonet' is for tasks of new classes"),
+        (["--data.source=nowhere/at/all", "--methods", "protonet"], "does not exist"),
+        (["--data.seed=1", "--methods", "protonet"], "data need a source"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--seeds", "0"], "seeds"),
+        (["--data.source=Glyphs"], "lightning compare needs --methods"),
+    ],
+)
+def test_mistakes(typed, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *typed])
+    assert stop.value.code == 2
+    (message,) = capsys.readouterr().err.strip().splitlines()
+    assert words in messages.keep(message)
+
+
+@pytest.mark.parametrize("layout", ["one class", "no test split"])
+def test_data_that_cannot_be_compared_on(layout, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = ["a,b,label,split"]
+    for number in range(20):
+        kind = "x" if layout == "one class" or number % 2 else "y"
+        split = "train" if layout == "one class" or number < 15 else "val"
+        rows.append(f"{number},{number % 3},{kind},{split}")
+    (tmp_path / "data.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "--data.source=data.csv", "--methods", "finetune --model.backbone MLP", "--budget=1steps"])
+    assert stop.value.code == 2
+    message = messages.keep(capsys.readouterr().err.strip().splitlines()[-1])
+    assert ("one class" if layout == "one class" else "no test split") in message
+
+
+# ---- the situation and the data of an entry
+
+
+def test_the_situation_follows_from_the_data():
+    assert situation_of({"source": "Glyphs"}).kind == "new classes"
+    assert situation_of({"source": "Digits"}).kind == "few labels"
+    assert situation_of({"source": "Glyphs", "labels_per_class": 5}).kind == "few labels"
+    domains = {"sources": {"typeset": "TypesetDigits"}, "targets": {"written": "Digits"}}
+    assert situation_of(domains).kind == "domains"
+    assert situation_of({"source": "Sinusoids"}).kind == "new classes"
+
+
+def test_options_of_the_command_line_are_nested_after_those_of_a_file():
+    given = {"source": "Glyphs", "task": {"num_ways": 5, "num_shots": 1}, "task/num_shots": "5", "a/b/c": "x"}
+    assert read_data(given)["task"] == {"num_ways": 5, "num_shots": 5}
+    assert read_data(given)["a"] == {"b": {"c": "x"}}
+
+
+def test_all_entries_are_tested_on_one_protocol_and_train_in_their_own_way():
+    situation = situation_of({"source": "Glyphs"})
+    data = {"source": "Glyphs", "eval_task": {"num_shots": 5}}
+    names = ("protonet", "maml", "pretrain")
+    sections = {name: data_section(Candidate.parse(name), situation, data, 1) for name in names}
+    own = {name: one["init_args"] for name, one in sections.items()}
+    own["pretrain"] = own["pretrain"]["episodes"]["init_args"]
+    shapes = [one["eval_task"] for one in own.values()]
+    assert shapes == [{"num_ways": 5, "num_shots": 5, "num_queries": 15}] * 3
+    assert {one["episodes"]["test"] for one in own.values()} == {600}
+    assert own["protonet"]["task"]["num_ways"] == 20
+    assert own["maml"]["task"]["num_ways"] == 5
+    assert sections["pretrain"]["class_path"] == "ClassBatches"
+
+
+def test_an_entry_needs_a_model(tmp_path):
+    (tmp_path / "empty.yaml").write_text("trainer: {max_epochs: 1}\n")
+    with pytest.raises(UserError, match="no section model"):
+        Candidate.parse(str(tmp_path / "empty.yaml"))
