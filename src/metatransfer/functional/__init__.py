@@ -16,17 +16,23 @@ from metatransfer.functional.random import (
     random_words,
     stream_keys,
 )
+from metatransfer.functional.transferability import h_score, leep, log_me, nce, trans_rate
 
 __all__ = [
     "episode_loss",
     "episode_losses",
     "episode_scores",
+    "h_score",
     "is_regression",
+    "leep",
+    "log_me",
     "mask_absent_classes",
+    "nce",
     "random_permutations",
     "random_subsets",
     "random_uniforms",
     "random_words",
     "stream_keys",
+    "trans_rate",
 ]
 __all__ += meta.__all__
