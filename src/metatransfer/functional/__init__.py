@@ -16,6 +16,7 @@ from metatransfer.functional.random import (
     random_words,
     stream_keys,
 )
+from metatransfer.functional.representations import linear_cka, svcca
 from metatransfer.functional.transferability import h_score, leep, log_me, nce, trans_rate
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "h_score",
     "is_regression",
     "leep",
+    "linear_cka",
     "log_me",
     "mask_absent_classes",
     "nce",
@@ -33,6 +35,7 @@ __all__ = [
     "random_uniforms",
     "random_words",
     "stream_keys",
+    "svcca",
     "trans_rate",
 ]
 __all__ += meta.__all__
