@@ -86,7 +86,8 @@ def svcca(x: Tensor, y: Tensor, kept: float = 0.99) -> Tensor:
         raise UserError(f"svcca: kept must be a share above 0 and at most 1, but is {kept}.")
     first, second = (_leading(one, kept) for one in _centred("svcca", x, y, least=2))
     correlations: Tensor = torch.linalg.svdvals(first.T @ second)
-    return correlations.clamp(max=1).mean()
+    mean: Tensor = correlations.clamp(max=1).mean()
+    return mean
 
 
 def _leading(x: Tensor, kept: float) -> Tensor:
