@@ -17,9 +17,11 @@ from metatransfer.functional.random import (
     stream_keys,
 )
 from metatransfer.functional.representations import linear_cka, svcca
+from metatransfer.functional.task_embedding import diagonal_fisher, task2vec, task2vec_distance
 from metatransfer.functional.transferability import h_score, leep, log_me, nce, trans_rate
 
 __all__ = [
+    "diagonal_fisher",
     "episode_loss",
     "episode_losses",
     "episode_scores",
@@ -36,6 +38,8 @@ __all__ = [
     "random_words",
     "stream_keys",
     "svcca",
+    "task2vec",
+    "task2vec_distance",
     "trans_rate",
 ]
 __all__ += meta.__all__

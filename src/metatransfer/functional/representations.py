@@ -86,8 +86,7 @@ def svcca(x: Tensor, y: Tensor, kept: float = 0.99) -> Tensor:
         raise UserError(f"svcca: kept must be a share above 0 and at most 1, but is {kept}.")
     first, second = (_leading(one, kept) for one in _centred("svcca", x, y, least=2))
     correlations: Tensor = torch.linalg.svdvals(first.T @ second)
-    mean: Tensor = correlations.clamp(max=1).mean()
-    return mean
+    return correlations.clamp(max=1).mean()
 
 
 def _leading(x: Tensor, kept: float) -> Tensor:
@@ -96,7 +95,8 @@ def _leading(x: Tensor, kept: float) -> Tensor:
     values = values[values > values[0] * max(x.shape) * torch.finfo(x.dtype).eps]
     shares = values.square().cumsum(0) / values.square().sum()
     count = int((shares < kept * (1 - 4 * torch.finfo(x.dtype).eps)).sum()) + 1
-    return vectors[:, : min(count, len(values))]
+    leading: Tensor = vectors[:, : min(count, len(values))]
+    return leading
 
 
 def _centred(name: str, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
