@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from metatransfer.errors import UserError
-
-_BLOCKS = 8  # of columns; only half of the symmetric products is computed
+from metatransfer.functional.transferability import gram
 
 
 def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
@@ -54,13 +51,7 @@ def _squared_product(x: Tensor, y: Tensor) -> Tensor:
     """The squared Frobenius norm of ``y.T @ x``, which is also the sum of ``(x @ x.T) * (y @ y.T)``."""
     if len(x) < max(x.shape[1], y.shape[1]):
         return ((x @ x.T) * (y @ y.T)).sum()
-    if x is not y:
-        return (y.T @ x).square().sum()
-    total, width = x.new_zeros(()), max(64, math.ceil(x.shape[1] / _BLOCKS))
-    for start in range(0, x.shape[1], width):
-        block, later = x[:, start : start + width], x[:, start + width :]
-        total = total + (block.T @ block).square().sum() + 2 * (block.T @ later).square().sum()
-    return total
+    return (gram(x) if x is y else y.T @ x).square().sum()
 
 
 def svcca(x: Tensor, y: Tensor, kept: float = 0.99) -> Tensor:
