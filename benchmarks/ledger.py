@@ -21,6 +21,7 @@ from metatransfer.functional.intervals import in_words
 FOLDER = Path(__file__).resolve().parent
 # names in result files that were written before collections and data modules were separated
 RENAMED = {"OmniglotEpisodes": "Omniglot", "SinusoidEpisodes": "Sinusoids", "TextDataModule": "Texts"}
+OTHER_TARGETS = "accuracy on the other targets"  # a name in transferability.json
 HEAD = """# Reproduction ledger
 
 This file is made by `python benchmarks/ledger.py` from the files in `results/` (most of them are the `results.json` of
@@ -77,12 +78,12 @@ def ledger() -> str:
     """
     rows, notes = [], []
     for name, paper in published().items():
-        file = paper.get("table", paper.get("seeds", name))
+        file = paper.get("table", paper.get("seeds", paper.get("scores", name)))
         path = FOLDER / "results" / f"{file}.json"
         if not path.exists():
             raise SystemExit(f"published.yaml has '{name}', but results/{file}.json is missing: run it, or remove it.")
         results = json.loads(path.read_text(encoding="utf-8"))
-        kind = seeds_row if "seeds" in paper else mean_row if "table" in paper else row
+        kind = next((kind for key, kind in KINDS.items() if key in paper), row)
         rows.append(kind(name, paper, results))
         notes.append(f"- **{name}**: `{paper['command']}`. Published: {paper['source']}. {paper['note']}")
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |", *rows]
@@ -145,6 +146,29 @@ def seeds_row(name: str, paper: dict[str, str], results: dict) -> str:
         f"{results['machine']}, {results['threads']} threads",
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def scores_row(name: str, paper: dict[str, str], results: dict) -> str:
+    """The correlations of a transferability score with fine-tuned accuracy, by ``transferability.py``."""
+    found, beside = (results["correlations"][score] for score in (paper["method"], OTHER_TARGETS))
+    by_target = [value for target, value in found["pearson"].items() if target != "mean"]
+    networks = len(next(iter(results["targets"].values())))
+    cells = (
+        name,
+        f"`{paper['function']}`",
+        f"{paper['protocol']}; {networks} source networks, {len(by_target)} targets, {results['seeds']} seeds",
+        str(paper["published"]),
+        f"**{found['pearson']['mean']:.3f}**, by target {min(by_target):.2f} to {max(by_target):.2f}; "
+        f"Spearman {found['spearman']['mean']:.3f}",
+        f"{OTHER_TARGETS} as the score {beside['pearson']['mean']:.3f}; Spearman {beside['spearman']['mean']:.3f}",
+        f"{duration(results['seconds'])} for all scores",
+        "with it",
+        f"{results['machine']['processor']}, {results['machine']['threads']} threads",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+KINDS = {"seeds": seeds_row, "table": mean_row, "scores": scores_row}
 
 
 def protocol(results: dict) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -34,7 +35,7 @@ def test_every_row_has_a_published_number_its_source_and_the_run(ledger):
     assert rows
     for name, paper in rows.items():
         assert {"published", "source", "command", "note"} <= paper.keys(), name
-        if "table" in paper or "seeds" in paper:
+        if paper.keys() & {"table", "seeds", "scores"}:
             continue
         results = json.loads((FOLDER / "results" / f"{name}.json").read_text())
         assert results["stage"] == "test"
@@ -70,6 +71,21 @@ def test_rows_over_seeds_stand_beside_their_twins(ledger):
         line = next(line for line in lines if line.startswith(f"| {name} |"))
         for key in ("adapted", "source only"):
             assert f"{100 * sum(run[key] for run in runs.values()) / len(runs):.2f}" in line
+
+
+def test_rows_of_scores_are_the_correlations_of_their_table(ledger):
+    papers = {name: paper for name, paper in ledger.published().items() if "scores" in paper}
+    assert {"h_score", "log_me", "leep", "nce"} <= {paper["function"] for paper in papers.values()}
+    lines = ledger.ledger().splitlines()
+    for name, paper in papers.items():
+        results = json.loads((FOLDER / "results" / f"{paper['scores']}.json").read_text())
+        assert len(results["targets"]) >= 5
+        found = []
+        for rows in results["targets"].values():
+            assert len(rows) >= 6
+            accuracy = [np.mean(row["accuracy"]) for row in rows.values()]
+            found.append(np.corrcoef([row["scores"][paper["method"]] for row in rows.values()], accuracy)[0, 1])
+        assert f"**{np.mean(found):.3f}**" in next(line for line in lines if line.startswith(f"| {name} |"))
 
 
 def test_a_run_is_taken_in(ledger, tmp_path, monkeypatch, capsys):

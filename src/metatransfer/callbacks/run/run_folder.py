@@ -19,7 +19,7 @@ def claim_versions(trainer: Trainer) -> None:
     """Gives each logger a version of its own, also if several runs start at the same time."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger | CSVLogger) and logger._version is None:
-            logger._version = _claimed(Path(logger.root_dir).expanduser())
+            logger._version = claimed_version(Path(logger.root_dir).expanduser())
 
 
 def _choose(trainer: Trainer) -> Path:
@@ -31,15 +31,15 @@ def _choose(trainer: Trainer) -> Path:
     if logger is not None:
         return Path(logger.save_dir or trainer.default_root_dir).expanduser() / str(logger.name) / str(logger.version)
     root = Path(trainer.default_root_dir) / "lightning_logs"
-    return root / f"version_{_claimed(root)}"
+    return root / f"version_{claimed_version(root)}"
 
 
-def _claimed(root: Path) -> int:
+def claimed_version(root: Path) -> int:
     """The number of the next ``version_<number>``: creating the folder claims it, because only one process can."""
     taken = [int(path.name[8:]) for path in root.glob("version_*") if path.name[8:].isdigit()]
     version = max(taken, default=-1) + 1
     try:
         (root / f"version_{version}").mkdir(parents=True)
     except FileExistsError:
-        return _claimed(root)
+        return claimed_version(root)
     return version

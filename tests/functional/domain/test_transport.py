@@ -1,0 +1,71 @@
+"""The dataset distance against all permutations, in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from messages import keep
+from metatransfer.errors import UserError
+from metatransfer.functional.domain.transport import dataset_distance
+
+
+def samples(n, seed, classes=2):
+    make = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, generator=make, dtype=torch.float64), torch.arange(n) % classes
+
+
+def slow_distance(x, y, z, w):
+    def cost(i, j):
+        mine, other = x[y == y[i]], z[w == w[j]]
+        means = (mine.mean(0) - other.mean(0)).square().sum()
+        spreads = (mine.std(0, correction=0) - other.std(0, correction=0)).square().sum()
+        return float((x[i] - z[j]).square().sum() + means + spreads)
+
+    costs = [[cost(i, j) for j in range(len(z))] for i in range(len(x))]
+    orders = itertools.permutations(range(len(x)))
+    return min(sum(costs[i][j] for i, j in enumerate(order)) / len(x) for order in orders) ** 0.5
+
+
+def test_the_best_of_all_permutations():
+    x, y = samples(6, 0)
+    z, w = samples(6, 1, classes=3)
+    assert float(dataset_distance(x, y, z, w + 5)) == pytest.approx(slow_distance(x, y, z, w), abs=1e-10)
+
+
+def test_properties():
+    x, y = samples(40, 0)
+    z, w = samples(40, 1, classes=4)
+    value = float(dataset_distance(x, y, z, w))
+    order = torch.randperm(40)
+    assert float(dataset_distance(x[order], y[order], x, y)) == pytest.approx(0, abs=1e-12)
+    assert float(dataset_distance(z, w, x, y)) == pytest.approx(value)
+    assert float(dataset_distance(x + 3, y, z + 3, w)) == pytest.approx(value)
+    assert float(dataset_distance(x, y, x, y.flip(0) * 0)) < float(dataset_distance(x, y, x + 5, y))
+    classes = (x[:, 0] > 0).long()  # labels that follow the samples are far from labels that do not
+    assert float(dataset_distance(x, classes, x, y)) > 0.1
+
+
+def test_the_larger_side_is_reduced_to_the_same_samples():
+    x, y = samples(40, 0)
+    z, w = samples(15, 1)
+    assert float(dataset_distance(x, y, z, w)) == float(dataset_distance(x, y, z, w))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"source": torch.ones(4)}, "(4,)"),
+        ({"source_y": torch.ones(4)}, "float32"),
+        ({"target": torch.ones(4, 2)}, "(4, 2)"),
+        ({"target": torch.full((4, 3), torch.inf)}, "finite"),
+    ],
+)
+def test_wrong_arguments(changed, words):
+    good = {"source": torch.ones(4, 3), "target": torch.ones(4, 3)}
+    labels = {"source_y": torch.arange(4), "target_y": torch.arange(4)}
+    with pytest.raises(UserError) as caught:
+        dataset_distance(**{**good, **labels, **changed})
+    assert words in keep(str(caught.value))
