@@ -26,9 +26,10 @@ from metatransfer.methods.gradient import *
 from metatransfer.methods.metric import *
 from metatransfer.methods.options import *
 from metatransfer.methods.predictor import Predictor
+from metatransfer.methods.saved_predictor import load_predictor
 from metatransfer.methods.supervised import *
 
-__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor", "load"]
+__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor", "load", "load_predictor"]
 __all__ += options.__all__
 __all__ += classical.__all__
 __all__ += domain.__all__

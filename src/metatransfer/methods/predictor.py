@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -39,14 +40,44 @@ class Predictor(Generic[State]):
     """
 
     def __init__(self, module: EpisodicModule[State], support_x: Inputs, support_y: Labels) -> None:
-        self.module = module
-        self._returns = type(support_y)
-        self._task = _Task(support_x, support_y, module.learned(support_x, support_y), classes_of(support_y))
+        state = module.learned(support_x, support_y)
+        self._set(module, LearnedTask(support_x, support_y, state, classes_of(support_y)), type(support_y))
+
+    def _set(self, module: EpisodicModule[State], task: LearnedTask, returns: type) -> None:
+        self.module, self._task, self._returns = module, task, returns
+
+    @classmethod
+    def of_task(cls, module: EpisodicModule[State], task: LearnedTask, returns: type) -> Self:
+        """A predictor of a task that was learned before; ``returns`` is the type of the caller's labels."""
+        found = cls.__new__(cls)
+        found._set(module, task, returns)
+        return found
+
+    @property
+    def task(self) -> LearnedTask:
+        """The support set and what the method learned from it."""
+        return self._task
 
     @property
     def state(self) -> State:
         """What the method learned from the support set, with a task axis of size 1."""
         return self._task.state  # type: ignore[no-any-return]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes everything that answers depend on to one file, see :func:`metatransfer.load_predictor`.
+
+        Args:
+            path: the file, such as ``cats.safetensors``; an existing one is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: the labels or the state of the method cannot be written as tensors and plain values.
+        """
+        from metatransfer.methods.saved_predictor import save_predictor  # imports this file
+
+        return save_predictor(self, path, self._returns)
 
     @property
     def classes(self) -> tuple[Any, ...]:
@@ -139,7 +170,7 @@ class Predictor(Generic[State]):
         names = [task.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
 
-    def _outputs(self, task: _Task, x: Samples | Inputs) -> Outputs:
+    def _outputs(self, task: LearnedTask, x: Samples | Inputs) -> Outputs:
         samples = as_inputs(self.module, x, "x")
         if isinstance(samples, Tensor) and samples.dim() < 2:
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
@@ -152,7 +183,7 @@ class Predictor(Generic[State]):
         map_tensors(self._check_answer, outputs)
         return outputs[:, : len(task.classes)] if task.classes and isinstance(outputs, Tensor) else outputs
 
-    def _points(self, task: _Task, x: Samples | Inputs) -> Tensor:
+    def _points(self, task: LearnedTask, x: Samples | Inputs) -> Tensor:
         points = point_of(self._outputs(task, x))
         points = points.squeeze(0) if points.dim() > 2 else points  # of a distribution
         points = points[:, : len(task.classes)] if task.classes else points
@@ -168,8 +199,15 @@ class Predictor(Generic[State]):
         return answer
 
 
-class _Task(NamedTuple):
-    """What a predictor knows; replaced as a whole, since other threads may read it."""
+class LearnedTask(NamedTuple):
+    """What a predictor knows; replaced as a whole, since other threads may read it.
+
+    Attributes:
+        support_x: ``(S, *shape)``, or texts.
+        labels: the ``S`` labels of the caller, or float targets.
+        state: what the method learned, with a task axis of size 1.
+        classes: the distinct labels, sorted; empty for a regression.
+    """
 
     support_x: Inputs
     labels: Labels
