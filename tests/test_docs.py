@@ -23,7 +23,15 @@ from metatransfer import EpisodicDataModule, Glyphs
 from metatransfer.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md", "docs/choose.md")
+PAGES = (
+    "docs/quickstart.md",
+    "README.md",
+    "docs/gradient.md",
+    "docs/finetune.md",
+    "docs/domain.md",
+    "docs/choose.md",
+    "docs/export.md",
+)
 EXAMPLES = ROOT / "docs" / "examples"
 
 

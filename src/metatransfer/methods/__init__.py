@@ -20,6 +20,7 @@ from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import *
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.evaluation import *
+from metatransfer.methods.export import Exported, export_module
 from metatransfer.methods.features import *
 from metatransfer.methods.finetune import *
 from metatransfer.methods.gradient import *
@@ -29,7 +30,16 @@ from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.saved_predictor import load_predictor
 from metatransfer.methods.supervised import *
 
-__all__ = ["ClassifierModule", "EpisodicModule", "MethodModule", "Predictor", "load", "load_predictor"]
+__all__ = [
+    "ClassifierModule",
+    "EpisodicModule",
+    "Exported",
+    "MethodModule",
+    "Predictor",
+    "export_module",
+    "load",
+    "load_predictor",
+]
 __all__ += options.__all__
 __all__ += classical.__all__
 __all__ += domain.__all__

@@ -24,7 +24,8 @@ from metatransfer.arguments import class_path
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
 from metatransfer.methods.episodic import EpisodicModule
-from metatransfer.methods.predictor import LearnedTask, Predictor, classes_of, floating_dtype
+from metatransfer.methods.given import classes_of, floating_dtype
+from metatransfer.methods.predictor import LearnedTask, Predictor
 from metatransfer.storage import write_atomically
 from metatransfer.trust import named_class
 

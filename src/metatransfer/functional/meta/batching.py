@@ -96,9 +96,9 @@ def over_tasks(
     Returns:
         The results, with a leading task axis.
     """
-    if batching == "vmap":
-        return mapped(function, chunk_size)(*batched)
     tasks = unstacked(batched)
+    if batching == "vmap" and len(tasks) > 1:
+        return mapped(function, chunk_size)(*batched)
     return joined(by_shares(lambda share: [function(*task) for task in share], tasks, batching), torch.stack)
 
 

@@ -38,6 +38,8 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         UserError: a number is not positive, or ``num_classes`` is missing.
     """
 
+    cannot_export = "it reads the words of texts, and an exported file takes tensors: keep its checkpoint"
+
     def __init__(
         self,
         num_classes: int | None = None,

@@ -18,7 +18,7 @@ from metatransfer.methods.classifier import SampleClassifier
 from metatransfer.methods.data_access import datamodule_of
 from metatransfer.methods.domain.adaptation import Annealing
 from metatransfer.methods.evaluation.on_target import REMEDY
-from metatransfer.methods.predictor import floating_dtype
+from metatransfer.methods.given import floating_dtype
 from metatransfer.nn import Backbone
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm, reestimate_target_statistics
 

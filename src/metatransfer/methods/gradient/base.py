@@ -69,6 +69,11 @@ class InnerLoopModule(ReachesAllParameters, EpisodicModule[AdaptedTasks]):
         UserError: an argument is out of range.
     """
 
+    cannot_export = (
+        "its inner loop takes gradients of the support loss, which torch.export cannot trace: adapt it, and export the "
+        "predictor"
+    )
+
     @abstractmethod  # subclasses have their own arguments
     def __init__(
         self,
