@@ -30,7 +30,9 @@ def explanation_figure(
         title: title of the figure.
     """
     order = influence.abs().argsort(descending=True, stable=True)[:_SHOWN].tolist()
-    names = short_names([labels[place] for place in order], 14)
+    distinct = list(dict.fromkeys(labels))
+    short = dict(zip(distinct, short_names(distinct, 14), strict=True))
+    names = [short[labels[place]] for place in order]
     images = query.dim() == 3
     columns = max(len(order), 1 + len(looks)) if images else 1
     figure = Figure(figsize=(max(5.0, 1.15 * columns), 4.4 if images else 3.0), layout="constrained")
