@@ -24,7 +24,7 @@ from metatransfer.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md", "docs/choose.md",
-         "docs/transferability.md")  # fmt: skip
+         "docs/transferability.md", "docs/export.md")  # fmt: skip
 EXAMPLES = ROOT / "docs" / "examples"
 
 

@@ -51,6 +51,13 @@ def checked_arguments(
         raise UserError(f"The checkpoint's hyper-parameters do not fit {kind.__name__}: {error}.") from error
 
 
+def named_class(path: str, kind: type[Kind], trusted: Collection[str] = ()) -> type[Kind]:
+    """The subclass of ``kind`` that a file names, under the same rules as a checkpoint's classes."""
+    plan = _Plan((*KNOWN_PACKAGES, *trusted))
+    plan.check_packages({"class_path": path})
+    return plan.subclass(path, (kind,))
+
+
 def check_classes(settings: Any, name: str = "") -> None:  # noqa: ANN401
     """Raises an error unless each ``class_path`` of a parsed configuration names a class."""
     items = settings if isinstance(settings, dict) else getattr(settings, "__dict__", {})

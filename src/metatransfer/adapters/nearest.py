@@ -61,7 +61,7 @@ class NearestNeighbors(FeatureClassifier):
         """Stores the training samples, scaled to unit length for the cosine."""
         train, _ = self.check_labelled(train, num_classes)
         x = F.normalize(train.x, dim=-1) if self.distance == "cosine" else train.x
-        self.learned = {"x": x, "y": train.y, "classes": torch.tensor(num_classes)}
+        self.learned = {"x": x, "y": train.y, "classes": torch.arange(num_classes)}
         return self
 
     def scores(self, x: Tensor) -> Tensor:
@@ -73,6 +73,6 @@ class NearestNeighbors(FeatureClassifier):
             similarity = -torch.cdist(x, known, compute_mode="donot_use_mm_for_euclid_dist").square()
         nearness, nearest = similarity.topk(min(self.k, len(known)))
         weight = (nearness / self.temperature).softmax(-1)
-        votes = F.one_hot(y[nearest], int(self.learned["classes"]))
+        votes = y[nearest].unsqueeze(-1) == self.learned["classes"]
         shares = (weight.unsqueeze(-1) * votes).sum(1)
         return shares.clamp(min=torch.finfo(x.dtype).eps).log()

@@ -51,12 +51,14 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         learns_from: type of the training batches.
         trained_protocol: the protocol card of the checkpoint that the weights were loaded from.
         run_seed: seed of the run, set by the command line.
+        cannot_export: why the method cannot be exported as a function of its batches; empty if it can.
         comparison: what :meth:`twins` compares; ``None`` if the method has no twins.
         lr: learning rate that replaces that of ``optimizer``, as set by Lightning's ``LearningRateFinder``.
     """
 
     learns_from: ClassVar[type]
     comparison: ClassVar[Comparison | None] = None
+    cannot_export: ClassVar[str] = ""
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
     lr: float | None = None

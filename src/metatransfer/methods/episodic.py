@@ -14,8 +14,9 @@ from metatransfer.functional.losses import episode_loss, episode_losses, is_regr
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnEpisodes
+from metatransfer.methods.given import Labels, Samples, classes_of, encode, support_set
 from metatransfer.methods.outputs import Outputs, checked_pair, default_score, map_tensors, point_of
-from metatransfer.methods.predictor import Labels, Predictor, Samples, classes_of, encode, support_set
+from metatransfer.methods.predictor import Predictor
 
 State = TypeVar("State")
 
@@ -68,6 +69,10 @@ class EpisodicModule(MethodModule, Generic[State]):
             ``(T, Q, C)`` logits, ``(T, Q, D)`` values, or a distribution, see
             :data:`~metatransfer.methods.outputs.Outputs`.
         """
+
+    def before_learning(self, support_x: Any) -> State | None:  # noqa: ANN401
+        """The state of tasks before they are learned, for explanations; ``None`` if learning changes no weights."""
+        return None
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The mean loss, a scalar; by default cross-entropy, squared error, or negative log-likelihood."""

@@ -1,27 +1,27 @@
 """The result of ``module.adapt``: a method that has learned one task."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from metatransfer.batches import Inputs, Tokens, map_inputs
-from metatransfer.checks import check_finite, check_float_samples, check_support
+from metatransfer.checks import check_finite
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.inputs import concatenated
 from metatransfer.functional.meta.replicas import replica
+from metatransfer.methods.given import Labels, Samples, as_inputs, classes_of, support_set
 from metatransfer.methods.outputs import Outputs, map_tensors, point_of
 
 if TYPE_CHECKING:
-    from metatransfer.methods.base import MethodModule
     from metatransfer.methods.episodic import EpisodicModule
+    from metatransfer.methods.explain import Explanation
+    from metatransfer.methods.export import Exported
 
 State = TypeVar("State")
-Labels = Tensor | np.ndarray | Sequence[Hashable]
-Samples = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 
 
 class Predictor(Generic[State]):
@@ -37,19 +37,86 @@ class Predictor(Generic[State]):
     """
 
     def __init__(self, module: "EpisodicModule[State]", support_x: Inputs, support_y: Labels) -> None:
-        self.module = module
-        self._returns = type(support_y)
-        self._task = _Task(support_x, support_y, module.learned(support_x, support_y), classes_of(support_y))
+        state = module.learned(support_x, support_y)
+        self._set(module, LearnedTask(support_x, support_y, state, classes_of(support_y)), type(support_y))
+
+    def _set(self, module: "EpisodicModule[State]", task: "LearnedTask", returns: type) -> None:
+        self.module, self._task, self._returns = module, task, returns
+
+    @classmethod
+    def of_task(cls, module: "EpisodicModule[State]", task: "LearnedTask", returns: type) -> Self:
+        """A predictor of a task that was learned before; ``returns`` is the type of the caller's labels."""
+        found = cls.__new__(cls)
+        found._set(module, task, returns)
+        return found
+
+    @property
+    def task(self) -> "LearnedTask":
+        """The support set and what the method learned from it."""
+        return self._task
 
     @property
     def state(self) -> State:
         """What the method learned from the support set, with a task axis of size 1."""
         return self._task.state  # type: ignore[no-any-return]
 
+    def save(self, path: str | Path) -> Path:
+        """Writes everything that answers depend on to one file, see :func:`metatransfer.load_predictor`.
+
+        Args:
+            path: the file, such as ``cats.safetensors``; an existing one is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: the labels or the state of the method cannot be written as tensors and plain values.
+        """
+        from metatransfer.methods.saved_predictor import save_predictor  # imports this file
+
+        return save_predictor(self, path, self._returns)
+
     @property
     def classes(self) -> tuple[Any, ...]:
         """The distinct labels, sorted; the columns of :meth:`predict_proba`. Empty for regression."""
         return self._task.classes
+
+    def export(self, path: str | Path, tolerance: float = 1e-5) -> "Exported":
+        """Writes the predictor as a file that runs without this package: ``query_x -> probabilities``.
+
+        What was learned from the support set is constant in the file. The number of queries is free. Resizing and
+        normalisation of the network and the names of the classes are inside.
+
+        Args:
+            path: a file that ends in ``.onnx`` (extra ``export``) or ``.pt2``.
+            tolerance: largest allowed difference from the predictor's own answers, which are compared at once.
+
+        Returns:
+            What was written, and how it compares; print it.
+
+        Raises:
+            UserError: torch cannot export the method, packages are missing, or the answers differ.
+        """
+        from metatransfer.methods.export import export_predictor  # imports this file
+
+        return export_predictor(self, path, tolerance)
+
+    def explain(self, query: Samples | Inputs) -> "Explanation":
+        """Explains the answer to one query; it takes as long as learning the task once for each support sample.
+
+        Args:
+            query: one sample ``(*shape)``, or a batch of one; or one text.
+
+        Returns:
+            The influence and the distance of each support sample, and where the network looked; print it, or draw
+            its ``figure()``.
+
+        Raises:
+            UserError: more than one query, a single support sample, or as :meth:`outputs`.
+        """
+        from metatransfer.methods.explain import explain  # imports this file
+
+        return explain(self, query)
 
     def __repr__(self) -> str:
         names = ", ".join(map(repr, self.classes[:5])) + ", ..." * (len(self.classes) > 5)
@@ -137,7 +204,7 @@ class Predictor(Generic[State]):
         names = [task.classes[index] for index in chosen.tolist()]
         return np.asarray(names) if issubclass(self._returns, np.ndarray) else names
 
-    def _outputs(self, task: "_Task", x: Samples | Inputs) -> Outputs:
+    def _outputs(self, task: "LearnedTask", x: Samples | Inputs) -> Outputs:
         samples = as_inputs(self.module, x, "x")
         if isinstance(samples, Tensor) and samples.dim() < 2:
             raise UserError(f"x must hold samples along its first axis, (N, *shape); got {tuple(samples.shape)}.")
@@ -150,7 +217,7 @@ class Predictor(Generic[State]):
         map_tensors(self._check_answer, outputs)
         return outputs[:, : len(task.classes)] if task.classes and isinstance(outputs, Tensor) else outputs
 
-    def _points(self, task: "_Task", x: Samples | Inputs) -> Tensor:
+    def _points(self, task: "LearnedTask", x: Samples | Inputs) -> Tensor:
         points = point_of(self._outputs(task, x))
         points = points.squeeze(0) if points.dim() > 2 else points  # of a distribution
         points = points[:, : len(task.classes)] if task.classes else points
@@ -166,8 +233,15 @@ class Predictor(Generic[State]):
         return answer
 
 
-class _Task(NamedTuple):
-    """What a predictor knows; replaced as a whole, since other threads may read it."""
+class LearnedTask(NamedTuple):
+    """What a predictor knows; replaced as a whole, since other threads may read it.
+
+    Attributes:
+        support_x: ``(S, *shape)``, or texts.
+        labels: the ``S`` labels of the caller, or float targets.
+        state: what the method learned, with a task axis of size 1.
+        classes: the distinct labels, sorted; empty for a regression.
+    """
 
     support_x: Inputs
     labels: Labels
@@ -177,94 +251,3 @@ class _Task(NamedTuple):
 
 def _listed(labels: Labels) -> list[Any]:
     return labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
-
-
-def support_set(module: "MethodModule", support_x: Samples | Inputs, support_y: Labels) -> tuple[Inputs, Labels]:
-    """A support set, checked and on the module's device."""
-    given = support_x if isinstance(support_x, Tokens) else as_samples(support_x, "support_x")
-    check_support(given, support_y)
-    samples = as_inputs(module, given, "support_x")
-    module.check_samples(samples)
-    return samples, plain_labels(support_y)
-
-
-def as_inputs(module: "MethodModule", x: Samples | Inputs, name: str) -> Inputs:
-    """Samples as floats in the precision of the network, or texts, on its device."""
-    if isinstance(x, Tokens):
-        return map_inputs(lambda part: part.to(module.device), x)
-    samples = as_samples(x, name)
-    check_float_samples(samples, name)
-    return samples.to(module.device, floating_dtype(module))
-
-
-def as_samples(x: Samples, name: str) -> Tensor:
-    """Samples as one tensor."""
-    if isinstance(x, Tensor):
-        return x
-    if isinstance(x, list | tuple) and x and all(isinstance(sample, Tensor | np.ndarray) for sample in x):
-        samples = [as_samples(sample, name) for sample in x]
-        shapes = list(dict.fromkeys(tuple(sample.shape) for sample in samples))
-        if len(shapes) > 1:
-            raise UserError(
-                f"{name} holds samples of different shapes, {shapes[0]} and {shapes[1]}: convert them to one shape."
-            )
-        return torch.stack(samples)
-    first = x[0] if isinstance(x, list | tuple) and x else x
-    if isinstance(first, Image.Image):
-        raise UserError(
-            f"{name} holds PIL images, but must hold tensors: convert each as the training data was, for example with "
-            "convert_image of the data module."
-        )
-    try:
-        array = np.asarray(x)
-        # torch takes neither negative strides nor another byte order, and warns of what it may not write to
-        return torch.as_tensor(array.astype(array.dtype.newbyteorder("="), order="C", copy=not _is_shareable(array)))
-    except (TypeError, ValueError) as error:
-        found = type(x).__name__ + (f" of {type(first).__name__}" if first is not x else "")
-        raise UserError(
-            f"{name} must be a tensor or an array (N, *shape) of numbers, or a list of samples of one shape, but is "
-            f"{found}."
-        ) from error
-
-
-def _is_shareable(array: np.ndarray) -> bool:
-    return array.flags.writeable and all(stride >= 0 for stride in array.strides)
-
-
-def floating_dtype(module: nn.Module) -> torch.dtype:
-    """The floating-point type of a module's weights."""
-    kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return next(kinds, torch.float32)
-
-
-def plain_labels(labels: Labels) -> Labels:
-    """Labels as plain values: scalars of torch and numpy in a list are replaced by their values."""
-    if isinstance(labels, Tensor | np.ndarray):
-        return labels
-    return [label.item() if isinstance(label, Tensor | np.generic) else label for label in labels]
-
-
-def classes_of(labels: Labels) -> tuple[Any, ...]:
-    """The distinct labels, sorted; empty for float labels, which are regressed."""
-    if isinstance(labels, Tensor):
-        return () if labels.is_floating_point() else tuple(torch.unique(labels).tolist())
-    if isinstance(labels, np.ndarray):
-        return () if labels.dtype.kind == "f" else tuple(np.unique(labels).tolist())
-    distinct = set(labels)
-    if all(isinstance(label, float) for label in distinct):
-        return ()
-    try:
-        return tuple(sorted(distinct))
-    except TypeError:
-        return tuple(sorted(distinct, key=str))
-
-
-def encode(labels: Labels, device: torch.device) -> Tensor:
-    """Support labels as class indices, or as float targets ``(S, D)``."""
-    classes = classes_of(labels)
-    if not classes:
-        targets = torch.as_tensor(labels, dtype=torch.float32, device=device)
-        return targets.unsqueeze(-1) if targets.dim() == 1 else targets
-    position = {name: index for index, name in enumerate(classes)}
-    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
-    return torch.tensor([position[value] for value in values], device=device)

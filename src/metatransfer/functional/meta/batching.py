@@ -93,9 +93,9 @@ def over_tasks(
             ``"vmap"``: all at once (dropout differs between tasks).
         chunk_size: number of tasks at a time with ``"vmap"``.
     """
-    if batching == "vmap":
-        return mapped(function, chunk_size)(*batched)
     tasks = unstacked(batched)
+    if batching == "vmap" and len(tasks) > 1:
+        return mapped(function, chunk_size)(*batched)
     return joined(by_shares(lambda share: [function(*task) for task in share], tasks, batching), torch.stack)
 
 

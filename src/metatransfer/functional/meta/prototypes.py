@@ -21,6 +21,11 @@ __all__ = [
 Distance = Literal["cosine", "euclidean"]
 
 
+def class_count(labels: Tensor) -> int:
+    """One more than the largest label; not by ``int``, which ``torch.export`` cannot trace."""
+    return labels.max().item() + 1  # type: ignore[return-value]
+
+
 def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tensor:
     r"""Mean embedding of each class, :math:`c_k = \frac1{|S_k|}\sum_{i\in S_k} f(x_i)` (Snell et al. 2017, 1703.05175).
 
@@ -32,7 +37,8 @@ def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tenso
     Returns:
         ``(T, W, E)``; the prototype of a class without samples is 0.
     """
-    members = F.one_hot(labels, num_ways).to(embeddings.dtype)
+    # not by one_hot, which torch.export cannot trace with a number of classes that follows from the labels
+    members = (labels.unsqueeze(-1) == torch.arange(num_ways, device=labels.device)).to(embeddings.dtype)
     sums = members.transpose(1, 2) @ embeddings
     return sums / members.sum(1).clamp(min=1).unsqueeze(-1)
 
@@ -102,7 +108,7 @@ def nearest_neighbor(support_x: Inputs, support_y: Tensor, query_x: Inputs) -> T
         index = nearest.unsqueeze(-1).expand(-1, -1, support_y.shape[-1])
         return support_y.gather(1, index)
     labels = support_y.gather(1, nearest)
-    return F.one_hot(labels, int(support_y.max()) + 1).to(torch.float32)
+    return F.one_hot(labels, class_count(support_y)).to(torch.float32)
 
 
 def _token_counts(texts: Inputs) -> Tensor:

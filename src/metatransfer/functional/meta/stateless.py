@@ -130,7 +130,7 @@ def _function_of(layer: nn.Module, running: bool, rows: int | None) -> Callable[
 def _batch_norm(layer: _BatchNorm, running: bool, rows: int | None, x: Tensor) -> Tensor:
     if running:
         return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
-    values = (rows or len(x)) * math.prod(x.shape[2:])
+    values = (rows or x.shape[0]) * math.prod(x.shape[2:])
     if values < 2:
         raise UserError(
             f"BatchNorm with batch statistics needs at least 2 values for each of its {x.shape[1]} channels, but a "

@@ -35,6 +35,8 @@ class TfidfSVMModule(FittedModule, ClassifierModule):
         UserError: a number is not positive, or ``num_classes`` is missing.
     """
 
+    cannot_export = "it reads the words of texts, and an exported file takes tensors: keep its checkpoint"
+
     def __init__(self, num_classes: int | None = None, ngrams: int = 2, min_count: int = 1, C: float = 1.0) -> None:
         super().__init__(num_classes)
         check_positive(ngrams=ngrams, min_count=min_count, C=C)

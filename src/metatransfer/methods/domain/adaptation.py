@@ -18,7 +18,7 @@ from metatransfer.data_info import datamodule_of
 from metatransfer.errors import UserError
 from metatransfer.methods.classifier import SampleClassifier
 from metatransfer.methods.evaluation.on_target import REMEDY
-from metatransfer.methods.predictor import floating_dtype
+from metatransfer.methods.given import floating_dtype
 from metatransfer.metrics.validators import Validator
 from metatransfer.nn import Backbone
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm, reestimate_target_statistics

@@ -53,6 +53,8 @@ class AdaptedFeaturesModule(FittedFeaturesModule, DomainAdaptationModule):
 
     reads: ClassVar[type] = ServesDomains
 
+    cannot_export = "its adapter maps features by NumPy, which torch.export cannot trace: keep its checkpoint"
+
     def __init__(
         self,
         backbone: Backbone,

@@ -56,6 +56,11 @@ class InnerLoopModule(outer_loop.ReachesAllParameters, EpisodicModule[AdaptedTas
         network: the modules ``backbone`` and ``head`` by name.
     """
 
+    cannot_export = (
+        "its inner loop takes gradients of the support loss, which torch.export cannot trace: adapt it, and export the "
+        "predictor"
+    )
+
     @abstractmethod  # subclasses have their own arguments
     def __init__(
         self,

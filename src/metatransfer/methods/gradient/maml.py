@@ -5,10 +5,12 @@ from collections.abc import Callable
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
+from metatransfer.batches import Inputs
 from metatransfer.checks import check_positive
 from metatransfer.errors import UserError
+from metatransfer.functional.meta.inputs import sample_axes
 from metatransfer.functional.meta.stateless import BatchNormPolicy
-from metatransfer.methods.gradient.base import InnerLoopModule
+from metatransfer.methods.gradient.base import AdaptedTasks, InnerLoopModule
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop
 from metatransfer.nn import Backbone, Head, LinearHead
 
@@ -63,3 +65,9 @@ class MAMLModule(InnerLoopModule):
         network = {"backbone": backbone, "head": head(backbone.out_features, num_outputs)}
         super().__init__(network, inner, batch_norm, execution, optimizer, lr_scheduler)
         self.num_outputs = num_outputs
+
+    def before_learning(self, support_x: Inputs) -> AdaptedTasks:
+        """The weights before the first step."""
+        tasks = sample_axes(support_x, 1)
+        start = {name: value.expand(*tasks, *value.shape) for name, value in self.adapted_parameters().items()}
+        return AdaptedTasks(start, support_x, 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metatransfer.batches import Inputs
 from metatransfer.functional.meta import BatchNormPolicy, Forward, Params, class_prototypes, over_tasks
+from metatransfer.functional.meta.prototypes import class_count
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.methods.options import EXECUTION, Execution, InnerLoop, check_unused
 from metatransfer.nn import Backbone
@@ -58,7 +59,7 @@ class ProtoMAMLModule(InnerLoopModule):
             return features({}, x)  # type: ignore[no-any-return]
 
         embedded = over_tasks(embed, support_x, batching=way, chunk_size=self.execution.chunk_size)
-        ways = int(support_y.max()) + 1
+        ways = class_count(support_y)
         # squared distances overflow half precision
         prototypes = class_prototypes(embedded.to(torch.promote_types(embedded.dtype, torch.float32)), support_y, ways)
         present = F.one_hot(support_y, ways).any(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode, Inputs, map_inputs
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.functional.meta.inputs import concatenated, sample_axes
-from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
+from metatransfer.functional.meta.prototypes import Distance, class_count, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.nn import Backbone
@@ -69,7 +69,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
         """The prototypes ``(T, W, E)``."""
-        return class_prototypes(self.embed(support_x), support_y, int(support_y.max()) + 1)
+        return class_prototypes(self.embed(support_x), support_y, class_count(support_y))
 
     def predict_tasks(self, state: Tensor, query_x: Inputs) -> Tensor:
         """Logits of the queries."""
@@ -84,8 +84,7 @@ class ProtoNetModule(EpisodicModule[Tensor]):
         shots = episode.support_y.shape[1]
         embedded = self.embed(concatenated(episode.support_x, episode.query_x, 1))
         support, queries = embedded[:, :shots], embedded[:, shots:]
-        prototypes = class_prototypes(support, episode.support_y, int(episode.support_y.max()) + 1)
-        return self.similarities(prototypes, queries)
+        return self.similarities(class_prototypes(support, episode.support_y, class_count(episode.support_y)), queries)
 
     def protocol(self) -> dict[str, Any]:
         """Adds the distance."""

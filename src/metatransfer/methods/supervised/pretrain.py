@@ -12,7 +12,7 @@ from metatransfer.checks import check_batch_kind, check_choice, check_labelled_b
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores
 from metatransfer.functional.meta.inputs import sample_axes
-from metatransfer.functional.meta.prototypes import Distance, class_prototypes, prototype_scores
+from metatransfer.functional.meta.prototypes import Distance, class_count, class_prototypes, prototype_scores
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.outputs import checked_pair
@@ -93,7 +93,7 @@ class PretrainModule(EpisodicModule[Tensor]):
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
         """The class means ``(T, W, E)``."""
-        return class_prototypes(self.embed(support_x), support_y, int(support_y.max()) + 1)
+        return class_prototypes(self.embed(support_x), support_y, class_count(support_y))
 
     def predict_tasks(self, state: Tensor, query_x: Inputs) -> Tensor:
         """Scores of the queries against the class means."""
