@@ -164,13 +164,14 @@ def leep(probabilities: Tensor, labels: Tensor) -> Tensor:
         UserError: the shapes do not fit, the rows are no probabilities, or there are fewer than two classes.
     """
     x = _features("leep", probabilities, labels)
-    if bool((x < 0).any()) or not torch.allclose(x.sum(1), x.new_ones(()), atol=_SUMS_TO_ONE):
+    sums = probabilities.detach().sum(1, dtype=torch.float32)
+    if bool(probabilities.min() < 0) or bool((sums - 1).abs().max() > _SUMS_TO_ONE):
         raise UserError(
             "leep needs probabilities of the source classes whose rows sum to 1, but some do not: apply softmax(-1) to "
             "the logits; for predicted classes use nce."
         )
     y, sizes = _classes("leep", labels.to(x.device))
-    joint = x.new_zeros(len(sizes), x.shape[1]).index_add_(0, y, x)
+    joint = torch.nn.functional.one_hot(y, len(sizes)).to(x.dtype).T @ x
     given = joint / joint.sum(0).clamp(min=torch.finfo(x.dtype).tiny)  # P(y | z)
     return (x @ given.T).gather(1, y.unsqueeze(1)).log().mean()
 
@@ -265,7 +266,7 @@ def _features(name: str, x: Tensor, targets: Tensor) -> Tensor:
             f"{name} needs a label for each of the {len(x)} samples, but the labels have the shape "
             f"{tuple(targets.shape)}."
         )
-    if not bool(x.isfinite().all()):
+    if not all(bool(end.isfinite()) for end in x.detach().aminmax()):
         raise UserError(f"{name}: the outputs of the network must be finite, but some are NaN or infinite.")
     return x.detach().to(torch.float64)
 
