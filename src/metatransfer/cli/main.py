@@ -26,6 +26,8 @@ from metatransfer.callbacks.run.display import ProgressBar, Summary, prepare_ter
 from metatransfer.callbacks.run.run_folder import claim_versions
 from metatransfer.checks import check_positive, check_seed, check_writable
 from metatransfer.cli.classes import check_nulls
+from metatransfer.cli.commands import command_names, overview
+from metatransfer.cli.dispatch import run_command
 from metatransfer.cli.folders import find_checkpoint, newest_checkpoint, output_folders
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain
@@ -186,6 +188,22 @@ def _with_options_of(typed: list[str]) -> type[MetaTransferCLI]:
     return OneCommand
 
 
+def run_lightning(kind: type[MetaTransferCLI], args: list[str] | None) -> MetaTransferCLI:
+    """Runs a command of Lightning's Trainer; ``args`` defaults to the arguments of the process."""
+    return kind(
+        LightningModule,
+        LightningDataModule,
+        save_config_callback=SaveConfig,
+        parser_class=ArgumentParser,
+        parser_kwargs={"version": metatransfer.__version__, "epilog": overview()},
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
 @rank_zero_only
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
@@ -210,20 +228,14 @@ def main(args: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     before, threading.excepthook = threading.excepthook, _in_thread
+    typed = [str(part) for part in (sys.argv[1:] if args is None else args)]
+    stopped = False
     try:
-        command = _with_options_of(sys.argv[1:] if args is None else args)(
-            LightningModule,
-            LightningDataModule,
-            save_config_callback=SaveConfig,
-            parser_class=ArgumentParser,
-            parser_kwargs={"version": metatransfer.__version__},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=args,
-        )
-        stopped = command.trainer.received_sigterm  # after the fit, while its twins were trained
+        if typed and typed[0] in command_names():
+            run_command(typed[0], typed[1:])
+        else:
+            # after the fit, while its twins were trained
+            stopped = run_lightning(_with_options_of(typed), args).trainer.received_sigterm
     except SIGTERMException:
         stopped = True
     except Exception as error:

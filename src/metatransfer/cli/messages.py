@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from metatransfer.checks import did_you_mean
 from metatransfer.cli.classes import classes_in, parameters, subclasses, type_of
+from metatransfer.cli.commands import command_names
 from metatransfer.cli.config_files import packaged_configs
 
 _PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a word", "list": "a list",
@@ -161,7 +162,10 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     ),
     (r"Parser key [\s\S]*(?:Expected an? \S|Does not validate against any)", _wrong_value),
     (r"the following arguments are required: (.*)", _missing),
-    (r"invalid choice: '([^']*)'", lambda m, _: f"unknown command '{m[1]}'{did_you_mean(m[1], _COMMANDS)}"),
+    (
+        r"invalid choice: '([^']*)'",
+        lambda m, _: f"unknown command '{m[1]}'{did_you_mean(m[1], [*_COMMANDS, *command_names()])}",
+    ),
     (
         r"must include a monitor when a `ReduceLROnPlateau` scheduler is used",
         lambda *_: (
