@@ -1,6 +1,6 @@
 """Measures classifiers on raw features over tasks of collections, ways and shots, and writes a knowledge file.
 
-Tasks are drawn from Glyphs, from each of its alphabets with enough classes, from data sets of scikit-learn, and from
+Tasks are drawn from Glyphs, from each of its scripts with enough classes, from data sets of scikit-learn, and from
 any further paths. No network is trained: the file ranks classifiers of raw features only, and says so in their names.
 """
 
@@ -64,7 +64,7 @@ def sets(paths: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     assert isinstance(glyphs, Source)
     x, y = samples(glyphs)
     yield "Glyphs", x, y
-    groups = np.array(glyphs.groups)[y]
+    groups = np.array([name.rpartition(" ")[0] for name in glyphs.class_names])[y]
     for group in np.unique(groups):
         yield f"Glyphs {group}", x[groups == group], y[groups == group]
     for load in (load_digits, load_iris, load_wine, load_breast_cancer):
