@@ -17,7 +17,7 @@ import numpy as np
 from metatransfer.experiments.knowledge import Knowledge
 from metatransfer.experiments.selector import StrategySelector
 
-# all tried settings stand here, so that it can be seen among how many the default was chosen
+# not all that were tried: see the row in README.md on how the default was chosen
 SETTINGS = {
     "pairwise, 5 candidates (the default)": ("pairwise", 5),
     "pairwise, 3 candidates": ("pairwise", 3),
