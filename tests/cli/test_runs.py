@@ -26,7 +26,7 @@ from metatransfer.batches import Predictions
 from metatransfer.callbacks.run.display import Summary, prepare_terminal, show
 from metatransfer.callbacks.run.run_folder import claim_versions
 from metatransfer.cli import main
-from metatransfer.cli.main import _in_thread, _mistake
+from metatransfer.cli.main import _in_thread, mistake_of
 from metatransfer.cli.rewriting import rewrite_arguments
 from metatransfer.drawing.classifiers import confusion_figure, mistakes_figure
 from metatransfer.drawing.episodes import to_pixels
@@ -133,7 +133,7 @@ def test_a_fit_without_validation_keeps_and_names_its_last_state(cli, tmp_path):
     ],
 )
 def test_what_happens_around_a_run_is_said_in_a_sentence(error, sentence):
-    found = _mistake(error)
+    found = mistake_of(error)
     assert found is sentence is None or found.startswith(sentence)
 
 

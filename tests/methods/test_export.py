@@ -32,9 +32,11 @@ from metatransfer import (
     export_module,
 )
 from metatransfer.adapters import Labelled
+from metatransfer.methods.export import CAN_EXPORT
 from metatransfer.methods.options import InnerLoop
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.skipif(not CAN_EXPORT, reason="needs a newer torch")
 
 OUTSIDE = """
 import json, sys

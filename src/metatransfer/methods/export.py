@@ -34,6 +34,9 @@ from metatransfer.storage import atomic_file
 NOTES = "metatransfer.json"
 """The name of the metadata inside a ``.pt2`` file; in an ONNX file they are the metadata of the model."""
 
+# older ones cannot trace a free number of classes, or do not read what they wrote
+CAN_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -192,6 +195,8 @@ def _exported(
     regression: bool = False,
 ) -> Exported:  # fmt: skip
     """Traces, writes, runs and compares."""
+    if not CAN_EXPORT:
+        raise UserError(f"exporting needs torch 2.9 or newer, but {torch.__version__} is installed: update torch.")
     path = Path(path).expanduser()
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"an exported file ends in .onnx or .pt2, but the path is '{path}'.")
