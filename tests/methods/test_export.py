@@ -131,6 +131,7 @@ def test_pt2_files_are_run_by_torch_alone(tmp_path):
     assert f"{done.path}: query_x -> probabilities; differs from the method by 0.0e+00 at most" in str(done)
 
 
+@pytest.mark.slow  # its canary: test_every_method_answers_outside_as_inside[dann]
 def test_a_network_with_its_own_size_and_normalisation(tmp_path):
     """Preprocessing is inside: images of any kind go in as the data serves them."""
     torch.manual_seed(0)
@@ -162,7 +163,7 @@ def tiny_encoder():
     return HuggingFaceEncoder("tiny", weights=None, normalize=True, config=config)
 
 
-@pytest.mark.parametrize("network", ["average", "encoder"])
+@pytest.mark.parametrize("network", ["average", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_text_classifiers_take_tokens_of_any_length(network, tmp_path):
     torch.manual_seed(0)
     module = FineTuneModule(TokenAverage(40) if network == "average" else tiny_encoder(), 3).eval()
@@ -175,7 +176,12 @@ def test_text_classifiers_take_tokens_of_any_length(network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "classifier", [NearestClassMean(), NearestNeighbors(k=3), LinearProbe()], ids=lambda one: type(one).__name__
+    "classifier",
+    [
+        NearestClassMean(),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (NearestNeighbors(k=3), LinearProbe())),
+    ],
+    ids=lambda one: type(one).__name__,
 )
 def test_classifiers_of_frozen_features(classifier, tmp_path):
     module = fitted(FrozenFeaturesModule(MLP((3,), (16,)), WAYS, classifier)).eval()
@@ -184,7 +190,7 @@ def test_classifiers_of_frozen_features(classifier, tmp_path):
     same(outside(done.path, x=x)[0], module.predictions(x).probabilities)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_regression_and_networks_that_are_mapped_over_tasks(tmp_path, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -163,6 +163,7 @@ def test_the_wrong_data_is_answered_in_one_sentence(cli, capsys, tmp_path):
         assert words in mistake(cli, capsys, "fit", config, TINY)
 
 
+@pytest.mark.slow
 def test_pretrain_then_meta_train_then_test(cli, runs, tmp_path, capsys, caplog):
     """And the files of weights may go once a run has its own checkpoint."""
     moved = Path(shutil.copy(best_checkpoint(runs("fit", PRETRAIN, TINY)), tmp_path / "pretrained.ckpt"))
