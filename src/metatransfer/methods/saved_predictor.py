@@ -184,7 +184,9 @@ def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
         )
     text = str(head.get("content"))
     if head.get("checksum") != _checksum(text, tensors):
-        raise UserError(f"'{file}' is damaged (its checksum does not match): copy it again, or save the predictor again.")
+        raise UserError(
+            f"'{file}' is damaged (its checksum does not match): copy it again, or save the predictor again."
+        )
     return text, tensors
 
 
