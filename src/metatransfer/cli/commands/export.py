@@ -51,8 +51,8 @@ def _checkpoint(given: str) -> Path:
     """The file, or that of the newest run under this folder for ``"last"`` and ``"best"``."""
     if given not in ("last", "best"):
         return check_file(given, "checkpoint")
-    trainer = Namespace(default_root_dir=None, logger=None, callbacks=None)
-    found = find_checkpoint(given, Namespace(trainer=trainer))
+    trainer = Namespace(default_root_dir=None, logger=None, callbacks=None)  # type: ignore[no-untyped-call]
+    found = find_checkpoint(given, Namespace(trainer=trainer))  # type: ignore[no-untyped-call]
     print(f"--ckpt_path {given} is {short_path(found)}")
     return found
 
