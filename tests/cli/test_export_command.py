@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -49,6 +51,19 @@ def test_a_method_and_its_adapted_predictor(runs, tmp_path, capsys):
     answers = run_onnx(tmp_path / "cats.onnx")(x)
     assert answers.shape == (3, 2)
     torch.testing.assert_close(answers.sum(1), torch.ones(3))
+
+
+def test_last_and_best_are_those_of_the_newest_run_here(runs, tmp_path, monkeypatch, capsys):
+    checkpoint = best_checkpoint(runs("fit", PROTONET, "--trainer.limit_train_batches=1"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        export("--ckpt_path", "last", "--output", "model.pt2")
+    messages.keep(str(error.value).replace(str(tmp_path), "<folder>"))
+    shutil.copytree(checkpoint.parents[1], tmp_path / "lightning_logs" / "version_0")
+    for word in ("last", "best"):
+        export("--ckpt_path", word, "--output", f"{word}.pt2")
+        assert f"--ckpt_path {word} is " in capsys.readouterr().out
+    assert (tmp_path / "best.pt2").exists()
 
 
 @pytest.mark.parametrize("mistake", ["checkpoint", "config", "output"])

@@ -130,7 +130,7 @@ class Secret:
 
 def test_what_is_not_plain_is_not_written(tmp_path):
     predictor = ProtoNetModule(network()).adapt(X, [Secret(), Secret()] * 3)
-    with pytest.raises(UserError, match="labels must be texts or numbers") as error:
+    with pytest.raises(UserError, match="labels must be strings or numbers") as error:
         predictor.save(tmp_path / "predictor.safetensors")
     messages.keep(str(error.value))
     assert not list(tmp_path.iterdir())

@@ -1,16 +1,16 @@
-"""Random forests over tasks, by which methods are compared.
-
-Import it only where it is used, because it imports scikit-learn, which takes a second.
-"""
+"""Random forests over tasks, by which methods are compared."""
 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 Array = NDArray[np.float64]
 
@@ -38,6 +38,11 @@ class Forests(ABC):
     def importances(self) -> Array:
         """``(F,)`` mean impurity importance of the features."""
 
+    def _regressor(self) -> "RandomForestRegressor":
+        from sklearn.ensemble import RandomForestRegressor  # slow to import
+
+        return RandomForestRegressor(self.num_trees, random_state=self.seed, max_features=1 / 3)
+
 
 class PairwiseForests(Forests):
     """One classifier for each pair, weighted by the difference of the scores."""
@@ -49,7 +54,9 @@ class PairwiseForests(Forests):
         for a, b in itertools.combinations(range(self.size), 2):
             self.pairs[a, b] = self._fit_pair(x, scores[:, a] - scores[:, b])
 
-    def _fit_pair(self, x: Array, difference: Array) -> RandomForestClassifier | float:
+    def _fit_pair(self, x: Array, difference: Array) -> "RandomForestClassifier | float":
+        from sklearn.ensemble import RandomForestClassifier  # slow to import
+
         told = np.isfinite(difference) & (difference != 0)
         wins = difference[told] > 0
         if wins.all() or not wins.any():  # also without any task that tells
@@ -80,8 +87,7 @@ class ScoreForests(Forests):
         self.forests = []
         for score in scores.T:
             known = np.isfinite(score)
-            forest = RandomForestRegressor(self.num_trees, random_state=self.seed, max_features=1 / 3)
-            self.forests.append(forest.fit(x[known], score[known]))
+            self.forests.append(self._regressor().fit(x[known], score[known]))
 
     def votes(self, x: Array) -> Array:
         """The predicted scores."""
@@ -115,8 +121,7 @@ class RankForest(Forests):
 
     def fit(self, x: Array, scores: Array) -> None:
         """Fits the ranks, 1 for the worst method and equal ranks for equal scores."""
-        self.forest = RandomForestRegressor(self.num_trees, random_state=self.seed, max_features=1 / 3)
-        self.forest.fit(x, rankdata(scores, axis=1))
+        self.forest = self._regressor().fit(x, rankdata(scores, axis=1))
 
     def votes(self, x: Array) -> Array:
         """The predicted ranks."""

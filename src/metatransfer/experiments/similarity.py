@@ -52,7 +52,7 @@ class ProbedTask:
     def embedding(self) -> Tensor:
         """The :func:`~metatransfer.functional.task2vec` of the network with the probe as its head."""
         forward = stateless(self.backbone, running=True)
-        weights = {name: value.detach() for name, value in self.backbone.named_parameters() if value.dim() > 1}
+        weights = _weights(self.backbone)
         if not weights:
             raise UserError(
                 f"task2vec needs a network with weights, but {type(self.backbone).__name__} has none: give a "
@@ -64,6 +64,11 @@ class ProbedTask:
 
         make = torch.Generator().manual_seed(self.seed)
         return task2vec(diagonal_fisher(logits, weights, self.samples.x, draws=self.draws, generator=make))
+
+
+def _weights(backbone: Backbone) -> dict[str, Tensor]:
+    """What ``task2vec`` looks at: the parameters but for biases and those of a normalisation."""
+    return {name: value.detach() for name, value in backbone.named_parameters() if value.dim() > 1}
 
 
 class Measure(NamedTuple):
@@ -104,7 +109,7 @@ MEASURES = {
 
 def distances(
     tasks: Mapping[str, Labelled],
-    measures: Sequence[str] = ("task2vec", "mmd", "ot"),
+    measures: Sequence[str] | None = None,
     backbone: Backbone | None = None,
     *,
     draws: int | None = None,
@@ -117,7 +122,7 @@ def distances(
 
     Args:
         tasks: at least two tasks by name: samples ``(N, *shape)``, and labels ``(N,)`` from 0 without gaps.
-        measures: names in :data:`MEASURES`.
+        measures: names in :data:`MEASURES`; by default ``task2vec`` if the network has weights, ``mmd`` and ``ot``.
         backbone: the network; by default :class:`~metatransfer.nn.Conv4` with the weights of the package for images,
             and the values themselves for anything else.
         draws: labels drawn for each sample for ``task2vec``, which is exact by default.
@@ -129,13 +134,15 @@ def distances(
     Raises:
         UserError: an unknown measure, fewer than two tasks, or samples that do not fit each other or the network.
     """
-    unknown = next((name for name in measures if name not in MEASURES), None)
-    if unknown is not None or not measures:
+    unknown = next((name for name in measures or () if name not in MEASURES), None)
+    if unknown is not None or (measures is not None and not measures):
         meant = did_you_mean(unknown or "", list(MEASURES))
         raise UserError(f"'{unknown or ''}' is not a measure of similarity{meant} Known: {', '.join(MEASURES)}.")
     if len(tasks) < 2:
         raise UserError(f"similarity compares two or more data sets, but got {', '.join(tasks) or 'none'}.")
     network = (backbone or default_backbone(next(iter(tasks.values())).x)).eval()
+    if measures is None:
+        measures = ["task2vec", "mmd", "ot"] if _weights(network) else ["mmd", "ot"]
     probed = [
         ProbedTask(Labelled(converted(task.x, network, name), task.y), network, draws, seed)
         for name, task in tasks.items()

@@ -6,9 +6,10 @@ from metatransfer.functional.meta import *
 from metatransfer.functional.random import *
 from metatransfer.functional.representations import *
 from metatransfer.functional.task_embedding import *
+from metatransfer.functional.task_features import *
 from metatransfer.functional.transferability import *
 
-__all__ = []
+__all__ = ["TaskFeatures", "task_features"]  # the module has the name of its function
 __all__ += losses.__all__
 __all__ += meta.__all__
 __all__ += random.__all__

@@ -1,26 +1,18 @@
-"""Meta-features: numbers that describe a classification task, from its samples and labels.
-
-Import it only where it is used, because it imports scikit-learn, which takes a second.
-"""
+"""Meta-features: numbers that describe a classification task, from its samples and labels."""
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.base import ClassifierMixin
-from sklearn.feature_selection import mutual_info_classif
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeClassifier
 
 from metatransfer.checks import check_count, check_seed
 from metatransfer.errors import UserError
+
+if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
 
 __all__ = ["TaskFeatures", "task_features"]
 
@@ -171,6 +163,11 @@ def _statistics(x: _Array) -> dict[str, float]:
 
 def _of_repeated_classes(x: _Array, few: _Array, y: NDArray[Any], seed: int) -> dict[str, float]:
     """Values that need classes with two samples: mutual information and landmarks."""
+    from sklearn.feature_selection import mutual_info_classif  # slow to import
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     names = ("mutual_information", "most_informative", *_landmarks(seed))
     _, places, counts = np.unique(y, return_inverse=True, return_counts=True)
     kept = counts[places] > 1
@@ -188,8 +185,12 @@ def _of_repeated_classes(x: _Array, few: _Array, y: NDArray[Any], seed: int) -> 
     return dict(zip(names, map(float, (information.mean(), information.max(), *accuracies)), strict=True))
 
 
-def _landmarks(seed: int) -> dict[str, ClassifierMixin]:
+def _landmarks(seed: int) -> dict[str, "ClassifierMixin"]:
     """Classifiers of different kinds that are cheap to train (Pfahringer et al. 2000, ICML)."""
+    from sklearn.linear_model import RidgeClassifierCV  # slow to import
+    from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+    from sklearn.tree import DecisionTreeClassifier
+
     return {
         "nearest_neighbour": KNeighborsClassifier(1),
         "nearest_mean": NearestCentroid(),

@@ -10,6 +10,7 @@ from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import *
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.evaluation import *
+from metatransfer.methods.explain import Explanation
 from metatransfer.methods.export import Exported, export_module
 from metatransfer.methods.features import *
 from metatransfer.methods.finetune import *
@@ -20,8 +21,8 @@ from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.saved_predictor import load_predictor
 from metatransfer.methods.supervised import *
 
-__all__ = ["ClassifierModule", "EpisodicModule", "Execution", "Exported", "InnerLoop", "MethodModule", "Predictor"]
-__all__ += ["export_module", "load", "load_predictor"]
+__all__ = ["ClassifierModule", "EpisodicModule", "Execution", "Explanation", "Exported", "InnerLoop", "MethodModule"]
+__all__ += ["Predictor", "export_module", "load", "load_predictor"]
 __all__ += classical.__all__
 __all__ += domain.__all__
 __all__ += evaluation.__all__

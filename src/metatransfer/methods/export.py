@@ -181,8 +181,8 @@ def _random_samples(module: MethodModule) -> Inputs:
         return Tokens(ids, torch.ones_like(ids))
     if shape is None:
         raise UserError(
-            f"the network of {type(module).__name__} takes samples of any shape: give export_module two samples as "
-            "samples=x, or lightning export their shape as --shape."
+            f"the network of {type(module).__name__} takes samples of any shape: pass samples=x with two or more "
+            "samples to export_module, or --shape to lightning export."
         )
     return torch.rand(6, *shape, generator=generator).to(floating_dtype(module))
 
@@ -199,7 +199,7 @@ def _exported(
         raise UserError(f"exporting needs torch 2.9 or newer, but {torch.__version__} is installed: update torch.")
     path = Path(path).expanduser()
     if path.suffix not in (".onnx", ".pt2"):
-        raise UserError(f"an exported file ends in .onnx or .pt2, but the path is '{path}'.")
+        raise UserError(f"the exported file must end in .onnx or .pt2, but its path is '{path}'.")
     if path.suffix == ".onnx":
         check_installed()
     flat = _named(inputs)

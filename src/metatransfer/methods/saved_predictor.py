@@ -50,8 +50,8 @@ def save_predictor(predictor: Predictor[Any], path: str | Path, returns: type) -
         text = json.dumps(_described(content, "", tensors))
     except _NotPlainError as error:
         raise UserError(
-            f"the predictor cannot be saved, because {error}: labels must be texts or numbers, and states tensors, "
-            "texts, numbers, or tuples, lists and dicts of them."
+            f"the predictor cannot be saved, because {error}: labels must be strings or numbers, and the state must "
+            "consist of tensors, strings and numbers, in tuples, lists or dicts."
         ) from error
     head = {"format": str(FORMAT), "content": text, "checksum": _checksum(text, tensors)}
     write_atomically(path, safetensors.torch.save(tensors, {_KEY: json.dumps(head)}))
@@ -184,7 +184,9 @@ def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
         )
     text = str(head.get("content"))
     if head.get("checksum") != _checksum(text, tensors):
-        raise UserError(f"'{file}' is damaged, its checksum differs: copy it again, or save the predictor again.")
+        raise UserError(
+            f"'{file}' is damaged (its checksum does not match): copy it again, or save the predictor again."
+        )
     return text, tensors
 
 

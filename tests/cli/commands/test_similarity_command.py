@@ -67,6 +67,14 @@ def test_tables_and_a_folder_of_ones_own(folder):
     assert written["ot", "near.csv", "other near.csv"] < written["ot", "near.csv", "far.csv"]
 
 
+def test_the_default_measures_fit_the_network(folder):
+    """The values of tables are compared as they are: task2vec, which needs weights, is left out."""
+    command("--data", "near.csv", "far.csv", "--output", "tables")
+    assert {measure for measure, _, _ in table(folder / "tables" / "similarity.csv")} == {"mmd", "ot"}
+    command("--data", "pictures", "Digits", "--samples", "12", "--output", "images")
+    assert {measure for measure, _, _ in table(folder / "images" / "similarity.csv")} == {"task2vec", "mmd", "ot"}
+
+
 def test_another_network_and_fewer_classes(folder, capsys):
     command(
         "--data", "Glyphs", "Digits", "--classes", "5", "--samples", "10", "--measure", "task2vec",
@@ -87,7 +95,8 @@ def test_another_network_and_fewer_classes(folder, capsys):
         (["--data", "Digits", "TypesetDigits", "--samples", "0"], "samples"),
         (["--data", "Digits", "near.csv", "--measure", "mmd"], "near.csv"),
         (["--data", "Digits", "texts.csv", "--measure", "mmd"], "texts"),
-        (["--data", "Digits", "one.csv", "--measure", "mmd"], "1 class"),
+        (["--data", "near.csv", "far.csv", "--measure", "task2vec"], "needs a network with weights"),
+        (["--data", "Digits", "one.csv", "--measure", "mmd"], "fewer than two classes"),
     ],
 )
 def test_mistakes(folder, words, expected):

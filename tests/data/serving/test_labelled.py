@@ -440,7 +440,7 @@ def vectors(**options):
         (lambda: served(transform=[v2.RandomCrop(2)]), "random"),
         (lambda: served(labels_per_class=2).setup("fit"), "is more than the 1 training samples of class 'c': lower it"),
         (lambda: served().setup("predict"), "there is nothing to label: give .* --data.predict"),
-        (lambda: served({"all": source({"a": 9})}).setup("fit"), "all has one class only.*'a'"),
+        (lambda: served({"all": source({"a": 9})}).setup("fit"), "all has only one class.*'a'"),
         (lambda: served({"all": source({})}).setup("fit"), "all has no samples: add some"),
         (
             lambda: served({"all": source({"a": 9, "b": 2})}).setup("fit"),

@@ -16,17 +16,19 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action="config", help="YAML file of these arguments")
     parser.add_argument(
         "--data", type=dict, required=True,
-        help="the data and their options, as of fit: --data.source PATH or NAME; or --data.sources.NAME and "
+        help="the data and their options, as for fit: --data.source PATH or NAME; or --data.sources.NAME and "
         "--data.targets.NAME",
     )  # fmt: skip
     parser.add_argument(
         "--methods", type=str, nargs="+", required=True,
         help='names of configurations or YAML files; in quotes with arguments: "maml --model.inner.steps 5"',
     )  # fmt: skip
-    parser.add_argument("--budget", type=str, default="5m", help="of each training: 10m, 90s or 500steps")
+    parser.add_argument("--budget", type=str, default="5m", help="budget of each training: 10m, 90s or 500steps")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, in processes of this machine")
-    parser.add_argument("--output", type=str, default="lightning_logs", help="folder of the comparison's own folder")
+    parser.add_argument(
+        "--output", type=str, default="lightning_logs", help="folder in which the comparison creates its own folder"
+    )
     parser.add_argument("--trainer", type=dict, default={}, help="options of the Trainer for all runs")
 
 

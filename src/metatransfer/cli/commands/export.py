@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from metatransfer.batches import PredictionTask
 from metatransfer.checks import check_file
 from metatransfer.cli.config_files import check_config
+from metatransfer.cli.folders import find_checkpoint
 from metatransfer.cli.linking import build_data
 from metatransfer.cli.rewriting import rewrite_config
 from metatransfer.data import EpisodicDataModule
@@ -21,10 +22,12 @@ from metatransfer.storage import short_path
 
 def arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--ckpt_path", type=str, required=True, help="checkpoint of the trained method")
+    parser.add_argument(
+        "--ckpt_path", type=str, required=True, help="checkpoint of the trained method, or last or best"
+    )
     parser.add_argument("--output", type=str, required=True, help="file to write, model.onnx or model.pt2")
     parser.add_argument(
-        "--support", type=str | None, help="folder <label>/<image>: a few-shot method is adapted to it before"
+        "--support", type=str | None, help="folder <label>/<image>: a few-shot method is adapted to it first"
     )
     parser.add_argument(
         "--config", type=str | None, help="configuration whose data reads the images (default: that of the run)"
@@ -39,8 +42,19 @@ def run(settings: Namespace) -> None:
     Raises:
         UserError: the checkpoint, the folder or the configuration cannot be read, or the method cannot be exported.
     """
-    module = load(check_file(settings.ckpt_path, "checkpoint"))
+    settings.ckpt_path = _checkpoint(settings.ckpt_path)
+    module = load(settings.ckpt_path)
     print(_adapted(module, settings) if settings.support else _whole(module, settings))
+
+
+def _checkpoint(given: str) -> Path:
+    """The file, or that of the newest run under this folder for ``"last"`` and ``"best"``."""
+    if given not in ("last", "best"):
+        return check_file(given, "checkpoint")
+    trainer = Namespace(default_root_dir=None, logger=None, callbacks=None)  # type: ignore[no-untyped-call]
+    found = find_checkpoint(given, Namespace(trainer=trainer))  # type: ignore[no-untyped-call]
+    print(f"--ckpt_path {given} is {short_path(found)}")
+    return found
 
 
 def _whole(module: MethodModule, settings: Namespace) -> Exported:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from metatransfer.data import Collection, Source
 from metatransfer.data.collections import open_path
 from metatransfer.data.sources import encoded, read_samples
 from metatransfer.errors import UserError
+from metatransfer.experiments import Recommendation, StrategySelector
+from metatransfer.functional import task_features
 from metatransfer.storage import write_atomically
-
-if TYPE_CHECKING:
-    from metatransfer.experiments.selector import Recommendation
 
 _SAMPLES = 1000  # read for the task features
 
@@ -29,14 +28,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--knowledge", type=str, required=True, help="JSON file of StrategySelector.save")
     parser.add_argument("--ways", type=int | None, default=None, help="classes of an episode")
     parser.add_argument("--shots", type=int | None, default=None, help="labels per class of an episode")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed for choosing the samples")
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for the recommendation")
 
 
 def run(settings: Namespace) -> None:
     """Describes the data, prints the recommendation, and writes it to ``output``."""
-    from metatransfer.experiments.selector import StrategySelector  # imports scikit-learn, which takes a second
-
     selector = StrategySelector.load(settings.knowledge)
     features = _features(open_path(settings.data), settings)
     found = selector.predict(features)
@@ -47,8 +44,6 @@ def run(settings: Namespace) -> None:
 
 def _features(collection: Collection, settings: Namespace) -> dict[str, float]:
     """The task features of the training samples, of which at most a thousand are read."""
-    from metatransfer.functional.task_features import task_features
-
     parts = collection.opened()
     source = parts["train" if "train" in parts else "all"]
     if not isinstance(source, Source):
@@ -64,7 +59,7 @@ def _features(collection: Collection, settings: Namespace) -> dict[str, float]:
     )._asdict()  # fmt: skip
 
 
-def _show(found: "Recommendation", data: str, tasks: int) -> None:
+def _show(found: Recommendation, data: str, tasks: int) -> None:
     table = Table(title=f"Methods for {Path(data).name}, from {tasks} known tasks", title_justify="left")
     for name, side in (("", "right"), ("method", "left"), ("expected score", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
@@ -75,7 +70,7 @@ def _show(found: "Recommendation", data: str, tasks: int) -> None:
     console.print(_sentences(found), soft_wrap=True, highlight=False)
 
 
-def _sentences(found: "Recommendation") -> str:
+def _sentences(found: Recommendation) -> str:
     """The reason for a recommendation and the doubts about it, one sentence per line."""
     near = ", ".join(f"{task} (distance {distance:.2g}, best: {method})" for task, distance, method in found.nearest)
     telling = ", ".join(f"{name} = {value:.3g} (above {below:.0%})" for name, _, value, below in found.telling)
@@ -87,7 +82,7 @@ def _sentences(found: "Recommendation") -> str:
     return "\n".join([*lines, *(f"Do not rely on this order: {doubt}." for doubt in found.doubts)])
 
 
-def _plain(found: "Recommendation", features: dict[str, float]) -> dict[str, Any]:
+def _plain(found: Recommendation, features: dict[str, float]) -> dict[str, Any]:
     """As values for JSON, ``None`` in place of NaN."""
     return {
         "ranking": [{name: _number(value) for name, value in one._asdict().items()} for one in found.ranking],

@@ -1,4 +1,4 @@
-"""``lightning similarity``: distances between several data sets."""
+"""Measures distances between data sets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +23,15 @@ def arguments(parser: ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("--data", type=str, nargs="+", required=True, help="paths of data, or collections by name")
     parser.add_argument(
-        "--measure", type=str, nargs="+", default=["task2vec", "mmd", "ot"], help=f"any of {', '.join(MEASURES)}"
-    )
-    parser.add_argument("--samples", type=int, default=500, help="most samples of each data set")
-    parser.add_argument("--classes", type=int, default=20, help="most classes of each data set")
+        "--measure", type=str, nargs="+", default=None,
+        help=f"any of {', '.join(MEASURES)} (default: task2vec if the network has weights, mmd and ot)",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, default=500, help="maximum number of samples per data set")
+    parser.add_argument("--classes", type=int, default=20, help="maximum number of classes per data set")
     parser.add_argument(
         "--draws", type=int | None, default=None, help="labels drawn per sample for task2vec (default: exact)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the chosen classes and samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed for choosing the classes and samples")
     parser.add_argument("--output", type=str | None, default=None, help="folder (default: a new one in lightning_logs)")
     parser.add_subclass_arguments(Backbone, "backbone", required=False, help="network that all data are seen through")
 
@@ -69,7 +70,7 @@ def _chosen(name: str, settings: Namespace) -> Labelled:
     make = np.random.default_rng(settings.seed)
     classes = make.permutation(np.flatnonzero(source.sizes))[: settings.classes]
     if len(classes) < 2:
-        raise UserError(f"'{name}' has only {len(classes)} class, but similarity compares tasks of two and more.")
+        raise UserError(f"'{name}' has fewer than two classes, but similarity needs at least two in each data set.")
     rows = make.permutation(np.flatnonzero(np.isin(source.labels, classes)))
     first = [rows[source.labels[rows] == one][0] for one in classes]  # no class is lost
     rows = np.array(list(dict.fromkeys([*first, *rows]))[: max(settings.samples, len(classes))])

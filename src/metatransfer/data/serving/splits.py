@@ -142,7 +142,7 @@ def _check_known_classes(parts: Mapping[str, Source]) -> None:
     base = parts["all" if "all" in parts else "train"]
     if len(base.class_names) < 2:
         raise UserError(
-            f"{base.name} has one class only ('{base.class_names[0]}'): a classifier needs two or more; check the "
+            f"{base.name} has only one class ('{base.class_names[0]}'): a classifier needs two or more; check the "
             "column or the folders of the labels."
         )
     known = set(base.class_names)
