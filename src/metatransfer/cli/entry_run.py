@@ -86,7 +86,8 @@ def configured(
     own = dict(config.get("trainer") or {})
     kept = [one for one in own.get("callbacks") or [] if not _is_gain(one)]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    settings = merged({**own, **limits, **quiet, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
+    one = {"devices": 1, "num_nodes": 1}  # on several, Lightning would start this command once for each
+    settings = merged({**own, **limits, **quiet, **one, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
     return {**config, "seed_everything": seed, "trainer": settings, "data": dict(data)}
 
 
@@ -149,6 +150,8 @@ _BESIDE: dict[Task, Beside] = {"baselines": untrained_baselines, "support-free":
 def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcome]:  # noqa: ANN401
     if data.info().num_targets:
         raise UserError("a comparison ranks accuracies, but these tasks are regressions: compare them by their runs.")
+    if trainer.world_size > 1:
+        raise UserError("a comparison trains each entry in one process: leave out trainer.devices and num_nodes.")
     scores = UnitScores(_BESIDE.get(job.task, lambda _: {}))
     trainer.callbacks.append(scores)  # type: ignore[attr-defined]
     began, trained = time.perf_counter(), job.task in ("method", "oracle") and job.per_task is None
