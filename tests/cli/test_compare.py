@@ -131,3 +131,30 @@ def test_an_entry_needs_a_model(tmp_path):
     (tmp_path / "empty.yaml").write_text("trainer: {max_epochs: 1}\n")
     with pytest.raises(UserError, match="no section model"):
         Candidate.parse(str(tmp_path / "empty.yaml"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--trainer.max_steps 9", "--trainer.max_time=00:01:00:00", "--trainer.min_epochs 5", "--trainer.max_st 9",
+        "--trainer '{max_steps: 9}'", "--seed_everything 3", "--ckpt_path a.ckpt", "--config more.yaml",
+        "--data.seed 1", "--data.division.test_fraction=0.1", "--data.eval_task.num_ways 2", "--data.episodes.test 1",
+        "--data.init_args.oracle select", "--data '{seed: 1}'",
+    ],
+)  # fmt: skip
+def test_what_is_common_is_given_to_the_comparison(given):
+    with pytest.raises(UserError) as error:
+        Candidate.parse(f"protonet --model.distance cosine {given}")
+    assert "not to one entry" in messages.keep(str(error.value))
+
+
+def test_an_entry_has_its_own_training(tmp_path):
+    own = [
+        "--trainer.max_epochs=3", "--trainer.gradient_clip_val=1", "--data.task.num_ways=5", "--data.batch_size=8",
+        "--data.init_args.episodes.per_batch=2", "--data.episodes.init_args.task.num_ways=5", "--data.balance=none",
+        "--data.processing.augmentation=RandomAffine", "--data.eval_batch_size=9", "--model.distance=-1",
+    ]  # fmt: skip
+    assert list(Candidate.parse(" ".join(["protonet", *own])).arguments) == own
+    (tmp_path / "mine.yaml").write_text("model: ProtoNetModule\nckpt_path: last\n")
+    with pytest.raises(UserError, match="--ckpt_path must be the same"):
+        Candidate.parse(str(tmp_path / "mine.yaml"))

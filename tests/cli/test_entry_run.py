@@ -24,6 +24,7 @@ def data():
 def test_an_entry_is_trained_in_one_process(tmp_path):
     settings = configured(Candidate.parse("protonet"), {}, 0, {}, {})["trainer"]
     assert (settings["devices"], settings["num_nodes"]) == (1, 1)
+    assert settings["min_epochs"] is settings["min_steps"] is None
     with pytest.raises(UserError) as error:
         _measured(job(tmp_path), SimpleNamespace(world_size=2), None, data())
     assert "in one process" in messages.keep(str(error.value))

@@ -85,9 +85,12 @@ def configured(
     config = dict(candidate.config)
     own = dict(config.get("trainer") or {})
     kept = [one for one in own.get("callbacks") or [] if not _is_gain(one)]
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    one = {"devices": 1, "num_nodes": 1}  # on several, Lightning would start this command once for each
-    settings = merged({**own, **limits, **quiet, **one, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
+    fixed = {
+        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+        "min_epochs": None, "min_steps": None,  # would outlast the budget
+        "devices": 1, "num_nodes": 1,  # on several, Lightning would start this command once for each
+    }  # fmt: skip
+    settings = merged({**own, **limits, **fixed, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
     return {**config, "seed_everything": seed, "trainer": settings, "data": dict(data)}
 
 
