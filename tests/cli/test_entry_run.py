@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import messages
 from metatransfer.cli.entries import Candidate
@@ -28,3 +29,21 @@ def test_an_entry_is_trained_in_one_process(tmp_path):
     with pytest.raises(UserError) as error:
         _measured(job(tmp_path), SimpleNamespace(world_size=2), None, data())
     assert "in one process" in messages.keep(str(error.value))
+
+
+def a_trainer(logits, *labels):
+    """A Trainer whose test passes these outputs on, after no training."""
+    found = SimpleNamespace(world_size=1, callbacks=[], checkpoint_callback=None, global_step=0, current_epoch=0)
+    found.fit = lambda *_, **__: None
+    found.test = lambda *_, **__: found.callbacks[-1].update(torch.tensor(logits), torch.tensor(labels), torch.ones(1))
+    return found
+
+
+def test_a_diverged_entry_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("metatransfer.cli.entry_run.run_folder", lambda _: tmp_path)
+    (outcome,) = _measured(job(tmp_path), a_trainer([[1.0, 2.0], [3.0, 2.0]], 1, 1), None, data())
+    assert outcome.scores == [1.0, 0.0]
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(UserError) as error:
+            _measured(job(tmp_path), a_trainer([[1.0, 2.0], [wrong, wrong]], 1, 0), None, data())
+    assert "lower the learning rate" in messages.keep(str(error.value))

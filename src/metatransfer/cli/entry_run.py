@@ -3,11 +3,12 @@
 import contextlib
 import json
 import logging
+import math
 import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -164,20 +165,31 @@ def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcom
     best = (getattr(chooser, "best_model_path", "") or getattr(chooser, "last_model_path", "")) if trained else ""
     steps = trainer.global_step
     trainer.test(module, datamodule=data, ckpt_path=best or job.checkpoint, verbose=False)
+    shown = {name: values for name, values in scores.found.items() if (name == OWN) != (job.task in _BESIDE)}
+    _check_finite(shown)
     shared = Outcome(job.name, job.seed, units=scores.units, seconds=round(time.perf_counter() - began, 2))
     if job.task in _BESIDE:
         return [
             replace(shared, entry=name, scores=values, baseline=True)
-            for name, values in scores.found.items() if name != OWN
+            for name, values in shown.items()
         ]  # fmt: skip
     config = short_path(run_folder(trainer) / "config.yaml")
     command = ["lightning", "test", "--config", config, "--ckpt_path", short_path(best)] if best else []
     return [
         replace(
-            shared, scores=scores.found[OWN], steps=steps, curve=scores.curve, note=_note(job, trainer, steps),
+            shared, scores=shown[OWN], steps=steps, curve=scores.curve, note=_note(job, trainer, steps),
             checkpoint=short_path(best) if best else None, command=shlex.join(command),
         )
     ]  # fmt: skip
+
+
+def _check_finite(scores: Mapping[str, Sequence[float]]) -> None:
+    """Raises an error for scores that have no order."""
+    if not all(math.isfinite(one) for values in scores.values() for one in values):
+        raise UserError(
+            "some outputs are NaN or infinite, so that they cannot be ranked: lower the learning rate, or clip "
+            "gradients."
+        )
 
 
 def _note(job: Job, trainer: Trainer, steps: int) -> str:
