@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 import messages
+from metatransfer import Digits, Division, LabelledDataModule
 from metatransfer.cli import main
-from metatransfer.cli.entries import Candidate, read_data, situation_of
+from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
 from metatransfer.cli.entry_data import data_section
 from metatransfer.errors import UserError
 
@@ -125,6 +126,25 @@ def test_all_entries_are_tested_on_one_protocol_and_train_in_their_own_way():
     assert own["protonet"]["task"]["num_ways"] == 20
     assert own["maml"]["task"]["num_ways"] == 5
     assert sections["pretrain"]["class_path"] == "ClassBatches"
+
+
+def test_all_seeds_are_tested_on_the_same_samples():
+    data = {"source": "Digits", "labels_per_class": 2, "division": {"test_fraction": 0.5}}
+    served = []
+    for seed in (0, 1):
+        section = data_section(Candidate.parse("finetune"), Situation("few labels", "", "", ""), data, seed)[
+            "init_args"
+        ]
+        assert section["division"] == {"seed": 0, "test_fraction": 0.5}
+        section.update(source=Digits(), division=Division(**section["division"]))
+        served.append(LabelledDataModule(**section))
+    assert served[0].content_key("test") == served[1].content_key("test")
+    assert served[0].content_key("train") != served[1].content_key("train")
+    domains = {"sources": {"typeset": "TypesetDigits"}, "targets": {"written": "Digits"}}
+    of_domains = [
+        data_section(Candidate.parse("dann"), Situation("domains", "", "", ""), domains, seed) for seed in (0, 1)
+    ]
+    assert of_domains[0] == of_domains[1]
 
 
 def test_an_entry_needs_a_model(tmp_path):
