@@ -1,7 +1,6 @@
 """Runs a comparison: which runs there are, in which order, and what is told of them."""
 
 import hashlib
-import inspect
 import json
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ import metatransfer
 from metatransfer.callbacks.run.display import show
 from metatransfer.cli.comparison_report import publish
 from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
+from metatransfer.cli.entry_content import own_content
 from metatransfer.cli.entry_data import data_section, ways_of
 from metatransfer.cli.entry_run import Job, Task, configured, run_job
 from metatransfer.errors import UserError
@@ -61,7 +61,7 @@ class Plan:
             steps = 0 if task == "baselines" else dict(candidate.config.get("trainer") or {}).get("max_epochs", _EPOCHS)
         name = candidate.name if task == "method" else ORACLE if task == "oracle" else task
         parts = [config, arguments, seed, task, steps, self.situation.fingerprint, metatransfer.__version__,
-                 _own_code(candidate.model), checkpoint]  # fmt: skip
+                 own_content(candidate), checkpoint]  # fmt: skip
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         folder = self.folder / "runs" / f"{_slug(name)}-seed{seed}-{key[:12]}"
         return Job(name, task, config, arguments, seed, folder, steps, checkpoint)
@@ -193,12 +193,6 @@ def _without_support(plan: Plan, candidates: Sequence[Candidate], ranking: Ranki
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "_", name).strip("_")[:48]
-
-
-def _own_code(kind: type) -> str:
-    """A hash of the file of a class that is not of this package, whose version says nothing of it."""
-    file = None if kind.__module__.startswith("metatransfer.") else inspect.getsourcefile(kind)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _card(plan: Plan, settings: Namespace, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -242,5 +242,6 @@ def _fingerprint(data: Mapping[str, Any], collections: list[Collection]) -> str:
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode())
     for collection in collections:
         for name, part in collection.opened().items():
-            digest.update(name.encode() + (part.fingerprint() if isinstance(part, Source) else repr(part)).encode())
+            generated = f"{type(part)} {collection.protocol()}"  # not its repr, which may name its place in memory
+            digest.update(name.encode() + (part.fingerprint() if isinstance(part, Source) else generated).encode())
     return digest.hexdigest()
