@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 
 import messages
 from metatransfer.cli.entries import Candidate
-from metatransfer.cli.entry_run import Job, _measured, configured
+from metatransfer.cli.entry_run import Job, _measured, configured, run_job
 from metatransfer.errors import UserError
+from metatransfer.experiments.ranking import Outcome
 
 
 def job(folder, **changes):
@@ -47,3 +49,21 @@ def test_a_diverged_entry_fails(tmp_path, monkeypatch):
         with pytest.raises(UserError) as error:
             _measured(job(tmp_path), a_trainer([[1.0, 2.0], [wrong, wrong]], 1, 0), None, data())
     assert "lower the learning rate" in messages.keep(str(error.value))
+
+
+def test_a_failed_run_is_run_again(tmp_path, monkeypatch):
+    one, works = job(tmp_path), []
+    found = Outcome("a", 0, [1.0], curve=[])
+
+    def run(job):
+        if not works:
+            raise UserError("timm is missing.")
+        return [found]
+
+    monkeypatch.setattr("metatransfer.cli.entry_run._run", run)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as where a file is open in another program
+    assert run_job(one)[0].failure == "timm is missing."
+    assert json.loads((tmp_path / "outcomes.json").read_text())[0]["failure"]
+    assert one.stored() == []
+    works.append(True)
+    assert run_job(one) == one.stored() == [found]

@@ -72,11 +72,12 @@ class Job:
     checkpoint: str | None = field(default=None, compare=False)
 
     def stored(self) -> list[Outcome]:
-        """The outcomes of an earlier run; empty if there is none."""
+        """The outcomes of an earlier run; empty if there is none, or it failed: what was missing may be there now."""
         path = self.folder / _FILE
         if not path.exists():
             return []
-        return [Outcome(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        found = [Outcome(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        return [] if any(one.failure for one in found) else found
 
 
 def configured(
@@ -104,7 +105,7 @@ def _is_gain(described: Any) -> bool:  # noqa: ANN401
 def run_job(job: Job) -> list[Outcome]:
     """Runs a job and stores its outcomes; a failure is an outcome, too."""
     shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed
-    job.folder.mkdir(parents=True)
+    job.folder.mkdir(parents=True, exist_ok=True)  # where a file could not be removed
     began = time.perf_counter()
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # the seed of every run
     with (job.folder / "log.txt").open("w", encoding="utf-8") as log, _into(log):
@@ -113,10 +114,7 @@ def run_job(job: Job) -> list[Outcome]:
         except Exception as error:
             traceback.print_exc()
             told = mistake_of(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            failed = Outcome(job.name, job.seed, failure=told, seconds=round(time.perf_counter() - began, 2))
-            if not isinstance(error, UserError):
-                return [failed]  # it may work next time
-            found = [failed]
+            found = [Outcome(job.name, job.seed, failure=told, seconds=round(time.perf_counter() - began, 2))]
     write_atomically(job.folder / _FILE, json.dumps([asdict(one) for one in found]) + "\n")
     return found
 
