@@ -10,6 +10,7 @@ import yaml
 import messages
 from metatransfer import Digits, Division, LabelledDataModule
 from metatransfer.cli import main
+from metatransfer.cli.comparing import _steps
 from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
 from metatransfer.cli.entry_data import data_section
 from metatransfer.errors import UserError
@@ -145,6 +146,22 @@ def test_all_seeds_are_tested_on_the_same_samples():
         data_section(Candidate.parse("dann"), Situation("domains", "", "", ""), domains, seed) for seed in (0, 1)
     ]
     assert of_domains[0] == of_domains[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "typed", "common", "steps"),
+    [
+        ({"max_epochs": 7}, "", {}, 7),
+        ({"max_epochs": 7}, "--trainer.max_epochs 3 --trainer.max_epochs=5", {}, 5),
+        ({"max_epochs": 7}, "--trainer.max_epochs 4", {"max_epochs": 2}, 4),
+        ({"max_epochs": 7}, "", {"max_epochs": 2}, 2),
+        ({"max_epochs": -1}, "", {}, 30),
+        ({"max_epochs": 7}, "--trainer.max_epochs null", {}, 30),
+        (None, "", {}, 30),
+    ],
+)
+def test_steps_on_a_support_set_are_epochs(own, typed, common, steps):
+    assert _steps(Candidate("one", {"trainer": own}, tuple(typed.split()), object), common) == steps
 
 
 def test_an_entry_needs_a_model(tmp_path):

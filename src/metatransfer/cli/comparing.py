@@ -1,6 +1,7 @@
 """Runs a comparison: which runs there are, in which order, and what is told of them."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 
 import metatransfer
@@ -58,7 +60,7 @@ class Plan:
         arguments, steps = candidate.arguments, None
         if self.situation.kind == "new classes" and candidate.per_task:
             arguments = ("--model.num_classes", str(ways_of(self.data)), *arguments)
-            steps = 0 if task == "baselines" else dict(candidate.config.get("trainer") or {}).get("max_epochs", _EPOCHS)
+            steps = 0 if task == "baselines" else _steps(candidate, self.trainer)
         name = candidate.name if task == "method" else ORACLE if task == "oracle" else task
         parts = [config, arguments, seed, task, steps, self.situation.fingerprint, metatransfer.__version__,
                  own_content(candidate), checkpoint]  # fmt: skip
@@ -151,6 +153,16 @@ def _timed(job: Job) -> tuple[list[Outcome], float]:
 def _line(one: Outcome) -> str:
     result = f"failed: {one.failure}" if one.failure else f"{100 * one.mean:.2f} %"
     return f"{one.entry}, seed {one.seed}: {result} ({one.seconds:.0f} s)"
+
+
+def _steps(candidate: Candidate, common: Mapping[str, Any]) -> int:
+    """Steps of an entry on each support set: its epochs, if their number is limited."""
+    epochs = {**(candidate.config.get("trainer") or {}), **common}.get("max_epochs")
+    for given, following in itertools.pairwise([*candidate.arguments, ""]):
+        name, equals, value = given.partition("=")
+        if name == "--trainer.max_epochs":
+            epochs = yaml.safe_load(value if equals else following)
+    return epochs if isinstance(epochs, int) and epochs >= 0 else _EPOCHS
 
 
 # ---- runs beside the entries
