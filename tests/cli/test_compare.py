@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -10,10 +13,12 @@ import yaml
 import messages
 from metatransfer import Digits, Division, LabelledDataModule
 from metatransfer.cli import main
-from metatransfer.cli.comparing import _steps
+from metatransfer.cli.comparing import Runner, _steps
 from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
 from metatransfer.cli.entry_data import data_section
+from metatransfer.cli.entry_run import Job
 from metatransfer.errors import UserError
+from metatransfer.experiments.ranking import Outcome
 
 SMALL = [
     "--data.source=Glyphs", "--data.episodes.val=2", "--data.episodes.test=6", "--data.eval_task.num_queries=2",
@@ -195,3 +200,51 @@ def test_an_entry_has_its_own_training(tmp_path):
     (tmp_path / "mine.yaml").write_text("model: ProtoNetModule\nckpt_path: last\n")
     with pytest.raises(UserError, match="--ckpt_path must be the same"):
         Candidate.parse(str(tmp_path / "mine.yaml"))
+
+
+# ---- several processes
+
+
+class Pool:
+    """Stands for a pool of processes, whose first job ends well and whose second one is killed."""
+
+    shutdowns: ClassVar = []
+
+    def __init__(self, *_):
+        self.jobs = 0
+
+    def submit(self, _, job):
+        done = Future()
+        self.jobs += 1
+        if self.jobs == 1:
+            done.set_result(([Outcome(job.name, job.seed, [1.0])], 2.0))
+        else:
+            done.set_exception(BrokenProcessPool())
+        return done
+
+    def shutdown(self, **given):
+        self.shutdowns.append(given)
+
+
+def jobs_in(folder):
+    return [Job("a", "method", {}, (), seed, folder / str(seed)) for seed in range(2)]
+
+
+def test_a_killed_process_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr("metatransfer.cli.comparing.ProcessPoolExecutor", Pool)
+    well, killed = Runner(2).run(jobs_in(tmp_path))["a"]
+    assert well.scores == [1.0]
+    assert "fewer --jobs" in messages.keep(killed.failure)
+    assert not any(job.stored() for job in jobs_in(tmp_path))
+
+
+def test_jobs_in_the_queue_are_not_waited_for_after_an_interrupt(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metatransfer.cli.comparing.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("metatransfer.cli.comparing.as_completed", interrupted)
+    Pool.shutdowns.clear()
+    with pytest.raises(KeyboardInterrupt):
+        Runner(2).run(jobs_in(tmp_path))
+    assert Pool.shutdowns == [{"wait": False, "cancel_futures": True}]

@@ -8,7 +8,8 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,23 @@ class Runner:
             return
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,)) as pool:
-            running = {pool.submit(_timed, job): place for place, job in zip(places, jobs, strict=True)}
-            yield from ((running[one], *one.result()) for one in as_completed(running))
+        pool = ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,))
+        try:
+            running = {pool.submit(_timed, job): (place, job) for place, job in zip(places, jobs, strict=True)}
+            for one in as_completed(running):
+                place, job = running[one]
+                yield place, *_result(one, job)
+        finally:  # after Ctrl-C, the jobs in the queue are not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(done: "Future[tuple[list[Outcome], float]]", job: Job) -> tuple[list[Outcome], float]:
+    """The outcomes of a job and its seconds; a failure, which is not stored, if its process was killed."""
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        told = "a process was killed, perhaps for lack of memory: run the command again with fewer --jobs."
+        return [Outcome(job.name, job.seed, failure=told)], 0.0
 
 
 def _timed(job: Job) -> tuple[list[Outcome], float]:
