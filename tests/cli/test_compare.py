@@ -14,7 +14,7 @@ import messages
 from metatransfer import Digits, Division, LabelledDataModule
 from metatransfer.cli import main
 from metatransfer.cli.comparing import Runner, _steps
-from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
+from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of, words
 from metatransfer.cli.entry_data import data_section
 from metatransfer.cli.entry_run import Job
 from metatransfer.errors import UserError
@@ -188,6 +188,12 @@ def test_what_is_common_is_given_to_the_comparison(given):
     with pytest.raises(UserError) as error:
         Candidate.parse(f"protonet --model.distance cosine {given}")
     assert "not to one entry" in messages.keep(str(error.value))
+
+
+def test_paths_keep_the_backslashes_of_windows():
+    text = r'mine.yaml --model.weights "C:\a b\c.pt"  --x=D:\e # f'
+    assert words(text, windows=True) == ["mine.yaml", "--model.weights", r"C:\a b\c.pt", r"--x=D:\e", "#", "f"]
+    assert words(r"a\ b 'c d'", windows=False) == ["a b", "c d"]
 
 
 def test_an_entry_has_its_own_training(tmp_path):

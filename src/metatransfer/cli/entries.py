@@ -85,7 +85,7 @@ class Candidate:
         Raises:
             UserError: the configuration does not exist, has no model, or sets what is the same for all entries.
         """
-        head, *arguments = shlex.split(text) or [""]
+        head, *arguments = words(text) or [""]
         known = packaged_configs()
         path = head if os.path.isfile(head) else known.get(head.removeprefix("configs/").removesuffix(".yaml"))
         if path is None:
@@ -130,6 +130,15 @@ class Candidate:
     def pretrained(self) -> bool:
         """Whether its network has weights from a file."""
         return _part(self.config, "model", "init_args", "backbone", "init_args").get("weights") is not None
+
+
+def words(text: str, windows: bool = os.name == "nt") -> list[str]:
+    """The words of a command line, whose backslashes are a part of paths on Windows."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if windows:
+        lexer.escape = ""
+    return list(lexer)
 
 
 def _check_common(head: str, arguments: Sequence[str]) -> None:
