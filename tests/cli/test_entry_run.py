@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import messages
+from metatransfer import Division, LabelledDataModule, Table
 from metatransfer.cli.entries import Candidate
-from metatransfer.cli.entry_run import Job, _measured, configured, run_job
+from metatransfer.cli.entry_run import Job, _measured, _units, configured, run_job
 from metatransfer.errors import UserError
 from metatransfer.experiments.ranking import Outcome
 
@@ -67,3 +68,16 @@ def test_a_failed_run_is_run_again(tmp_path, monkeypatch):
     assert one.stored() == []
     works.append(True)
     assert run_job(one) == one.stored() == [found]
+
+
+def test_rows_of_a_table_are_the_same_units_for_all_seeds(tmp_path):
+    rows = "".join(f"{number},{number**2},{number % 2}\n" for number in range(40))
+    (tmp_path / "rows.csv").write_text("a,b,label\n" + rows)
+    source, scores = Table(str(tmp_path / "rows.csv")), SimpleNamespace(found={"method": [1.0] * 8})
+    units, encoded = [], []
+    for seed, divided in ((0, 0), (1, 0), (1, 1)):
+        data = LabelledDataModule(source, labels_per_class=2, seed=seed, division=Division(seed=divided))
+        units.append(_units(data, scores))
+        encoded.append(data.content_key("test"))
+    assert units[0] == units[1] != units[2]
+    assert encoded[0] != encoded[1]

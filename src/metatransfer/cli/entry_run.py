@@ -1,6 +1,7 @@
 """Runs one entry of a comparison for one seed: an ordinary fit and test with its own folder, and its scores."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.cli.entries import Candidate
 from metatransfer.cli.entry_data import merged
 from metatransfer.cli.main import MetaTransferCLI, mistake_of, run_lightning
+from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.errors import UserError
 from metatransfer.experiments.per_task import per_task
 from metatransfer.experiments.ranking import Outcome
@@ -165,7 +167,7 @@ def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcom
     trainer.test(module, datamodule=data, ckpt_path=best or job.checkpoint, verbose=False)
     shown = {name: values for name, values in scores.found.items() if (name == OWN) != (job.task in _BESIDE)}
     _check_finite(shown)
-    shared = Outcome(job.name, job.seed, units=scores.units, seconds=round(time.perf_counter() - began, 2))
+    shared = Outcome(job.name, job.seed, units=_units(data, scores), seconds=round(time.perf_counter() - began, 2))
     if job.task in _BESIDE:
         return [
             replace(shared, entry=name, scores=values, baseline=True)
@@ -179,6 +181,15 @@ def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcom
             checkpoint=short_path(best) if best else None, command=shlex.join(command),
         )
     ]  # fmt: skip
+
+
+def _units(data: Any, scores: UnitScores) -> str:  # noqa: ANN401
+    """The hash of the test units; of raw samples where batches depend on what is trained on, as those of a table do."""
+    if not isinstance(data, LabelledDataModule) or data.encoder is None:
+        return scores.units
+    test = data.splits.part("test")
+    digest = hashlib.sha256(test.base.fingerprint().encode() + test.indices.astype("<i8").tobytes())
+    return f"{digest.hexdigest()}-{len(next(iter(scores.found.values())))}"
 
 
 def _check_finite(scores: Mapping[str, Sequence[float]]) -> None:
