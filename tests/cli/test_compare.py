@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import ClassVar
 
 import pytest
 import yaml
 
 import messages
+from metatransfer import Digits, Division, LabelledDataModule
 from metatransfer.cli import main
-from metatransfer.cli.entries import Candidate, read_data, situation_of
+from metatransfer.cli.comparing import Runner, _steps
+from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of, words
 from metatransfer.cli.entry_data import data_section
+from metatransfer.cli.entry_run import Job
 from metatransfer.errors import UserError
+from metatransfer.experiments.ranking import Outcome
 
 SMALL = [
     "--data.source=Glyphs", "--data.episodes.val=2", "--data.episodes.test=6", "--data.eval_task.num_queries=2",
@@ -44,14 +51,14 @@ def test_methods_are_compared_and_not_run_again(tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "lightning_logs").glob("compare-*/comparison.png"))
     main(["compare", *SMALL, "--methods", *methods])
     second = compared(tmp_path)
-    assert second["seconds"]["new_runs"] == 0
+    assert second["seconds"]["new_runs"] == 1  # the broken one may work now
     assert second["entries"] == entries
     # one that was killed is run again, and ends the same
     (stored,) = (tmp_path / "lightning_logs").glob("compare-*/runs/protonet*-seed0-*/outcomes.json")
     stored.unlink()
     main(["compare", *SMALL, "--methods", *methods])
     third = compared(tmp_path)
-    assert third["seconds"]["new_runs"] == 1
+    assert third["seconds"]["new_runs"] == 2
     assert third["entries"][methods[0]]["accuracy"] == entries[methods[0]]["accuracy"]
 
 
@@ -127,7 +134,123 @@ def test_all_entries_are_tested_on_one_protocol_and_train_in_their_own_way():
     assert sections["pretrain"]["class_path"] == "ClassBatches"
 
 
+def test_all_seeds_are_tested_on_the_same_samples():
+    data = {"source": "Digits", "labels_per_class": 2, "division": {"test_fraction": 0.5}}
+    served = []
+    for seed in (0, 1):
+        section = data_section(Candidate.parse("finetune"), Situation("few labels", "", "", ""), data, seed)[
+            "init_args"
+        ]
+        assert section["division"] == {"seed": 0, "test_fraction": 0.5}
+        section.update(source=Digits(), division=Division(**section["division"]))
+        served.append(LabelledDataModule(**section))
+    assert served[0].content_key("test") == served[1].content_key("test")
+    assert served[0].content_key("train") != served[1].content_key("train")
+    domains = {"sources": {"typeset": "TypesetDigits"}, "targets": {"written": "Digits"}}
+    of_domains = [
+        data_section(Candidate.parse("dann"), Situation("domains", "", "", ""), domains, seed) for seed in (0, 1)
+    ]
+    assert of_domains[0] == of_domains[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "typed", "common", "steps"),
+    [
+        ({"max_epochs": 7}, "", {}, 7),
+        ({"max_epochs": 7}, "--trainer.max_epochs 3 --trainer.max_epochs=5", {}, 5),
+        ({"max_epochs": 7}, "--trainer.max_epochs 4", {"max_epochs": 2}, 4),
+        ({"max_epochs": 7}, "", {"max_epochs": 2}, 2),
+        ({"max_epochs": -1}, "", {}, 30),
+        ({"max_epochs": 7}, "--trainer.max_epochs null", {}, 30),
+        (None, "", {}, 30),
+    ],
+)
+def test_steps_on_a_support_set_are_epochs(own, typed, common, steps):
+    assert _steps(Candidate("one", {"trainer": own}, tuple(typed.split()), object), common) == steps
+
+
 def test_an_entry_needs_a_model(tmp_path):
     (tmp_path / "empty.yaml").write_text("trainer: {max_epochs: 1}\n")
     with pytest.raises(UserError, match="no section model"):
         Candidate.parse(str(tmp_path / "empty.yaml"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--trainer.max_steps 9", "--trainer.max_time=00:01:00:00", "--trainer.min_epochs 5", "--trainer.max_st 9",
+        "--trainer '{max_steps: 9}'", "--seed_everything 3", "--ckpt_path a.ckpt", "--config more.yaml",
+        "--data.seed 1", "--data.division.test_fraction=0.1", "--data.eval_task.num_ways 2", "--data.episodes.test 1",
+        "--data.init_args.oracle select", "--data '{seed: 1}'",
+    ],
+)  # fmt: skip
+def test_what_is_common_is_given_to_the_comparison(given):
+    with pytest.raises(UserError) as error:
+        Candidate.parse(f"protonet --model.distance cosine {given}")
+    assert "not to one entry" in messages.keep(str(error.value))
+
+
+def test_paths_keep_the_backslashes_of_windows():
+    text = r'mine.yaml --model.weights "C:\a b\c.pt"  --x=D:\e # f'
+    assert words(text, windows=True) == ["mine.yaml", "--model.weights", r"C:\a b\c.pt", r"--x=D:\e", "#", "f"]
+    assert words(r"a\ b 'c d'", windows=False) == ["a b", "c d"]
+
+
+def test_an_entry_has_its_own_training(tmp_path):
+    own = [
+        "--trainer.max_epochs=3", "--trainer.gradient_clip_val=1", "--data.task.num_ways=5", "--data.batch_size=8",
+        "--data.init_args.episodes.per_batch=2", "--data.episodes.init_args.task.num_ways=5", "--data.balance=none",
+        "--data.processing.augmentation=RandomAffine", "--data.eval_batch_size=9", "--model.distance=-1",
+    ]  # fmt: skip
+    assert list(Candidate.parse(" ".join(["protonet", *own])).arguments) == own
+    (tmp_path / "mine.yaml").write_text("model: ProtoNetModule\nckpt_path: last\n")
+    with pytest.raises(UserError, match="--ckpt_path must be the same"):
+        Candidate.parse(str(tmp_path / "mine.yaml"))
+
+
+# ---- several processes
+
+
+class Pool:
+    """Stands for a pool of processes, whose first job ends well and whose second one is killed."""
+
+    shutdowns: ClassVar = []
+
+    def __init__(self, *_):
+        self.jobs = 0
+
+    def submit(self, _, job):
+        done = Future()
+        self.jobs += 1
+        if self.jobs == 1:
+            done.set_result(([Outcome(job.name, job.seed, [1.0])], 2.0))
+        else:
+            done.set_exception(BrokenProcessPool())
+        return done
+
+    def shutdown(self, **given):
+        self.shutdowns.append(given)
+
+
+def jobs_in(folder):
+    return [Job("a", "method", {}, (), seed, folder / str(seed)) for seed in range(2)]
+
+
+def test_a_killed_process_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr("metatransfer.cli.comparing.ProcessPoolExecutor", Pool)
+    well, killed = Runner(2).run(jobs_in(tmp_path))["a"]
+    assert well.scores == [1.0]
+    assert "fewer --jobs" in messages.keep(killed.failure)
+    assert not any(job.stored() for job in jobs_in(tmp_path))
+
+
+def test_jobs_in_the_queue_are_not_waited_for_after_an_interrupt(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metatransfer.cli.comparing.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("metatransfer.cli.comparing.as_completed", interrupted)
+    Pool.shutdowns.clear()
+    with pytest.raises(KeyboardInterrupt):
+        Runner(2).run(jobs_in(tmp_path))
+    assert Pool.shutdowns == [{"wait": False, "cancel_futures": True}]

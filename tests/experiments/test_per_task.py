@@ -46,3 +46,12 @@ def test_fine_tuning_learns_each_task_and_leaves_the_module_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     none = per_task(module.learner, 0).eval()(task).argmax(-1)
     assert (none == task.query_y).float().mean() < 0.8
+
+
+def test_the_head_is_drawn_with_the_seed_of_the_run():
+    learner, task = FineTuneModule(network(), num_classes=3), episode()
+    found = []
+    for learner.run_seed in (None, 0, 1):
+        found.append(per_task(learner, 0).eval()(task))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[1], found[2])

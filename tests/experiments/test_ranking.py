@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 
 import messages
 from metatransfer.errors import UserError
@@ -85,8 +86,17 @@ def test_budgets(text, expected):
 def test_the_trainer_gets_the_limits():
     assert TrainingBudget.parse("90s").limits() == {"max_time": "00:00:01:30"}
     assert TrainingBudget.parse("1.5h").limits() == {"max_time": "00:01:30:00"}
+    assert TrainingBudget.parse("50h").limits() == {"max_time": "02:02:00:00"}
+    assert Timer("02:02:00:00").time_remaining() == 50 * 3600
     steps = TrainingBudget.parse("500steps").limits()
     assert (steps["max_steps"], steps["max_epochs"], steps["val_check_interval"]) == (500, -1, 50)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every"), [(3, 1), (10, 1), (19, 1), (505, 101), (70, 7), (64, 8), (36, 4), (23, 2), (100, 10)]
+)
+def test_the_last_of_the_validations_is_at_the_end_where_it_can_be(steps, every):
+    assert TrainingBudget(steps=steps).limits()["val_check_interval"] == every
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "0s", "-5m", "2.5steps", "10 parsecs"])

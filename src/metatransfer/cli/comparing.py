@@ -1,25 +1,28 @@
 """Runs a comparison: which runs there are, in which order, and what is told of them."""
 
 import hashlib
-import inspect
+import itertools
 import json
 import multiprocessing
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 
 import metatransfer
 from metatransfer.callbacks.run.display import show
 from metatransfer.cli.comparison_report import publish
 from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
+from metatransfer.cli.entry_content import own_content
 from metatransfer.cli.entry_data import data_section, ways_of
 from metatransfer.cli.entry_run import Job, Task, configured, run_job
 from metatransfer.errors import UserError
@@ -58,10 +61,10 @@ class Plan:
         arguments, steps = candidate.arguments, None
         if self.situation.kind == "new classes" and candidate.per_task:
             arguments = ("--model.num_classes", str(ways_of(self.data)), *arguments)
-            steps = 0 if task == "baselines" else dict(candidate.config.get("trainer") or {}).get("max_epochs", _EPOCHS)
+            steps = 0 if task == "baselines" else _steps(candidate, self.trainer)
         name = candidate.name if task == "method" else ORACLE if task == "oracle" else task
         parts = [config, arguments, seed, task, steps, self.situation.fingerprint, metatransfer.__version__,
-                 _own_code(candidate.model), checkpoint]  # fmt: skip
+                 own_content(candidate), checkpoint]  # fmt: skip
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         folder = self.folder / "runs" / f"{_slug(name)}-seed{seed}-{key[:12]}"
         return Job(name, task, config, arguments, seed, folder, steps, checkpoint)
@@ -138,9 +141,23 @@ class Runner:
             return
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,)) as pool:
-            running = {pool.submit(_timed, job): place for place, job in zip(places, jobs, strict=True)}
-            yield from ((running[one], *one.result()) for one in as_completed(running))
+        pool = ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,))
+        try:
+            running = {pool.submit(_timed, job): (place, job) for place, job in zip(places, jobs, strict=True)}
+            for one in as_completed(running):
+                place, job = running[one]
+                yield place, *_result(one, job)
+        finally:  # after Ctrl-C, the jobs in the queue are not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(done: "Future[tuple[list[Outcome], float]]", job: Job) -> tuple[list[Outcome], float]:
+    """The outcomes of a job and its seconds; a failure, which is not stored, if its process was killed."""
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        told = "a process was killed, perhaps for lack of memory: run the command again with fewer --jobs."
+        return [Outcome(job.name, job.seed, failure=told)], 0.0
 
 
 def _timed(job: Job) -> tuple[list[Outcome], float]:
@@ -151,6 +168,16 @@ def _timed(job: Job) -> tuple[list[Outcome], float]:
 def _line(one: Outcome) -> str:
     result = f"failed: {one.failure}" if one.failure else f"{100 * one.mean:.2f} %"
     return f"{one.entry}, seed {one.seed}: {result} ({one.seconds:.0f} s)"
+
+
+def _steps(candidate: Candidate, common: Mapping[str, Any]) -> int:
+    """Steps of an entry on each support set: its epochs, if their number is limited."""
+    epochs = {**(candidate.config.get("trainer") or {}), **common}.get("max_epochs")
+    for given, following in itertools.pairwise([*candidate.arguments, ""]):
+        name, equals, value = given.partition("=")
+        if name == "--trainer.max_epochs":
+            epochs = yaml.safe_load(value if equals else following)
+    return epochs if isinstance(epochs, int) and epochs >= 0 else _EPOCHS
 
 
 # ---- runs beside the entries
@@ -193,12 +220,6 @@ def _without_support(plan: Plan, candidates: Sequence[Candidate], ranking: Ranki
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "_", name).strip("_")[:48]
-
-
-def _own_code(kind: type) -> str:
-    """A hash of the file of a class that is not of this package, whose version says nothing of it."""
-    file = None if kind.__module__.startswith("metatransfer.") else inspect.getsourcefile(kind)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _card(plan: Plan, settings: Namespace, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc import locate
@@ -28,6 +29,13 @@ Kind = Literal["new classes", "few labels", "domains"]
 _MANY = 30  # classes: with as many, and nothing else said, new classes are the question
 _EPISODIC = ("task", "eval_task", "episodes")
 _LABELLED = ("labels_per_class", "batch_size", "balance")
+# what a comparison has in common, so that no entry may have its own
+_COMMON = ("config", "seed_everything", "ckpt_path", "trainer.max_steps", "trainer.max_time", "trainer.min_steps",
+           "trainer.min_epochs", "trainer.devices", "trainer.num_nodes")  # fmt: skip
+_OWN_DATA = re.compile(
+    r"data\.(episodes\.)?(task(\..+)?|episodes\.(train|per_batch)|(\w+_)?batch_size|balance|num_workers|"
+    r"processing\.augmentation(\..+)?)"
+)
 _WORDS = {
     "new classes": "new classes with few labels, after training on other classes",
     "few labels": "fixed classes with labelled training samples",
@@ -75,9 +83,9 @@ class Candidate:
         """Reads an entry such as ``protonet``, ``my.yaml`` or ``"maml --model.inner.steps 5"``.
 
         Raises:
-            UserError: the configuration does not exist, or has no model.
+            UserError: the configuration does not exist, has no model, or sets what is the same for all entries.
         """
-        head, *arguments = shlex.split(text) or [""]
+        head, *arguments = words(text) or [""]
         known = packaged_configs()
         path = head if os.path.isfile(head) else known.get(head.removeprefix("configs/").removesuffix(".yaml"))
         if path is None:
@@ -92,6 +100,7 @@ class Candidate:
         kind = described.get("class_path") if isinstance(described, dict) else described
         if not isinstance(kind, str):
             raise UserError(f"'{head}' has no section model with a class_path: add it.")
+        _check_common(head, [*(["--ckpt_path"] if config.get("ckpt_path") else []), *arguments])
         name = Path(head).stem if os.path.isfile(head) else head.removesuffix(".yaml")
         return cls(" ".join([name, *arguments]), config, tuple(arguments), _class(kind))
 
@@ -121,6 +130,28 @@ class Candidate:
     def pretrained(self) -> bool:
         """Whether its network has weights from a file."""
         return _part(self.config, "model", "init_args", "backbone", "init_args").get("weights") is not None
+
+
+def words(text: str, windows: bool = os.name == "nt") -> list[str]:
+    """The words of a command line, whose backslashes are a part of paths on Windows."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if windows:
+        lexer.escape = ""
+    return list(lexer)
+
+
+def _check_common(head: str, arguments: Sequence[str]) -> None:
+    """Raises an error for an argument that must be the same for all entries."""
+    for given in arguments:
+        name = given.partition("=")[0].removeprefix("--").removesuffix("+").replace(".init_args", "")
+        # the parser accepts the beginning of a name, too
+        common = any(one.startswith(name) or name.startswith(f"{one}.") for one in _COMMON)
+        of_data = re.match(r"data(\.|$)", name) and not _OWN_DATA.fullmatch(name)
+        if given.startswith("--") and (common or of_data):
+            raise UserError(
+                f"'{head}': --{name} must be the same for all entries: give it to the comparison, not to one entry."
+            )
 
 
 def _class(path: str) -> type:
@@ -220,5 +251,6 @@ def _fingerprint(data: Mapping[str, Any], collections: list[Collection]) -> str:
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode())
     for collection in collections:
         for name, part in collection.opened().items():
-            digest.update(name.encode() + (part.fingerprint() if isinstance(part, Source) else repr(part)).encode())
+            generated = f"{type(part)} {collection.protocol()}"  # not its repr, which may name its place in memory
+            digest.update(name.encode() + (part.fingerprint() if isinstance(part, Source) else generated).encode())
     return digest.hexdigest()

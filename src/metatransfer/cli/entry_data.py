@@ -33,8 +33,9 @@ def data_section(candidate: Candidate, situation: Situation, data: Mapping[str, 
     """The data section of an entry for one seed.
 
     The user's options are the same for all entries. Of the entry's configuration, it keeps what concerns the training
-    only: sizes of batches and training tasks, and augmentation. Episodes of the evaluation are the same for all seeds;
-    elsewhere the seed divides the data and chooses the labels anew.
+    only: sizes of batches and training tasks, and augmentation. The test is the same for all seeds: test sets that
+    overlap are not independent (Dietterich, 1998, https://doi.org/10.1162/089976698300017197). Of fixed classes, the
+    seed chooses the labelled samples and their order.
     """
     kind = situation.kind
     section = dict(candidate.config.get("data") or {})
@@ -53,8 +54,10 @@ def _served(kind: Kind, own: Mapping[str, Any], data: Mapping[str, Any], seed: i
     augmentation = (own.get("processing") or {}).get("augmentation")
     if augmentation is not None and kind != "domains":
         kept["processing"] = {"augmentation": augmentation}
-    if kind != "new classes":
-        return merged(merged(kept, {"seed": seed}), data)
+    if kind == "domains":  # divided by their own seeds
+        return merged(kept, data)
+    if kind == "few labels":
+        return merged(merged(kept, {"seed": seed, "division": {"seed": 0}}), data)
     counts = {name: value for name, value in (own.get("episodes") or {}).items() if name in ("train", "per_batch")}
     shape = {name: (data.get("task") or {}).get(name, value) for name, value in _SHAPE.items()}
     protocol = {"eval_task": shape, "episodes": {**_COUNTS, **counts}, "seed": 0}

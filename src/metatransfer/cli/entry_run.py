@@ -1,13 +1,15 @@
 """Runs one entry of a comparison for one seed: an ordinary fit and test with its own folder, and its scores."""
 
 import contextlib
+import hashlib
 import json
 import logging
+import math
 import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,7 @@ from metatransfer.callbacks.run.run_folder import run_folder
 from metatransfer.cli.entries import Candidate
 from metatransfer.cli.entry_data import merged
 from metatransfer.cli.main import MetaTransferCLI, mistake_of, run_lightning
+from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.errors import UserError
 from metatransfer.experiments.per_task import per_task
 from metatransfer.experiments.ranking import Outcome
@@ -71,11 +74,12 @@ class Job:
     checkpoint: str | None = field(default=None, compare=False)
 
     def stored(self) -> list[Outcome]:
-        """The outcomes of an earlier run; empty if there is none."""
+        """The outcomes of an earlier run; empty if there is none, or it failed: what was missing may be there now."""
         path = self.folder / _FILE
         if not path.exists():
             return []
-        return [Outcome(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        found = [Outcome(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        return [] if any(one.failure for one in found) else found
 
 
 def configured(
@@ -85,8 +89,12 @@ def configured(
     config = dict(candidate.config)
     own = dict(config.get("trainer") or {})
     kept = [one for one in own.get("callbacks") or [] if not _is_gain(one)]
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    settings = merged({**own, **limits, **quiet, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
+    fixed = {
+        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+        "min_epochs": None, "min_steps": None,  # would outlast the budget
+        "devices": 1, "num_nodes": 1,  # on several, Lightning would start this command once for each
+    }  # fmt: skip
+    settings = merged({**own, **limits, **fixed, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
     return {**config, "seed_everything": seed, "trainer": settings, "data": dict(data)}
 
 
@@ -99,7 +107,7 @@ def _is_gain(described: Any) -> bool:  # noqa: ANN401
 def run_job(job: Job) -> list[Outcome]:
     """Runs a job and stores its outcomes; a failure is an outcome, too."""
     shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed
-    job.folder.mkdir(parents=True)
+    job.folder.mkdir(parents=True, exist_ok=True)  # where a file could not be removed
     began = time.perf_counter()
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # the seed of every run
     with (job.folder / "log.txt").open("w", encoding="utf-8") as log, _into(log):
@@ -108,10 +116,7 @@ def run_job(job: Job) -> list[Outcome]:
         except Exception as error:
             traceback.print_exc()
             told = mistake_of(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            failed = Outcome(job.name, job.seed, failure=told, seconds=round(time.perf_counter() - began, 2))
-            if not isinstance(error, UserError):
-                return [failed]  # it may work next time
-            found = [failed]
+            found = [Outcome(job.name, job.seed, failure=told, seconds=round(time.perf_counter() - began, 2))]
     write_atomically(job.folder / _FILE, json.dumps([asdict(one) for one in found]) + "\n")
     return found
 
@@ -149,6 +154,8 @@ _BESIDE: dict[Task, Beside] = {"baselines": untrained_baselines, "support-free":
 def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcome]:  # noqa: ANN401
     if data.info().num_targets:
         raise UserError("a comparison ranks accuracies, but these tasks are regressions: compare them by their runs.")
+    if trainer.world_size > 1:
+        raise UserError("a comparison trains each entry in one process: leave out trainer.devices and num_nodes.")
     scores = UnitScores(_BESIDE.get(job.task, lambda _: {}))
     trainer.callbacks.append(scores)  # type: ignore[attr-defined]
     began, trained = time.perf_counter(), job.task in ("method", "oracle") and job.per_task is None
@@ -158,20 +165,40 @@ def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcom
     best = (getattr(chooser, "best_model_path", "") or getattr(chooser, "last_model_path", "")) if trained else ""
     steps = trainer.global_step
     trainer.test(module, datamodule=data, ckpt_path=best or job.checkpoint, verbose=False)
-    shared = Outcome(job.name, job.seed, units=scores.units, seconds=round(time.perf_counter() - began, 2))
+    shown = {name: values for name, values in scores.found.items() if (name == OWN) != (job.task in _BESIDE)}
+    _check_finite(shown)
+    shared = Outcome(job.name, job.seed, units=_units(data, scores), seconds=round(time.perf_counter() - began, 2))
     if job.task in _BESIDE:
         return [
             replace(shared, entry=name, scores=values, baseline=True)
-            for name, values in scores.found.items() if name != OWN
+            for name, values in shown.items()
         ]  # fmt: skip
     config = short_path(run_folder(trainer) / "config.yaml")
     command = ["lightning", "test", "--config", config, "--ckpt_path", short_path(best)] if best else []
     return [
         replace(
-            shared, scores=scores.found[OWN], steps=steps, curve=scores.curve, note=_note(job, trainer, steps),
+            shared, scores=shown[OWN], steps=steps, curve=scores.curve, note=_note(job, trainer, steps),
             checkpoint=short_path(best) if best else None, command=shlex.join(command),
         )
     ]  # fmt: skip
+
+
+def _units(data: Any, scores: UnitScores) -> str:  # noqa: ANN401
+    """The hash of the test units; of raw samples where batches depend on what is trained on, as those of a table do."""
+    if not isinstance(data, LabelledDataModule) or data.encoder is None:
+        return scores.units
+    test = data.splits.part("test")
+    digest = hashlib.sha256(test.base.fingerprint().encode() + test.indices.astype("<i8").tobytes())
+    return f"{digest.hexdigest()}-{len(next(iter(scores.found.values())))}"
+
+
+def _check_finite(scores: Mapping[str, Sequence[float]]) -> None:
+    """Raises an error for scores that have no order."""
+    if not all(math.isfinite(one) for values in scores.values() for one in values):
+        raise UserError(
+            "some outputs are NaN or infinite, so that they cannot be ranked: lower the learning rate, or clip "
+            "gradients."
+        )
 
 
 def _note(job: Job, trainer: Trainer, steps: int) -> str:

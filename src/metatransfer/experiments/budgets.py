@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from metatransfer.errors import UserError
 
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-_VALIDATIONS = 10
+_VALIDATIONS, _FEWEST, _MOST = 10, 5, 20
 
 
 class TrainingBudget(NamedTuple):
@@ -46,12 +46,15 @@ class TrainingBudget(NamedTuple):
         """Arguments of the Trainer.
 
         A time is an upper limit: schedules need the number of epochs that a configuration has, and it may end earlier.
-        With steps, ten validations choose the best state, the last one at the end.
+        With steps, about ten validations choose the best state: 5 to 20, if that lets the last one be at the end.
         """
         if self.steps is not None:
-            every = max(1, self.steps // _VALIDATIONS)
+            fitting = [number for number in range(_FEWEST, _MOST + 1) if self.steps % number == 0]
+            number = min(fitting, key=lambda number: abs(number - _VALIDATIONS), default=_VALIDATIONS)
+            every = max(1, self.steps // number)
             plan = {"max_epochs": -1, "max_steps": self.steps, "max_time": None}
             return plan | {"val_check_interval": every, "check_val_every_n_epoch": None}
         assert self.seconds is not None
         minutes, seconds = divmod(max(1, round(self.seconds)), 60)
-        return {"max_time": f"00:{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"}
+        days, minutes = divmod(minutes, 24 * 60)
+        return {"max_time": f"{days:02d}:{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"}

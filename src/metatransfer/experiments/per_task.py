@@ -19,7 +19,8 @@ def per_task(learner: SampleClassifier, steps: int) -> EpisodicModule[list[Any]]
 
     A classifier of frozen features is fitted to the support set. Any other is trained on it with its own loss, as many
     steps as its configuration has epochs, since a support set fits in one batch; the optimiser is its own, without a
-    scheduler. Its network starts from the weights that it has for each task, its head from new ones.
+    scheduler. Its network starts from the weights that it has for each task, its head from new ones, drawn with the
+    seed of the run.
 
     Args:
         learner: the classifier, built for the number of ways.
@@ -33,7 +34,7 @@ class _PerTask(EpisodicModule[list[Any]]):
 
     def __init__(self, learner: SampleClassifier, steps: int) -> None:
         super().__init__()
-        self.learner, self.steps = learner, steps
+        self.learner, self.steps, self.run_seed = learner, steps, learner.run_seed
         # in a list, so that it is no part of the module: a Trainer that knows it could not be copied
         self._start = [detached(learner)]
         self.num_outputs = learner.num_classes
@@ -53,7 +54,7 @@ class _PerTask(EpisodicModule[list[Any]]):
             classifier.fit(Labelled(learner.backbone(x), labels), learner.num_classes)
             return nn.Sequential(learner.backbone, classifier)
         with torch.inference_mode(False), torch.enable_grad():
-            twin: Any = self._start[0].restarted(0).to(labels.device)
+            twin: Any = self._start[0].restarted(self.run_seed or 0).to(labels.device)
             batch = LabelledBatch(map_inputs(Tensor.clone, x), labels.clone())
             groups = twin.parameter_groups() if hasattr(twin, "parameter_groups") else list(twin.parameters())
             optimizer = twin.optimizer(groups)

@@ -1,6 +1,7 @@
 """Keeps the score of every test unit, of a method and of baselines beside it."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs, Tokens, episodes_of, map_inputs
 from metatransfer.data_info import ServesDomains, datamodule_of
+from metatransfer.functional.losses import episode_scores
 from metatransfer.functional.meta.prototypes import class_prototypes, cosine_scores
 from metatransfer.methods.evaluation.base import Baseline
 from metatransfer.nn import Backbone
@@ -60,7 +62,7 @@ class UnitScores(Callback):
         """Adds a point to the curve: labels that are withheld from the method may be used to report it."""
         names = ("oracle/accuracy", "val/accuracy")
         score = next((trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics), None)
-        if score is not None and not trainer.sanity_checking:
+        if score is not None and math.isfinite(score) and not trainer.sanity_checking:
             self.curve.append((round(time.perf_counter() - self._began, 3), float(score)))
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
@@ -74,7 +76,7 @@ class UnitScores(Callback):
 
     def update(self, outputs: Any, targets: Tensor, more: Tensor, losses: Tensor | None = None) -> None:  # noqa: ANN401
         """Adds a batch, as an evaluation passes it: scores of episodes with their losses, or outputs for samples."""
-        self._scores[OWN].append(more if losses is not None else (outputs.argmax(-1) == targets).float())
+        self._scores[OWN].append(more if losses is not None else episode_scores(outputs[:, None], targets[:, None]))
 
     def on_test_batch_end(
         self,
