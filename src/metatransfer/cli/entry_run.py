@@ -28,6 +28,7 @@ from metatransfer.errors import UserError
 from metatransfer.experiments.per_task import per_task
 from metatransfer.experiments.ranking import Outcome
 from metatransfer.experiments.units import OWN, Beside, UnitScores, untrained_baselines, without_support
+from metatransfer.methods.fitted import FittedModule
 from metatransfer.storage import short_path, write_atomically
 
 Task = Literal["method", "baselines", "support-free", "oracle"]
@@ -158,7 +159,9 @@ def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcom
         raise UserError("a comparison trains each entry in one process: leave out trainer.devices and num_nodes.")
     scores = UnitScores(_BESIDE.get(job.task, lambda _: {}))
     trainer.callbacks.append(scores)  # type: ignore[attr-defined]
-    began, trained = time.perf_counter(), job.task in ("method", "oracle") and job.per_task is None
+    began = time.perf_counter()
+    # a fitted classifier has no answers before its fit, not even for the baselines beside it
+    trained = job.per_task is None and (job.task in ("method", "oracle") or isinstance(module, FittedModule))
     if trained:
         trainer.fit(module, datamodule=data.oracle_twin() if job.task == "oracle" else data)
     chooser: Any = trainer.checkpoint_callback
@@ -169,10 +172,7 @@ def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcom
     _check_finite(shown)
     shared = Outcome(job.name, job.seed, units=_units(data, scores), seconds=round(time.perf_counter() - began, 2))
     if job.task in _BESIDE:
-        return [
-            replace(shared, entry=name, scores=values, baseline=True)
-            for name, values in shown.items()
-        ]  # fmt: skip
+        return [replace(shared, entry=name, scores=values, baseline=True) for name, values in shown.items()]
     config = short_path(run_folder(trainer) / "config.yaml")
     command = ["lightning", "test", "--config", config, "--ckpt_path", short_path(best)] if best else []
     return [
