@@ -67,6 +67,9 @@ def write_samples(folder):
     np.savez(folder / "arrays.npz", x=np.zeros((600, 1, 28, 28), np.uint8), y=labels)
     rows = "".join(f"{label},{row % 7},kind {label}\n" for row, label in enumerate(labels))
     (folder / "table.csv").write_text("length,width,kind\n" + rows)
+    (folder / "words.svm").write_text(
+        "".join(f"{label} {label + 1}:2 {row % 50 + 30}:1\n" for row, label in enumerate(labels))
+    )
     (folder / "photographs").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "one.png")
     names = ["heron", "wren", *(f"bird {number}" for number in range(14))]
@@ -225,7 +228,7 @@ def test_commands_parse(page, command, workplace, monkeypatch):
 def test_commands_of_the_data_page_run(command, workplace):
     """In the order of the page, small; the second of two takes up what the first has written."""
     small = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    if "configs/finetune.yaml" in command:
+    if {"configs/finetune.yaml", "configs/frozen_features.yaml"} & set(command):
         small += ["--trainer.callbacks=null", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2"]
     elif "cross.yaml" not in command:
         small += ["--data.episodes.train=4", "--data.episodes.val=2", "--data.episodes.test=3"]
