@@ -84,6 +84,7 @@ def test_runs_without_logger_do_not_write_over_each_other(cli, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"lightning_logs"}
 
 
+@pytest.mark.slow
 def test_overfitting_sees_the_same_batch_in_every_epoch(cli, monkeypatch):
     seen = []
     step = MAMLModule.training_step
@@ -136,6 +137,7 @@ def test_a_users_own_classes_by_import_path(cli, tmp_path, monkeypatch):
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["class_path"] == "own_classes.MyEpisodes"
 
 
+@pytest.mark.slow
 def test_validation_only_data_and_regression_free_monitor(cli):
     run = cli("fit", PROTONET, "--checkpoint.monitor=val/loss", "--checkpoint.mode=min", "--trainer.max_epochs=2")
     answer = results(run)

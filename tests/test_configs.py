@@ -69,7 +69,7 @@ def save(image, path):
     Image.fromarray(((1 - image[0]) * 255).byte().numpy()).resize((90, 90)).save(path)
 
 
-@pytest.mark.parametrize("config", canaries(CONFIGS, "maml", "sinusoid/maml"))
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
 def test_fit_validate_test_predict(cli, fitted, config, tmp_path):
     run = fitted(config)
     fit = results(run)

@@ -120,6 +120,7 @@ def test_the_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert np.array_equal(one[2], two[2])
 
 
+@pytest.mark.slow
 def test_further_seeds_are_trained_anew(tmp_path):
     method = module()
     method.run_seed = 4

@@ -37,6 +37,7 @@ def support(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_method_and_its_adapted_predictor(runs, tmp_path, capsys):
     from metatransfer.methods.onnx_export import run_onnx
 
@@ -53,6 +54,7 @@ def test_a_method_and_its_adapted_predictor(runs, tmp_path, capsys):
     torch.testing.assert_close(answers.sum(1), torch.ones(3))
 
 
+@pytest.mark.slow
 def test_last_and_best_are_those_of_the_newest_run_here(runs, tmp_path, monkeypatch, capsys):
     checkpoint = best_checkpoint(runs("fit", PROTONET, "--trainer.limit_train_batches=1"))
     monkeypatch.chdir(tmp_path)

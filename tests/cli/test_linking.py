@@ -31,6 +31,7 @@ def backbone(run):
 FOLDER = ("--data.task.num_ways=5", "--data.source.image_size=20")
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_is_enough(cli, photographs, capsys):
     data = ("--data", "EpisodicDataModule", "--data.source", "ImageFolder", "--data.source.root", photographs, *FOLDER)
     run = cli("fit", MAML, *data)

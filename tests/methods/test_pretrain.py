@@ -96,6 +96,7 @@ def test_refusals_of_batches(batch, words):
         module().training_step(batch, 0)
 
 
+@pytest.mark.slow
 def test_it_learns_glyphs():
     glyphs = load_glyphs()
     images = glyphs.images[::16]  # of every writing system

@@ -108,6 +108,7 @@ class OwnMethod(ProtoNetModule):
         return super().predict_tasks(state.centre, query_x) * state.more["scale"]
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_from_a_module_that_is_imported(tmp_path):
     predictor = OwnMethod(network()).adapt(X, ["a", "b"] * 3)
     loaded = saved(predictor, tmp_path)

@@ -92,6 +92,7 @@ def test_a_resumed_fit_keeps_the_best_of_the_run_it_resumes(cli, runs, tmp_path)
     assert best.exists()
 
 
+@pytest.mark.slow
 def test_a_resume_under_another_evaluation_starts_a_new_history(cli):
     first = cli("fit", PROTONET)
     last = first / "checkpoints" / "last.ckpt"

@@ -69,6 +69,7 @@ def test_every_source_has_its_results(tmp_path, capsys):
     assert "test on hard" in table
 
 
+@pytest.mark.slow
 def test_through_the_command(cli, tmp_path):
     config = tmp_path / "cross.yaml"
     config.write_text(

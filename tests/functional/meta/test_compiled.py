@@ -107,6 +107,7 @@ def test_loss_outputs_and_gradients_are_those_of_the_plain_step(case, traces):
     assert all(torch.equal(v, plain.state_dict()[n]) for n, v in compiled.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_changes_the_step_makes_a_new_trace(traces):
     module = MAMLPlusPlusModule(
         MLP((1,), (8,)), 1, inner=InnerLoop(steps=2, lr=0.1), execution=Execution(compile=True),

@@ -316,6 +316,7 @@ def test_the_nearest_by_euclidean_distance():
         NearestNeighbors(1, distance="manhattan")
 
 
+@pytest.mark.slow
 def test_the_command_starts_without_scikit_learn():
     assert exit_code(started(exit_with_what_is_imported, "sklearn")) == 0
 
