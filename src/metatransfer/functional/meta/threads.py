@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["in_threads"]
 
@@ -55,8 +54,22 @@ def _unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+@contextmanager
+def _math() -> Iterator[None]:
+    # not torch's sdpa_kernel, which from torch 2.15 on must be left by the thread that entered it
+    kinds, settings = ("flash", "mem_efficient", "cudnn", "math"), torch.backends.cuda
+    before = {kind: getattr(settings, f"{kind}_sdp_enabled")() for kind in kinds}
+    for kind in kinds:
+        getattr(settings, f"enable_{kind}_sdp")(kind == "math")
+    try:
+        yield
+    finally:
+        for kind, enabled in before.items():
+            getattr(settings, f"enable_{kind}_sdp")(enabled)
+
+
 # kernels without a second derivative are disabled: fused attention, that of eval mode, and cuDNN's recurrent layers
-MATH_ATTENTION = SharedSetting(lambda: sdpa_kernel(SDPBackend.MATH))
+MATH_ATTENTION = SharedSetting(_math)
 UNFUSED_ATTENTION = SharedSetting(_unfused)
 WITHOUT_CUDNN = SharedSetting(lambda: torch.backends.cudnn.flags(enabled=False))
 
