@@ -12,6 +12,7 @@ import torch
 
 from contract import WAYS, episode, methods, small, training_batch
 from metatransfer import Episode, EpisodicModule, MethodModule, UserError
+from metatransfer.cli import main
 
 EPISODIC = methods(EpisodicModule)
 EVERY = methods(MethodModule)
@@ -29,6 +30,16 @@ def test_discovery_finds_the_methods():
 def test_has_a_yaml_and_says_its_protocol(kind):
     module = small(kind)
     assert module.protocol()["name"] == kind.__name__
+
+
+@by_name(EVERY)
+def test_the_help_describes_every_argument(kind, capsys):
+    """A base describes what its subclasses share; a line that begins with a role hides a whole docstring."""
+    with pytest.raises(SystemExit):
+        main(["fit", f"--model.help={kind.__name__}"])
+    shown = capsys.readouterr().out
+    assert "--model.optimizer" in shown or "--model.num_classes" in shown
+    assert not re.findall(r"^  --model\.(\S+) [A-Z_]+\s+\((?:type|required)", shown, re.MULTILINE)
 
 
 @by_name(EPISODIC)

@@ -204,7 +204,7 @@ def test_a_regression_and_networks_that_are_mapped_over_tasks(tmp_path, threads)
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("mistake", ["ending", "shape", "tolerance", "package"])
+@pytest.mark.parametrize("mistake", ["ending", "shape", "tolerance", "package", "nan"])
 def test_what_cannot_be_exported_is_one_sentence(mistake, tmp_path, monkeypatch):
     x = torch.rand(6, 3)
     predictor = ProtoNetModule(MLP((3,), (16,))).adapt(x, ["a", "b"] * 3)
@@ -213,6 +213,10 @@ def test_what_cannot_be_exported_is_one_sentence(mistake, tmp_path, monkeypatch)
     call = functools.partial(predictor.export, tmp_path / ("model.h5" if mistake == "ending" else "model.onnx"))
     if mistake == "tolerance":
         call = functools.partial(call, tolerance=-1)
+    if mistake == "nan":
+        broken = FineTuneModule(MLP((3,), (4,)), 3)
+        torch.nn.init.constant_(broken.head.linear.bias, torch.nan)
+        call = functools.partial(export_module, broken, tmp_path / "model.onnx", x)
     if mistake == "shape":
         call = functools.partial(
             export_module, FineTuneModule(ResNet12(widths=(4, 4, 4, 4)), 3), tmp_path / "model.onnx"
@@ -220,4 +224,13 @@ def test_what_cannot_be_exported_is_one_sentence(mistake, tmp_path, monkeypatch)
     with pytest.raises(UserError) as error:
         call()
     messages.keep(str(error.value))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_file_that_answers_nan_is_no_equal_of_the_method(wrong, tmp_path, monkeypatch):
+    monkeypatch.setattr("metatransfer.methods.export.run_onnx", lambda path: lambda x: torch.full((len(x), 3), wrong))
+    module = FineTuneModule(MLP((3,), (4,)), 3)
+    with pytest.raises(UserError, match="differ by up to"):
+        export_module(module, tmp_path / "model.onnx", torch.rand(4, 3))
     assert not list(tmp_path.iterdir())

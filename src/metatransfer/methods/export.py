@@ -6,6 +6,7 @@ once, and its answers are compared with those of the method.
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,9 @@ def _exported(
     example = [_at_least_two(value) for value in inputs.values()]
     output = "values" if regression else "probabilities"
     with torch.no_grad(), atomic_file(path) as draft:
-        answers(*example)  # checks that read values of the first batch are passed
+        # also, checks that read values of the first batch are passed before tracing
+        if not torch.isfinite(answers(*example)).all():
+            raise UserError(f"the answers of {_name(answers)} are NaN or infinite: check its weights and the samples.")
         program = _traced(answers, example)
         notes = _notes(answers, flat, output, classes)
         if path.suffix == ".onnx":
@@ -313,17 +316,17 @@ def _rows(x: Any, count: int) -> Any:  # noqa: ANN401
 
 
 def _difference(answers: _Answers, run: Callable[..., Tensor], example: list[Any], regression: bool) -> float:
-    """The largest difference for several numbers of queries, in units of the largest value for a regression."""
-    found = 0.0
+    """The largest difference, for several numbers of queries; of a regression in units of the largest value."""
+    found: list[Tensor] = []
     for count in (1, 2, 2 * len(pytree.tree_leaves(example[-1])[0]) + 1):
         try:
             given = [*example[:-1], _rows(example[-1], count)]
             own = answers(*given)
         except UserError:  # statistics of one sample
             continue
-        scale = max(1.0, float(own.abs().max())) if regression else 1.0
-        found = max(found, float((run(*given) - own).abs().max()) / scale)
-    return found
+        scale = own.abs().max().clamp(min=1.0) if regression else 1.0
+        found.append((run(*given) - own).abs().max() / scale)
+    return float(torch.stack(found).max()) if found else math.nan  # Python's max would pass over NaN
 
 
 def _milliseconds(call: Callable[..., Tensor], given: list[Any], seconds: float = 0.3) -> float:

@@ -20,10 +20,11 @@ class DANNModule(DomainAdaptationModule):
               - \lambda_p\,\tfrac12\Bigl(\frac1N\sum_i \ell_d(x^s_i) + \frac1M\sum_j \ell_d(x^t_j)\Bigr),
               \qquad \lambda_p = \lambda\Bigl(\frac{2}{1+e^{-\gamma p}} - 1\Bigr)
 
-    :math:`\ell_d` is the logistic loss of a domain discriminator :math:`d`. A gradient reversal layer trains both at
-    once: the discriminator with weight 1 throughout, the features with the gradient scaled by :math:`-\lambda_p`.
-    :math:`p` is the fraction of the run's steps done so far. The paper uses SGD with a learning rate of 0.01, momentum
-    of 0.9 and ``adaptation.annealing: Annealing``. The other arguments are those of :class:`DomainAdaptationModule`.
+    Here :math:`\ell_d` is the logistic loss of a domain discriminator :math:`d`. A gradient reversal layer trains both
+    at once: the discriminator with weight 1 throughout, the features with the gradient scaled by :math:`-\lambda_p`,
+    where :math:`p` is the fraction of the run's steps done so far. The paper uses SGD with a learning rate of 0.01,
+    momentum of 0.9 and ``adaptation.annealing: Annealing``. The other arguments are those of
+    :class:`DomainAdaptationModule`.
 
     Args:
         discriminator: creates the discriminator from the size of the features.

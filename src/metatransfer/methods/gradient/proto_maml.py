@@ -32,6 +32,7 @@ class ProtoMAMLModule(InnerLoopModule):
     :class:`MAMLModule`.
 
     Args:
+        backbone: the network :math:`f`.
         inner: the gradient steps on a support set; squared distances need smaller rates than a new head. The prototypes
             are differentiated also with ``first_order``.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
