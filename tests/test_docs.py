@@ -23,7 +23,7 @@ from PIL import Image
 from metatransfer import EpisodicDataModule, Glyphs
 from metatransfer.cli import main
 from metatransfer.cli.commands import command_names
-from metatransfer.methods.export import CAN_EXPORT
+from metatransfer.methods.exported_file import CAN_EXPORT
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md", "docs/choose.md",

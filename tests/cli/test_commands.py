@@ -79,3 +79,12 @@ def test_mistakes_are_one_sentence(greet, capsys, typed, words):
     assert message.startswith("error: ")
     assert words in message
     assert "\n" not in message
+
+
+def test_a_class_is_built_before_the_command_runs(tmp_path, monkeypatch, capsys):
+    """Through the real command: the parser alone would hand over a description of the network."""
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--backbone.hidden_channels=4", "--samples=20", "--classes=2", "--measure=mmd"]
+    main(["similarity", "--data", "Digits", "TypesetDigits", "--backbone=Conv4", *sizes])
+    assert "seen through Conv4" in capsys.readouterr().out
+    assert (tmp_path / "lightning_logs" / "version_0" / "similarity.csv").exists()

@@ -33,6 +33,22 @@ def test_files_and_own_code_count_with_their_content(changed, tmp_path, monkeypa
     assert own_content(one) != before
 
 
+def test_files_of_a_named_folder_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "model.safetensors").write_text("first")
+    one = Candidate("one", {"model": {"init_args": {"name": "encoder"}}}, (), torch.nn.Module)
+    before = own_content(one)
+    (tmp_path / "encoder" / "model.safetensors").write_text("again trained")
+    assert own_content(one) != before
+
+
+def test_a_script_with_the_name_of_a_metric_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_script.py").write_text("raise SystemExit")
+    assert own_content(Candidate("one", {"monitor": "own_script.loss"}, (), torch.nn.Module)) == {}
+
+
 def test_names_with_dots_are_no_code():
     texts = {"a": "nowhere.at.all", "b": "0.5", "c": "https://example.org/a.b", "d": "math.sqrt", "e": "x" * 5000}
     assert own_content(Candidate("one", texts, (), torch.nn.Module)) == {}

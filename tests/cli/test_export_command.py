@@ -12,7 +12,7 @@ from PIL import Image
 import messages
 from conftest import ROOT, best_checkpoint
 from metatransfer import UserError
-from metatransfer.methods.export import CAN_EXPORT
+from metatransfer.methods.exported_file import CAN_EXPORT
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(not CAN_EXPORT, reason="needs a newer torch")

@@ -130,3 +130,16 @@ def test_a_wrong_file_is_one_sentence(tmp_path, text):
         StrategySelector.load(tmp_path / "k.json")
     with pytest.raises(UserError, match="does not exist"):
         StrategySelector.load(tmp_path / "j.json")
+
+
+@pytest.mark.parametrize(("part", "row"), [("values", ["text", 0.0, 0.0]), ("scores", [1.0]), ("format", 99)])
+def test_an_edited_file_is_one_sentence(part, row, tmp_path):
+    fitted().save(tmp_path / "k.json")
+    content = json.loads((tmp_path / "k.json").read_text())
+    if part == "format":
+        content["format"] = row
+    else:
+        content["knowledge"][part][3] = row
+    (tmp_path / "k.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"^[^\n]*make it with StrategySelector\.save\.$"):
+        StrategySelector.load(tmp_path / "k.json")

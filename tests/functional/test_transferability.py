@@ -232,6 +232,9 @@ Y = torch.arange(10) % 2
     [
         (lambda: log_me(torch.ones(10, 2, 2), Y), "(10, 2, 2)"),
         (lambda: log_me(torch.ones(10, 2, dtype=torch.int64), Y), "int64"),
+        (lambda: log_me(torch.rand(10, 2), torch.full((10,), torch.nan)), "finite"),
+        (lambda: log_me(torch.rand(10, 2), torch.zeros(10, 2)), "may be 0"),
+        (lambda: trans_rate(1e9 * torch.arange(10.0)[:, None].expand(10, 3), Y), "standardise"),
         (lambda: h_score(torch.ones(9, 2), Y), "9 samples"),
         (lambda: h_score(torch.ones(10, 2), Y * 0), "2 classes"),
         (lambda: h_score(torch.ones(10, 2), Y.float()), "float32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import messages
 from contract import WAYS, canaries, config_of, episode, methods, small
 from metatransfer import (
     MLP,
+    Backbone,
     EpisodicModule,
     FineTuneModule,
     FrozenFeaturesModule,
@@ -32,7 +34,7 @@ from metatransfer import (
     export_module,
 )
 from metatransfer.adapters import Labelled
-from metatransfer.methods.export import CAN_EXPORT
+from metatransfer.methods.exported_file import CAN_EXPORT
 from metatransfer.methods.options import InnerLoop
 
 pytest.importorskip("onnxruntime")
@@ -229,8 +231,37 @@ def test_what_cannot_be_exported_is_one_sentence(mistake, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_a_file_that_answers_nan_is_no_equal_of_the_method(wrong, tmp_path, monkeypatch):
-    monkeypatch.setattr("metatransfer.methods.export.run_onnx", lambda path: lambda x: torch.full((len(x), 3), wrong))
+    monkeypatch.setattr(
+        "metatransfer.methods.exported_file.run_onnx", lambda path: lambda x: torch.full((len(x), 3), wrong)
+    )
     module = FineTuneModule(MLP((3,), (4,)), 3)
     with pytest.raises(UserError, match="differ by up to"):
         export_module(module, tmp_path / "model.onnx", torch.rand(4, 3))
     assert not list(tmp_path.iterdir())
+
+
+def test_samples_are_taken_as_adapt_takes_them_and_checked(tmp_path):
+    module = FineTuneModule(MLP((3,), (4,)), 3)
+    x = np.random.default_rng(0).random((4, 3))  # an array, in double precision
+    assert export_module(module, tmp_path / "model.onnx", x).difference < 1e-5
+    for wrong in (torch.rand(4, 5), torch.rand(4, 3, 3), np.full((4, 3), np.nan), "texts"):
+        with pytest.raises(UserError, match=r"^[^\n]+$"):
+            export_module(module, tmp_path / "wrong.onnx", wrong)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+class _Statistics(Backbone):
+    """Answers two samples or more, as BatchNorm with the statistics of the batch does."""
+
+    out_features, in_shape = 3, (3,)
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling() and len(x) < 2:
+            raise UserError("one sample has no statistics.")
+        return x
+
+
+def test_a_method_without_an_answer_to_one_sample_has_no_time_for_it(tmp_path):
+    done = export_module(FineTuneModule(_Statistics(), 3), tmp_path / "model.onnx", torch.rand(4, 3))
+    assert done.difference < 1e-5
+    assert math.isnan(done.milliseconds)

@@ -33,7 +33,7 @@ def run_command(name: str, typed: Sequence[str]) -> None:
             names = " and ".join(f"--{word.strip().lstrip('-')}" for word in missing[1].split(","))
             raise UserError(f"lightning {name} needs {names}: give a value (see lightning {name} --help).") from error
         raise UserError(explain(str(error), re.findall(r"--[\w.]+", parser.format_help()))) from error
-    module.run(settings)
+    module.run(parser.instantiate(settings))
 
 
 def _flat(part: str, nested: Sequence[str]) -> str:

@@ -21,7 +21,8 @@ def own_content(candidate: Candidate) -> dict[str, str]:
     """
     kind = candidate.model
     config = {name: section for name, section in candidate.config.items() if name != "data"}
-    named = {f"{kind.__module__}.{kind.__qualname__}", *_texts([config, candidate.arguments])}
+    texts = {part for text in _texts([config, candidate.arguments]) for part in (text, *_inside(text))}
+    named = {f"{kind.__module__}.{kind.__qualname__}", *texts}
     of_data = {text for text in _texts(candidate.config.get("data")) if not os.path.exists(text)}
     found = {text: _hash_of(text) for text in sorted(named | of_data)}
     return {text: digest for text, digest in found.items() if digest}
@@ -37,6 +38,13 @@ def _texts(described: Any) -> Iterator[str]:  # noqa: ANN401
     elif isinstance(described, list | tuple):
         for value in described:
             yield from _texts(value)
+
+
+def _inside(text: str) -> list[str]:
+    """The files of a folder, such as that of an encoder."""
+    folder = os.path.expanduser(text)
+    found = sorted(os.scandir(folder), key=lambda one: one.name) if text and os.path.isdir(folder) else []
+    return [one.path for one in found if one.is_file()]
 
 
 def _hash_of(text: str) -> str:
@@ -57,8 +65,12 @@ def _hash_of_file(path: str, changed: int, size: int) -> str:
 
 
 def _source_file(text: str) -> str:
-    """The file of a class or function given by its import path; empty if it is none, or of a known package."""
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) or text.partition(".")[0] in _KNOWN:
+    """The file of a class given by its import path; empty if it is none, or of a known package.
+
+    Only capitalised names are looked up, because that imports their module: ``train.loss`` is no class, but may be a
+    script.
+    """
+    if not re.fullmatch(r"([A-Za-z_]\w*\.)+_?[A-Z]\w*", text) or text.partition(".")[0] in _KNOWN:
         return ""
     try:
         found: Any = locate(text)

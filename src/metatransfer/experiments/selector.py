@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metatransfer.checks import check_choice, check_count, check_seed
-from metatransfer.errors import UserError
+from metatransfer.errors import UserError, explained
 from metatransfer.experiments.forests import FORESTS, Forests, ScoreForests
 from metatransfer.experiments.knowledge import Array, Knowledge, read_json, write_json
 
@@ -157,10 +157,14 @@ class StrategySelector:
             UserError: the file is missing or is not such a file.
         """
         content = read_json(path, "the knowledge")
-        try:
+        if content.get("format") != _FORMAT:
+            raise UserError(
+                f"the knowledge '{path}' has format {content.get('format')}, but this version reads {_FORMAT}: make it "
+                "with StrategySelector.save."
+            )
+        problem, remedy = f"the knowledge '{path}' is damaged", "make it with StrategySelector.save"
+        with explained(problem, remedy, AttributeError, KeyError, TypeError, ValueError):
             return cls(**content["settings"]).fit(Knowledge.from_plain(content["knowledge"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the knowledge '{path}' is incomplete: make it with StrategySelector.save.") from error
 
     # ---- the task
 

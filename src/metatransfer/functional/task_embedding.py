@@ -11,6 +11,7 @@ from metatransfer.errors import UserError
 __all__ = ["diagonal_fisher", "task2vec", "task2vec_distance"]
 
 _VALUES = 2**25  # of the derivatives of one part of the samples: 128 MB
+_ROWS = 256  # samples of one forward pass
 
 
 def diagonal_fisher(
@@ -57,7 +58,7 @@ def diagonal_fisher(
         return {name: torch.tensordot(weight, slope.square(), 1) for name, slope in slopes.items()}
 
     with torch.no_grad():
-        p = forward(params, x).softmax(-1)
+        p = torch.cat([forward(params, part).softmax(-1) for part in torch.split(x, _ROWS)])
     if draws is None:
         chosen, weights = torch.arange(p.shape[1], device=x.device).expand_as(p), p
     else:

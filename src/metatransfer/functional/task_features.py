@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from metatransfer.checks import check_count, check_seed
 from metatransfer.errors import UserError
@@ -106,6 +105,8 @@ def task_features(
     Raises:
         UserError: there are no samples or features, one is NaN or infinite, or the labels do not match the samples.
     """
+    from scipy.stats import entropy  # slow to import
+
     check_seed(seed=seed)
     check_count(1, ways=ways, shots=shots)
     check_count(10, max_samples=max_samples)
@@ -126,7 +127,7 @@ def task_features(
         imbalance=float(counts.max() / counts.min()),
         samples_per_dimension=float(counts.sum() / x.shape[1]),
         constant=1 - len(varying) / x.shape[1],
-        class_entropy=float(stats.entropy(shares) / math.log(len(counts))) if len(counts) > 1 else 0.0,
+        class_entropy=float(entropy(shares) / math.log(len(counts))) if len(counts) > 1 else 0.0,
         majority=float(shares.max()),
         **_statistics(few),
         **_of_repeated_classes(part[:, varying], few, classes, seed),
@@ -146,6 +147,8 @@ def _checked(x: _Array, y: NDArray[Any]) -> tuple[_Array, NDArray[Any]]:
 
 def _statistics(x: _Array) -> dict[str, float]:
     """Moments and correlations of features ``(n, d)`` that vary."""
+    from scipy import stats  # slow to import
+
     found = dict.fromkeys(("skewness", "kurtosis", "correlation", "effective_dimensions"), math.nan)
     if x.shape[1]:
         with warnings.catch_warnings():

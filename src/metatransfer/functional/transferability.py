@@ -239,7 +239,10 @@ def trans_rate(features: Tensor, labels: Tensor, epsilon: float = 1e-4) -> Tenso
 def _coding_rate(x: Tensor, epsilon: float) -> Tensor:
     products = gram(x if len(x) >= x.shape[1] else x.T) / (len(x) * epsilon)
     products.diagonal().add_(1)
-    rate: Tensor = torch.linalg.cholesky(products, upper=True).diagonal().log().sum()
+    factor, failed = torch.linalg.cholesky_ex(products, upper=True)
+    if failed:
+        raise UserError(f"trans_rate: epsilon={epsilon} is too small for the scale of the features: standardise them.")
+    rate: Tensor = factor.diagonal().log().sum()
     return rate
 
 
@@ -285,6 +288,8 @@ def _columns(x: Tensor, targets: Tensor) -> Tensor:
     """Targets as float64 columns ``(n, K)``: one for each class, or the targets of a regression."""
     if is_regression(targets):
         y = targets.detach().to(x)
+        if not (y.isfinite().all() and y.square().sum(0).all()):
+            raise UserError("log_me: the targets must be finite, and no target may be 0 for all samples.")
         return y.unsqueeze(1) if y.dim() == 1 else y
     y, sizes = _classes("log_me", targets.to(x.device))
     return torch.nn.functional.one_hot(y, len(sizes)).to(x.dtype)

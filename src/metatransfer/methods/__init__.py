@@ -11,7 +11,8 @@ from metatransfer.methods.domain import *
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.evaluation import *
 from metatransfer.methods.explain import Explanation
-from metatransfer.methods.export import Exported, export_module
+from metatransfer.methods.export import export_module
+from metatransfer.methods.exported_file import Exported
 from metatransfer.methods.features import *
 from metatransfer.methods.finetune import *
 from metatransfer.methods.gradient import *

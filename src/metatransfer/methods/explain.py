@@ -109,7 +109,7 @@ def explain(predictor: Predictor[Any], query: Samples | Inputs) -> Explanation:
 def influences(predictor: Predictor[Any], query: Inputs) -> Tensor:
     """The influence ``(S,)`` of each support sample on the answer to one query, by learning without it."""
     task = predictor.task
-    place = int(predictor.outputs(query).argmax()) if task.classes else 0
+    place = int(predictor._points(predictor.task, query).argmax()) if task.classes else 0
     answer = task.classes[place] if task.classes else None
     whole, count = _score(predictor, query, answer), len(task.labels)
     if count < 2:
@@ -127,10 +127,10 @@ def influences(predictor: Predictor[Any], query: Inputs) -> Tensor:
 def _score(predictor: Predictor[Any], query: Inputs, answer: object) -> Tensor:
     """The log-probability of a class, or the value."""
     if not predictor.classes:
-        return point_of(predictor.outputs(query)).double().sum().cpu()
+        return predictor._points(predictor.task, query).double().sum().cpu()
     if answer not in predictor.classes:
         return torch.tensor(-torch.inf, dtype=torch.float64)
-    logits = point_of(predictor.outputs(query))[0].double()
+    logits = predictor._points(predictor.task, query)[0].double()
     return logits.log_softmax(-1)[predictor.classes.index(answer)].cpu()
 
 

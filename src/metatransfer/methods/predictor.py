@@ -19,7 +19,7 @@ from metatransfer.methods.outputs import Outputs, map_tensors, point_of
 if TYPE_CHECKING:
     from metatransfer.methods.episodic import EpisodicModule
     from metatransfer.methods.explain import Explanation
-    from metatransfer.methods.export import Exported
+    from metatransfer.methods.exported_file import Exported
 
 State = TypeVar("State")
 

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import jsonargparse
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
 from metatransfer.batches import PredictionTask
-from metatransfer.checks import check_file
+from metatransfer.checks import check_count, check_file
 from metatransfer.cli.config_files import check_config
 from metatransfer.cli.folders import find_checkpoint
 from metatransfer.cli.linking import build_data
+from metatransfer.cli.messages import explain
+from metatransfer.cli.parser import ArgumentParser, ParserError
 from metatransfer.cli.rewriting import rewrite_config
 from metatransfer.data import EpisodicDataModule
 from metatransfer.data.serving.settings import PredictFolders
@@ -20,7 +23,7 @@ from metatransfer.methods import EpisodicModule, Exported, MethodModule, export_
 from metatransfer.storage import short_path
 
 
-def arguments(parser: ArgumentParser) -> None:
+def arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
         "--ckpt_path", type=str, required=True, help="checkpoint of the trained method, or last or best"
@@ -59,6 +62,8 @@ def _checkpoint(given: str) -> Path:
 
 def _whole(module: MethodModule, settings: Namespace) -> Exported:
     shape = settings.shape
+    for size in shape or ():
+        check_count(1, shape=size)
     samples = torch.rand(6, *shape, generator=torch.Generator().manual_seed(0)) if shape else None
     return export_module(module, settings.output, samples, settings.tolerance)
 
@@ -83,9 +88,13 @@ def _data(settings: Namespace) -> LightningDataModule:
     described = (yaml.safe_load(rewrite_config(file.read_text(encoding="utf-8"))) or {}).get("data")
     if not described:
         raise UserError(f"configuration '{short_path(file)}' has no section data: give that of the training.")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser()
     parser.add_subclass_arguments(LightningDataModule, "data")
-    return build_data(parser.parse_object({"data": described}).data)
+    try:
+        found = parser.parse_object({"data": described}).data
+    except ParserError as error:
+        raise UserError(f"configuration '{short_path(file)}': {explain(str(error))}") from error
+    return build_data(found)
 
 
 def _task(data: LightningDataModule, support: str) -> PredictionTask:

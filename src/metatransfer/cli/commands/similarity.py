@@ -12,7 +12,7 @@ from metatransfer.adapters import Labelled
 from metatransfer.callbacks.run.run_folder import claimed_version
 from metatransfer.checks import check_positive, check_seed
 from metatransfer.data import collections
-from metatransfer.data.sources import Collection, Source
+from metatransfer.data.sources import Collection, Source, encoded, read_samples
 from metatransfer.errors import UserError
 from metatransfer.experiments.similarity import MEASURES, default_backbone, distances
 from metatransfer.nn import Backbone
@@ -74,7 +74,7 @@ def _chosen(name: str, settings: Namespace) -> Labelled:
     rows = make.permutation(np.flatnonzero(np.isin(source.labels, classes)))
     first = [rows[source.labels[rows] == one][0] for one in classes]  # no class is lost
     rows = np.array(list(dict.fromkeys([*first, *rows]))[: max(settings.samples, len(classes))])
-    x = source.read(torch.from_numpy(rows), torch.device("cpu"))
+    x = read_samples(source, torch.from_numpy(rows), torch.device("cpu"))
     if not isinstance(x, Tensor):
         raise UserError(f"'{name}' has texts, but similarity compares images or rows of numbers.")
     return Labelled(x, torch.from_numpy(np.unique(source.labels[rows], return_inverse=True)[1]))
@@ -92,8 +92,7 @@ def _source(name: str) -> Source:
     source = parts["all"] if "all" in parts else parts["train"]
     if not isinstance(source, Source) or not source.is_labelled:
         raise UserError(f"'{name}' has no classes, but similarity compares tasks by their classes.")
-    encoder = collection.encoder(source)
-    return source if encoder is None else source.encoded(encoder)
+    return encoded(source, collection.encoder(source))
 
 
 def _text(matrix: Tensor, names: list[str]) -> str:
