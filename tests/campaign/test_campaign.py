@@ -61,7 +61,7 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, cli):
     main(fit(tmp_path / "whole"))
     expected = weights(tmp_path / "whole")
     delays = np.random.default_rng(0).uniform(0.0, 1.5, 3)
-    resumed = 0
+    resumed = killed = 0
     for number, delay in enumerate(delays):
         folder = tmp_path / f"killed {number}"
         process = started(main, fit(folder), output=tmp_path / "output.txt")
@@ -69,6 +69,7 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, cli):
         while not list(folder.rglob("last.ckpt")) and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(delay)
+        killed += process.is_alive()
         process.kill()
         process.join()
         all_loadable(folder)
@@ -78,7 +79,8 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, cli):
         found = weights(folder)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         resumed += 1
-    print(f"{resumed} of {len(delays)} killed runs resumed to the same bits")
+    print(f"{killed} of {len(delays)} runs were killed, and {resumed} resumed to the same bits")
+    assert killed, "all runs were over before they were killed"
 
 
 def is_json(path):

@@ -211,6 +211,25 @@ def test_an_entry_has_its_own_training(tmp_path):
 # ---- several processes
 
 
+@pytest.mark.slow
+def test_jobs_side_by_side_in_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for new_runs in (4, 0):  # the two methods, the baselines and the best method without its support labels
+        main(
+            [
+                "compare",
+                *SMALL,
+                "--jobs=2",
+                "--methods",
+                "protonet --model.backbone.hidden_channels 4",
+                "frozen_features",
+            ]
+        )
+        found = compared(tmp_path)
+        assert found["failures"] == {}
+        assert found["seconds"]["new_runs"] == new_runs
+
+
 class Pool:
     """Stands for a pool of processes, whose first job ends well and whose second one is killed."""
 

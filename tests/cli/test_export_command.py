@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 
 import pytest
 import torch
@@ -55,17 +55,17 @@ def test_a_method_and_its_adapted_predictor(runs, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_last_and_best_are_those_of_the_newest_run_here(runs, tmp_path, monkeypatch, capsys):
-    checkpoint = best_checkpoint(runs("fit", PROTONET, "--trainer.limit_train_batches=1"))
-    monkeypatch.chdir(tmp_path)
+def test_last_and_best_are_those_of_the_newest_run_here(cli, capsys, tmp_path):
     with pytest.raises(UserError) as error:
         export("--ckpt_path", "last", "--output", "model.pt2")
     messages.keep(str(error.value).replace(str(tmp_path), "<folder>"))
-    shutil.copytree(checkpoint.parents[1], tmp_path / "lightning_logs" / "version_0")
-    for word in ("last", "best"):
+    newest, older = (cli("fit", PROTONET, "--trainer.limit_train_batches=1") for _ in range(2))
+    os.utime(older / "checkpoints" / "last.ckpt", (0, 0))
+    for word, name in (("last", "last.ckpt"), ("best", best_checkpoint(newest).name)):
         export("--ckpt_path", word, "--output", f"{word}.pt2")
-        assert f"--ckpt_path {word} is " in capsys.readouterr().out
-    assert (tmp_path / "best.pt2").exists()
+        told = capsys.readouterr().out
+        assert f"--ckpt_path {word} is lightning_logs/version_0/checkpoints/{name}\n" in told
+        assert (tmp_path / f"{word}.pt2").exists()
 
 
 @pytest.mark.parametrize("mistake", ["checkpoint", "config", "output"])

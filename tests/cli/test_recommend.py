@@ -63,6 +63,9 @@ def test_the_documented_program_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "recommend.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
-    exec(compile(block, "docs/recommend.md", "exec"), {})
+    names = {}
+    exec(compile(block, "docs/recommend.md", "exec"), names)
     assert capsys.readouterr().out.split()[0] in {"protonet", "finetune"}
-    assert StrategySelector.load("knowledge.json").knowledge_.methods == ("protonet", "finetune")
+    again = StrategySelector.load("knowledge.json")
+    assert again.knowledge_.methods == ("protonet", "finetune")
+    assert again.predict(names["task_features"](*names["tasks"][0])) == names["answer"]

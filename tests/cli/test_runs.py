@@ -209,10 +209,10 @@ def test_configurations_are_found_by_name(tmp_path, monkeypatch):
         "maml": ROOT / "configs/maml.yaml",
     }
     for name, path in wanted.items():
-        option, found = rewrite_arguments(["-c", name])
-        # an installed package has its own copy
-        assert (option, Path(found).read_text()) == ("--config", path.read_text())
-    assert rewrite_arguments(["--config", "maml"])[0] == "--config"
+        for given in (["-c", name], ["--config", name], [f"--config={name}"]):
+            option, found = " ".join(rewrite_arguments(given)).replace("=", " ").split(" ", 1)
+            # an installed package has its own copy
+            assert (option, Path(found).read_text()) == ("--config", path.read_text())
     (tmp_path / "maml").write_text("")
     assert rewrite_arguments(["--config=maml", "--config=none"]) == ["--config=maml", "--config=none"]
 

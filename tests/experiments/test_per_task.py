@@ -30,8 +30,12 @@ def test_frozen_features_are_class_means():
     module, task = per_task(FrozenFeaturesModule(network(), num_classes=3), 0).eval(), episode()
     with torch.inference_mode():
         found = module(task)
-        expected = class_means(network(), None)(task)
+        support, query = network()(task.support_x.flatten(0, 1)), network()(task.query_x.flatten(0, 1))
+        baseline = class_means(network(), None)(task)
+    support, query = support.view(2, 3, 4, -1), query.view(2, 12, -1)  # episode() orders its samples by class
+    expected = torch.cosine_similarity(query[:, :, None], support.mean(2)[:, None], dim=-1)
     torch.testing.assert_close(found / 10, expected)  # the scale of NearestClassMean
+    torch.testing.assert_close(baseline, expected)  # of the comparison, which it must not differ from
 
 
 def test_fine_tuning_learns_each_task_and_leaves_the_module_as_it_was():

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from messages import keep
-from metatransfer import Conv4
+from metatransfer import MLP, Conv4
 from metatransfer.adapters import Labelled
 from metatransfer.errors import UserError
-from metatransfer.experiments.similarity import MEASURES, converted, distances
+from metatransfer.experiments.similarity import MEASURES, ProbedTask, converted, distances
 from metatransfer.functional.domain.discrepancy import mmd
 
 
@@ -39,6 +39,17 @@ def test_every_measure_finds_the_nearer_task():
         torch.testing.assert_close(matrix, matrix.T)
         assert matrix.diag().tolist() == [0, 0, 0]
         assert float(matrix[0, 1]) < float(matrix[0, 2]), name
+
+
+@pytest.mark.parametrize("name", [name for name, measure in MEASURES.items() if measure.symmetric])
+def test_a_symmetric_measure_is_the_same_in_both_directions(name):
+    """Of which only one is computed."""
+    torch.manual_seed(0)
+    backbone = MLP((4,), (8,)).eval()
+    one, other = ProbedTask(rows(), backbone), ProbedTask(rows(0.5, 1, n=33, classes=3), backbone)
+    there, back = (float(MEASURES[name].between(*pair, 10.0)) for pair in ((one, other), (other, one)))
+    assert there == pytest.approx(back, rel=1e-6)
+    assert there > 1e-3
 
 
 def test_leep_and_nce_have_a_direction():

@@ -64,7 +64,7 @@ def test_mutual_information_of_a_known_case():
     assert found.mutual_information == pytest.approx(np.log(2) / 2, abs=0.03)
 
 
-def test_text_labels_order_and_seed():
+def test_text_labels_and_seed():
     x, y = load_iris(return_X_y=True)
     x = x + np.random.default_rng(0).normal(size=x.shape) * 1e-3  # ties of the estimate of mutual information
     assert task_features(x, y) == task_features(x, np.array(["a", "b", "c"])[y]) == task_features(x, y)

@@ -92,9 +92,17 @@ def test_distances_are_those_of_the_adapted_features():
     torch.testing.assert_close(found.distances, expected)
     assert found.distances.argmin() == 4
     adapting = MAMLModule(MLP((3,), (16,)), 2, inner=InnerLoop(steps=3, lr=0.5))
-    moved = adapting.adapt(x, list("ababab")).explain(x[4]).distances
+    predictor = adapting.adapt(x, list("ababab"))
+    adapted_weights = {
+        name.removeprefix("backbone."): value[0]
+        for name, value in predictor.state.params.items()
+        if name.startswith("backbone.")
+    }
     with torch.no_grad():
+        features = torch.func.functional_call(adapting.backbone, adapted_weights, (x,))
         still = (adapting.backbone(x) - adapting.backbone(x[4:5])).norm(dim=1)
+    moved = predictor.explain(x[4]).distances
+    torch.testing.assert_close(moved, (features - features[4]).norm(dim=1), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(moved, still, rtol=1e-3)
 
 

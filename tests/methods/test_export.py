@@ -50,15 +50,30 @@ assert not {"metatransfer", "torch"} & set(sys.modules)
 print(json.dumps(session.get_modelmeta().custom_metadata_map))
 """
 
+TORCH_ALONE = """
+import sys
+import torch
+notes = {"metatransfer.json": ""}
+program = torch.export.load(sys.argv[1], extra_files=notes).module()
+torch.save((program(torch.load(sys.argv[2])), notes["metatransfer.json"]), sys.argv[3])
+assert "metatransfer" not in sys.modules
+"""
+
+
+def alone(code, path, *files):
+    """What a process prints that runs the code, in the folder of a file and away from the package's sources."""
+    command = [sys.executable, "-c", code, path, *files]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
 
 def outside(path, **inputs):
     """Answers and metadata from another process with onnxruntime alone."""
     given, found = path.with_suffix(".npz"), path.with_suffix(".npy")
     np.savez(given, **{name: value.numpy() for name, value in inputs.items()})
-    command = [sys.executable, "-c", OUTSIDE, path, given, found]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, env={"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return torch.from_numpy(np.load(found)), json.loads(done.stdout)
+    notes = json.loads(alone(OUTSIDE, path, given, found))
+    return torch.from_numpy(np.load(found)), notes
 
 
 def same(found, expected):
@@ -126,10 +141,12 @@ def test_pt2_files_are_run_by_torch_alone(tmp_path):
         batch.support_x[0], list("abc") * 2
     )
     done = predictor.export(tmp_path / "model.pt2")
-    notes = {"metatransfer.json": ""}
-    program = torch.export.load(done.path, extra_files=notes).module()
-    assert torch.equal(program(batch.query_x[0][:5]), predictor.predict_proba(batch.query_x[0][:5]))
-    assert json.loads(json.loads(notes["metatransfer.json"])["classes"]) == ["a", "b", "c"]
+    query, given, answers = batch.query_x[0][:5], tmp_path / "query.pt", tmp_path / "answers.pt"
+    torch.save(query, given)
+    alone(TORCH_ALONE, done.path, given, answers)
+    found, notes = torch.load(answers)
+    assert torch.equal(found, predictor.predict_proba(query))
+    assert json.loads(json.loads(notes)["classes"]) == ["a", "b", "c"]
     assert f"{done.path}: query_x -> probabilities; differs from the method by 0.0e+00 at most" in str(done)
 
 

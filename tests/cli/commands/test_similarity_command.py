@@ -13,6 +13,7 @@ from messages import keep
 from metatransfer import Conv4
 from metatransfer.cli.commands import similarity
 from metatransfer.errors import UserError
+from metatransfer.experiments.similarity import distances
 
 
 @pytest.fixture
@@ -75,13 +76,23 @@ def test_the_default_measures_fit_the_network(folder):
     assert {measure for measure, _, _ in table(folder / "images" / "similarity.csv")} == {"task2vec", "mmd", "ot"}
 
 
-def test_another_network_and_fewer_classes(folder, capsys):
+def test_another_network_and_fewer_classes(folder, capsys, monkeypatch):
+    asked = []
+
+    def spy(tasks, measures, backbone, **options):
+        asked.append((backbone, options))
+        return distances(tasks, measures, backbone, **options)
+
+    monkeypatch.setattr(similarity, "distances", spy)
     command(
         "--data", "Glyphs", "Digits", "--classes", "5", "--samples", "10", "--measure", "task2vec",
-        "--backbone", "Conv4", "--backbone.hidden_channels", "4", "--draws", "1", "--output", ".",
+        "--backbone", "Conv4", "--backbone.hidden_channels", "4", "--draws", "3", "--seed", "7", "--output", ".",
     )  # fmt: skip
     assert "Glyphs (10 samples, 5 classes)" in capsys.readouterr().out
-    assert Conv4(hidden_channels=4).out_features == 4
+    ((backbone, options),) = asked
+    assert isinstance(backbone, Conv4)
+    assert backbone.out_features == Conv4(hidden_channels=4).out_features
+    assert options == {"draws": 3, "seed": 7}
 
 
 @pytest.mark.parametrize(
