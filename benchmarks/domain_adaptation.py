@@ -103,7 +103,7 @@ def main() -> None:
     for method, seeds in found["methods"].items():
         rows = {name: [row[name] for row in seeds.values() if name in row] for name in (ADAPTED, PLAIN, ORACLE)}
         text = ", ".join(f"{name} {Interval.of(values)}" for name, values in rows.items() if values)
-        gain = Interval.of([row[ADAPTED] - row[PLAIN] for row in seeds.values()])
+        gain = Interval.of_gain(rows[ADAPTED], rows[PLAIN])
         print(f"{method}: {text}; gain {gain} points, {len(seeds)} seeds")
 
 
