@@ -14,6 +14,7 @@ from metatransfer.drawing.explanations import explanation_figure
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.given import Samples, as_inputs
+from metatransfer.methods.layer_features import watched
 from metatransfer.methods.outputs import point_of
 from metatransfer.methods.predictor import Predictor
 
@@ -156,14 +157,9 @@ def _features(predictor: Predictor[Any], x: Inputs) -> Tensor:
 
 def _run(predictor: Predictor[Any], state: Any, x: Inputs, hooks: dict[str, Callable[[Tensor], Any]]) -> Tensor:  # noqa: ANN401
     """Outputs for samples, with functions that see, and may replace, the outputs of parts of the backbone."""
-    module: Any = replica(predictor.module).eval()
-    for name, hook in hooks.items():
-
-        def see(layer: nn.Module, inputs: Any, output: Any, hook: Callable[[Tensor], Any] = hook) -> Any:  # noqa: ANN401
-            return hook(output) if isinstance(output, Tensor) else None
-
-        module.backbone.get_submodule(name).register_forward_hook(see)
-    outputs = module.predict_tasks(state, map_inputs(lambda part: part.unsqueeze(0), x))
+    queries = map_inputs(lambda part: part.unsqueeze(0), x)
+    named = {f"backbone.{name}".rstrip("."): hook for name, hook in hooks.items()}
+    outputs = watched(predictor.module, named, lambda module: module.predict_tasks(state, queries))
     return point_of(outputs).squeeze(0)
 
 
