@@ -1,5 +1,6 @@
 """The figure of how the layers of a network changed."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -26,8 +27,8 @@ def layers_figure(
     """
     panels = {"similarity of the features": similarities, "weights moved by (%)": moved}
     panels |= {"accuracy of a probe (%)": probes} if probes else {}
-    figure = Figure(figsize=(4.0 * len(panels), max(3.0, 0.3 * len(names) + 1.8)), layout="constrained")
-    figure.suptitle(title, fontsize=9)
+    figure = Figure(figsize=(4.0 * len(panels), max(3.2, 0.3 * len(names) + 2.0)), layout="constrained")
+    figure.suptitle(textwrap.fill(title, 50 * len(panels)), fontsize=9)
     axes = figure.subplots(1, len(panels), sharey=True)
     places = range(len(names))
     colors = list(matplotlib.color_sequences["tab10"])
@@ -45,7 +46,9 @@ def layers_figure(
                     [place + (number - (len(series) - 1) / 2) * height for place in places], drawn, height, **style
                 )
             else:
-                axis.plot(drawn, places, "o-", markersize=4, **style)
+                # what chance gives is a reference, not a result
+                style |= {"color": "gray", "linestyle": "--"} if "chance" in name else {}
+                axis.plot(drawn, places, marker="o", markersize=4, **style)
         if len(series) > 1 or series is probes:
             axis.legend(fontsize=7, loc="best")
     axes[0].set_xlim(min(0.0, axes[0].get_xlim()[0]), 1.03)

@@ -1,7 +1,7 @@
 """What a training carried over: how features and weights of each layer changed, and what a probe reads from them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -18,6 +18,7 @@ from metatransfer.methods.base import MethodModule
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.layer_features import method_layers
 
+_SHOWN = 4  # names in a sentence
 KEPT = 0.9  # the CKA from which a layer counts as kept
 
 
@@ -101,7 +102,8 @@ def _probe_words(layers: Sequence[LayerChange]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}" if names else "no layer"
 
 
 def carried_over(
@@ -139,8 +141,8 @@ def carried_over(
         cka, correlation = _similarity(_unbiased, start, end), _similarity(svcca, start, end)
         chance = _similarity(svcca, start, shuffled)
         moved = relative_change(old.parameters, new.parameters)
-        gain = gains.get(new.name, (None,) * 5)
-        changes.append(LayerChange(new.name, cka, correlation, chance, moved, *gain, *_in_tasks(seen, new.name)))
+        more = gains.get(new.name, {}) | _in_tasks(seen, new.name)
+        changes.append(LayerChange(new.name, cka, correlation, chance, moved, **more))
     return CarriedOver(tuple(changes), seen.samples, seen.probe)
 
 
@@ -158,13 +160,16 @@ def _observer(module: MethodModule, data: LightningDataModule) -> Callable[..., 
     )
 
 
-def _in_tasks(seen: Observed, name: str) -> tuple[float | None, float | None, float | None]:
+def _in_tasks(seen: Observed, name: str) -> dict[str, Any]:
     """Movement, CKA and probe of a layer in adaptation."""
     if seen.adapted is None:
-        return None, None, None
-    scores = seen.adapted.scores.get(name)
-    cka = _similarity(_unbiased, seen.end.rows(name), seen.adapted.rows(name))
-    return sum(seen.moved[name]) / len(seen.moved[name]), cka, None if scores is None else float(scores.mean())
+        return {}
+    moved, scores = seen.moved[name], seen.adapted.scores.get(name)
+    return {
+        "moved_in_tasks": sum(moved) / len(moved),
+        "cka_in_tasks": _similarity(_unbiased, seen.end.rows(name), seen.adapted.rows(name)),
+        "probe_adapted": None if scores is None else float(scores.mean()),
+    }
 
 
 def _unbiased(x: Tensor, y: Tensor) -> Tensor:
@@ -180,11 +185,14 @@ def _similarity(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tens
     return found if found == found else None
 
 
-def _gains(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, tuple[float | None, ...]]:
+def _gains(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Scores of the probe, their paired difference, its interval and its corrected p-value, by layer."""
     if not before:
         return {}
     start, end = (torch.stack(list(scores.values())).double() for scores in (before, after))
     found = paired_difference((end - start).unsqueeze(1), crossed=True)
-    columns = torch.stack([start.mean(1), end.mean(1), found.mean, found.half, holm(found.p)], 1)
-    return {name: tuple(row) for name, row in zip(before, columns.tolist(), strict=True)}
+    columns = {
+        "probe_start": start.mean(1), "probe_end": end.mean(1), "gain": found.mean, "gain_ci95": found.half,
+        "gain_p": holm(found.p),
+    }  # fmt: skip
+    return {name: {key: float(value[place]) for key, value in columns.items()} for place, name in enumerate(before)}
