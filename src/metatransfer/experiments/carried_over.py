@@ -16,6 +16,7 @@ from metatransfer.functional import linear_cka, relative_change, svcca
 from metatransfer.functional.paired import holm, paired_difference
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.episodic import EpisodicModule
+from metatransfer.methods.fitted import FittedModule
 from metatransfer.methods.layer_features import method_layers
 
 _SHOWN = 4  # names in a sentence
@@ -123,8 +124,10 @@ def carried_over(
         samples: how many samples are used at most; of few-shot tasks, as many whole tasks as hold them.
 
     Raises:
-        UserError: the method has no layers, or the data does not fit it.
+        UserError: the method trains no network, or the data does not fit it.
     """
+    if isinstance(after, FittedModule):
+        raise UserError(f"{type(after).__name__} trains no network: explain the run of a method that trains one.")
     layers = list(zip(method_layers(before), method_layers(after), strict=True))
     check_choice("split", split, tuple(SPLITS))
     look = _observer(after, data)
