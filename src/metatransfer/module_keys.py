@@ -34,6 +34,12 @@ def module_key(module: nn.Module) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def weights_key(module: nn.Module) -> str:
+    """A hash of all bits that a checkpoint keeps of a module, and of their names."""
+    named = {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
+    return hashlib.sha256("\n".join(_texts(named)).encode()).hexdigest()
+
+
 def shown(module: nn.Module) -> str:
     """A module for the protocol card: its ``repr``, and for classes of the user the start of its key."""
     own = any(is_own(type(part)) for part in module.modules())

@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from metatransfer.callbacks.adaptation_gain import FALLBACK
+from metatransfer.checks import check_file
 from metatransfer.cli.linking import arguments_of
 from metatransfer.errors import UserError
 from metatransfer.methods.checkpoints import read_checkpoint
@@ -50,3 +51,13 @@ def find_checkpoint(word: str, settings: Namespace) -> Path:
         if path.is_file():
             return path
     raise UserError(f"--ckpt_path best: the newest run has only {short_path(last)}: use --ckpt_path last.")
+
+
+def named_checkpoint(given: str) -> Path:
+    """A checkpoint file; for ``"last"`` and ``"best"`` that of the newest run under this folder, which is printed."""
+    if given not in ("last", "best"):
+        return check_file(given, "checkpoint")
+    trainer = Namespace(default_root_dir=None, logger=None, callbacks=None)  # type: ignore[no-untyped-call]
+    found = find_checkpoint(given, Namespace(trainer=trainer))  # type: ignore[no-untyped-call]
+    print(f"--ckpt_path {given} is {short_path(found)}")
+    return found

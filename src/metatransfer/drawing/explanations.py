@@ -15,7 +15,13 @@ _FOR, _AGAINST = "#1565c0", "#c62828"
 
 
 def explanation_figure(
-    query: Tensor, support: Tensor, labels: Sequence[str], influence: Tensor, looks: Mapping[str, Tensor], title: str
+    query: Tensor,
+    support: Tensor,
+    labels: Sequence[str],
+    influence: Tensor,
+    looks: Mapping[str, Tensor],
+    title: str,
+    attributions: Tensor | None = None,
 ) -> Figure:
     """A figure of one explanation.
 
@@ -26,41 +32,55 @@ def explanation_figure(
         influence: ``(S,)``; samples with the largest absolute values are drawn.
         looks: maps ``(H, W)`` in [0, 1] over the query, by title.
         title: title of the figure.
+        attributions: of the shape of the query, or ``(L,)``; on an image their sum over the channels is drawn, else the
+            largest ones.
     """
     order = influence.abs().argsort(descending=True, stable=True)[:_SHOWN].tolist()
     distinct = list(dict.fromkeys(labels))
     short = dict(zip(distinct, short_names(distinct, 14), strict=True))
-    names = [short[labels[place]] for place in order]
+    names = [f"{place}: {short[labels[place]]}" for place in order]
     images = query.dim() == 3
+    if images and attributions is not None:
+        summed = attributions.sum(0)
+        looks = {**looks, "attributions": summed / summed.abs().quantile(0.99).clamp(min=1e-12)}
     columns = max(len(order), 1 + len(looks)) if images else 1
-    figure = Figure(figsize=(max(5.0, 1.15 * columns), 4.4 if images else 3.0), layout="constrained")
+    rows = 3 if images else 1 if attributions is None else 2
+    figure = Figure(figsize=(max(5.0, 1.15 * columns), (3.0, 4.6, 4.4)[rows - 1]), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    grid = figure.add_gridspec(3 if images else 1, columns, height_ratios=(1.3, 1, 1) if images else None)
+    grid = figure.add_gridspec(rows, columns, height_ratios=(1.3, 1, 1) if images else None)
     if images:
         _draw_looks([figure.add_subplot(grid[0, place]) for place in range(1 + len(looks))], query, looks)
         for column, place in enumerate(order):
-            axis = figure.add_subplot(grid[1, column])
-            _draw(axis, support[place], f"{place}: {names[column]}")
-    bars = figure.add_subplot(grid[-1, :])
-    values = influence[order].double().clamp(-1e3, 1e3).numpy()
-    finite = np.abs(values[np.abs(values) < 1e3]).max(initial=0.1)
-    shown = np.clip(values, -1.2 * finite, 1.2 * finite)  # an only example has an infinite influence
-    bars.bar(range(len(order)), shown, color=[_FOR if value >= 0 else _AGAINST for value in values])
-    bars.set_xticks(
-        range(len(order)), [f"{place}: {name}" for place, name in zip(order, names, strict=True)], fontsize=7
-    )
-    bars.set_ylabel("influence", fontsize=8)
-    bars.axhline(0, color="black", linewidth=0.8)
-    bars.grid(axis="y", alpha=0.3)
+            _draw(figure.add_subplot(grid[1, column]), support[place], names[column])
+    elif attributions is not None:
+        values = attributions.flatten()
+        largest = values.abs().argsort(descending=True, stable=True)[:_SHOWN].sort().values
+        _bars(figure.add_subplot(grid[0, 0]), values[largest], list(map(str, largest.tolist())), "attribution of input")
+    _bars(figure.add_subplot(grid[-1, :]), influence[order], names, "influence")
     use_fonts(figure)
     return figure
+
+
+def _bars(axis: Axes, values: Tensor, names: Sequence[str], label: str) -> None:
+    """Bars for and against the answer."""
+    heights = values.double().clamp(-1e3, 1e3).numpy()
+    finite = np.abs(heights[np.abs(heights) < 1e3]).max(initial=0.0) or 0.1
+    shown = np.clip(heights, -1.2 * finite, 1.2 * finite)  # an only example has an infinite influence
+    axis.bar(range(len(names)), shown, color=[_FOR if value >= 0 else _AGAINST for value in heights])
+    axis.set_xticks(range(len(names)), names, fontsize=7)
+    axis.set_ylabel(label, fontsize=8)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.grid(axis="y", alpha=0.3)
 
 
 def _draw_looks(axes: Sequence[Axes], query: Tensor, looks: Mapping[str, Tensor]) -> None:
     _draw(axes[0], query, "query")
     for axis, (name, look) in zip(axes[1:], looks.items(), strict=True):
         _draw(axis, query, name)
-        axis.imshow(look.numpy(), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+        if bool((look < 0).any()):  # on white, as both colours of the bars would be lost on the image
+            axis.imshow(look.numpy(), cmap="bwr_r", vmin=-1, vmax=1)
+        else:
+            axis.imshow(look.numpy(), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
 
 
 def _draw(axis: Axes, image: Tensor, title: str) -> None:

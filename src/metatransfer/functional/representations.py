@@ -1,4 +1,7 @@
-"""How similar the features of two networks, layers or training states are on the same samples."""
+"""How similar the features of two networks, layers or training states are on the same samples, and their weights."""
+
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -6,7 +9,7 @@ from torch import Tensor
 from metatransfer.errors import UserError
 from metatransfer.functional.transferability import gram
 
-__all__ = ["linear_cka", "svcca"]
+__all__ = ["linear_cka", "relative_change", "svcca"]
 
 
 def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
@@ -78,6 +81,22 @@ def svcca(x: Tensor, y: Tensor, kept: float = 0.99) -> Tensor:
     first, second = (_leading(one, kept) for one in _centred("svcca", x, y, least=2))
     correlations: Tensor = torch.linalg.svdvals(first.T @ second)
     return correlations.clamp(max=1).mean()
+
+
+def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    r"""How far weights moved, :math:`\lVert w_1 - w_0\rVert / \lVert w_0\rVert` over all tensors together.
+
+    Args:
+        before: tensors by name.
+        after: tensors of the same names and shapes.
+
+    Returns:
+        0 for equal weights; infinite if all weights were 0 and changed.
+    """
+    pairs = [(value.detach().double(), after[name].detach().double()) for name, value in before.items()]
+    moved = sum(float((new - old).square().sum()) for old, new in pairs)
+    size = sum(float(old.square().sum()) for old, _ in pairs)
+    return math.sqrt(moved / size) if size else math.inf if moved else 0.0
 
 
 def _leading(x: Tensor, kept: float) -> Tensor:

@@ -31,6 +31,7 @@ from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Eval
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.resuming import check_optimizers, check_progress
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
+from metatransfer.module_keys import weights_key
 from metatransfer.nn import Backbone
 from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
 from metatransfer.trust import checked_arguments
@@ -82,6 +83,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         self._checked: set[str] = set()
         self._rng_state: dict[str, Tensor] | None = None
         self._resumed: dict[str, Any] | None = None
+        self._started_from: str | None = None
 
     @abstractmethod
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
@@ -230,11 +232,15 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user has chosen one
             self.trainer.strategy.checkpoint_io = checkpoints.AtomicCheckpointIO()
         self._checked.clear()
+        if stage == "fit":  # a resumed run takes over that of its checkpoint
+            self._started_from = weights_key(self)
         self.evaluation.setup(self, info_of(self) if stage != "predict" else None, stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the protocol card and, in a run of one process, the state of the random number generators."""
+        """Adds the protocol card, the hash of the initial weights and, in one process, the random state."""
         checkpoint["class_path"] = class_path(type(self))
+        if self._started_from is not None:
+            checkpoint["started_from"] = self._started_from
         checkpoint["protocol"] = protocol_card(self)
         if self._trainer is None or self._trainer.world_size == 1:
             checkpoint["rng_state"] = {"cpu": torch.get_rng_state()}
@@ -252,6 +258,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         checkpoint["state_dict"] = checkpoints.renamed(checkpoint["state_dict"], own)
         check_state_dict(own, checkpoint["state_dict"], type(self).__name__)
         self.trained_protocol = checkpoint.get("protocol")
+        self._started_from = checkpoint.get("started_from")
         for name in weights_reports(self):
             del self.get_submodule(name).weights_report  # the card says what these weights started from
         self._rng_state = checkpoint.get("rng_state")

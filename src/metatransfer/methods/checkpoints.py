@@ -20,7 +20,7 @@ _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _KINDS = {
     "state_dict": dict, _VERSION: str, "hyper_parameters": dict, "class_path": str, "protocol": dict, "loops": dict,
     "class_names": list, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "rng_state": dict,
-    "hparams_name": str, "hparams_type": type, "trained_by": dict,
+    "hparams_name": str, "hparams_type": type, "trained_by": dict, "started_from": str,
 }  # fmt: skip
 
 

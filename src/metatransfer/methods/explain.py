@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,17 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from metatransfer.batches import Inputs, Tokens, map_inputs
+from metatransfer.checks import check_choice
 from metatransfer.drawing.explanations import explanation_figure
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.given import Samples, as_inputs
+from metatransfer.methods.integrated_gradients import Attributions, integrated_gradients
+from metatransfer.methods.layer_features import watched
 from metatransfer.methods.outputs import point_of
 from metatransfer.methods.predictor import Predictor
+
+Attribution = Literal["grad_cam", "integrated_gradients"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class Explanation:
         looked_before: ``(H, W)`` in [0, 1], where the network looked before it adapted (Grad-CAM, Selvaraju et al.
             2017, 1610.02391); ``None`` without feature maps, or if the network does not change.
         looked_after: the same for the adapted network.
+        attributions: integrated gradients of the answer's log-probability, or value, with respect to the query, in its
+            shape; ``(L,)`` of the tokens of a text. The path starts at the mean of the support samples, of texts at
+            embeddings of 0. ``None`` unless asked for.
+        attribution_gap: how far their sum is from the difference of the answers at both ends of the path.
         query_x: the query ``(*shape)``.
         support_x: the support set ``(S, *shape)``.
     """
@@ -50,6 +59,8 @@ class Explanation:
     looked_after: Tensor | None
     query_x: Inputs
     support_x: Inputs
+    attributions: Tensor | None = None
+    attribution_gap: float | None = None
 
     def __str__(self) -> str:
         """One line for each class in words, or one for a regression."""
@@ -84,11 +95,12 @@ class Explanation:
         title = f"answer: {self.answer}" if self.probabilities is not None else f"value: {self.answer.tolist()}"
         names = [str(label) for label in self.labels]
         found = {name: look for name, look in looks.items() if look is not None}
-        return explanation_figure(shown, support, names, self.influence, found, title)
+        return explanation_figure(shown, support, names, self.influence, found, title, self.attributions)
 
 
-def explain(predictor: Predictor[Any], query: Samples | Inputs) -> Explanation:
+def explain(predictor: Predictor[Any], query: Samples | Inputs, attribution: Attribution) -> Explanation:
     """Explains the answer to one query, see :meth:`Predictor.explain`."""
+    check_choice("attribution", attribution, get_args(Attribution))
     module, task = predictor.module, predictor.task
     given = query if isinstance(query, Tokens) else as_inputs(module, query, "query")
     if isinstance(given, Tensor) and isinstance(task.support_x, Tensor) and given.dim() == task.support_x.dim() - 1:
@@ -98,11 +110,12 @@ def explain(predictor: Predictor[Any], query: Samples | Inputs) -> Explanation:
     answer = predictor.predict(given)[0]
     probabilities = predictor.predict_proba(given)[0].cpu() if task.classes else None
     labels = task.labels.tolist() if hasattr(task.labels, "tolist") else list(task.labels)
-    before, after = _looks(predictor, given)
+    before, after = _looks(predictor, given) if attribution == "grad_cam" else (None, None)
+    found = _integrated(predictor, given) if attribution == "integrated_gradients" else (None, None)
     alone = map_inputs(lambda part: part.cpu(), given)
     return Explanation(
         answer, probabilities, task.classes, labels, influences(predictor, given), _distances(predictor, given), before,
-        after, map_inputs(lambda part: part[0], alone), map_inputs(lambda part: part.cpu(), task.support_x),
+        after, map_inputs(lambda part: part[0], alone), map_inputs(lambda part: part.cpu(), task.support_x), *found,
     )  # fmt: skip
 
 
@@ -156,14 +169,9 @@ def _features(predictor: Predictor[Any], x: Inputs) -> Tensor:
 
 def _run(predictor: Predictor[Any], state: Any, x: Inputs, hooks: dict[str, Callable[[Tensor], Any]]) -> Tensor:  # noqa: ANN401
     """Outputs for samples, with functions that see, and may replace, the outputs of parts of the backbone."""
-    module: Any = replica(predictor.module).eval()
-    for name, hook in hooks.items():
-
-        def see(layer: nn.Module, inputs: Any, output: Any, hook: Callable[[Tensor], Any] = hook) -> Any:  # noqa: ANN401
-            return hook(output) if isinstance(output, Tensor) else None
-
-        module.backbone.get_submodule(name).register_forward_hook(see)
-    outputs = module.predict_tasks(state, map_inputs(lambda part: part.unsqueeze(0), x))
+    queries = map_inputs(lambda part: part.unsqueeze(0), x)
+    named = {f"backbone.{name}".rstrip("."): hook for name, hook in hooks.items()}
+    outputs = watched(predictor.module, named, lambda module: module.predict_tasks(state, queries))
     return point_of(outputs).squeeze(0)
 
 
@@ -211,10 +219,47 @@ def _gradient_map(predictor: Predictor[Any], state: Any, query: Tensor, name: st
         return maps[-1]
 
     with torch.enable_grad():
-        outputs = _run(predictor, state, query, {name: cut})
-        classes = len(predictor.classes)
-        score = outputs[0, :classes].log_softmax(-1).max() if classes else outputs.sum()
+        score = _answers(predictor, _run(predictor, state, query, {name: cut})[:1]).sum()
         gradient = torch.autograd.grad(score, maps[-1])[0]
     found = (gradient.mean((2, 3), keepdim=True) * maps[-1]).sum(1, keepdim=True).relu()[-1:].detach().float()
     found = F.interpolate(found, tuple(query.shape[-2:]), mode="bilinear", align_corners=False)[0, 0].cpu()
     return found / found.max().clamp(min=1e-12)
+
+
+def _answers(predictor: Predictor[Any], outputs: Tensor, place: int | None = None) -> Tensor:
+    """Log-probabilities ``(N,)`` of a class, by default the most probable; for a regression the summed values."""
+    if not predictor.classes:
+        return outputs.flatten(1).sum(1)
+    scores = outputs[:, : len(predictor.classes)].log_softmax(-1)
+    return scores.amax(-1) if place is None else scores[:, place]
+
+
+# ---- integrated gradients
+
+
+def _integrated(predictor: Predictor[Any], query: Inputs) -> Attributions:
+    """Integrated gradients of the answer, with respect to the query or to the embeddings of its tokens."""
+    place = int(predictor._points(predictor.task, query).argmax()) if predictor.classes else None
+    if isinstance(query, Tensor):
+
+        def answer(x: Tensor) -> Tensor:
+            return _answers(predictor, _run(predictor, predictor.state, x, {}), place)
+
+        support = predictor.task.support_x
+        assert isinstance(support, Tensor)
+        start = support.to(query.dtype).mean(0, keepdim=True)
+        return integrated_gradients(answer, query, start, predictor.module.transductive)
+    backbone: Any = predictor.module.backbone  # only networks with a backbone read texts
+    name = next((name for name, part in backbone.named_modules() if isinstance(part, nn.Embedding)), None)
+    if name is None:
+        raise UserError(f"{type(backbone).__name__} has no nn.Embedding: integrated gradients of texts start from it.")
+    kept: list[Tensor] = []
+    _run(predictor, predictor.state, query, {name: kept.append})
+
+    def of_embeddings(embedded: Tensor) -> Tensor:
+        texts = map_inputs(lambda part: part.expand(len(embedded), -1), query)
+        return _answers(predictor, _run(predictor, predictor.state, texts, {name: lambda _: embedded}), place)
+
+    embedded = kept[0].detach()
+    found = integrated_gradients(of_embeddings, embedded, torch.zeros_like(embedded), predictor.module.transductive)
+    return found._replace(values=found.values.sum(-1))

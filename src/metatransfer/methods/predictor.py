@@ -18,7 +18,7 @@ from metatransfer.methods.outputs import Outputs, map_tensors, point_of
 
 if TYPE_CHECKING:
     from metatransfer.methods.episodic import EpisodicModule
-    from metatransfer.methods.explain import Explanation
+    from metatransfer.methods.explain import Attribution, Explanation
     from metatransfer.methods.exported_file import Exported
 
 State = TypeVar("State")
@@ -101,22 +101,24 @@ class Predictor(Generic[State]):
 
         return export_predictor(self, path, tolerance)
 
-    def explain(self, query: Samples | Inputs) -> "Explanation":
+    def explain(self, query: Samples | Inputs, attribution: "Attribution" = "grad_cam") -> "Explanation":
         """Explains the answer to one query; it takes as long as learning the task once for each support sample.
 
         Args:
             query: one sample ``(*shape)``, or a batch of one; or one text.
+            attribution: ``"grad_cam"`` for maps of where a convolutional network looked, or ``"integrated_gradients"``
+                for the contribution of each pixel, feature or token (extra ``explain``).
 
         Returns:
             The influence and the distance of each support sample, and where the network looked; print it, or draw
             its ``figure()``.
 
         Raises:
-            UserError: more than one query, a single support sample, or as :meth:`outputs`.
+            UserError: more than one query, a single support sample, an unknown attribution, or as :meth:`outputs`.
         """
         from metatransfer.methods.explain import explain  # imports this file
 
-        return explain(self, query)
+        return explain(self, query, attribution)
 
     def __repr__(self) -> str:
         names = ", ".join(map(repr, self.classes[:5])) + ", ..." * (len(self.classes) > 5)

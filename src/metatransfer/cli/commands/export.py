@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from metatransfer.batches import PredictionTask
 from metatransfer.checks import check_count, check_file
 from metatransfer.cli.config_files import check_config
-from metatransfer.cli.folders import find_checkpoint
+from metatransfer.cli.folders import named_checkpoint
 from metatransfer.cli.linking import build_data
 from metatransfer.cli.messages import explain
 from metatransfer.cli.parser import ArgumentParser, ParserError
@@ -45,19 +45,9 @@ def run(settings: Namespace) -> None:
     Raises:
         UserError: the checkpoint, the folder or the configuration cannot be read, or the method cannot be exported.
     """
-    settings.ckpt_path = _checkpoint(settings.ckpt_path)
+    settings.ckpt_path = named_checkpoint(settings.ckpt_path)
     module = load(settings.ckpt_path)
     print(_adapted(module, settings) if settings.support else _whole(module, settings))
-
-
-def _checkpoint(given: str) -> Path:
-    """The file, or that of the newest run under this folder for ``"last"`` and ``"best"``."""
-    if given not in ("last", "best"):
-        return check_file(given, "checkpoint")
-    trainer = Namespace(default_root_dir=None, logger=None, callbacks=None)  # type: ignore[no-untyped-call]
-    found = find_checkpoint(given, Namespace(trainer=trainer))  # type: ignore[no-untyped-call]
-    print(f"--ckpt_path {given} is {short_path(found)}")
-    return found
 
 
 def _whole(module: MethodModule, settings: Namespace) -> Exported:
