@@ -96,7 +96,8 @@ def configured(
         "devices": 1, "num_nodes": 1,  # on several, Lightning would start this command once for each
     }  # fmt: skip
     settings = merged({**own, **limits, **fixed, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
-    return {**config, "seed_everything": seed, "trainer": settings, "data": dict(data)}
+    own = {"seed_everything": seed, "trainer": settings, "data": dict(data), "test_after_fit": False}
+    return {**config, **own}
 
 
 def _is_gain(described: Any) -> bool:  # noqa: ANN401
