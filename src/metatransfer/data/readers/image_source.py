@@ -238,8 +238,9 @@ def _warn_of_dark(files: Sequence[ImageFile], images: NDArray[np.uint8], look: L
     used = next((bits for bits in (8, 10, 12, 14) if largest < 2**bits), 16)
     if 255 < largest <= white >> 2:
         _warn_once(
-            f"{name}: the largest value of the brightest image is {largest} of {white}, so all images are dark: if they "
-            f"use fewer bits than they store, set bits, here probably to {used}; if not, set it to {white.bit_length()}."
+            f"{name}: the largest value of the brightest image is {largest} of {white}, so all images are dark: if they"
+            f" use fewer bits than they store, set bits, here probably to {used}; if not, set it to "
+            f"{white.bit_length()}."
         )
 
 
