@@ -117,6 +117,16 @@ def config_of(kind):
     return path
 
 
+def configs_of(base):
+    """The YAML files of all methods of a kind, sorted."""
+    return sorted({config_of(kind) for kind in methods(base)})
+
+
+def method_of(path, base=MethodModule):
+    """The method of a YAML file."""
+    return next(kind for kind in methods(base) if config_of(kind) == path)
+
+
 def small(kind, **changes):
     """The method of its YAML with a small backbone for 28x28 images."""
     arguments = copy.deepcopy(yaml.safe_load(config_of(kind).read_text())["model"]["init_args"])

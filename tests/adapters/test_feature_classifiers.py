@@ -115,6 +115,19 @@ def test_linear_svm_keeps_sparse_matrices_sparse(kind, dtype):
     assert found.predict(given).tolist() == expected.predict(x).tolist()
 
 
+@pytest.mark.parametrize("form", ["to_sparse_coo", "to_sparse_csr", "to_sparse_csc"])
+def test_sparse_tensors_are_those_of_scipy(form, monkeypatch):
+    x, y = counts()
+    dense, labels = torch.from_numpy(x).double(), torch.from_numpy(y)
+    expected = LinearSVM().fit(Labelled(sparse.csr_matrix(x), labels), 3)
+    given = getattr(dense, form)()
+    monkeypatch.setattr(torch.Tensor, "to_dense", None)
+    found = LinearSVM().fit(Labelled(given, labels), 3)
+    assert torch.equal(found(given), expected(sparse.csr_matrix(x)))
+    with pytest.raises(UserError, match="takes dense features, but got a sparse matrix: use LinearSVM"):
+        NearestClassMean().fit(Labelled(given, labels), 3)
+
+
 def test_a_sparse_matrix_is_answered_by_what_was_standardised_too():
     x, y = counts()
     dense = LinearSVM(standardize=True).fit(Labelled(torch.from_numpy(x).double(), torch.from_numpy(y)), 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import logging
 import os
 import shutil
@@ -64,6 +65,33 @@ def test_last_and_best_are_those_of_the_newest_run(cli, capsys):
     assert "has only lightning_logs/moved/checkpoints/last.ckpt" in capsys.readouterr().err
     resumed = cli("fit", PROTONET, "--trainer.max_epochs=3", "--model.optimizer.lr=0.1", "--ckpt_path=last")
     assert [entry["epoch"] for entry in results(resumed)["history"]] == [0, 1, 2]
+
+
+def test_a_fit_may_test_at_its_end(cli, capsys):
+    run = cli("fit", PROTONET, "--test_after_fit=true", "--trainer.max_epochs=3", "--model.optimizer.lr=0.3")
+    found = json.loads((run / "results-test.json").read_text())
+    assert results(run)["stage"] == "fit"
+    assert len(list(run.parent.iterdir())) == 1
+    # the saved configuration asks for it, too; the command test accepts that
+    apart = results(cli("test", run / "config.yaml", "--ckpt_path", best_checkpoint(run)))
+    for part in ("metrics", "baselines", "checkpoint", "trained_under", "protocol_differences"):
+        assert found[part] == apart[part]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["test", "--help"])
+    assert "test_after_fit" not in capsys.readouterr().out
+    # without a validation that selects, the last checkpoint is tested
+    run = cli("fit", PROTONET, "--test_after_fit=true", "--trainer.limit_val_batches=0")
+    assert json.loads((run / "results-test.json").read_text())["checkpoint"].endswith("last.ckpt")
+    assert stopped("test", "--config", PROTONET, "--ckpt_path=best") == 2
+    assert "has only lightning_logs/version_2/checkpoints/last.ckpt: use --ckpt_path last" in capsys.readouterr().err
+
+
+def test_a_stopped_fit_is_not_tested(cli, monkeypatch):
+    monkeypatch.setattr(ProtoNetModule, "on_validation_start", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        cli("fit", PROTONET, "--test_after_fit=true")
+    assert not list(Path("lightning_logs").glob("*/results-test.json"))
 
 
 @pytest.mark.grid(3)

@@ -52,6 +52,18 @@ def test_a_symmetric_measure_is_the_same_in_both_directions(name):
     assert there > 1e-3
 
 
+def test_the_network_of_the_user_keeps_its_mode():
+    """Also after an error; frozen parts stay in evaluation mode."""
+    backbone = Conv4(hidden_channels=4).train()
+    next(backbone.children()).eval()
+    modes = [part.training for part in backbone.modules()]
+    distances({"a": bars(), "b": bars(True)}, ["mmd"], backbone)
+    assert [part.training for part in backbone.modules()] == modes
+    with pytest.raises(UserError, match="samples of shape"):
+        distances({"a": bars(), "b": rows()}, ["mmd"], backbone)
+    assert [part.training for part in backbone.modules()] == modes
+
+
 def test_leep_and_nce_have_a_direction():
     tasks = {"four": rows(n=80, classes=4), "two": Labelled(rows(n=80, classes=4, seed=1).x, torch.arange(80) % 4 // 2)}
     for name, matrix in distances(tasks, ["leep", "nce"]).items():

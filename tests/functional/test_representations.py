@@ -144,6 +144,8 @@ X = torch.eye(5)
         (lambda: linear_cka(X.view(5, 5, 1), X), "flatten"),
         (lambda: linear_cka(X, torch.full((5, 2), 0.1)), "same features"),
         (lambda: linear_cka(X, X / 0), "finite"),
+        (lambda: linear_cka(X, torch.arange(25.0).view(5, 5), unbiased=True), "equally similar"),
+        (lambda: linear_cka(torch.arange(25.0).view(5, 5), X.double(), unbiased=True), "equally similar"),
         (lambda: svcca(X, torch.full((5, 2), 0.1)), "same features"),
         (lambda: svcca(X, X, kept=0.0), "kept"),
     ],

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.utilities.parsing import lightning_hasattr
 from PIL import Image
+from scipy.sparse import coo_array
 
 from contract import episode
 from metatransfer import Conv4, ProtoNetModule, UserError
@@ -133,6 +134,9 @@ def test_samples_in_all_forms_give_one_answer():
         ([Image.new("L", (28, 28))] * 2, "holds PIL images, but must hold tensors: convert each"),
         (Image.new("L", (28, 28)), "holds PIL images"),
         (["a.png", "b.png"], "but is list of str"),
+        (torch.eye(3).to_sparse(), r"is a sparse matrix, .* make it dense, x\.to_dense\(\)"),
+        (torch.eye(3).to_sparse_csr(), "is a sparse matrix, which networks do not take"),
+        (coo_array(np.eye(3)), "is a sparse matrix, which networks do not take"),
         (None, "but is NoneType"),
         ([[1.0, 2.0], [1.0]], "samples of one shape, but is list of list"),
     ],

@@ -6,6 +6,7 @@ import functools
 import os
 import runpy
 import tempfile
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -239,19 +240,50 @@ def test_a_run_goes_on_from_its_checkpoint(resumable, data):
     assert run.current_epoch == 2
 
 
+class Traced(torch.optim.AdamW):
+    """Notes the devices of its steps; with ``values`` it looks at a gradient, which the meta device does not have."""
+
+    devices: ClassVar[list[str]] = []
+    values = False
+
+    def step(self, closure=None):
+        tensors = [one for group in self.param_groups for one in group["params"]]
+        tensors += [one for state in self.state.values() for one in state.values()]
+        type(self).devices.append({one.device.type for one in tensors if one.numel() > 1}.pop())
+        assert not self.values or tensors[0].grad.sum().item() == 0
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_an_optimizer_is_tried_without_memory_of_the_device(values, resumable, data, tmp_path, monkeypatch):
+    build, _, content = resumable
+    monkeypatch.setattr(Traced, "values", values)
+    monkeypatch.setattr(Traced, "devices", [])
+    run, one = build(optimizer=Traced)
+    one.on_train_start = lambda: tried.append(list(Traced.devices)) or monkeypatch.setattr(Traced, "values", False)
+    tried = []
+    torch.save({**content, "trained_by": {}}, tmp_path / "a.ckpt")
+    before = copy.deepcopy(content["optimizer_states"])
+    run.fit(one, datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+    assert tried == [["meta", "cpu"] if values else ["meta"]]
+    assert set(Traced.devices[len(tried[0]) :]) == {"cpu"}
+    state = run.optimizers[0].state_dict()["state"][0]
+    assert state["step"] > before[0]["state"][0]["step"]
+
+
 @pytest.fixture(scope="module")
 def resumable(data, tmp_path_factory):
     """Makes a Trainer and a module of which a checkpoint is given, with its content."""
     path = tmp_path_factory.mktemp("run") / "a.ckpt"
 
-    def build(epochs=2):
+    def build(epochs=2, **options):
         steps = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
         run = trainer(epochs)
         run.callbacks += [
             pl.callbacks.EarlyStopping("val/loss"),
             pl.callbacks.ModelCheckpoint(path.parent, save_last=True),
         ]
-        return run, FineTuneModule(MLP((5,), (4,)), num_classes=3, lr_scheduler=steps)
+        return run, FineTuneModule(MLP((5,), (4,)), num_classes=3, lr_scheduler=steps, **options)
 
     run, one = build(1)
     run.fit(one, datamodule=data)

@@ -9,20 +9,9 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 import messages
-from contract import canaries, config_of, episode, methods, small
-from metatransfer import (
-    MLP,
-    Conv4,
-    EpisodicModule,
-    MAMLModule,
-    ProtoNetModule,
-    TokenAverage,
-    Tokens,
-    UserError,
-)
+from contract import canaries, configs_of, episode, method_of, small
+from metatransfer import MLP, Conv4, EpisodicModule, MAMLModule, ProtoNetModule, TokenAverage, Tokens, UserError
 from metatransfer.methods.options import InnerLoop
-
-FEW_SHOT = sorted({config_of(kind) for kind in methods(EpisodicModule)})
 
 
 def adapted(module, shots=2):
@@ -31,10 +20,9 @@ def adapted(module, shots=2):
     return module.adapt(x, labels), x, labels, batch.query_x[0][0]
 
 
-@pytest.mark.parametrize("path", canaries(FEW_SHOT, "protonet", "maml"))
+@pytest.mark.parametrize("path", canaries(configs_of(EpisodicModule), "protonet", "maml"))
 def test_influence_is_what_learning_without_the_sample_changes(path):
-    kind = next(kind for kind in methods(EpisodicModule) if config_of(kind) == path)
-    predictor, x, labels, query = adapted(small(kind))
+    predictor, x, labels, query = adapted(small(method_of(path)))
     found = predictor.explain(query)
     assert found.answer == predictor.predict(query[None])[0]
     column = found.classes.index(found.answer)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import messages
-from contract import WAYS, canaries, config_of, episode, methods, small
+from contract import WAYS, canaries, configs_of, episode, method_of, small
 from metatransfer import (
     MLP,
     Backbone,
@@ -88,13 +88,10 @@ def fitted(module):
     return module
 
 
-CONFIGS = sorted({config_of(kind) for kind in methods(MethodModule)})
-
-
-@pytest.mark.parametrize("path", canaries(CONFIGS, "protonet", "dann"))
+@pytest.mark.parametrize("path", canaries(configs_of(MethodModule), "protonet", "dann"))
 def test_every_method_answers_outside_as_inside(path, tmp_path):
     """Point 9 of the contract: the predictor of a few-shot method, or the classifier."""
-    kind = next(kind for kind in methods(MethodModule) if config_of(kind) == path)
+    kind = method_of(path)
     module, batch = small(kind), episode(tasks=1, queries=7)
     query, file = batch.query_x[0], tmp_path / "model.onnx"
     if issubclass(kind, EpisodicModule):
@@ -115,11 +112,9 @@ def test_every_method_answers_outside_as_inside(path, tmp_path):
     assert done.size == file.stat().st_size
 
 
-@pytest.mark.parametrize(
-    "path", canaries(sorted({config_of(one) for one in methods(EpisodicModule)}), "protonet", "maml")
-)
+@pytest.mark.parametrize("path", canaries(configs_of(EpisodicModule), "protonet", "maml"))
 def test_a_few_shot_method_as_a_function_of_any_support_set_or_a_sentence_why_not(path, tmp_path):
-    kind = next(kind for kind in methods(EpisodicModule) if config_of(kind) == path)
+    kind = method_of(path)
     module, file = small(kind), tmp_path / "method.onnx"
     if module.cannot_export:
         with pytest.raises(UserError, match="adapt it, and export the predictor") as error:
@@ -137,9 +132,7 @@ def test_a_few_shot_method_as_a_function_of_any_support_set_or_a_sentence_why_no
 
 def test_pt2_files_are_run_by_torch_alone(tmp_path):
     batch = episode(tasks=1)
-    predictor = small(next(one for one in methods() if one is ProtoNetModule)).adapt(
-        batch.support_x[0], list("abc") * 2
-    )
+    predictor = small(ProtoNetModule).adapt(batch.support_x[0], list("abc") * 2)
     done = predictor.export(tmp_path / "model.pt2")
     query, given, answers = batch.query_x[0][:5], tmp_path / "query.pt", tmp_path / "answers.pt"
     torch.save(query, given)

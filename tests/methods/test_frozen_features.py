@@ -369,6 +369,10 @@ def test_a_linear_svm_is_fitted_to_sparse_rows(tmp_path, monkeypatch):
     expected = LinearSVC(C=1.0, dual="auto", random_state=0).fit(csr_array(x[rows].astype(np.float64)), y[rows])
     np.testing.assert_allclose(method.classifier.learned["weight"].numpy(), expected.coef_, rtol=1e-4, atol=1e-5)
     assert run.test(method, datamodule=data, verbose=False)[0]["test/accuracy"] > 0.9
+    for samples in (csr_array(x), torch.from_numpy(x).to_sparse_csr()):
+        with pytest.raises(UserError, match="samples is a sparse matrix, which networks do not take: make it dense"):
+            method.predict(samples)
+    assert len(method.predict(x[:2])) == 2
     other = FrozenFeaturesModule(RawFeatures((2000,)), 3, NearestClassMean(), str(tmp_path / "cache"))
     trainer(tmp_path).fit(other, datamodule=data)
     assert list((tmp_path / "cache").rglob("*"))  # it takes dense features only

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import messages
-from contract import ROOT, canaries, config_of, episode, methods, small
+from contract import ROOT, canaries, configs_of, episode, method_of, small
 from metatransfer import (
     MLP,
     EpisodicModule,
@@ -28,16 +28,14 @@ from metatransfer import (
 )
 from metatransfer.methods.options import InnerLoop
 
-CONFIGS = sorted({config_of(kind) for kind in methods(EpisodicModule)})
-
 
 def saved(predictor, tmp_path):
     return load_predictor(predictor.save(tmp_path / "predictor.safetensors"))
 
 
-@pytest.mark.parametrize("path", canaries(CONFIGS, "protonet", "maml", "reptile"))
+@pytest.mark.parametrize("path", canaries(configs_of(EpisodicModule), "protonet", "maml", "reptile"))
 def test_every_method_answers_with_the_same_bits_and_can_be_extended(path, tmp_path):
-    kind = next(kind for kind in methods(EpisodicModule) if config_of(kind) == path)
+    kind = method_of(path)
     module, batch = small(kind), episode(tasks=1)
     names = [("b", "a", "c")[label] for label in batch.support_y[0].tolist()]
     predictor = module.adapt(batch.support_x[0], names)
@@ -106,6 +104,26 @@ class OwnMethod(ProtoNetModule):
     def predict_tasks(self, state, query_x):
         assert state.more["pair"] == (1, 2)
         return super().predict_tasks(state.centre, query_x) * state.more["scale"]
+
+
+class NamedStates(ProtoNetModule):
+    """A method whose state has keys that look like paths."""
+
+    def fit_tasks(self, support_x, support_y):
+        a, b, c, d = super().fit_tasks(support_x, support_y) + torch.arange(4.0).view(4, 1, 1, 1)
+        return {"a/b": a, "a": {"b": b, "~1b": c}, "a~1b": d}
+
+    def predict_tasks(self, state, query_x):
+        prototypes = state["a/b"] + 10 * state["a"]["b"] + 100 * state["a"]["~1b"] + 1000 * state["a~1b"]
+        return super().predict_tasks(prototypes, query_x)
+
+
+def test_keys_that_look_like_paths_stay_apart(tmp_path):
+    predictor = NamedStates(network()).adapt(X, ["a", "b"] * 3)
+    loaded = saved(predictor, tmp_path)
+    for name in ("a/b", "a~1b"):
+        assert torch.equal(loaded.state[name], predictor.state[name])
+    assert torch.equal(loaded.outputs(X), predictor.outputs(X))
 
 
 @pytest.mark.slow

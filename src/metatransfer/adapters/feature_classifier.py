@@ -17,7 +17,7 @@ class Labelled(NamedTuple):
     """Features with their labels.
 
     Attributes:
-        x: ``(N, E)`` float; for a linear classifier that ``takes_sparse``, also a sparse matrix of scipy.
+        x: ``(N, E)`` float; for a linear classifier that ``takes_sparse``, also a sparse matrix of scipy or torch.
         y: ``(N,)`` int64 in ``0 .. C - 1``.
     """
 
@@ -33,7 +33,7 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
     Attributes:
         learned: tensors by name; empty before the fit.
         calibrated: whether the softmax of the outputs is a calibrated probability.
-        takes_sparse: whether features may be a sparse matrix of scipy.
+        takes_sparse: whether features may be a sparse matrix of scipy or torch.
     """
 
     calibrated: ClassVar[bool] = True
@@ -107,19 +107,19 @@ class FeatureClassifier(RemembersArguments, torch.nn.Module, ABC):
         return self(x).argmax(-1)  # type: ignore[no-any-return]
 
     def _tensor(self, x: Any) -> Tensor:  # noqa: ANN401
-        """Features as a tensor; a sparse matrix of scipy stays sparse."""
+        """Features as a tensor; a sparse matrix of scipy or torch stays sparse."""
         if not isinstance(x, Tensor) and hasattr(x, "tocoo"):
             entries = x.tocoo()
             values = entries.data.astype(np.promote_types(entries.dtype, np.float32))  # counts are integers
             places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
             x = torch.sparse_coo_tensor(places, torch.from_numpy(values), entries.shape, check_invariants=False)
-        if isinstance(x, Tensor) and x.is_sparse:
+        if isinstance(x, Tensor) and x.layout != torch.strided:
             if not self.takes_sparse:
                 raise UserError(
                     f"{type(self).__name__} takes dense features, but got a sparse matrix: use LinearSVM, which keeps "
-                    "it sparse, or make it dense with toarray()."
+                    "it sparse, or make it dense with toarray() or to_dense()."
                 )
-            return x.coalesce()
+            x = x.to_sparse(layout=torch.sparse_coo).coalesce()
         return x  # type: ignore[no-any-return]
 
     def protocol(self) -> str:

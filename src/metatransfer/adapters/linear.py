@@ -136,7 +136,7 @@ class LinearSVM(FeatureClassifier):
     """Linear support vector machines, one class against the rest, by scikit-learn's ``LinearSVC`` (LIBLINEAR).
 
     The outputs are margins. Their softmax ranks the classes, but is not a probability, so no calibration error is
-    reported. Features may be a sparse matrix of scipy, which stays sparse.
+    reported. Features may be a sparse matrix of scipy or torch, which stays sparse.
 
     Args:
         C: inverse strength of the regularisation; defaults to 0.01 for standardised features and in

@@ -96,7 +96,8 @@ def configured(
         "devices": 1, "num_nodes": 1,  # on several, Lightning would start this command once for each
     }  # fmt: skip
     settings = merged({**own, **limits, **fixed, "callbacks": [*kept, _REPORT, _FIGURES, _NO_TWINS]}, trainer)
-    return {**config, "seed_everything": seed, "trainer": settings, "data": dict(data)}
+    own = {"seed_everything": seed, "trainer": settings, "data": dict(data), "test_after_fit": False}
+    return {**config, **own}
 
 
 def _is_gain(described: Any) -> bool:  # noqa: ANN401
@@ -152,11 +153,16 @@ def _run(job: Job) -> list[Outcome]:
 _BESIDE: dict[Task, Beside] = {"baselines": untrained_baselines, "support-free": without_support}
 
 
-def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcome]:  # noqa: ANN401
+def _check_comparable(trainer: Trainer, data: Any) -> None:  # noqa: ANN401
     if data.info().num_targets:
         raise UserError("a comparison ranks accuracies, but these tasks are regressions: compare them by their runs.")
     if trainer.world_size > 1:
         raise UserError("a comparison trains each entry in one process: leave out trainer.devices and num_nodes.")
+
+
+def _measured(job: Job, trainer: Trainer, module: Any, data: Any) -> list[Outcome]:  # noqa: ANN401
+    """Trains the module as the job says, tests its best state, and tells how that went."""
+    _check_comparable(trainer, data)
     scores = UnitScores(_BESIDE.get(job.task, lambda _: {}))
     trainer.callbacks.append(scores)  # type: ignore[attr-defined]
     began = time.perf_counter()

@@ -42,15 +42,19 @@ def find_checkpoint(word: str, settings: Namespace) -> Path:
         places = " or ".join(f"'{short_path(folder)}'" for _, folder in output_folders(settings))
         raise UserError(f"--ckpt_path {word} needs an earlier run, but there is none with a last.ckpt in {places}: fit "
                         "first, or give the path of a checkpoint.")  # fmt: skip
-    if word == "last":
-        return last
+    found = last if word == "last" else best_beside(last)
+    if found is None:
+        raise UserError(f"--ckpt_path best: the newest run has only {short_path(last)}: use --ckpt_path last.")
+    return found
+
+
+def best_beside(last: Path) -> Path | None:
+    """The best checkpoint of the run with the given last one, or ``None`` if no validation has selected one."""
     states = read_checkpoint(last).get("callbacks", {}).values()
     best = next((state["best_model_path"] for state in states if state.get("best_model_path")), "")
     # the fallback is chosen after the last checkpoint is written; and the run may have been moved
-    for path in (last.with_name(FALLBACK), Path(best), last.with_name(Path(best).name)):
-        if path.is_file():
-            return path
-    raise UserError(f"--ckpt_path best: the newest run has only {short_path(last)}: use --ckpt_path last.")
+    places = (last.with_name(FALLBACK), *((Path(best), last.with_name(Path(best).name)) if best else ()))
+    return next((path for path in places if path.is_file()), None)
 
 
 def named_checkpoint(given: str) -> Path:

@@ -9,6 +9,8 @@ import sys
 import threading
 import traceback
 import warnings
+from argparse import SUPPRESS
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -28,7 +30,7 @@ from metatransfer.checks import check_positive, check_seed, check_writable
 from metatransfer.cli.classes import check_nulls
 from metatransfer.cli.commands import command_names, overview
 from metatransfer.cli.dispatch import run_command
-from metatransfer.cli.folders import find_checkpoint, newest_checkpoint, output_folders
+from metatransfer.cli.folders import best_beside, find_checkpoint, newest_checkpoint, output_folders
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain
 from metatransfer.cli.parser import ArgumentParser, ParserError, SaveConfig
@@ -48,10 +50,14 @@ class MetaTransferCLI(LightningCLI):
     """LightningCLI with short class names and one-sentence errors; arguments override those of a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the section ``checkpoint``, and to ``predict`` the option ``--output``."""
+        """Adds the section ``checkpoint``, to ``fit`` ``--test_after_fit``, and to ``predict`` ``--output``."""
         parser.add_class_arguments(BestCheckpoint, "checkpoint")
         self._parsers = [*getattr(self, "_parsers", []), parser]  # in the order of the commands
-        if list(self.subcommands())[len(self._parsers) - 1] == "predict":
+        command = list(self.subcommands())[len(self._parsers) - 1]
+        # the other commands accept it, too: they read the configurations of fits
+        about = "whether to test the best checkpoint after the fit, as the command test does"
+        parser.add_argument("--test_after_fit", type=bool, default=False, help=about if command == "fit" else SUPPRESS)
+        if command == "predict":
             parser.add_argument(
                 "--output", type=str | None, help="CSV file (default: predictions.csv in the run's folder)"
             )
@@ -171,6 +177,15 @@ class MetaTransferCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
         claim_versions(built)
         return built
+
+    def after_fit(self) -> None:
+        """Tests the best checkpoint, if ``--test_after_fit`` asks for it and the fit was not stopped."""
+        trainer = self.trainer
+        if not self.config[str(self.subcommand)].test_after_fit or trainer.interrupted or trainer.received_sigterm:
+            return
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        path = best_beside(Path(last)) or last if last else None
+        trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False, weights_only=True)
 
 
 def _with_options_of(typed: list[str]) -> type[MetaTransferCLI]:

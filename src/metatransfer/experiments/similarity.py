@@ -16,6 +16,7 @@ from metatransfer.functional import diagonal_fisher, leep, nce, stateless, task2
 from metatransfer.functional.domain.discrepancy import mmd
 from metatransfer.functional.domain.distance import proxy_a_distance
 from metatransfer.functional.domain.transport import dataset_distance
+from metatransfer.functional.meta.replicas import replica
 from metatransfer.nn import Backbone, Conv4, RawFeatures
 
 _BATCH = 256
@@ -140,7 +141,8 @@ def distances(
         raise UserError(f"'{unknown or ''}' is not a measure of similarity{meant} Known: {', '.join(MEASURES)}.")
     if len(tasks) < 2:
         raise UserError(f"similarity compares two or more data sets, but got {', '.join(tasks) or 'none'}.")
-    network = (backbone or default_backbone(next(iter(tasks.values())).x)).eval()
+    given = backbone or default_backbone(next(iter(tasks.values())).x)
+    network = replica(given).eval()  # a copy, since the user may go on training
     if measures is None:
         measures = ["task2vec", "mmd", "ot"] if _weights(network) else ["mmd", "ot"]
     probed = [

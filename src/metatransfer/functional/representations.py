@@ -31,10 +31,17 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
         A scalar, at most 1 for equal representations, in float32 or the wider precision of the features.
 
     Raises:
-        UserError: the numbers of samples differ, there are too few, or all samples have the same features.
+        UserError: the numbers of samples differ, there are too few, or all samples have the same features; without
+            bias, also if all pairs of samples are equally similar, where the estimate of a side with itself is 0.
     """
     x, y = _centred("linear_cka", x, y, least=4 if unbiased else 2)
     own, other, both = (_hsic(one, two, unbiased) for one, two in ((x, x), (y, y), (x, y)))
+    for side, found in ((x, own), (y, other)):
+        if unbiased and bool(found <= 64 * torch.finfo(x.dtype).eps * _squared_product(side, side)):
+            raise UserError(
+                "linear_cka(unbiased=True) is not defined for features in which all pairs of samples are equally "
+                "similar: give more samples, or set unbiased=False."
+            )
     return both / (own.sqrt() * other.sqrt())
 
 

@@ -17,6 +17,7 @@ from metatransfer.functional.losses import episode_scores
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnSamples
+from metatransfer.methods.given import check_dense
 from metatransfer.methods.outputs import checked_pair
 
 _BATCH = 256  # samples at once in a prediction
@@ -130,6 +131,7 @@ class SampleClassifier(MethodModule):
     def _batches(self, samples: Any, data: ReadsSamples | None) -> Iterator[UnlabelledBatch]:  # noqa: ANN401
         self._checked.discard("predict")
         samples = str(samples) if isinstance(samples, Path) else samples
+        check_dense(samples, "samples")
         if not len(samples):
             raise UserError("there are no samples to label: give at least one.")
         if isinstance(samples[0], str | Path):

@@ -37,8 +37,18 @@ def as_inputs(module: "MethodModule", x: Samples | Inputs, name: str) -> Inputs:
     return samples.to(module.device, floating_dtype(module))
 
 
+def check_dense(x: object, name: str) -> None:
+    """Raises an error for a sparse matrix of torch or scipy."""
+    if hasattr(x, "tocoo") or (isinstance(x, Tensor) and x.layout != torch.strided):
+        raise UserError(
+            f"{name} is a sparse matrix, which networks do not take: make it dense, x.to_dense() or x.toarray(); only "
+            "data modules serve sparse matrices, through Arrays."
+        )
+
+
 def as_samples(x: Samples, name: str) -> Tensor:
     """Samples as one tensor."""
+    check_dense(x, name)
     if isinstance(x, Tensor):
         return x
     if isinstance(x, list | tuple) and x and all(isinstance(sample, Tensor | np.ndarray) for sample in x):

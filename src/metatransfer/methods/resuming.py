@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ def _problem(load: Callable[[Any, Any], None], one: Any, state: Any) -> str | No
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when Lightning loads the state
-            load(one, copy.deepcopy(state))
+            load(one, state)
     except UserError:
         raise
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -73,24 +73,45 @@ def _problem(load: Callable[[Any, Any], None], one: Any, state: Any) -> str | No
 
 
 def _load_callback(callback: Any, state: Any) -> None:  # noqa: ANN401
-    copy.copy(callback).load_state_dict(state)
+    copy.copy(callback).load_state_dict(copy.deepcopy(state))
 
 
 def _step_optimizer(optimizer: Any, state: Any) -> None:  # noqa: ANN401
-    twin = copy.deepcopy(optimizer)
+    try:
+        _step_on("meta", optimizer, state)
+    except Exception:  # any, because few optimisers were written for tensors without values
+        _step_on("cpu", optimizer, state)
+
+
+def _step_on(device: str, optimizer: Any, state: Any) -> None:  # noqa: ANN401
+    """Takes a step with a copy on another device: on the run's own, the copy might not fit beside the network."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # numbers keep their values, such as those of steps
+    large = [tensor for tensor in [*parameters, *_tensors(state)] if tensor.numel() > 1]
+    memo = {id(tensor): torch.zeros_like(tensor, device=device, requires_grad=False) for tensor in large}
+    twin = copy.deepcopy(optimizer, memo)
     if state is not None:
-        twin.load_state_dict(state)
+        twin.load_state_dict(copy.deepcopy(state, memo))
     for group in twin.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     twin.step()
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401
+    """The tensors in nested plain values."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
+
+
 def _step_scheduler(config: Any, state: Any) -> None:  # noqa: ANN401
     """What it does to the optimiser is undone by loading the optimiser's own state."""
     twin = copy.copy(config.scheduler)
     if state is not None:
-        twin.load_state_dict(state)
+        twin.load_state_dict(copy.deepcopy(state))
     with contextlib.suppress(ValueError):  # OneCycleLR at its end
         twin.step(*[0.0] * config.reduce_on_plateau)
 

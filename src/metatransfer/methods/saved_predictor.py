@@ -132,7 +132,7 @@ class _NotPlainError(TypeError):
 
 
 def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
-    """Plain values for JSON; tensors are put aside under their names."""
+    """Plain values for JSON; tensors are put aside under their names, the keys above them joined by ``/``."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -141,13 +141,18 @@ def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:  # noq
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _described(item, f"{name}/{key}", tensors) for key, item in value.items()}}
+        return {"dict": {key: _described(item, f"{name}/{_escaped(key)}", tensors) for key, item in value.items()}}
     if not isinstance(value, list | tuple):
         raise _NotPlainError(f"'{name.strip('/')}' is of the type {type(value).__name__}")
     items = [_described(item, f"{name}/{place}", tensors) for place, item in enumerate(value)]
     if hasattr(value, "_fields"):
         return {"class_path": class_path(type(value)), "items": items}
     return {"tuple" if isinstance(value, tuple) else "list": items}
+
+
+def _escaped(key: str) -> str:
+    """A key without ``/``, as in JSON pointers (RFC 6901), so that no two tensors get the same name."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _rebuilt(value: Any, tensors: Mapping[str, Tensor], trusted: Sequence[str]) -> Any:  # noqa: ANN401

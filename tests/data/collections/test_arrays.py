@@ -234,6 +234,22 @@ def test_sparse_matrices(convert):
     assert np.array_equal(values(whole(arrays(convert(x)))), x)
 
 
+@pytest.mark.parametrize("form", ["to_sparse_coo", "to_sparse_csr", "to_sparse_csc"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_a_sparse_matrix_of_torch_stays_sparse(tmp_path, form, dtype):
+    x = torch.from_numpy(np.where(X > 0, X, 0)).to(dtype)
+    given = getattr(x, form)()
+    torch.save({"x": given, "y": torch.from_numpy(Y)}, tmp_path / "a.pt")
+    for data in (arrays(given), open_path(tmp_path / "a.pt")):
+        source = whole(data)
+        assert source.is_sparse
+        assert torch.equal(source.data.to_dense(), x.float())
+    uncoalesced = torch.sparse_coo_tensor([[0, 0, 1], [2, 2, 0]], [1.0, 2.0, 3.0], (2, 4))
+    assert values(whole(arrays(uncoalesced, [0, 1]))).tolist() == [[0, 0, 3, 0], [3, 0, 0, 0]]
+    wide = torch.sparse_coo_tensor([[0, 1, 2, 3], [0, 10**8, 5, 7]], [1.0] * 4, (4, 2 * 10**8))  # 3 GB if dense
+    assert whole(arrays(wide, [0, 0, 1, 1])).data.values().tolist() == [1.0] * 4
+
+
 def test_a_sparse_matrix_stays_sparse():
     x = np.where(X > 0, X, 0).astype(np.float32)
     given, dense = (whole(arrays(kind(x))) for kind in (csc_array, np.asarray))

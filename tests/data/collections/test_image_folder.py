@@ -163,6 +163,47 @@ def test_images_of_any_mode(tmp_path):
         assert data.opened()["all"].sample_shape == (channels, 6, 6)
 
 
+def write_deep(root, values, suffix="png"):
+    """Grey images of one value each, stored in 16 bits, and one of 8 bits."""
+    for i, value in enumerate(values):
+        path = root / "ab"[i % 2] / f"{i}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 7), value, np.uint16)).save(path)
+    write(root / "a" / "grey.png", 20, "L")
+    return root
+
+
+@pytest.mark.parametrize("limit", [1, 10**6])
+@pytest.mark.parametrize(("bits", "suffix"), [(10, "png"), (12, "tif"), (14, "png")])
+def test_fewer_bits_than_are_stored(tmp_path, bits, suffix, limit):
+    """White is that of the bits for every image, also where all images of a split are dark, and in prediction."""
+    white = 2**bits - 1
+    root = write_deep(tmp_path / "x" / "train", [0, white, white // 2], suffix)
+    write_deep(tmp_path / "x" / "test", [white // 4, white // 5], suffix)
+    options = {"channels": 1, "memory_limit": limit}
+    with pytest.warns(UserWarning, match=rf"value of the .* {white} of 65535, .*set bits, here probably to {bits}; if"):
+        assert everything(folder(tmp_path / "x", **options).opened()["train"]).max() < 0.26
+    data = folder(tmp_path / "x", bits=bits, **options)
+    parts = data.opened()
+    found = {part: (everything(parts[part])[:, 0, 0, 0] * 255).tolist() for part in parts}
+    assert found["train"] == pytest.approx([0, 127, 20, 255], abs=0.6)
+    assert found["test"] == pytest.approx([64, 20, 51], abs=0.6)
+    source, names = data.unlabelled(str(root))
+    assert dict(zip(names, everything(source)[:, 0, 0, 0].tolist(), strict=True))[f"b/1.{suffix}"] == 1
+    assert data.protocol() == {"image_size": 6, "channels": 1, "bits": bits, "split": "by folders"}
+    with pytest.raises(UserError, match=rf"values go from {white} .* 0 \(black\) and {white // 2} \(white\).*bits"):
+        everything(folder(tmp_path / "x", bits=bits - 1, **options).opened()["train"])
+
+
+def test_dark_images_of_sixteen_bits_are_left_alone(tmp_path, recwarn):
+    root = write_deep(tmp_path / "x", [200, 300])
+    assert everything(folder(root, channels=1, bits=16).opened()["all"]).max() < 0.1
+    write_deep(tmp_path / "y", [20_000, 300])
+    folder(tmp_path / "y").opened()["all"]
+    folder(write_classes(tmp_path / "z", {"a": 2, "b": 2})).opened()["all"]  # 8 bits
+    assert not recwarn.list
+
+
 def test_larger_than_memory(tmp_path):
     root = write_classes(tmp_path / "x", {"a": 10, "b": 6})
     held, drawn = (folder(root, **options).opened()["all"] for options in ({}, {"memory_limit": 1}))
@@ -355,6 +396,7 @@ def test_one_sentence(tmp_path, case, options, words):
     [
         ({"image_size": 0}, "image_size must be a number above 0"),
         ({"channels": 2}, r"channels must be 1 \(grey\) or 3"),
+        ({"bits": 4}, "bits must be a whole number from 8 to 32, but is 4"),
         ({"on_bad_sample": "ignore"}, "on_bad_sample must be one of error, skip"),
         ({"split_files": {"valid": "x.csv"}}, "split_files' split must be one of train, val, test"),
     ],

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -40,6 +41,12 @@ def sizes(data):
         part: dict(zip(source.class_names, source.sizes.tolist(), strict=True))
         for part, source in data.opened().items()
     }
+
+
+def test_fewer_bits_than_are_stored(images):
+    Image.fromarray(np.full((8, 8), 2048, np.uint16)).save(images / "pictures" / "p00.png")
+    source = table(images, rows(), bits=12).opened()["all"]
+    assert round(float((source.read(torch.arange(16), CPU)[:, 0, 0, 0] * 255)[6])) == 128  # classes are sorted
 
 
 @pytest.mark.parametrize("order", [range(16), range(15, -1, -1)])
@@ -124,7 +131,6 @@ BYTES = {
         (rows(), {"label": "labels"}, r"no column 'labels' \(label\), only filename, label.*Did you mean label"),
         (rows(), {"file": "path"}, r"no column 'path' \(file\), only filename, label"),
         (rows(), {"split": "split"}, r"no column 'split' \(split\), only"),
-        (rows(), {"delimiter": "::"}, "delimiter must be one character"),
         (rows(), {"root": "nowhere"}, "image folder 'nowhere' does not exist"),
         (rows(name="../x/p{:02d}.png"), {}, "line 12: '../x/p10.png' does not exist in"),
         ([*rows(), "pictures/p03.png, "], {}, "line 18: the label 'label' is empty: fill it in, or remove the row"),

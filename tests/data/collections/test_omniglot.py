@@ -1,6 +1,7 @@
 """Omniglot: the published splits, where it lies, how it looks, what is refused."""
 
 import io
+import json
 import zipfile
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from image_trees import write_zip
 from PIL import Image, ImageDraw
 
+from conftest import ROOT, results
 from metatransfer import Episodes, EpisodicDataModule, EvalTask, Task
 from metatransfer.data.collections import Omniglot
 from metatransfer.data.collections import omniglot as module
@@ -166,6 +168,24 @@ def test_the_published_runs_are_the_test(packed, tmp_path, packed_runs):
     assert not torch.equal(batch.query_y[0], batch.support_y[0])  # the order of the queries tells nothing
     assert data.protocol()["split"].endswith("test on the published one-shot runs)")
     assert data.protocol()["episodes"]["test"] == 2
+
+
+def test_one_command_trains_on_the_background_and_scores_the_published_runs(packed, tmp_path, cli):
+    write_zip(packed / "all_runs.zip", write_runs(tmp_path / "all_runs", runs=20), "all_runs/")
+    with pytest.warns(UserWarning, match="do not have their 20 drawings"):
+        run = cli(
+            "fit", ROOT / "configs/omniglot/lake.yaml", "--data.source.root", packed, "--data.source.image_size=21",
+            "--data.task.num_ways=5", "--data.task.num_queries=1", "--data.episodes.train=2",
+            "--data.episodes.val=2", "--trainer.max_epochs=1", "--model.backbone.hidden_channels=8", small=False,
+        )  # fmt: skip
+    found = json.loads((run / "results-test.json").read_text())
+    assert found["stage"] == "test"
+    assert found["episodes"] == 20
+    assert found["protocol"]["data"]["split"].endswith("test on the published one-shot runs)")
+    assert found["checkpoint"].endswith(results(run)["checkpoint"].rpartition("/")[2])
+    # one pixel away from the drawing of its class; in the last run, what is left of some drawings is one pixel
+    assert found["baselines"]["pixel 1-NN"]["accuracy"]["value"] > 0.95
+    assert found["metrics"]["accuracy"]["value"] > 0.5
 
 
 def test_runs_that_are_not_as_published(packed, tmp_path):

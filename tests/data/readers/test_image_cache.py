@@ -179,7 +179,7 @@ def test_headers_are_kept_too(tmp_path, cache, monkeypatch):
     assert isinstance(source, ImageFileSource)
     assert len(entries(cache)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(image_source, "decode", None)  # would be called without a cache
+        patch.setattr(image_source, "_decoded", None)  # would be called without a cache
         assert len(opened(root, **options)[0]) == 11
 
 

@@ -42,6 +42,9 @@ FORMS = {
     "csv": (lambda p: write(p / "t.csv"), {}, [2, 3, 5]),
     "tsv": (lambda p: write(p / "t.tsv", delimiter="\t"), {}, [2, 3, 5]),
     "other": (lambda p: write(p / "t.data", delimiter=";"), {"delimiter": ";"}, [2, 3, 5]),
+    "semicolons": (lambda p: write(p / "t.csv", delimiter=";"), {}, [2, 3, 5]),
+    "tabs": (lambda p: write(p / "t.csv", delimiter="\t"), {}, [2, 3, 5]),
+    "commas": (lambda p: write(p / "t.txt"), {}, [2, 3, 5]),
     "json lines": (lambda p: json_lines(p / "t.jsonl"), {}, [1, 3, 5]),
     "parquet": (lambda p: columns(p / "t.parquet"), {}, [1, 2, 3]),
 }

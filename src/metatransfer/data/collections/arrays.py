@@ -15,8 +15,8 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice, did_you_mean
 from metatransfer.data.collections.image_collection import images_below
-from metatransfer.data.readers import array_files
-from metatransfer.data.readers.array_files import ArrayFile
+from metatransfer.data.readers.array_files import SVMLIGHT_SUFFIXES, ArrayFile, open_arrays
+from metatransfer.data.readers.array_values import check_alike, class_labels, plain, sample_tensor
 from metatransfer.data.readers.image_look import ImageLook, as_sample
 from metatransfer.data.readers.image_source import ON_BAD_SAMPLE, ImageReader, OnBadSample
 from metatransfer.data.readers.tables import rows_of_splits
@@ -43,8 +43,8 @@ class Arrays(Collection):
     """Arrays of samples and labels, from a file or from Python.
 
     The files are ``.npz``, a pair of ``.npy``, ``.pt``, ``.pth``, ``.safetensors``, ``.mat`` of MATLAB up to version 7,
-    or ``.svm``, ``.libsvm`` and ``.svmlight``. A sparse matrix of scipy or MATLAB, also from ``scipy.sparse.save_npz``
-    with its labels in ``labels_path``, stays sparse; batches are ordinary tensors. Samples are named ``x`` (or ``X``,
+    or ``.svm``, ``.libsvm`` and ``.svmlight``. A sparse matrix of scipy, torch or MATLAB stays sparse, also from
+    ``scipy.sparse.save_npz`` with its labels in ``labels_path``; batches are dense. Samples are named ``x`` (or ``X``,
     ``data``, ``images``, else ``features``, ``fts``) and labels ``y`` (or ``Y``, ``labels``, ``targets``); a target
     domain needs no labels. The splits are taken from, in this order:
 
@@ -126,7 +126,7 @@ class Arrays(Collection):
             given |= {f"x_{part}": pair[0], f"y_{part}": pair[1]}
         data = cls(name, channels_last=channels_last, on_bad_sample=on_bad_sample)
         data._where = name
-        arrays = {key: partial(array_files.plain, one) for key, one in given.items() if one is not None}
+        arrays = {key: partial(plain, one) for key, one in given.items() if one is not None}
         data._arrays = ArrayFile(name, arrays)
         return data
 
@@ -151,18 +151,18 @@ class Arrays(Collection):
             return super().unlabelled(path)
         if Path(path).expanduser().is_dir():
             return images_below(path, ImageReader(self._look))[:2]
-        arrays, where = array_files.open_arrays(path), f"predict '{path}'"
+        arrays, where = open_arrays(path), f"predict '{path}'"
         pair = (*arrays, None) if len(arrays) == 1 else _named_pair(arrays, self.names, None, labelled=False)
         if pair is None:
             raise UserError(
                 f"{where} must hold samples called {' or '.join(SAMPLES)}, but holds "
                 f"{', '.join(arrays) or 'nothing'}: set x to their name."
             )
-        x = array_files.sample_tensor(arrays[pair[0]], self.channels_last, where)
+        x = sample_tensor(arrays[pair[0]], self.channels_last, where)
         train = next(iter(self._found(labelled=False).values())).x
-        if path.lower().endswith(array_files.SVMLIGHT_SUFFIXES) and x.shape[1] < train.shape[1]:
+        if path.lower().endswith(SVMLIGHT_SUFFIXES) and x.shape[1] < train.shape[1]:
             x = F.pad(x, (0, train.shape[1] - x.shape[1]))  # these files end with the last value that is not 0
-        array_files.check_alike(x, train, f"{where}: the samples", "those of the training")
+        check_alike(x, train, f"{where}: the samples", "those of the training")
         good = self._finite(x, "predict", where)
         return _unlabelled(x[good], where), tuple(map(str, good.tolist()))
 
@@ -186,7 +186,7 @@ class Arrays(Collection):
         return self._where if part == "all" else f"{self._where} {part}"
 
     def _found(self, *, labelled: bool) -> "dict[str, _Part]":
-        arrays = self._arrays if self._arrays is not None else array_files.open_arrays(self.path, self.labels_path)
+        arrays = self._arrays if self._arrays is not None else open_arrays(self.path, self.labels_path)
         named = partial(_named_pair, arrays, self.names, labelled=labelled)
         pairs = {split: pair for split in SPLITS if (pair := named(split))}
         whole = None if "train" in pairs else named(None)
@@ -205,7 +205,7 @@ class Arrays(Collection):
             found = {split: found["all"].at(chosen) for split, chosen in rows.items()}
         first = next(iter(found))
         for part, one in found.items():
-            array_files.check_alike(one.x, found[first].x, f"{self._where}: the samples of {part}", f"those of {first}")
+            check_alike(one.x, found[first].x, f"{self._where}: the samples of {part}", f"those of {first}")
         return {part: one.at(self._finite(one.x, part, self._name(part))) for part, one in found.items()}
 
     def _tell_unused(self, others: set[str]) -> None:
@@ -217,7 +217,7 @@ class Arrays(Collection):
             )
 
     def _part(self, arrays: ArrayFile, part: str, x_name: str, y_name: str | None) -> "_Part":
-        x = array_files.sample_tensor(arrays.samples(x_name), self.channels_last, f"{self._where}: '{x_name}'")
+        x = sample_tensor(arrays.samples(x_name), self.channels_last, f"{self._where}: '{x_name}'")
         names = [*_split_names(self.groups, part if part in SPLITS else None), self.groups]
         groups = next((name for name in names if name in arrays), None)
         y, of_sample = (self._words(arrays, name, len(x)) if name else None for name in (y_name, groups))
@@ -225,7 +225,7 @@ class Arrays(Collection):
 
     def _words(self, arrays: ArrayFile, name: str, count: int) -> NDArray[np.str_]:
         where = f"{self._where}: '{name}'"
-        words = array_files.class_labels(arrays[name], where)
+        words = class_labels(arrays[name], where)
         if len(words) != count:
             raise UserError(f"{where} holds {len(words)} values for {count} samples: give one for each.")
         return words

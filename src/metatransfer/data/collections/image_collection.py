@@ -45,7 +45,8 @@ class ImageCollection(Collection):
     def protocol(self) -> dict[str, Any]:
         """The size of the images."""
         channels, size, _ = self.reader.look.shape
-        return {"image_size": size, "channels": channels}
+        bits = getattr(self.reader.look, "bits", None)
+        return {"image_size": size, "channels": channels} | ({"bits": bits} if bits is not None else {})
 
     def _name(self, part: str) -> str:
         return f"'{self.path}'" if part == "all" else f"'{self.path}' {part}"

@@ -44,6 +44,8 @@ class ImageFolder(ImageCollection):
             the lists in ``root``, if there are any.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count unusable images and empty classes.
         memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
+        bits: bits that images of more than 8 bits use, if these are fewer than they store, e.g. 12 of 16. By default
+            the largest value that a file can store is white.
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class ImageFolder(ImageCollection):
         split_files: dict[str, str] | str | None = None,
         on_bad_sample: OnBadSample = "error",
         memory_limit: int = MEMORY_LIMIT,
+        bits: int | None = None,
     ) -> None:
         for split in split_files if isinstance(split_files, dict) else ():
             check_choice("split_files' split", split, SPLITS)
         self.root = self.path = root
         self.split_files = split_files
-        self.reader = ImageReader(ImageLook(image_size, channels), on_bad_sample, memory_limit)
+        self.reader = ImageReader(ImageLook(image_size, channels, bits=bits), on_bad_sample, memory_limit)
         self._layout = ""
 
     def parts(self) -> Mapping[str, Source]:

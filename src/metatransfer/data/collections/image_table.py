@@ -25,11 +25,12 @@ class ImageTable(ImageCollection):
         file: column of the file names, relative to ``root``.
         label: column of the classes; a target domain needs none.
         split: column with ``train``, ``val`` or ``test`` in each row.
-        delimiter: between fields. Defaults to that of the file's extension.
         image_size: side of a sample in pixels.
         channels: 3 for RGB, 1 for grey.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count missing and unusable images.
         memory_limit: maximum bytes of decoded images in memory for each split; larger splits are decoded when drawn.
+        bits: bits that images of more than 8 bits use, if these are fewer than they store, e.g. 12 of 16. By default
+            the largest value that a file can store is white.
     """
 
     def __init__(
@@ -39,19 +40,19 @@ class ImageTable(ImageCollection):
         file: str = "filename",
         label: str = "label",
         split: str | None = None,
-        delimiter: str | None = None,
         image_size: int = 84,
         channels: int = 3,
         on_bad_sample: OnBadSample = "error",
         memory_limit: int = MEMORY_LIMIT,
+        bits: int | None = None,
     ) -> None:
         self.path, self.root = path, root if root is not None else str(Path(path).parent)
-        self.file, self.label, self.split, self.delimiter = file, label, split, delimiter
-        self.reader = ImageReader(ImageLook(image_size, channels), on_bad_sample, memory_limit)
+        self.file, self.label, self.split = file, label, split
+        self.reader = ImageReader(ImageLook(image_size, channels, bits=bits), on_bad_sample, memory_limit)
 
     def parts(self) -> Mapping[str, Source]:
         """The images, in memory if they fit into ``memory_limit``."""
-        table = read_table(self.path, self.delimiter)
+        table = read_table(self.path)
         labels = table.labels(self.label)
         files = self._files(table, labels)
         parts: dict[str, Source] = {}
@@ -64,7 +65,7 @@ class ImageTable(ImageCollection):
 
     def unlabelled_parts(self) -> Mapping[str, UnlabelledPart]:
         """The images in the order of the table, with or without a column of classes."""
-        table = read_table(self.path, self.delimiter)
+        table = read_table(self.path)
         known = self.label != "label" or "label" in table.columns  # another name was set by the user
         labels = table.labels(self.label) if known else None
         files = self._files(table, labels)

@@ -32,7 +32,8 @@ class Table(Collection):
             other texts, or of words that are nearly all different, is an error.
         split: column with ``train``, ``val`` or ``test`` in each row.
         group: column with the group of each row (family, patient); all rows of a class must have the same.
-        delimiter: between fields. Defaults to that of the file's extension.
+        delimiter: between fields. By default the one of comma, semicolon, tab and bar that the first row
+            contains; if it contains several or none, that of the file's extension.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count rows with a missing or infinite value.
 
     Raises:

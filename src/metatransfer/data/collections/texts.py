@@ -33,7 +33,8 @@ class Texts(Collection):
             ``tokenizer.json``; ``package:NAME`` for one in an installed Python package; or a Hugging Face name in the
             local cache. ``null`` serves no tokens, for methods that read the texts themselves.
         max_length: maximum number of tokens of a text; longer texts are truncated.
-        delimiter: between the fields of CSV and TSV files. Defaults to that of the file's extension.
+        delimiter: between the fields of CSV and TSV files. By default the one of comma, semicolon, tab and bar that
+            the first row contains; if it contains several or none, that of the file's extension.
         quotes: whether ``"`` encloses fields of CSV and TSV files; if ``False``, it is an ordinary character.
 
     Raises:

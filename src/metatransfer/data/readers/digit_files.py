@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from metatransfer.data.readers.array_files import open_arrays, sample_tensor
+from metatransfer.data.readers.array_files import open_arrays
+from metatransfer.data.readers.array_values import sample_tensor
 from metatransfer.data.readers.image_files import ImageFile, open_tree
 from metatransfer.data.readers.image_look import decode
 from metatransfer.data.readers.image_source import by_name_and_content

@@ -48,18 +48,22 @@ class ImageLook:
         rule: ``"crop"`` resizes the shorter side and crops the centre, for photographs; ``"resize"`` resizes both
             sides, for Omniglot.
         invert: whether dark pixels get high values, for ink on paper.
+        bits: bits that images of more than 8 bits use, if these are fewer than they store: white is ``2**bits - 1``.
     """
 
     size: int | None
     channels: int | None = 3
     rule: str = "crop"
     invert: bool = False
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         check_image_size(self.size)
         check_choice("rule", self.rule, ("crop", "resize"))
         if self.channels not in (1, 3, None):
             raise UserError(f"channels must be 1 (grey) or 3 (RGB), but is {self.channels}.")
+        if self.bits is not None and self.bits not in range(8, 33):
+            raise UserError(f"bits must be a whole number from 8 to 32, but is {self.bits}.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +74,8 @@ class ImageLook:
 
     def __call__(self, image: Image.Image | NDArray[np.uint8], /) -> NDArray[np.uint8]:
         """The sample of an image of any mode: ``(C, H, W)`` uint8."""
-        image = in_mode(Image.fromarray(image) if isinstance(image, np.ndarray) else image, self.channels)
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        image = in_mode(image, self.channels, self.bits)
         if self.size is not None:
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
@@ -92,9 +97,10 @@ def as_sample(image: Image.Image, look: Look) -> Tensor:
     return torch.from_numpy(look(image)).to(torch.float32).div_(255)
 
 
-def in_mode(image: Image.Image, channels: int | None) -> Image.Image:
+def in_mode(image: Image.Image, channels: int | None, bits: int | None = None) -> Image.Image:
     """An image of any mode, upright, as grey or RGB: more than 8 bits become 8, and transparent pixels white."""
-    white = _white(image)  # first, because a copy forgets the format of its file
+    white = white_of(image)  # first, because a copy forgets the format of its file
+    white = min(white, 2**bits - 1) if bits is not None and white > 1 else white
     image = ImageOps.exif_transpose(image)
     image = _eight_bits(image, white) if white else image
     grey = channels == 1 or (channels is None and image.mode in ("1", "L", "LA", "La"))
@@ -108,7 +114,7 @@ def in_mode(image: Image.Image, channels: int | None) -> Image.Image:
     return image.convert(mode)
 
 
-def _white(image: Image.Image) -> int:
+def white_of(image: Image.Image) -> int:
     """The value of white in an image of more than 8 bits, by its type; 0 for other images."""
     if image.mode == "F":
         return 1
@@ -127,7 +133,7 @@ def _eight_bits(image: Image.Image, white: int) -> Image.Image:
     if values.size and not 0 <= values.min() <= values.max() <= np.float32(white):
         raise UserError(
             f"its values go from {values.min():.6g} to {values.max():.6g}, but for this type of image must lie between "
-            f"0 (black) and {white} (white): rescale them."
+            f"0 (black) and {white} (white): rescale them, or correct bits."
         )
     values *= 255 / white
     return Image.fromarray(np.rint(values).astype(np.uint8))

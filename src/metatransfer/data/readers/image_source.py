@@ -22,13 +22,14 @@ from torch import Tensor
 
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.data.readers.image_files import ImageFile
-from metatransfer.data.readers.image_look import Look, UnreadableError, decode, file_bytes
+from metatransfer.data.readers.image_look import Look, UnreadableError, decode, file_bytes, white_of
 from metatransfer.data.sources import NO_CLASS, Source, TensorSource
 from metatransfer.errors import UserError
 from metatransfer.storage import cache_file, cache_folder, forget_old, keep_array, kept_array
 
 MEMORY_LIMIT = 2 * 2**30
 _FORMAT, _KIND = "3", "images"  # of the cache
+_DARK, _LOOKED_AT = 64, 8  # white of 14 bits in 16; images that are decoded to find out
 OnBadSample = Literal["error", "skip"]
 ON_BAD_SAMPLE: tuple[str, ...] = get_args(OnBadSample)
 
@@ -141,11 +142,14 @@ class ImageReader:
         number = {name: place for place, name in enumerate(names)}
         places = np.array([number[words[index]] for index in kept.tolist()], np.int64)
         of_class = [groups[one] for one in names] if groups is not None else None
+        chosen = [files[index] for index in kept.tolist()]
         if not in_memory:
-            chosen = [files[index] for index in kept.tolist()]
+            some = [chosen[index] for index in np.linspace(0, len(chosen) - 1, _LOOKED_AT).astype(int)]
+            _warn_of_dark(some, np.stack([decode(file, self.look) for file in some]), self.look, name)
             return ImageFileSource(chosen, places, names, name, self.look, of_class), kept
         # copies a mapped array, because the cache file may be removed while the data is in use
         images = np.delete(images, list(bad), axis=0) if bad or not images.flags.writeable else images
+        _warn_of_dark(chosen, images, self.look, name)
         return TensorSource(torch.from_numpy(images), places, names, name, of_class), kept
 
     def _report(self, problems: Sequence[str]) -> None:
@@ -223,6 +227,26 @@ def _decoded(files: Sequence[ImageFile], look: Look) -> tuple[NDArray[np.uint8],
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         list(pool.map(fill, range(0, len(files), 256)))
     return images, dict(sorted(problems.items()))
+
+
+def _warn_of_dark(files: Sequence[ImageFile], images: NDArray[np.uint8], look: Look, name: str) -> None:
+    """Warns if images of more than 8 bits are all so dark that they probably use fewer bits than they store."""
+    if getattr(look, "bits", 0) is not None or getattr(look, "invert", False) or images.max() > _DARK:
+        return
+    brightest = np.argsort(-images.reshape(len(images), -1).max(1).astype(int), kind="stable")[:_LOOKED_AT]
+    largest, white = max(decode(files[index], _range) for index in brightest)
+    used = next((bits for bits in (8, 10, 12, 14) if largest < 2**bits), 16)
+    if 255 < largest <= white >> 2:
+        _warn_once(
+            f"{name}: the largest value of the brightest image is {largest} of {white}, so all images are dark: if they"
+            f" use fewer bits than they store, set bits, here probably to {used}; if not, set it to "
+            f"{white.bit_length()}."
+        )
+
+
+def _range(image: Image.Image) -> tuple[int, int]:
+    """The largest value of an image, and the value of white."""
+    return int(np.asarray(image).max()), white_of(image)
 
 
 @cache

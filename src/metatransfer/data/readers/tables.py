@@ -145,7 +145,7 @@ def read_table(
     elif suffix in JSON_LINES:
         names, columns, lines = _by_column(*_json_lines(file))
     elif suffix in DELIMITERS or delimiter is not None:
-        names, columns, lines = _by_column(*_delimited(file, delimiter or DELIMITERS[suffix], quotes))
+        names, columns, lines = _by_column(*_delimited(file, delimiter or _delimiter(file, suffix), quotes))
     else:
         raise UserError(
             f"table '{path}' must end in {', '.join(TABLE_SUFFIXES)}, but ends in '{suffix or file.name}': convert it, "
@@ -226,6 +226,13 @@ def _json(content: str, where: str) -> dict[str, Any]:
             f"{type(value).__name__}: write one object per line."
         )
     return value
+
+
+def _delimiter(file: Path, suffix: str) -> str:
+    """The usual one of the file's extension, unless the first row has others only, as in many semicolon files."""
+    first = _content(file).lstrip("\r\n").partition("\n")[0]
+    found = [one for one in ",;\t|" if one in first]
+    return found[0] if len(found) == 1 else DELIMITERS[suffix]
 
 
 def _delimited(file: Path, delimiter: str, quotes: bool) -> tuple[list[str], list[_Row]]:

@@ -225,7 +225,7 @@ class TensorSource(Source):
             raise UserError(
                 f"{name}: there are {len(self.targets)} labels for {len(data)} samples; give one per sample."
             )
-        data = data.coalesce() if data.is_sparse else data
+        data = data.to_sparse(layout=torch.sparse_coo).coalesce() if data.layout != torch.strided else data
         finite = finite_rows(data)
         if not finite.all():
             raise UserError(f"{name}: sample {int(finite.argmin())} contains NaN or infinity: fix or remove it.")

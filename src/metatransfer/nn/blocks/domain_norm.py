@@ -104,14 +104,16 @@ def reestimate_target_statistics(network: nn.Module, batches: Iterable[Tensor]) 
         norm.reset_running_stats()
         norm.train()
     seen = 0
-    with in_domain(network, "target"):
-        for batch in batches:
-            if len(batch) > 1:  # one sample has no variance
-                seen += len(batch)
-                for norm in norms:
-                    norm.momentum = len(batch) / seen  # the mean over all samples so far
-                network(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for part, mode in modes.items():
-        part.training = mode
+    try:
+        with in_domain(network, "target"):
+            for batch in batches:
+                if len(batch) > 1:  # one sample has no variance
+                    seen += len(batch)
+                    for norm in norms:
+                        norm.momentum = len(batch) / seen  # the mean over all samples so far
+                    network(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for part, mode in modes.items():
+            part.training = mode
