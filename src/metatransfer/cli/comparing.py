@@ -3,18 +3,13 @@
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 
@@ -25,6 +20,8 @@ from metatransfer.cli.entries import Candidate, Situation, read_data, situation_
 from metatransfer.cli.entry_content import own_content
 from metatransfer.cli.entry_data import data_section, ways_of
 from metatransfer.cli.entry_run import Job, Task, configured, run_job
+from metatransfer.cli.executors import executor_of
+from metatransfer.cli.executors.base import Executor, Killed
 from metatransfer.errors import UserError
 from metatransfer.experiments.budgets import TrainingBudget
 from metatransfer.experiments.ranking import Outcome, Ranking, check_units, rank
@@ -93,7 +90,7 @@ def compare(settings: Namespace) -> None:
     folder = Path(settings.output) / f"compare-{_slug(situation.name)}-{key[:8]}"
     plan = Plan(data, situation, budget, range(settings.seeds), folder, trainer)
     show(f"{situation.name}: {situation}.", f"Budget of each entry: {budget}; {settings.seeds} seeds; in {folder}")
-    runner = Runner(settings.jobs)
+    runner = Runner(executor_of(_options(settings.executor), settings.jobs, folder))
     results = _baselines(plan, candidates, runner)
     results |= runner.run([plan.job(one, seed) for seed in plan.seeds for one in candidates])
     apart = _oracle(plan, candidates, runner) if situation.kind == "domains" else {}
@@ -107,27 +104,28 @@ def compare(settings: Namespace) -> None:
 
 
 class Runner:
-    """Runs jobs one after the other or side by side, except those with stored outcomes, and says how far it is.
+    """Runs jobs, except those with stored outcomes, and says how far it is.
 
     Args:
-        jobs: number of processes.
+        executor: runs them.
 
     Attributes:
         seconds: that the runs took.
         new: number of runs that were not stored.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs, self.seconds, self.new = jobs, 0.0, 0
+    def __init__(self, executor: Executor) -> None:
+        self.executor, self.seconds, self.new = executor, 0.0, 0
 
     def run(self, jobs: Sequence[Job]) -> Results:
         """The outcomes by entry, in the order of the seeds."""
         found = {place: job.stored() for place, job in enumerate(jobs)}
         missing = [place for place in found if not found[place]]
-        for done, (place, outcomes, seconds) in enumerate(self._each([jobs[place] for place in missing], missing)):
-            found[place] = outcomes
+        running = self.executor.each(_timed, [jobs[place] for place in missing]) if missing else ()
+        for done, (number, told) in enumerate(running):
+            found[missing[number]], seconds = _outcomes(told, jobs[missing[number]])
             self.seconds, self.new = self.seconds + seconds, self.new + 1
-            for one in outcomes:
+            for one in found[missing[number]]:
                 show(f"[{done + 1}/{len(missing)}] {_line(one)}")
         results: Results = {}
         for place in sorted(found, key=lambda place: jobs[place].seed):
@@ -135,34 +133,19 @@ class Runner:
                 results.setdefault(one.entry, []).append(one)
         return results
 
-    def _each(self, jobs: Sequence[Job], places: Sequence[int]) -> Iterator[tuple[int, list[Outcome], float]]:
-        if self.jobs == 1 or len(jobs) < 2:
-            yield from ((place, *_timed(job)) for place, job in zip(places, jobs, strict=True))
-            return
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        pool = ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,))
-        try:
-            running = {pool.submit(_timed, job): (place, job) for place, job in zip(places, jobs, strict=True)}
-            for one in as_completed(running):
-                place, job = running[one]
-                yield place, *_result(one, job)
-        finally:  # after Ctrl-C, the jobs in the queue are not waited for
-            pool.shutdown(wait=False, cancel_futures=True)
 
-
-def _result(done: "Future[tuple[list[Outcome], float]]", job: Job) -> tuple[list[Outcome], float]:
+def _outcomes(told: tuple[list[Outcome], float] | Killed, job: Job) -> tuple[list[Outcome], float]:
     """The outcomes of a job and its seconds; a failure, which is not stored, if its process was killed."""
-    try:
-        return done.result()
-    except BrokenProcessPool:
-        told = "a process was killed, perhaps for lack of memory: run the command again with fewer --jobs."
-        return [Outcome(job.name, job.seed, failure=told)], 0.0
+    return ([Outcome(job.name, job.seed, failure=str(told))], 0.0) if isinstance(told, Killed) else told
 
 
 def _timed(job: Job) -> tuple[list[Outcome], float]:
     began = time.perf_counter()
     return run_job(job), time.perf_counter() - began
+
+
+def _options(given: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    return given if isinstance(given, str) else read_data(given)
 
 
 def _line(one: Outcome) -> str:
