@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -81,12 +82,15 @@ def test_processes(shared):
 def test_runs_of_a_cluster_are_those_of_this_machine(name, shared, request):
     request.getfixturevalue(f"{name}_here")
     command = ["compare", *SMALL, "--methods", "protonet --model.backbone.hidden_channels 4"]
+    if importlib.util.find_spec("optuna"):
+        command += ["--tune", "2"]
     main([*command, "--executor", name])
     first = compared(shared)
     assert (first["failures"], first["seconds"]["new_runs"]) == ({}, 3)
     main(command)  # finds them on the disk
     second = compared(shared)
     assert (second["entries"], second["seconds"]["new_runs"]) == (first["entries"], 0)
+    assert second.get("tuning") == first.get("tuning")
 
 
 def test_a_node_without_the_folder_says_so(shared):
