@@ -17,6 +17,7 @@ from metatransfer.cli.comparing import Runner, _steps
 from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of, words
 from metatransfer.cli.entry_data import data_section
 from metatransfer.cli.entry_run import Job
+from metatransfer.cli.executors.local import Local
 from metatransfer.errors import UserError
 from metatransfer.experiments.ranking import Outcome
 
@@ -74,6 +75,10 @@ def test_methods_are_compared_and_not_run_again(tmp_path, monkeypatch, capsys):
         (["--data.seed=1", "--methods", "protonet"], "data need a source"),
         (["--data.source=Glyphs", "--methods", "protonet", "--seeds", "0"], "seeds"),
         (["--data.source=Glyphs"], "lightning compare needs --methods"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--executor", "rey"], "Did you mean ray?"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--tune", "0"], "tune must be a whole number"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--tune=x"], "tune must be a whole number"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--tune=2", "--tune.space={model.lrr: [1]}"], "lrr"),
     ],
 )
 def test_mistakes(typed, words, capsys, tmp_path, monkeypatch):
@@ -256,8 +261,8 @@ def jobs_in(folder):
 
 
 def test_a_killed_process_is_a_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr("metatransfer.cli.comparing.ProcessPoolExecutor", Pool)
-    well, killed = Runner(2).run(jobs_in(tmp_path))["a"]
+    monkeypatch.setattr("metatransfer.cli.executors.local.ProcessPoolExecutor", Pool)
+    well, killed = Runner(Local(2)).run(jobs_in(tmp_path))["a"]
     assert well.scores == [1.0]
     assert "fewer --jobs" in messages.keep(killed.failure)
     assert not any(job.stored() for job in jobs_in(tmp_path))
@@ -267,9 +272,9 @@ def test_jobs_in_the_queue_are_not_waited_for_after_an_interrupt(tmp_path, monke
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metatransfer.cli.comparing.ProcessPoolExecutor", Pool)
-    monkeypatch.setattr("metatransfer.cli.comparing.as_completed", interrupted)
+    monkeypatch.setattr("metatransfer.cli.executors.local.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("metatransfer.cli.executors.local.as_completed", interrupted)
     Pool.shutdowns.clear()
     with pytest.raises(KeyboardInterrupt):
-        Runner(2).run(jobs_in(tmp_path))
+        Runner(Local(2)).run(jobs_in(tmp_path))
     assert Pool.shutdowns == [{"wait": False, "cancel_futures": True}]

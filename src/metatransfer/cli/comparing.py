@@ -1,30 +1,26 @@
 """Runs a comparison: which runs there are, in which order, and what is told of them."""
 
 import hashlib
-import itertools
 import json
-import multiprocessing
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from jsonargparse import Namespace
 
 import metatransfer
 from metatransfer.callbacks.run.display import show
 from metatransfer.cli.comparison_report import publish
-from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
+from metatransfer.cli.entries import Candidate, Situation, epochs_in, read_data, situation_of
 from metatransfer.cli.entry_content import own_content
 from metatransfer.cli.entry_data import data_section, ways_of
 from metatransfer.cli.entry_run import Job, Task, configured, run_job
+from metatransfer.cli.executors import executor_of
+from metatransfer.cli.executors.base import Executor, Killed
+from metatransfer.cli.tuning import Search
 from metatransfer.errors import UserError
 from metatransfer.experiments.budgets import TrainingBudget
 from metatransfer.experiments.ranking import Outcome, Ranking, check_units, rank
@@ -62,11 +58,11 @@ class Plan:
         if self.situation.kind == "new classes" and candidate.per_task:
             arguments = ("--model.num_classes", str(ways_of(self.data)), *arguments)
             steps = 0 if task == "baselines" else _steps(candidate, self.trainer)
-        name = candidate.name if task == "method" else ORACLE if task == "oracle" else task
+        name = candidate.name if task in ("method", "tuning") else ORACLE if task == "oracle" else task
         parts = [config, arguments, seed, task, steps, self.situation.fingerprint, metatransfer.__version__,
                  own_content(candidate), checkpoint]  # fmt: skip
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-        folder = self.folder / "runs" / f"{_slug(name)}-seed{seed}-{key[:12]}"
+        folder = self.folder / ("tuning" if task == "tuning" else "runs") / f"{_slug(name)}-seed{seed}-{key[:12]}"
         return Job(name, task, config, arguments, seed, folder, steps, checkpoint)
 
 
@@ -77,6 +73,29 @@ def compare(settings: Namespace) -> None:
         UserError: an argument is invalid, an entry does not fit the data, or the data cannot be served.
     """
     began = time.perf_counter()
+    plan, candidates = _planned(settings)
+    runner = Runner(executor_of(_options(settings.executor), settings.jobs, plan.folder))
+    jobs = {one.name: plan.job(one, plan.seeds[0], "tuning") for one in candidates}
+    search = None if settings.tune is None else Search(settings.tune, jobs, plan.folder)
+    results = _baselines(plan, candidates, runner)
+    tuned = search.run(runner.executor) if search is not None else {}
+    candidates = [one.adding(tuned[one.name].arguments) if tuned else one for one in candidates]
+    results |= runner.run([plan.job(one, seed) for seed in plan.seeds for one in candidates])
+    apart = _oracle(plan, candidates, runner) if plan.situation.kind == "domains" else {}
+    for name, text in check_units(results).items():
+        results[name] = [replace(one, failure=text) for one in results[name]]
+    results |= _without_support(plan, candidates, rank(results), runner)
+    order = [*(one.name for one in candidates), *results]
+    ranking = rank({name: results[name] for name in dict.fromkeys(order)})
+    seconds = {"total": round(time.perf_counter() - began, 2), "runs": round(runner.seconds, 2), "new_runs": runner.new}
+    card = _card(plan, settings, seconds)
+    if search is not None:
+        card["tuning"] = {"trials": search.trials, "entries": {name: one.card for name, one in tuned.items()}}
+    publish(ranking, apart, plan.folder, card, {name: str(one) for name, one in tuned.items()})
+
+
+def _planned(settings: Namespace) -> tuple[Plan, list[Candidate]]:
+    """The runs and the entries that the user asks for."""
     budget, data = TrainingBudget.parse(settings.budget), read_data(settings.data)
     candidates = [Candidate.parse(text) for text in settings.methods]
     for place, one in enumerate(candidates):
@@ -91,43 +110,33 @@ def compare(settings: Namespace) -> None:
     trainer = read_data(settings.trainer)
     key = hashlib.sha256(json.dumps([situation.fingerprint, str(budget), trainer]).encode()).hexdigest()
     folder = Path(settings.output) / f"compare-{_slug(situation.name)}-{key[:8]}"
-    plan = Plan(data, situation, budget, range(settings.seeds), folder, trainer)
     show(f"{situation.name}: {situation}.", f"Budget of each entry: {budget}; {settings.seeds} seeds; in {folder}")
-    runner = Runner(settings.jobs)
-    results = _baselines(plan, candidates, runner)
-    results |= runner.run([plan.job(one, seed) for seed in plan.seeds for one in candidates])
-    apart = _oracle(plan, candidates, runner) if situation.kind == "domains" else {}
-    for name, text in check_units(results).items():
-        results[name] = [replace(one, failure=text) for one in results[name]]
-    results |= _without_support(plan, candidates, rank(results), runner)
-    order = [*(one.name for one in candidates), *results]
-    ranking = rank({name: results[name] for name in dict.fromkeys(order)})
-    seconds = {"total": round(time.perf_counter() - began, 2), "runs": round(runner.seconds, 2), "new_runs": runner.new}
-    publish(ranking, apart, folder, _card(plan, settings, seconds))
+    return Plan(data, situation, budget, range(settings.seeds), folder, trainer), candidates
 
 
 class Runner:
-    """Runs jobs one after the other or side by side, except those with stored outcomes, and says how far it is.
+    """Runs jobs, except those with stored outcomes, and says how far it is.
 
     Args:
-        jobs: number of processes.
+        executor: runs them.
 
     Attributes:
         seconds: that the runs took.
         new: number of runs that were not stored.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs, self.seconds, self.new = jobs, 0.0, 0
+    def __init__(self, executor: Executor) -> None:
+        self.executor, self.seconds, self.new = executor, 0.0, 0
 
     def run(self, jobs: Sequence[Job]) -> Results:
         """The outcomes by entry, in the order of the seeds."""
         found = {place: job.stored() for place, job in enumerate(jobs)}
         missing = [place for place in found if not found[place]]
-        for done, (place, outcomes, seconds) in enumerate(self._each([jobs[place] for place in missing], missing)):
-            found[place] = outcomes
+        running = self.executor.each(_timed, [jobs[place] for place in missing]) if missing else ()
+        for done, (number, told) in enumerate(running):
+            found[missing[number]], seconds = _outcomes(told, jobs[missing[number]])
             self.seconds, self.new = self.seconds + seconds, self.new + 1
-            for one in outcomes:
+            for one in found[missing[number]]:
                 show(f"[{done + 1}/{len(missing)}] {_line(one)}")
         results: Results = {}
         for place in sorted(found, key=lambda place: jobs[place].seed):
@@ -135,34 +144,19 @@ class Runner:
                 results.setdefault(one.entry, []).append(one)
         return results
 
-    def _each(self, jobs: Sequence[Job], places: Sequence[int]) -> Iterator[tuple[int, list[Outcome], float]]:
-        if self.jobs == 1 or len(jobs) < 2:
-            yield from ((place, *_timed(job)) for place, job in zip(places, jobs, strict=True))
-            return
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        pool = ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,))
-        try:
-            running = {pool.submit(_timed, job): (place, job) for place, job in zip(places, jobs, strict=True)}
-            for one in as_completed(running):
-                place, job = running[one]
-                yield place, *_result(one, job)
-        finally:  # after Ctrl-C, the jobs in the queue are not waited for
-            pool.shutdown(wait=False, cancel_futures=True)
 
-
-def _result(done: "Future[tuple[list[Outcome], float]]", job: Job) -> tuple[list[Outcome], float]:
+def _outcomes(told: tuple[list[Outcome], float] | Killed, job: Job) -> tuple[list[Outcome], float]:
     """The outcomes of a job and its seconds; a failure, which is not stored, if its process was killed."""
-    try:
-        return done.result()
-    except BrokenProcessPool:
-        told = "a process was killed, perhaps for lack of memory: run the command again with fewer --jobs."
-        return [Outcome(job.name, job.seed, failure=told)], 0.0
+    return ([Outcome(job.name, job.seed, failure=str(told))], 0.0) if isinstance(told, Killed) else told
 
 
 def _timed(job: Job) -> tuple[list[Outcome], float]:
     began = time.perf_counter()
     return run_job(job), time.perf_counter() - began
+
+
+def _options(given: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    return given if isinstance(given, str) else read_data(given)
 
 
 def _line(one: Outcome) -> str:
@@ -173,10 +167,7 @@ def _line(one: Outcome) -> str:
 def _steps(candidate: Candidate, common: Mapping[str, Any]) -> int:
     """Steps of an entry on each support set: its epochs, if their number is limited."""
     epochs = {**(candidate.config.get("trainer") or {}), **common}.get("max_epochs")
-    for given, following in itertools.pairwise([*candidate.arguments, ""]):
-        name, equals, value = given.partition("=")
-        if name == "--trainer.max_epochs":
-            epochs = yaml.safe_load(value if equals else following)
+    epochs = epochs_in(candidate.arguments, epochs)
     return epochs if isinstance(epochs, int) and epochs >= 0 else _EPOCHS
 
 

@@ -1,7 +1,7 @@
 """Runs the commands that are not Lightning's."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import metatransfer
@@ -15,7 +15,8 @@ def run_command(name: str, typed: Sequence[str]) -> None:
     """Parses the arguments of a command and runs it.
 
     A module may list arguments of type ``dict`` in ``NESTED``: of ``--data.task.num_ways 5`` they get the key
-    ``task/num_ways``, since the parser would keep only the last of several values inside ``task``.
+    ``task/num_ways``, since the parser would keep only the last of several values inside ``task``. Of those that are
+    given by a single value, too, ``MAIN`` has its name inside: ``--executor ray`` is ``--executor.name ray``.
 
     Raises:
         UserError: an argument is invalid.
@@ -26,7 +27,9 @@ def run_command(name: str, typed: Sequence[str]) -> None:
     )
     module.arguments(parser)
     try:
-        settings = parser.parse_args([_flat(part, getattr(module, "NESTED", ())) for part in typed])
+        settings = parser.parse_args(
+            [_flat(part, getattr(module, "NESTED", ()), getattr(module, "MAIN", {})) for part in typed]
+        )
     except ParserError as error:
         missing = re.search(r"arguments are required: (.*)", str(error))
         if missing:
@@ -36,6 +39,9 @@ def run_command(name: str, typed: Sequence[str]) -> None:
     module.run(parser.instantiate(settings))
 
 
-def _flat(part: str, nested: Sequence[str]) -> str:
+def _flat(part: str, nested: Sequence[str], main: Mapping[str, str]) -> str:
+    option, equals, value = part.partition("=")
+    if option.startswith("--") and option[2:] in main:
+        return f"{option}.{main[option[2:]]}{equals}{value}"
     found = re.match(r"--(\w+)\.([^=]+)(.*)", part, re.DOTALL)
     return f"--{found[1]}.{found[2].replace('.', '/')}{found[3]}" if found and found[1] in nested else part
