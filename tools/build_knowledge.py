@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,10 @@ from metatransfer.cli.entry_data import data_section
 from metatransfer.cli.main import MetaTransferCLI, run_lightning
 from metatransfer.data.serving.labelled import LabelledDataModule
 from metatransfer.data.sources import Collection, Source, TensorSource
+from metatransfer.experiments.description import described
+from metatransfer.experiments.knowledge import Knowledge
 from metatransfer.experiments.per_task import per_task
+from metatransfer.experiments.selector import StrategySelector
 from metatransfer.methods.fitted import FittedModule
 
 RAW = "frozen_features --model.backbone RawFeatures"
@@ -48,7 +51,6 @@ METHODS: dict[str, tuple[str, ...]] = {  # and what they need
     "frozen_features --model.classifier.distance euclidean": (IMAGES,),
     "frozen_features --model.classifier LinearSVM": (IMAGES,),
     "finetune": (IMAGES,),
-    "finetune --model.policy Full": (IMAGES,),
     "finetune --model.backbone.weights null": (IMAGES,),
     "protonet": (IMAGES, CLASSES),
     "pretrain": (IMAGES, CLASSES),
@@ -57,6 +59,7 @@ METHODS: dict[str, tuple[str, ...]] = {  # and what they need
 }
 EPOCHS = 2  # of methods that learn from training classes
 CHUNK = 4  # tasks at once
+DESCRIBED = 3  # draws whose features are averaged
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
     "enable_model_summary": False, "limit_val_batches": 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1,
@@ -187,14 +190,48 @@ def fits(needs: tuple[str, ...], task: Task) -> bool:
 
 def all_tasks(sets: dict[str, dict[str, Samples]]) -> Iterator[Task]:
     """All tasks."""
-    yield from base_tasks(sets)
     yield from image_tasks()
     yield from table_tasks()
+    yield from base_tasks(sets)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """The measured scores."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(work: Path, output: Path) -> None:
+    """Writes the mean scores with the features of the tasks."""
+    sets = base_sets()
+    means = {(row["task"], row["method"]): float(np.mean(row["scores"])) for row in rows(work / "scores.jsonl")}
+    tasks = [task for task in all_tasks(sets) if any((task.name, method) in means for method in METHODS)]
+    scores = np.array([[means.get((task.name, method), np.nan) for method in METHODS] for task in tasks])
+    values = [features_of(task, sets) for task in tasks]
+    table = np.array([[float(f"{value:.6g}") for value in one.values()] for one in values])
+    names, collections = tuple(task.name for task in tasks), {task.collection for task in tasks}
+    needs = {method: given for method, given in METHODS.items() if given}
+    about = (
+        f"The known tasks have few labels and come from {len(collections)} data sets: characters and digits of this "
+        f"package, tables of scikit-learn, and drawn tables. Methods that learn from training classes were trained for "
+        f"{EPOCHS} epochs only."
+    )
+    knowledge = Knowledge(names, tuple(values[0]), tuple(METHODS), table, np.round(scores, 4), needs, about)
+    StrategySelector().fit(knowledge).save(output)
+    print(f"{len(names)} tasks, {len(METHODS)} methods, {output.stat().st_size} bytes")
+
+
+def features_of(task: Task, sets: dict[str, dict[str, Samples]]) -> dict[str, float]:
+    """What a user of such data could measure: on the training classes, or else on the labelled samples of a draw."""
+    if task.base is None:
+        drawn = [task.draw(number)[0] for number in range(min(task.draws, DESCRIBED))]
+        found = [described(torch.from_numpy(one.x), one.y) for one in drawn]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what is not defined in any draw
+            return {name: float(np.nanmean([one[name] for one in found])) for name in found[0]}
+    base = sets[task.base]["train"]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(base.y))[:1000])
+    x = torch.from_numpy(base.x[chosen])
+    return described(x, base.y[chosen], ways=len(task.counts), shots=max(task.counts), all_labels=base.y)
 
 
 def main() -> None:
@@ -208,8 +245,10 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.step == "measure":
         measure(options.work, options.only)
+    elif options.output is None:
+        parser.error("write needs OUTPUT")
     else:
-        sys.exit("not yet")
+        write(options.work, options.output)
 
 
 if __name__ == "__main__":

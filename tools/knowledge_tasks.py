@@ -47,8 +47,8 @@ class Task:
     """A classification task with few labels.
 
     Attributes:
-        name: shown as a known task.
         collection: tasks of the same collection resemble each other, and are left out together.
+        shape: classes and labels, in words.
         samples: that support sets and queries are drawn from.
         counts: labels of each class of a support set.
         draws: number of support sets.
@@ -57,14 +57,19 @@ class Task:
         standardised: whether columns are standardised with each support set, as for a table.
     """
 
-    name: str
     collection: str
+    shape: str
     samples: Samples
     counts: tuple[int, ...]
     draws: int
     queries: int = 25
     base: str | None = None
     standardised: bool = False
+
+    @property
+    def name(self) -> str:
+        """As it is shown as a known task."""
+        return f"{self.collection}: {self.shape}"
 
     def draw(self, number: int) -> tuple[Samples, Samples]:
         """A support set and its queries, with labels from 0."""
@@ -119,7 +124,7 @@ def turned(x: Array) -> Array:
 def inverted(x: Array) -> Array:
     """White ink on black paper, in another contrast, and a quarter of the resolution."""
     small = F.interpolate(torch.from_numpy(x), scale_factor=0.25, mode="area")
-    found: Array = 0.9 - 0.6 * F.interpolate(small, size=x.shape[-2:], mode="bilinear").numpy()
+    found: Array = (0.9 - 0.6 * F.interpolate(small, size=x.shape[-2:], mode="bilinear")).numpy()
     return found
 
 
@@ -133,7 +138,7 @@ def base_sets() -> dict[str, dict[str, Samples]]:
     """Samples of training and test classes, by name."""
     train, test = (_all(Glyphs, part)[0] for part in ("train", "test"))
     found = {"Glyphs": {"train": train, "test": test}}
-    for name, change in (("noisy", noisy), ("turned", turned)):
+    for name, change in (("noisy", noisy),):
         some = train.y < 400  # further classes would only cost time
         changed = {"train": Samples(change(train.x[some]), train.y[some]), "test": Samples(change(test.x), test.y)}
         found[f"{name} Glyphs"] = changed
@@ -149,8 +154,9 @@ def base_tasks(sets: dict[str, dict[str, Samples]]) -> Iterator[Task]:
     """New classes with few labels, where other classes have many."""
     for name, parts in sets.items():
         for ways, shots in BASE_SHAPES:
-            shape = f"{name}, new classes, {ways}-way {shots}-shot"
-            yield Task(shape, name, parts["test"], (shots,) * ways, 12 if shots == 1 else 8 if ways == 2 else 5, 15, base=name)
+            draws = 12 if shots == 1 else 8 if ways == 2 else 5
+            shape = f"new classes, {ways}-way {shots}-shot"
+            yield Task(name, shape, parts["test"], (shots,) * ways, draws, 15, base=name)
 
 
 # ---- data with the labelled classes only
@@ -165,16 +171,16 @@ def image_tasks() -> Iterator[Task]:
     for name, samples in sets.items():
         for ways, shots in IMAGE_SHAPES:
             draws = 6 if ways * shots < 20 else 2 if ways * shots < 100 else 1
-            yield Task(f"{name}, {ways} classes, {shots} labels each", name, samples, (shots,) * ways, draws)
-        yield Task(f"{name}, 10 classes, 1 to 20 labels", name, samples, SKEWED, 2)
+            yield Task(name, f"{ways} classes, {shots} labels each", samples, (shots,) * ways, draws)
+        yield Task(name, "10 classes, 1 to 20 labels", samples, SKEWED, 2)
     test, names = _all(Glyphs, "test")
     scripts = np.array([name.rpartition(" ")[0] for name in names])[test.y]
     for script in SCRIPTS:
         rows = scripts == script
         samples = Samples(test.x[rows], np.unique(test.y[rows], return_inverse=True)[1])
         for ways, shots in ((5, 3), (20, 1), (20, 5)):
-            name = f"{script} script, {ways} classes, {shots} labels each"
-            yield Task(name, f"{script} script", samples, (shots,) * ways, 2 if ways > 5 else 4, 10)
+            shape = f"{ways} classes, {shots} labels each"
+            yield Task(f"{script} script", shape, samples, (shots,) * ways, 2 if ways > 5 else 4, 10)
 
 
 def tables() -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
@@ -183,10 +189,12 @@ def tables() -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
         load.__name__.removeprefix("load_"): load(return_X_y=True)
         for load in (load_iris, load_wine, load_breast_cancer, load_digits)
     }
-    size = {"n_samples": 1500, "random_state": 0}
+    size: dict[str, int] = {"n_samples": 1500, "random_state": 0}
     found |= {
         "linear, 5 columns": make_classification(n_features=5, n_informative=5, n_redundant=0, **size),
-        "linear, 60 columns of which 5 matter": make_classification(n_features=60, n_informative=5, n_redundant=0, **size),
+        "linear, 60 columns of which 5 matter": make_classification(
+            n_features=60, n_informative=5, n_redundant=0, **size
+        ),
         "clusters, 4 classes, 10 columns": make_classification(
             n_features=10, n_informative=6, n_classes=4, n_clusters_per_class=3, class_sep=1.5, **size
         ),
@@ -208,5 +216,6 @@ def table_tasks() -> Iterator[Task]:
         for shots in TABLE_SHOTS:
             ways = len(np.unique(y))
             if np.bincount(y).min() > shots and ways * shots <= 400:
-                label = f"table {name}, {shots} labels for each of {ways} classes"
-                yield Task(label, name, samples, (shots,) * ways, 8 if shots < 15 else 4, 60, standardised=True)
+                shape = f"{ways} classes, {shots} labels each"
+                draws = 8 if shots < 15 else 4
+                yield Task(f"table {name}", shape, samples, (shots,) * ways, draws, 60, standardised=True)
