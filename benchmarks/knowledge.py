@@ -18,51 +18,57 @@ from metatransfer.experiments.knowledge import SHIPPED, Knowledge, read_json
 from metatransfer.experiments.selector import StrategySelector
 
 
-def chosen(knowledge: Knowledge, task: int, left_out: np.ndarray, settings: dict[str, Any]) -> tuple[float, ...]:
-    """Scores on a task of the chosen method, the single best one and the best one."""
-    selector = StrategySelector(**settings).fit(knowledge.subset(~left_out).usable(_needs(knowledge, task)))
-    scores = dict(zip(knowledge.methods, knowledge.scores[task], strict=True))
-    (first,) = selector.choose(knowledge.values[task])
-    usable = [scores[name] for name in selector.knowledge_.methods]
-    return scores[first], scores[selector.single_best_], max(usable)
+def reached(knowledge: Knowledge, groups: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """``(T, 3)`` scores of the chosen, the single best and the best method of each task, without its group."""
+    kinds = np.array([kind(knowledge, task) for task in range(len(groups))])
+    found = np.zeros((len(groups), 3))
+    for group, allowed in sorted(set(zip(groups.tolist(), kinds.tolist(), strict=True))):
+        usable = knowledge.usable(allowed.split(", "))
+        out = set(np.array(knowledge.tasks)[groups == group])
+        known = usable.subset(np.array([task not in out for task in usable.tasks]))
+        selector = StrategySelector(**settings).fit(known)
+        tasks = np.flatnonzero((groups == group) & (kinds == allowed))
+        scores = knowledge.scores[tasks][:, [knowledge.methods.index(name) for name in known.methods]]
+        first = [known.methods.index(name) for name in selector.choose(knowledge.values[tasks])]
+        best = known.methods.index(selector.single_best_)
+        found[tasks] = np.stack([scores[np.arange(len(tasks)), first], scores[:, best], scores.max(1)], 1)
+    return found
+
+
+def kind(knowledge: Knowledge, task: int) -> str:
+    """What the data of a task have, by the methods that were run on it."""
+    run = np.array(knowledge.methods)[np.isfinite(knowledge.scores[task])]
+    return ", ".join(sorted({need for name in run for need in knowledge.needs.get(name, ())}))
 
 
 def main() -> None:
     """Measures, prints, writes results/knowledge.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("knowledge", nargs="?", type=Path, default=SHIPPED)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trees", type=int, default=None, help="trees of each forest, by default those of the file")
     options = parser.parse_args()
     content = read_json(options.knowledge, "the knowledge")
     knowledge = Knowledge.from_plain(content["knowledge"])
+    settings = content["settings"] | ({"num_trees": options.trees} if options.trees else {})
     collections = np.array([name.partition(":")[0] for name in knowledge.tasks])
-    places = np.arange(len(collections))
-    kinds = np.array([" and ".join(sorted(_needs(knowledge, task))) or "no images" for task in places])
-    found: dict[str, Any] = {"tasks": len(places), "methods": len(knowledge.methods)}
-    for name, outs in (("task", places[:, None] == places), ("collection", collections[:, None] == collections)):
-        runs = np.array([
-            [chosen(knowledge, task, outs[task], {**content["settings"], "seed": seed}) for task in places]
-            for seed in range(options.seeds)
-        ])  # fmt: skip
-        for kind in ("all", *np.unique(kinds)):
-            rows = (kinds == kind) | (kind == "all")
-            reached, single, oracle = runs[:, rows].mean(1).T
-            closed = 100 * (reached - single) / (oracle - single)
-            found[f"{name} left out, {kind}"] = {
-                "tasks": int(rows.sum()), "single": single.mean(), "chosen": reached.mean(), "oracle": oracle.mean(),
-                "gap closed, %": closed.tolist(), "mean": closed.mean(),
+    kinds = np.array([kind(knowledge, task) or "no images" for task in range(len(collections))])
+    found: dict[str, Any] = {"tasks": len(kinds), "methods": len(knowledge.methods), "settings": settings}
+    for left_out, groups in (("collection", collections), ("task", np.array(knowledge.tasks))):
+        runs = np.array([reached(knowledge, groups, {**settings, "seed": seed}) for seed in range(options.seeds)])
+        for name in ("all", *np.unique(kinds)):
+            rows = (kinds == name) | (name == "all")
+            chosen, single, oracle = runs[:, rows].mean(1).T
+            closed = 100 * (chosen - single) / (oracle - single)
+            found[f"{left_out} left out, {name}"] = {
+                "tasks": int(rows.sum()), "single best": single.mean(), "chosen": chosen.mean(),
+                "oracle": oracle.mean(), "gap closed, %": closed.tolist(), "mean": closed.mean(),
             }  # fmt: skip
-            print(f"{name} left out, {kind}: {rows.sum()} tasks, single best {single.mean():.4f}, chosen "
-                  f"{reached.mean():.4f}, oracle {oracle.mean():.4f}; closed {closed.mean():.1f} % "
+            print(f"{left_out} left out, {name}: {rows.sum()} tasks, single best {single.mean():.4f}, chosen "
+                  f"{chosen.mean():.4f}, oracle {oracle.mean():.4f}; closed {closed.mean():.1f} % "
                   f"{np.round(closed, 1)}", flush=True)  # fmt: skip
     path = Path(__file__).parent / "results" / "knowledge.json"
     path.write_text(json.dumps(found, indent=1, default=float) + "\n")
-
-
-def _needs(knowledge: Knowledge, task: int) -> set[str]:
-    """What the data of a task have, by the methods that were run on it."""
-    known = np.isfinite(knowledge.scores[task])
-    return {need for name in np.array(knowledge.methods)[known] for need in knowledge.needs.get(name, ())}
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ METHODS: dict[str, tuple[str, ...]] = {  # and what they need
 }
 EPOCHS = 2  # of methods that learn from training classes
 CHUNK = 4  # tasks at once
-DESCRIBED = 3  # draws whose features are averaged
+DESCRIBED = 2  # draws whose features are averaged
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
     "enable_model_summary": False, "limit_val_batches": 0, "num_sanity_val_steps": 0, "log_every_n_steps": 1,
@@ -206,7 +206,7 @@ def write(work: Path, output: Path) -> None:
     means = {(row["task"], row["method"]): float(np.mean(row["scores"])) for row in rows(work / "scores.jsonl")}
     tasks = [task for task in all_tasks(sets) if any((task.name, method) in means for method in METHODS)]
     scores = np.array([[means.get((task.name, method), np.nan) for method in METHODS] for task in tasks])
-    values = [features_of(task, sets) for task in tasks]
+    values = [one for _, one in sorted(described_tasks(work / "features.jsonl", tasks, sets).items())]
     table = np.array([[float(f"{value:.6g}") for value in one.values()] for one in values])
     names, collections = tuple(task.name for task in tasks), {task.collection for task in tasks}
     needs = {method: given for method, given in METHODS.items() if given}
@@ -220,6 +220,21 @@ def write(work: Path, output: Path) -> None:
     print(f"{len(names)} tasks, {len(METHODS)} methods, {output.stat().st_size} bytes")
 
 
+def described_tasks(path: Path, tasks: list[Task], sets: dict[str, dict[str, Samples]]) -> dict[int, dict[str, float]]:
+    """The features of the tasks by their place; a file keeps those of an earlier call."""
+    known = {row["task"]: row["features"] for row in rows(path)}
+    found: dict[int, dict[str, float]] = {}
+    for place, task in enumerate(tasks):
+        key = f"{task.base}: training classes" if task.base else task.name  # without ways and shots
+        if key not in known:
+            known[key] = features_of(task, sets)
+            with path.open("a") as file:
+                file.write(json.dumps({"task": key, "features": known[key]}) + "\n")
+        shape = {"ways": float(len(task.counts)), "shots": float(max(task.counts))} if task.base else {}
+        found[place] = {**known[key], **shape}
+    return found
+
+
 def features_of(task: Task, sets: dict[str, dict[str, Samples]]) -> dict[str, float]:
     """What a user of such data could measure: on the training classes, or else on the labelled samples of a draw."""
     if task.base is None:
@@ -230,8 +245,7 @@ def features_of(task: Task, sets: dict[str, dict[str, Samples]]) -> dict[str, fl
             return {name: float(np.nanmean([one[name] for one in found])) for name in found[0]}
     base = sets[task.base]["train"]
     chosen = np.sort(np.random.default_rng(0).permutation(len(base.y))[:1000])
-    x = torch.from_numpy(base.x[chosen])
-    return described(x, base.y[chosen], ways=len(task.counts), shots=max(task.counts), all_labels=base.y)
+    return described(torch.from_numpy(base.x[chosen]), base.y[chosen], all_labels=base.y)
 
 
 def main() -> None:

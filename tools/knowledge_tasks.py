@@ -138,15 +138,10 @@ def base_sets() -> dict[str, dict[str, Samples]]:
     """Samples of training and test classes, by name."""
     train, test = (_all(Glyphs, part)[0] for part in ("train", "test"))
     found = {"Glyphs": {"train": train, "test": test}}
-    for name, change in (("noisy", noisy),):
+    for name, change in (("noisy", noisy), ("turned", turned)):
         some = train.y < 400  # further classes would only cost time
         changed = {"train": Samples(change(train.x[some]), train.y[some]), "test": Samples(change(test.x), test.y)}
         found[f"{name} Glyphs"] = changed
-    digits = _all(Digits, "all")[0]
-    few, rest = digits.y < 5, digits.y >= 5
-    found["handwritten digits 0-4"] = {
-        "train": Samples(digits.x[few], digits.y[few]), "test": Samples(digits.x[rest], digits.y[rest] - 5)
-    }  # fmt: skip
     return found
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from metatransfer.adapters import Labelled
 from metatransfer.experiments.similarity import ProbedTask, converted, default_backbone
 from metatransfer.functional import task_features
+from metatransfer.functional.task_features import landmarks
 
 PRETRAINED = ("pretrained_nearest_neighbour", "pretrained_nearest_mean", "pretrained_linear_probe")
 """Landmarks on the features of the network of the package, for images only."""
@@ -43,5 +44,5 @@ def described(
         return {**found, **dict.fromkeys(PRETRAINED, math.nan)}
     network = default_backbone(x).eval()
     task = ProbedTask(Labelled(converted(x, network, "the data"), torch.from_numpy(labels)), network)
-    seen = task_features(task.features.x.numpy(), labels, seed=seed)._asdict()
+    seen = landmarks(task.features.x.numpy().astype(np.float64), labels, seed)
     return {**found, **{name: seen[name.removeprefix("pretrained_")] for name in PRETRAINED}}

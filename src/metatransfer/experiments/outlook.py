@@ -58,8 +58,8 @@ class Outlook(NamedTuple):
             return "no method can transfer labels between different classes; rename the classes if they are the same"
         if self.target_classes and set(self.source_classes) != set(self.target_classes):
             return (
-                "a method that aligns the whole domains may match samples of different classes, and be worse than "
-                "source_only, so compare with it first"
+                "aligning domains with different classes may be worse than source_only, and the methods need the same "
+                "classes in both, so remove the others"
             )
         if self.a_distance < _ALIKE:
             return "there is little to adapt, so expect little gain over source_only"
