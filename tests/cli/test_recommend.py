@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 
 from conftest import ROOT
+from messages import keep
 from metatransfer.cli import main
-from metatransfer.experiments.knowledge import Knowledge
+from metatransfer.cli.entries import Candidate
+from metatransfer.experiments.knowledge import SHIPPED, Knowledge, read_json
 from metatransfer.experiments.selector import StrategySelector
 from metatransfer.functional.task_features import TaskFeatures
 
@@ -47,6 +50,72 @@ def test_arrays_get_a_recommendation(tmp_path, knowledge, capsys):
     assert [answer["features"][name] for name in ("samples", "classes", "shots")] == [1200, 3, 5]
 
 
+def test_the_knowledge_of_the_package_gives_a_command(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    y = np.arange(60) % 3
+    np.savez(tmp_path / "mine.npz", x=(rng.normal(size=(60, 4)) + y[:, None]).astype("float32"), y=y)
+    main(["recommend", "--data.source", str(tmp_path / "mine.npz"), "--output", str(tmp_path / "answer.json")])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Methods for your data: there are 3 classes." in told
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    names = [one["name"] for one in answer["ranking"]]
+    words = shlex.split(answer["command"])
+    assert words[:5] == ["lightning", "compare", "--data.source", str(tmp_path / "mine.npz"), "--methods"]
+    assert words[5:] == names[:3]
+    # no method that needs images or training classes
+    assert all("RawFeatures" in name or name.startswith("own/table") for name in names)
+    assert answer["features"]["pretrained_nearest_mean"] is None
+
+
+def test_images_with_training_classes_have_all_methods(tmp_path, capsys):
+    x = (np.random.default_rng(0).random((40, 20, 20)) * 255).astype("uint8")
+    labels = np.array([f"class {i % 10}" for i in range(40)])
+    first = np.arange(40) % 10 < 5
+    np.savez(tmp_path / "i.npz", x_train=x[first], y_train=labels[first], x_test=x[~first], y_test=labels[~first])
+    main(["recommend", "--data", str(tmp_path / "i.npz"), "--ways", "2", "--output", str(tmp_path / "answer.json")])
+    assert "data.task is given" in " ".join(capsys.readouterr().out.split())
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    shipped = read_json(SHIPPED, "it")["knowledge"]
+    assert {one["name"] for one in answer["ranking"]} == set(shipped["methods"])
+    assert "--data.task.num_ways 2" in answer["command"]
+    assert answer["features"]["ways"] == 2
+
+
+def test_the_knowledge_of_the_package():
+    known = Knowledge.from_plain(read_json(SHIPPED, "it")["knowledge"])
+    assert SHIPPED.stat().st_size < 1_000_000
+    assert len(known.tasks) >= 40
+    assert np.isfinite(known.scores).sum(1).min() >= 5
+    assert len(known.methods) >= 10
+    for name in known.methods:
+        assert Candidate.parse(name).name == name  # the user can run it
+    assert known.features[: len(TaskFeatures._fields)] == TaskFeatures._fields
+    with np.errstate(invalid="ignore"):
+        assert np.nanmin(known.scores) >= 0
+        assert np.nanmax(known.scores) <= 1
+
+
+def test_two_domains_get_an_outlook(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)).astype("float32"), np.arange(60) % 3
+    np.savez(tmp_path / "near.npz", x=x, y=np.array(["a", "b", "c"])[y])
+    np.savez(tmp_path / "far.npz", x=x + 9, y=np.array(["a", "b", "b"])[y])
+    source, target = (str(tmp_path / f"{name}.npz") for name in ("near", "far"))
+    main(
+        ["recommend", "--data.sources.near", source, "--data.targets.far", target, "--output", str(tmp_path / "a.json")]
+    )
+    told = capsys.readouterr().out
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert told.strip() == answer["sentence"]
+    assert answer["a_distance"] == 2.0
+    assert "has 2 of the 3 classes of the source" in told
+    assert "need the same classes" in told
+    np.savez(tmp_path / "unlabelled.npz", x=x)
+    main(["recommend", "--data.sources.near", source, "--data.targets.new", str(tmp_path / "unlabelled.npz")])
+    assert "the classes of the target are unknown" in capsys.readouterr().out
+    assert "need names" in keep(refused(capsys, "--data.sources.near", source))
+
+
 def test_tables_and_mistakes(tmp_path, knowledge, capsys):
     rows = ["size,colour,label", *(f"{i % 7},{'red' if i % 2 else 'blue'},{'ab'[i % 2]}" for i in range(60))]
     (tmp_path / "mine.csv").write_text("\n".join(rows))
@@ -55,7 +124,7 @@ def test_tables_and_mistakes(tmp_path, knowledge, capsys):
     texts = ["text,label", *(f"a text of some words number {i},{'ab'[i % 2]}" for i in range(60))]
     (tmp_path / "texts.csv").write_text("\n".join(texts))
     assert "give their embeddings" in refused(capsys, "--data", tmp_path / "texts.csv", "--knowledge", knowledge)
-    assert "needs --knowledge" in refused(capsys, "--data", tmp_path / "mine.csv")
+    assert "need a source" in keep(refused(capsys, "--data.labels_per_class", "3"))
     assert "does not exist" in refused(capsys, "--data", tmp_path / "mine.csv", "--knowledge", tmp_path / "no.json")
 
 

@@ -29,7 +29,7 @@ def fitted(kind="pairwise", **changes):
     return StrategySelector(kind, candidates=3, num_trees=20, **changes).fit(table())
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "regression", "ranking"])
+@pytest.mark.parametrize("kind", ["pairwise", "regression"])
 def test_every_kind_closes_the_gap(kind):
     new = table(60, seed=1)
     selector = fitted(kind)
@@ -88,16 +88,36 @@ def test_saved_and_loaded_answers_are_equal_in_every_bit(tmp_path):
     assert set(json.loads((tmp_path / "knowledge.json").read_text())) == {"format", "settings", "knowledge"}
 
 
+def needy():
+    """Left and right need images, and poor was run on the first half only."""
+    known = table()
+    scores = known.scores.copy()
+    scores[20:, 3] = np.nan
+    needs = {"left": ("images",), "right": ("images",), "poor": ("images", "classes")}
+    return Knowledge(known.tasks, known.features, METHODS, known.values, scores, needs, "Measured here.")
+
+
+def test_methods_that_the_data_do_not_allow_are_left_out(tmp_path):
+    images = needy().usable(["images"])
+    assert images.methods == ("steady", "left", "right")
+    assert len(images.tasks) == 40
+    everything = needy().usable(["images", "classes"])
+    assert everything.methods == METHODS
+    assert everything.tasks == table().tasks[:20]  # on which all were run
+    assert np.array_equal(everything.scores, needy().scores[:20])
+    StrategySelector(candidates=3, num_trees=5).fit(needy()).save(tmp_path / "k.json")
+    loaded = StrategySelector.load(tmp_path / "k.json", ["images"])
+    assert loaded.knowledge_.methods == images.methods
+    assert loaded.knowledge_.needs == {"left": ("images",), "right": ("images",)}
+    assert loaded.knowledge_.about == "Measured here."
+    assert {one.name for one in loaded.predict([1.0, 0.0, 0.0]).ranking} == set(images.methods)
+    assert table().usable([]).methods == METHODS  # nothing is needed
+
+
 def broken(**changes):
     known = table()
     names = ("tasks", "features", "methods", "values", "scores")
     return Knowledge(**{name: changes.get(name, getattr(known, name)) for name in names})
-
-
-def missing_ranks():
-    scores = table().scores.copy()
-    scores[0, 0] = np.nan
-    return StrategySelector("ranking").fit(broken(scores=scores))
 
 
 @pytest.mark.parametrize(
@@ -109,12 +129,13 @@ def missing_ranks():
         (lambda: fitted().predict([1.0]), "needs 3 features"),
         (lambda: fitted().predict({"x": 1.0, "more": 0.0}), "'noise' is missing"),
         (lambda: fitted().predict([np.inf, 0.0, 0.0]), "infinite"),
-        (missing_ranks, "use kind 'pairwise'"),
         (lambda: broken(methods=("a", "b", "c", "a")), "'a' appears twice"),
         (lambda: broken(methods=("a", "b")), "scores must have shape (40, 2)"),
         (lambda: broken(scores=np.full((40, 4), np.inf)), "infinite number"),
         (lambda: broken(scores=np.full((40, 4), np.nan)), "no score for 'task0'"),
         (lambda: table(4), "at least 5 tasks"),
+        (lambda: needy().usable([]), "1 methods for such data"),
+        (lambda: needy().subset(np.arange(18, 40)).usable(["images", "classes"]), "2 tasks on which all"),
     ],
 )
 def test_mistakes(call, words):

@@ -213,19 +213,20 @@ def situation_of(data: Mapping[str, Any]) -> Situation:
         sides = {side: data[side] for side in ("sources", "targets")}
         if not all(isinstance(one, Mapping) and one for one in sides.values()):
             raise UserError("data.sources and data.targets need names: give for example --data.sources.photos DIR.")
-        opened = [_open(_collection_of(one)) for side in sides.values() for one in side.values()]
+        opened = [open_collection(collection_of(one)) for side in sides.values() for one in side.values()]
         name = "-".join([*sides["sources"], "to", *sides["targets"]])
         return Situation("domains", "sources and targets are given", _fingerprint(data, opened), name)
     if not isinstance(data.get("source"), str | Mapping):
         raise UserError("data need a source: give --data.source PATH or NAME, or --data.sources and --data.targets.")
-    collection = _open(data["source"])
-    kind, reason = _judged(data, collection)
+    collection = open_collection(data["source"])
+    kind, reason = judged(data, collection)
     source = data["source"]
     name = Path(source).stem if isinstance(source, str) else type(collection).__name__
     return Situation(kind, reason, _fingerprint(data, [collection]), name)
 
 
-def _judged(data: Mapping[str, Any], collection: Collection) -> tuple[Kind, str]:
+def judged(data: Mapping[str, Any], collection: Collection) -> tuple[Kind, str]:
+    """Whether a collection with these options has new or fixed classes, and why."""
     for kind, options in (("new classes", _EPISODIC), ("few labels", _LABELLED)):
         if given := [name for name in options if name in data]:
             return kind, f"data.{given[0]} is given"  # type: ignore[return-value]
@@ -245,12 +246,13 @@ def _judged(data: Mapping[str, Any], collection: Collection) -> tuple[Kind, str]
     return "few labels", f"the splits share {total} classes" if len(names) > 1 else f"there are {total} classes"
 
 
-def _collection_of(described: Any) -> Any:  # noqa: ANN401
+def collection_of(described: Any) -> Any:  # noqa: ANN401
     """The collection of a domain, which may be described by its own data module."""
     return _part(described, "init_args").get("source", described)
 
 
-def _open(described: Any) -> Collection:  # noqa: ANN401
+def open_collection(described: Any) -> Collection:  # noqa: ANN401
+    """The collection of a path, a name, or a class with its arguments."""
     parser = ArgumentParser(exit_on_error=True)
     parser.add_subclass_arguments(Collection, "source")
     try:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 if TYPE_CHECKING:
-    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+    from sklearn.ensemble import RandomForestRegressor
 
 Array = NDArray[np.float64]
 
@@ -45,38 +44,30 @@ class Forests(ABC):
 
 
 class PairwiseForests(Forests):
-    """One classifier for each pair, weighted by the difference of the scores."""
+    """One regressor for each pair, which predicts how much better one method is than the other."""
 
     def fit(self, x: Array, scores: Array) -> None:
-        """Fits a classifier to each pair of which each method is better somewhere."""
+        """Fits each pair on the tasks on which both methods have a score; a pair without such tasks does not count."""
         self.size, self.dimensions = scores.shape[1], x.shape[1]
-        self.pairs: dict[tuple[int, int], RandomForestClassifier | float] = {}
+        self.pairs: dict[tuple[int, int], RandomForestRegressor] = {}
         for a, b in itertools.combinations(range(self.size), 2):
-            self.pairs[a, b] = self._fit_pair(x, scores[:, a] - scores[:, b])
-
-    def _fit_pair(self, x: Array, difference: Array) -> "RandomForestClassifier | float":
-        from sklearn.ensemble import RandomForestClassifier  # slow to import
-
-        told = np.isfinite(difference) & (difference != 0)
-        wins = difference[told] > 0
-        if wins.all() or not wins.any():  # also without any task that tells
-            return float(wins.mean()) if len(wins) else 0.5
-        forest = RandomForestClassifier(self.num_trees, random_state=self.seed)
-        return forest.fit(x[told], wins, sample_weight=np.abs(difference[told]))
+            difference = scores[:, a] - scores[:, b]
+            known = np.isfinite(difference)
+            if known.any():
+                self.pairs[a, b] = self._regressor().fit(x[known], difference[known])
 
     def votes(self, x: Array) -> Array:
-        """Sums of the probabilities that a method wins against each other one."""
+        """Mean over the other methods of the predicted difference to them."""
         found = np.zeros((len(x), self.size))
         for (a, b), forest in self.pairs.items():
-            share = forest if isinstance(forest, float) else forest.predict_proba(x)[:, 1]
-            found[:, a] += share
-            found[:, b] += 1 - share
+            gain = forest.predict(x) / (self.size - 1)
+            found[:, a] += gain
+            found[:, b] -= gain
         return found
 
     def importances(self) -> Array:
-        """Mean over the pairs; 0 if no pair needs a forest."""
-        forests = [one for one in self.pairs.values() if not isinstance(one, float)]
-        return _mean([one.feature_importances_ for one in forests] or [np.zeros(self.dimensions)])
+        """Mean over the pairs."""
+        return _mean([one.feature_importances_ for one in self.pairs.values()] or [np.zeros(self.dimensions)])
 
 
 class ScoreForests(Forests):
@@ -116,28 +107,9 @@ class ScoreForests(Forests):
         return _mean([forest.feature_importances_ for forest in self.forests])
 
 
-class RankForest(Forests):
-    """One regressor of all ranks together."""
-
-    def fit(self, x: Array, scores: Array) -> None:
-        """Fits the ranks, 1 for the worst method and equal ranks for equal scores."""
-        self.forest = self._regressor().fit(x, rankdata(scores, axis=1))
-
-    def votes(self, x: Array) -> Array:
-        """The predicted ranks."""
-        found: Array = self.forest.predict(x).reshape(len(x), -1)
-        return found
-
-    def importances(self) -> Array:
-        """Those of the forest."""
-        found: Array = self.forest.feature_importances_
-        return found
-
-
 FORESTS: dict[str, type[Forests]] = {
     "pairwise": PairwiseForests,
     "regression": ScoreForests,
-    "ranking": RankForest,
 }
 
 

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,8 @@ from metatransfer.storage import write_atomically
 
 Array = NDArray[np.float64]
 FEW_TASKS = 5
+SHIPPED = Path(__file__).with_name("knowledge.json")
+"""Knowledge that comes with the package; ``tools/build_knowledge.py`` makes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,9 @@ class Knowledge:
         methods: ``M`` names of the methods.
         values: ``(T, F)`` task features; NaN where a feature is not defined.
         scores: ``(T, M)`` scores, higher is better; NaN where a method was not run.
+        needs: what data must have for a method, such as ``("images",)``, by method; a method without an entry needs
+            nothing.
+        about: sentences on how the scores were measured, shown with every recommendation.
 
     Raises:
         UserError: the shapes do not match the names, a name appears twice, there are fewer than five tasks or two
@@ -39,6 +44,8 @@ class Knowledge:
     methods: tuple[str, ...]
     values: Array
     scores: Array
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    about: str = ""
 
     def __post_init__(self) -> None:
         for name, of in (("values", self.features), ("scores", self.methods)):
@@ -64,19 +71,43 @@ class Knowledge:
     def subset(self, rows: NDArray[Any]) -> Self:
         """The same methods on some of the tasks, chosen by index or mask."""
         names = np.array(self.tasks, dtype=object)[rows]
-        return type(self)(tuple(names), self.features, self.methods, self.values[rows], self.scores[rows])
+        return replace(self, tasks=tuple(names), values=self.values[rows], scores=self.scores[rows])
+
+    def usable(self, available: Iterable[str]) -> Self:
+        """The methods for data that have ``available``, on the tasks on which all of these methods were run.
+
+        Then the same tasks decide between all of them. Knowledge without :attr:`needs` is returned as it is.
+
+        Raises:
+            UserError: fewer than five tasks or two methods are left.
+        """
+        if not self.needs:
+            return self
+        kept = np.array([set(self.needs.get(name, ())) <= set(available) for name in self.methods])
+        names = tuple(name for name, one in zip(self.methods, kept, strict=True) if one)
+        known: NDArray[np.bool_] = np.asarray(np.isfinite(self.scores[:, kept]).all(1))
+        if len(names) < 2 or known.sum() < FEW_TASKS:
+            raise UserError(
+                f"the knowledge has {len(names)} methods for such data and {known.sum()} tasks on which all of them "
+                f"were run, but 2 methods and {FEW_TASKS} tasks are needed: give other knowledge."
+            )
+        needs = {name: self.needs[name] for name in names if name in self.needs}
+        return replace(self, methods=names, scores=self.scores[:, kept], needs=needs).subset(known)
 
     def plain(self) -> dict[str, Any]:
         """As plain values for JSON, ``None`` in place of NaN; floats keep all their digits."""
         arrays = {name: _without_nan(getattr(self, name)) for name in ("values", "scores")}
-        return {name: list(value) for name, value in asdict(self).items() if name not in arrays} | arrays
+        names = {name: list(getattr(self, name)) for name in ("tasks", "features", "methods")}
+        needs = {name: list(given) for name, given in self.needs.items()}
+        return {**names, **arrays, "needs": needs, "about": self.about}
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`plain`."""
         tasks, features, methods = (tuple(map(str, content[name])) for name in ("tasks", "features", "methods"))
         values, scores = (np.array(content[name], dtype=np.float64) for name in ("values", "scores"))
-        return cls(tasks, features, methods, values, scores)
+        needs = {str(name): tuple(map(str, given)) for name, given in content.get("needs", {}).items()}
+        return cls(tasks, features, methods, values, scores, needs, str(content.get("about", "")))
 
 
 def _without_nan(array: Array) -> list[list[float | None]]:

@@ -1,6 +1,6 @@
 """Which method for a task: learned from the scores of methods on other tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -12,7 +12,7 @@ from metatransfer.errors import UserError, explained
 from metatransfer.experiments.forests import FORESTS, Forests, ScoreForests
 from metatransfer.experiments.knowledge import Array, Knowledge, read_json, write_json
 
-Kind = Literal["pairwise", "regression", "ranking"]
+Kind = Literal["pairwise", "regression"]
 _FAR = 0.95  # quantile of the distances of known tasks to their nearest neighbour
 _TOLD = 3  # nearest tasks and features that are named
 _FORMAT = 1
@@ -25,8 +25,8 @@ class RankedMethod(NamedTuple):
         name: the method.
         score: expected score.
         uncertainty: standard deviation of the expected score over the trees, in the unit of the scores.
-        votes: what the methods are ordered by: won votes, the expected score, or the expected rank, by the kind of
-            selector; NaN for methods that are not candidates.
+        votes: what the methods are ordered by: the expected lead over the other candidates, or the expected score, by
+            the kind of selector; NaN for methods that are not candidates.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Recommendation(NamedTuple):
 class StrategySelector:
     r"""Learns from stored results which method is best for a task.
 
-    A meta-learner over a table of tasks (Rice 1976, *The algorithm selection problem*). Three kinds:
+    A meta-learner over a table of tasks (Rice 1976, *The algorithm selection problem*). Two kinds:
 
-    - ``"pairwise"``: for each pair of candidates a forest votes which is better, where a known task weighs as much as
-      the two scores differ, :math:`|s_a - s_b|`; the votes are added (Xu et al. 2011, *Hydra-MIP*);
-    - ``"regression"``: for each candidate a forest predicts the score;
-    - ``"ranking"``: one forest predicts the ranks of all candidates.
+    - ``"pairwise"``: for each pair of candidates a forest predicts the difference of the scores, and the candidate with
+      the largest mean difference to the others is recommended. What makes a task easy for both drops out of the
+      differences (pairs as in Xu et al. 2011, *Hydra-MIP*, who classify which is better);
+    - ``"regression"``: for each candidate a forest predicts the score.
 
     The candidates are the methods that are best on average over the known tasks. With few known tasks a method that
     won rarely cannot be recognised, and each further candidate costs more by mistakes than it gains.
 
-    Missing features are replaced by the median of the known tasks. Missing scores are allowed except for ``"ranking"``.
+    Missing features are replaced by the median of the known tasks. Missing scores are allowed.
 
     Args:
         kind: how the methods are compared.
@@ -83,7 +83,7 @@ class StrategySelector:
 
     knowledge_: Knowledge
 
-    def __init__(self, kind: Kind = "pairwise", candidates: int = 5, num_trees: int = 100, seed: int = 0) -> None:
+    def __init__(self, kind: Kind = "pairwise", candidates: int = 8, num_trees: int = 200, seed: int = 0) -> None:
         check_choice("kind", kind, get_args(Kind))
         check_count(2, candidates=candidates)
         check_count(2, num_trees=num_trees)
@@ -91,14 +91,7 @@ class StrategySelector:
         self.kind, self.candidates, self.num_trees, self.seed = kind, candidates, num_trees, seed
 
     def fit(self, knowledge: Knowledge) -> Self:
-        """Learns from a table of tasks.
-
-        Returns:
-            The fitted selector.
-
-        Raises:
-            UserError: a ranking is to be learned from a table with missing scores.
-        """
+        """Learns from a table of tasks."""
         self.knowledge_ = knowledge
         means = np.nanmean(knowledge.scores - np.nanmean(knowledge.scores, 1, keepdims=True), 0)
         self._best_first = np.argsort(-means, kind="stable")
@@ -107,8 +100,6 @@ class StrategySelector:
         self._filled = self._impute(knowledge.values)
         self._scale = _scale(self._filled)
         chosen = self._best_first[: self.candidates]
-        if self.kind == "ranking" and np.isnan(knowledge.scores[:, chosen]).any():
-            raise UserError("kind 'ranking' needs the score of every candidate on every task: use kind 'pairwise'.")
         self._chosen = chosen
         self._forests: Forests = FORESTS[self.kind](self.num_trees, self.seed)
         self._forests.fit(self._filled, knowledge.scores[:, chosen])
@@ -150,8 +141,12 @@ class StrategySelector:
         write_json(path, {"format": _FORMAT, "settings": settings, "knowledge": self.knowledge_.plain()})
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, available: Iterable[str] = ()) -> Self:
         """Reads a file of :meth:`save` and fits, which gives the same answers with the same version of scikit-learn.
+
+        Args:
+            path: the file.
+            available: what the data have of the needs in the knowledge, see :meth:`Knowledge.usable`.
 
         Raises:
             UserError: the file is missing or is not such a file.
@@ -164,7 +159,8 @@ class StrategySelector:
             )
         problem, remedy = f"the knowledge '{path}' is damaged", "make it with StrategySelector.save"
         with explained(problem, remedy, AttributeError, KeyError, TypeError, ValueError):
-            return cls(**content["settings"]).fit(Knowledge.from_plain(content["knowledge"]))
+            selector, knowledge = cls(**content["settings"]), Knowledge.from_plain(content["knowledge"])
+        return selector.fit(knowledge.usable(available))
 
     # ---- the task
 

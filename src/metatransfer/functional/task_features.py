@@ -167,25 +167,41 @@ def _statistics(x: _Array) -> dict[str, float]:
 def _of_repeated_classes(x: _Array, few: _Array, y: NDArray[Any], seed: int) -> dict[str, float]:
     """Values that need classes with two samples: mutual information and landmarks."""
     from sklearn.feature_selection import mutual_info_classif  # slow to import
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    found = dict.fromkeys(("mutual_information", "most_informative"), math.nan)
+    kept, labels = _repeated(y)
+    if few.shape[1] and len(set(labels.tolist())) > 1:
+        information = mutual_info_classif(few[kept], labels, random_state=seed)
+        found = {"mutual_information": float(information.mean()), "most_informative": float(information.max())}
+    return {**found, **landmarks(x, y, seed)}
+
+
+def _repeated(y: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which samples are of a class with two samples, and their labels as integers."""
+    _, places, counts = np.unique(y, return_inverse=True, return_counts=True)
+    kept = counts[places] > 1
+    return kept, places[kept]
+
+
+def landmarks(x: _Array, y: NDArray[Any], seed: int = 0) -> dict[str, float]:
+    """The landmarks of :class:`TaskFeatures` by name, on features ``(N, D)`` that vary, with labels ``(N,)``."""
+    from sklearn.model_selection import StratifiedKFold, cross_val_score  # slow to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    names = ("mutual_information", "most_informative", *_landmarks(seed))
-    _, places, counts = np.unique(y, return_inverse=True, return_counts=True)
-    kept = counts[places] > 1
-    if not few.shape[1] or len(set(places[kept].tolist())) < 2:
-        return dict.fromkeys(names, math.nan)
-    x, few, y = x[kept], few[kept], places[kept]
-    information = mutual_info_classif(few, y, random_state=seed)
-    folds = StratifiedKFold(int(min(_FOLDS, np.bincount(y)[np.unique(y)].min())), shuffle=True, random_state=seed)
+    kept, labels = _repeated(y)
+    models = _landmarks(seed)
+    if not x.shape[1] or len(set(labels.tolist())) < 2:
+        return dict.fromkeys(models, math.nan)
+    folds = StratifiedKFold(
+        int(min(_FOLDS, np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=seed
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # features that are constant within a class or a fold
-        accuracies = [
-            cross_val_score(make_pipeline(StandardScaler(), model), x, y, cv=folds).mean()
-            for model in _landmarks(seed).values()
-        ]
-    return dict(zip(names, map(float, (information.mean(), information.max(), *accuracies)), strict=True))
+        return {
+            name: float(cross_val_score(make_pipeline(StandardScaler(), model), x[kept], labels, cv=folds).mean())
+            for name, model in models.items()
+        }
 
 
 def _landmarks(seed: int) -> dict[str, "ClassifierMixin"]:

@@ -1,6 +1,11 @@
-"""Recommends a method for your data, from the results of methods on other tasks."""
+"""Recommends a method for your data, from the results of methods on other tasks.
+
+For data of two domains, it tells whether adaptation may hurt.
+"""
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +16,34 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from metatransfer.adapters import Labelled
+from metatransfer.cli.entries import Candidate, collection_of, judged, open_collection, read_data
 from metatransfer.data import Collection, Source
-from metatransfer.data.collections import open_path
 from metatransfer.data.sources import encoded, read_samples
 from metatransfer.errors import UserError
 from metatransfer.experiments import Recommendation, StrategySelector
-from metatransfer.functional import task_features
+from metatransfer.experiments.description import described
+from metatransfer.experiments.knowledge import SHIPPED
+from metatransfer.experiments.outlook import outlook
 from metatransfer.storage import write_atomically
 
+NESTED = ("data",)
 _SAMPLES = 1000  # read for the task features
+_COMPARED = 3  # methods of the command at the end
+_Read = tuple[Source, Tensor, np.ndarray]
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--data", type=str, required=True, help="path of the data: a folder, a table or arrays")
-    parser.add_argument("--knowledge", type=str, required=True, help="JSON file of StrategySelector.save")
+    parser.add_argument(
+        "--data", type=dict | str, required=True,
+        help="path or name of the data; options as for fit: --data.source PATH or NAME; for two domains "
+        "--data.sources.NAME and --data.targets.NAME",
+    )  # fmt: skip
+    parser.add_argument(
+        "--knowledge", type=str | None, default=None,
+        help="JSON file of StrategySelector.save (default: the results that come with the package)",
+    )  # fmt: skip
     parser.add_argument("--ways", type=int | None, default=None, help="classes of an episode")
     parser.add_argument("--shots", type=int | None, default=None, help="labels per class of an episode")
     parser.add_argument("--seed", type=int, default=0, help="seed for choosing the samples")
@@ -33,45 +51,96 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(settings: Namespace) -> None:
-    """Describes the data, prints the recommendation, and writes it to ``output``."""
-    selector = StrategySelector.load(settings.knowledge)
-    features = _features(open_path(settings.data), settings)
-    found = selector.predict(features)
-    _show(found, settings.data, len(selector.knowledge_.tasks))
+    """Describes the data, prints the recommendation, and writes it to ``output``.
+
+    Raises:
+        UserError: the data cannot be opened, or have no samples of numbers with classes.
+    """
+    data = {"source": settings.data} if isinstance(settings.data, str) else read_data(settings.data)
+    found = _of_domains(data, settings) if "targets" in data or "sources" in data else _of_classes(data, settings)
     if settings.output:
-        write_atomically(settings.output, json.dumps(_plain(found, features), indent=1) + "\n")
+        write_atomically(settings.output, json.dumps(found, indent=1) + "\n")
 
 
-def _features(collection: Collection, settings: Namespace) -> dict[str, float]:
-    """The task features of the training samples, of which at most a thousand are read."""
+# ---- one data set
+
+
+def _of_classes(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
+    if not isinstance(data.get("source"), str | Mapping):
+        raise UserError("data need a source: give --data PATH or NAME, or --data.sources and --data.targets.")
+    collection = open_collection(data["source"])
+    kind, reason = judged({**data, **({"task": {}} if settings.ways else {})}, collection)
+    source, x, chosen = _samples(collection, settings.seed)
+    features = described(
+        x, source.labels[chosen],
+        ways=settings.ways, shots=settings.shots, all_labels=source.labels, seed=settings.seed,
+    )  # fmt: skip
+    has = {"images": x.dim() == 4, "training classes": kind == "new classes"}
+    selector = StrategySelector.load(settings.knowledge or SHIPPED, [name for name, given in has.items() if given])
+    found = selector.predict(features)
+    name = Path(data["source"]).name if isinstance(data["source"], str) else type(collection).__name__
+    _show(found, name, selector, reason)
+    command = _command(found, data, settings)
+    if command:
+        print(f"To check the first {_COMPARED}: {command}")
+    return {**_plain(found, features), "command": command}
+
+
+def _samples(collection: Collection, seed: int) -> _Read:
+    """The training part, at most a thousand of its samples ``(N, *shape)``, and their indices."""
     parts = collection.opened()
     source = parts["train" if "train" in parts else "all"]
     if not isinstance(source, Source):
         raise UserError(f"{type(collection).__name__} generates tasks: give data with samples.")
     labels = source.labels  # before anything is read, as data without classes raise an error
-    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(source))[:_SAMPLES])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:_SAMPLES])
+    return source, _read(collection, source, chosen), chosen
+
+
+def _read(collection: Collection, source: Source, chosen: np.ndarray) -> Tensor:
     x = read_samples(encoded(source, collection.encoder(source)), torch.from_numpy(chosen), torch.device("cpu"))
     if not isinstance(x, Tensor):
-        raise UserError(f"'{settings.data}' holds texts, but recommend needs numbers: give their embeddings as arrays.")
-    return task_features(
-        x.flatten(1).numpy(), labels[chosen],
-        ways=settings.ways, shots=settings.shots, all_labels=labels, seed=settings.seed,
-    )._asdict()  # fmt: skip
+        raise UserError(f"{source.name} holds texts, but recommend needs numbers: give their embeddings as arrays.")
+    return x
 
 
-def _show(found: Recommendation, data: str, tasks: int) -> None:
-    table = Table(title=f"Methods for {Path(data).name}, from {tasks} known tasks", title_justify="left")
+def _command(found: Recommendation, data: Mapping[str, Any], settings: Namespace) -> str:
+    """The comparison of the first methods; empty if they are not entries of a comparison."""
+    names = [one.name for one in found.ranking[:_COMPARED]]
+    try:
+        for name in names:
+            Candidate.parse(name)
+    except UserError:
+        return ""
+    shape = {"num_ways": settings.ways, "num_shots": settings.shots if settings.ways else None}
+    options = {**_flat("data", data), **{f"--data.task.{name}": value for name, value in shape.items() if value}}
+    words = [str(word) for option in options.items() for word in option]
+    return shlex.join(["lightning", "compare", *words, "--methods", *names])
+
+
+def _flat(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        place = f"{prefix}.{name}"
+        found |= _flat(place, value) if isinstance(value, Mapping) else {f"--{place.removeprefix('--')}": value}
+    return found
+
+
+def _show(found: Recommendation, data: str, selector: StrategySelector, reason: str) -> None:
+    known = selector.knowledge_
+    table = Table(title=f"Methods for {data}, from {len(known.tasks)} known tasks", title_justify="left")
     for name, side in (("", "right"), ("method", "left"), ("expected score", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for place, one in enumerate(found.ranking, 1):
         table.add_row(str(place), one.name, f"{one.score:.3f} ± {one.uncertainty:.3f}")
     console = Console()
     console.print(table)
-    console.print(_sentences(found), soft_wrap=True, highlight=False)
+    lines = [f"{known.about} Methods for your data: {reason}."] if known.about else []
+    console.print("\n".join([*lines, *_sentences(found)]), soft_wrap=True, highlight=False)
 
 
-def _sentences(found: Recommendation) -> str:
-    """The reason for a recommendation and the doubts about it, one sentence per line."""
+def _sentences(found: Recommendation) -> list[str]:
+    """The reason for a recommendation and the doubts about it."""
     near = ", ".join(f"{task} (distance {distance:.2g}, best: {method})" for task, distance, method in found.nearest)
     telling = ", ".join(f"{name} = {value:.3g} (above {below:.0%})" for name, _, value, below in found.telling)
     lines = [
@@ -79,7 +148,7 @@ def _sentences(found: Recommendation) -> str:
         f"Nearest known tasks: {near}.",
         f"Most telling features, with the share of known tasks below: {telling}.",
     ]
-    return "\n".join([*lines, *(f"Do not rely on this order: {doubt}." for doubt in found.doubts)])
+    return [*lines, *(f"Do not rely on this order: {doubt}." for doubt in found.doubts)]
 
 
 def _plain(found: Recommendation, features: dict[str, float]) -> dict[str, Any]:
@@ -95,3 +164,32 @@ def _plain(found: Recommendation, features: dict[str, float]) -> dict[str, Any]:
 
 def _number(value: Any) -> Any:  # noqa: ANN401
     return None if value != value else value
+
+
+# ---- two domains
+
+
+def _of_domains(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
+    """The outlook on a transfer; of several sources or targets, on all their samples together."""
+    sides = [data.get(side) for side in ("sources", "targets")]
+    if not all(isinstance(one, Mapping) and one for one in sides):
+        raise UserError("data.sources and data.targets need names: give for example --data.sources.photos DIR.")
+    opened = [[open_collection(collection_of(one)) for one in side.values()] for side in sides]  # type: ignore[union-attr]
+    known = [_samples(one, settings.seed) for one in opened[0]]
+    names = sorted({name for source, _, _ in known for name in source.class_names})
+    labels = [names.index(source.class_names[one]) for source, _, rows in known for one in source.labels[rows]]
+    new = [_unlabelled(one, settings.seed) for one in opened[1]]
+    targets = sorted({name for _, classes in new for name in classes}) if all(classes for _, classes in new) else []
+    source = Labelled(torch.cat([x for _, x, _ in known]), torch.tensor(labels))
+    found = outlook(source, torch.cat([x for x, _ in new]), names, targets)
+    print(found)
+    return {**found._asdict(), "sentence": str(found)}
+
+
+def _unlabelled(collection: Collection, seed: int) -> tuple[Tensor, tuple[str, ...]]:
+    """At most a thousand samples of a target, and the names of its classes, if it has labels."""
+    parts = collection.unlabelled_parts()
+    part = parts["train" if "train" in parts else next(iter(parts))]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(part.source))[:_SAMPLES])
+    names = set() if part.withheld is None else set(part.withheld.tolist()) - {""}
+    return _read(collection, part.source, chosen), tuple(sorted(names))
