@@ -22,7 +22,8 @@ GROUPS = {
     **{f"{name}_episodes": ("episodes", name) for name in ("train", "val", "test")},
     **{name: ("processing", name) for name in ("augmentation", "transform", "rotations", "mix")},
     **{name: ("division", name) for name in ("val_fraction", "test_fraction", "transductive", "hold_out_source")},
-    "per_batch": ("episodes", "per_batch"), "division_seed": ("division", "seed"),
+    "per_batch": ("episodes", "per_batch"), "train_seed": ("episodes", "train_seed"),
+    "division_seed": ("division", "seed"),
     "export": ("files", "export"), "use": ("files", "use"), "support": ("predict", "support"),
     "query": ("predict", "query"),
 }  # fmt: skip

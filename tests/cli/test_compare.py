@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import ClassVar
 
 import pytest
+import torch
 import yaml
 
 import messages
-from metatransfer import Digits, Division, LabelledDataModule
+from metatransfer import (
+    ClassBatches,
+    Digits,
+    Division,
+    Episodes,
+    EpisodicDataModule,
+    EvalTask,
+    Glyphs,
+    LabelledDataModule,
+    Task,
+)  # fmt: skip
 from metatransfer.cli import main
 from metatransfer.cli.comparing import Runner, _steps
 from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of, words
@@ -137,6 +149,28 @@ def test_all_entries_are_tested_on_one_protocol_and_train_in_their_own_way():
     assert own["protonet"]["task"]["num_ways"] == 20
     assert own["maml"]["task"]["num_ways"] == 5
     assert sections["pretrain"]["class_path"] == "ClassBatches"
+
+
+@pytest.mark.parametrize("name", ["protonet", "pretrain"])
+def test_all_seeds_have_their_own_training_tasks_and_the_same_test_tasks(name):
+    situation, shown = situation_of({"source": "Glyphs"}), {"train": [], "val": [], "test": []}
+    data = {"source": "Glyphs", "episodes": {"train": 8, "val": 2, "test": 2, "per_batch": 2}}
+    for seed in (0, 1, 0):
+        own = data_section(Candidate.parse(name), situation, data, seed)["init_args"]
+        own = own["episodes"]["init_args"] if name == "pretrain" else own
+        made = EpisodicDataModule(
+            Glyphs(), Task(**own["task"]), EvalTask(**own["eval_task"]), Episodes(**own["episodes"]), seed=own["seed"]
+        )
+        made = ClassBatches(made) if name == "pretrain" else made
+        made.setup("fit")
+        made.setup("test")
+        for split in shown:
+            loader = made.train_dataloader() if split == "train" else getattr(made, f"{split}_dataloader")()
+            batch = next(iter(loader[0] if isinstance(loader, list) else loader))
+            parts = [part for part in batch if isinstance(part, torch.Tensor)]
+            shown[split].append(hashlib.sha256(b"".join(one.numpy().tobytes() for one in parts)).hexdigest())
+    assert shown["train"][0] == shown["train"][2] != shown["train"][1]
+    assert len(set(shown["val"])) == len(set(shown["test"])) == 1
 
 
 def test_all_seeds_are_tested_on_the_same_samples():

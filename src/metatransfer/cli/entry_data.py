@@ -34,8 +34,8 @@ def data_section(candidate: Candidate, situation: Situation, data: Mapping[str, 
 
     The user's options are the same for all entries. Of the entry's configuration, it keeps what concerns the training
     only: sizes of batches and training tasks, and augmentation. The test is the same for all seeds: test sets that
-    overlap are not independent (Dietterich, 1998, https://doi.org/10.1162/089976698300017197). Of fixed classes, the
-    seed chooses the labelled samples and their order.
+    overlap are not independent (Dietterich, 1998, https://doi.org/10.1162/089976698300017197). The seed chooses the
+    training tasks, or of fixed classes the labelled samples and their order.
     """
     kind = situation.kind
     section = dict(candidate.config.get("data") or {})
@@ -60,7 +60,7 @@ def _served(kind: Kind, own: Mapping[str, Any], data: Mapping[str, Any], seed: i
         return merged(merged(kept, {"seed": seed, "division": {"seed": 0}}), data)
     counts = {name: value for name, value in (own.get("episodes") or {}).items() if name in ("train", "per_batch")}
     shape = {name: (data.get("task") or {}).get(name, value) for name, value in _SHAPE.items()}
-    protocol = {"eval_task": shape, "episodes": {**_COUNTS, **counts}, "seed": 0}
+    protocol = {"eval_task": shape, "episodes": {**_COUNTS, **counts, "train_seed": seed}, "seed": 0}
     return merged(merged(kept, protocol), data)
 
 

@@ -254,3 +254,17 @@ def test_nested_columns_of_parquet(tmp_path):
     parquet.write_table(pa.table({"kind": ["x", "y"], "a": [[1, 2], [3]]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match="column 'a' holds a list"):
         table(str(tmp_path / "t.parquet")).opened()
+
+
+def test_class_names_in_two_unicode_forms_are_one_sentence(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(["e\u0301", "\u00e9"] * 3)), "utf-8")
+    with pytest.raises(UserError, match=r"line 3: .* the same text in another Unicode form: write both"):
+        Table(str(path)).opened()
+
+
+def test_decimal_commas_of_semicolon_files_are_one_sentence(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("\ufeffa;label\n" + "".join(f"{i},5;{'xy'[i % 2]}\n" for i in range(8)), "utf-8")
+    with pytest.raises(UserError, match=r"column 'a' holds '0,5' and 7 other texts that begin like numbers: .* 5\.13"):
+        Table(str(path)).opened()

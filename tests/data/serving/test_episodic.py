@@ -374,6 +374,17 @@ def test_protocol_is_plain():
     assert toys().protocol() != toys(augmentation=RandomAffine()).protocol()
 
 
+def test_training_may_have_a_seed_of_its_own():
+    same, other, unlike = (toys(seed=seed, train_seed=own) for seed, own in ((3, None), (3, 4), (4, None)))
+    shown = {name: {split: flat(loader(data, split)) for split in SPLITS} for name, data in
+             {"same": same, "other": other, "unlike": unlike}.items()}  # fmt: skip
+    assert shown["other"] == {**shown["same"], "train": shown["unlike"]["train"]}
+    assert shown["same"]["train"] != shown["unlike"]["train"]
+    assert other.protocol()["episode_seed"] == {"train": 4, "val": 3, "test": 3}
+    with pytest.raises(UserError, match=r"episodes\.train_seed must be"):
+        toys(train_seed=-1)
+
+
 def test_info():
     info = toys().info()
     assert (info.sample_shape, info.num_ways, info.num_outputs, info.class_names) == ((1, 6, 6), 3, 3, ())

@@ -77,7 +77,9 @@ def _is_categorical(table: Table, name: str, words: Sequence[str]) -> bool:
             f"{where}, but {len(present) - len(odd)} of its {len(present)} values are numbers: write a number such as "
             f"5.13, or nothing if it is missing; or {remedy}"
         )
-    if len(different) > _FEW and sum(bool(_LIKE_NUMBER.match(word)) for word in different) > len(different) / 2:
+    like_numbers = sum(bool(_LIKE_NUMBER.match(word)) for word in different)
+    commas = all(re.fullmatch(r"[+-]?\d*,\d+|[+-]?\d+", word) for word in different)  # as in many semicolon files
+    if commas or (len(different) > _FEW and like_numbers > len(different) / 2):
         raise UserError(
             f"{where} and {len(different) - 1} other texts that begin like numbers: write numbers such as 5.13 without "
             f"comma, unit, percent sign or '<', and dates as numbers of days; or {remedy}"

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,10 +100,11 @@ class Table:
 
 
 def check_classes(words: Sequence[str], at: Callable[[int], str]) -> None:
-    """Raises an error if a class name is a missing value, not usable as a name, or a number in a second spelling."""
+    """Raises an error if a class name is a missing value, not usable as a name, or spelt in a second way."""
     spelt: dict[str | float, str] = {}
     for word in dict.fromkeys(words):
-        other = spelt.setdefault(_value(word), word)
+        value = _value(unicodedata.normalize("NFC", word))
+        other = spelt.setdefault(value, word)
         if word.lower() in _NO_NAMES:
             problem = f"is '{word}', a missing value: fill it in, remove the sample or rename the class"
         elif not word:
@@ -110,7 +112,8 @@ def check_classes(words: Sequence[str], at: Callable[[int], str]) -> None:
         elif len(word) > _LONGEST:
             problem = f"has {len(word)} characters, and class names at most {_LONGEST}: choose other labels"
         elif other != word:
-            problem = f"is '{word}', but elsewhere '{other}', the same number: write both in the same way"
+            same = "text in another Unicode form" if isinstance(value, str) else "number"
+            problem = f"is '{word}', but elsewhere '{other}', the same {same}: write both in the same way"
         elif not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
             problem = f"is {word!a}, which is not valid Unicode: rename it"
         else:

@@ -27,7 +27,7 @@ from metatransfer.data.serving.settings import (
     Task,
 )
 from metatransfer.data.serving.splits import Splits, class_splits, generator_of
-from metatransfer.data.sources import Collection, RotatedClasses, Source, TaskGenerator, encoded
+from metatransfer.data.sources import SPLITS, Collection, RotatedClasses, Source, TaskGenerator, encoded
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
 
@@ -54,7 +54,7 @@ class EpisodicDataModule(CollectionDataModule):
         source: a collection, or the path of a folder or file.
         task: size of the training episodes.
         eval_task: size of the validation and test episodes; defaults to ``task``.
-        episodes: number of episodes.
+        episodes: number of episodes; and a seed for those of training, if they should have another than the rest.
         division: division of the classes, if the collection does not divide them.
         processing: augmentation, transforms and rotations.
         files: episodes stored in files.
@@ -86,6 +86,9 @@ class EpisodicDataModule(CollectionDataModule):
         self.tasks = {"train": task, "val": evaluation, "test": evaluation}
         self.num_episodes = {"train": episodes.train, "val": episodes.val, "test": episodes.test}
         self.tasks_per_batch = episodes.per_batch
+        self.seeds = dict.fromkeys(SPLITS, seed)
+        if episodes.train_seed is not None:
+            self.seeds["train"] = episodes.train_seed
         self.files, self.predict = files, predict
         self.division = division
         self._samplers: dict[str, _Sampler] = {}
@@ -146,7 +149,7 @@ class EpisodicDataModule(CollectionDataModule):
         shape.check(source.sizes, source.class_names, size, where, prefix)
         fixed = type(shape) is FixedShape
         sampler = (EpisodeSampler if fixed else ShapedSampler)(
-            source, split, self.seed, size, shape=shape, within_groups=self._within_groups(split),
+            source, split, self.seeds[split], size, shape=shape, within_groups=self._within_groups(split),
             turn_classes=rotation == "per_class", changes=self.processing.changes(training=split == "train"),
         )  # fmt: skip
         if (path := self.files.path(split)) is not None:
@@ -157,7 +160,7 @@ class EpisodicDataModule(CollectionDataModule):
         return sampler
 
     def _published(self, source: Source, split: str) -> PublishedTrials:
-        trials = PublishedTrials(source, split, self.seed, self.processing.changes(training=False))
+        trials = PublishedTrials(source, split, self.seeds[split], self.processing.changes(training=False))
         if trials.size != self.tasks[split].size:
             raise UserError(
                 f"{source.name} has published episodes of {trials.size}, but eval_task is {self.tasks[split].size}: "
@@ -182,7 +185,7 @@ class EpisodicDataModule(CollectionDataModule):
                 f"{type(self.collection).__name__} generates its tasks, which have no samples or classes to choose "
                 f"from: leave out {', '.join(wrong)}; the same seed gives the same tasks."
             )
-        return GeneratedSampler(generator, split, self.seed, task.size)
+        return GeneratedSampler(generator, split, self.seeds[split], task.size)
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the splits of a stage and checks that episodes can be drawn.
@@ -284,7 +287,7 @@ class EpisodicDataModule(CollectionDataModule):
             "eval_episode": self.tasks["test"].card(ways=not generated),
             "tasks_per_batch": self.tasks_per_batch,
             "episodes": dict(self.num_episodes),
-            "episode_seed": self.seed,
+            "episode_seed": self.seed if len(set(self.seeds.values())) == 1 else self.seeds,
             **self.processing.changes(training=True).card(),
         }
         if not generated:

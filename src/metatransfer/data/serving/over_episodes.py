@@ -177,7 +177,7 @@ class ClassBatches(_OverEpisodes):
     @cached_property
     def _sampler(self) -> LabelledSampler:
         changes = self._train.processing.changes(training=True)
-        return LabelledSampler(self._train.training_source(), self._train.seed, changes, shuffled=True)
+        return LabelledSampler(self._train.training_source(), self._train.seeds["train"], changes, shuffled=True)
 
     def info(self) -> DataInfo:
         """The description of the wrapped data, with the classes of the training batches."""

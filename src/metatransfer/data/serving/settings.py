@@ -87,23 +87,26 @@ class EvalTask:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Number of episodes.
+    """Number of episodes, and the seed of those of training.
 
     Args:
         train: episodes of a training epoch, over all processes.
         val: validation episodes.
         test: test episodes.
         per_batch: episodes of a meta-batch, in each process.
+        train_seed: seed of the training episodes; defaults to that of the data module, which all others have.
     """
 
     train: int = 3200
     val: int = 200
     test: int = 600
     per_batch: int = 16
+    train_seed: int | None = None
 
     def __post_init__(self) -> None:
         check_count(1, 10**9, **{f"episodes.{split}": getattr(self, split) for split in SPLITS})
         check_count(**{"episodes.per_batch": self.per_batch})
+        check_seed(**{"episodes.train_seed": self.train_seed})
 
 
 @dataclass(frozen=True)
