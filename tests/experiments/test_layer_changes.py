@@ -31,7 +31,7 @@ from metatransfer import (
 )
 from metatransfer.batches import episodes_of
 from metatransfer.data.collections import Sinusoids
-from metatransfer.experiments.carried_over import CarriedOver, LayerChange, carried_over
+from metatransfer.experiments.layer_changes import CarriedOver, LayerChange, carried_over
 from metatransfer.methods.layer_features import as_rows
 from metatransfer.methods.options import InnerLoop
 from serving_by_names import episodic
