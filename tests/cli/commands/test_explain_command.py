@@ -81,10 +81,9 @@ def test_random_weights_and_a_run_that_was_resumed(cli, tmp_path, capsys):
     output = tmp_path / "elsewhere"
     capsys.readouterr()
     # other data of the same kind, and other tasks
-    main(["explain", "--ckpt_path", "last", "--output", str(output), "--split", "test", "--samples", "50",
-          "--data.eval_task.num_ways", "3", "--data.source", "TypesetDigits",
-          "--data.division.test_fraction", "0.4", "--data.division.val_fraction", "0.3"])  # fmt: skip
-    assert "of 3 test tasks" in capsys.readouterr().out
+    main(["explain", "--ckpt_path", "last", "--output", str(output), "--split", "test", "--samples", "30",
+          "--data.task.num_ways=3", "--data.eval_task.num_ways", "3", "--data.source", "TypesetDigits"])  # fmt: skip
+    assert "of 4 test tasks" in capsys.readouterr().out
     assert (output / "explanation.json").exists()
     assert not (run / "explanation.json").exists()
 
@@ -134,3 +133,5 @@ def test_the_hash_of_weights_changes_with_every_bit_and_name():
     torch.manual_seed(0)
     assert weights_key(Conv4(hidden_channels=4)) == key
     assert weights_key(torch.nn.Sequential(Conv4(hidden_channels=4))) != key
+    assert weights_key(torch.nn.LazyLinear(3)) is None
+    assert weights_key(torch.nn.Linear(2, 3, device="meta")) is None
