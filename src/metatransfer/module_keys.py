@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from metatransfer.arguments import class_path, plain_arguments
 from metatransfer.trust import KNOWN_PACKAGES
@@ -34,8 +35,10 @@ def module_key(module: nn.Module) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def weights_key(module: nn.Module) -> str:
-    """A hash of all bits that a checkpoint keeps of a module, and of their names."""
+def weights_key(module: nn.Module) -> str | None:
+    """A hash of all bits that a checkpoint keeps of a module, and of their names; ``None`` before there are weights."""
+    if any(is_lazy(value) or value.is_meta for value in module.parameters()):
+        return None
     named = {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
     return hashlib.sha256("\n".join(_texts(named)).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from sklearn.cross_decomposition import CCA
 
 from messages import keep
 from metatransfer.errors import UserError
-from metatransfer.functional import linear_cka, svcca
+from metatransfer.functional import linear_cka, relative_change, svcca
 
 
 def features(n, d, seed):
@@ -154,3 +154,13 @@ def test_wrong_arguments(call, words):
     with pytest.raises(UserError) as caught:
         call()
     assert words in keep(str(caught.value))
+
+
+def test_relative_change():
+    before = {"weight": torch.tensor([[3.0, 0.0]]), "bias": torch.tensor([4.0])}
+    after = {"weight": torch.tensor([[3.0, 1.0]]), "bias": torch.tensor([4.0])}
+    assert relative_change(before, after) == pytest.approx(1 / 5)
+    assert relative_change(before, before) == 0
+    zero = {name: 0 * value for name, value in before.items()}
+    assert relative_change(zero, after) == float("inf")
+    assert relative_change(zero, zero) == 0

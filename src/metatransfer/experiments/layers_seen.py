@@ -209,7 +209,7 @@ def _fill(
     found = torch.cat(numbers)
     if len(found) < 2 * _FOLDS:
         raise UserError(
-            f"explain needs {2 * _FOLDS} or more samples, but the split has {len(found)}: use --split test."
+            f"explain needs {2 * _FOLDS} or more samples, but has {len(found)}: raise --samples, or use --split test."
         )
     return found
 

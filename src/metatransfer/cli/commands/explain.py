@@ -19,7 +19,7 @@ from metatransfer.callbacks.run.report import number
 from metatransfer.checks import check_choice, check_count
 from metatransfer.cli.folders import named_checkpoint
 from metatransfer.cli.run_start import rebuilt
-from metatransfer.experiments.carried_over import CarriedOver, LayerChange, carried_over
+from metatransfer.experiments.layer_changes import CarriedOver, LayerChange, carried_over
 from metatransfer.methods import load
 from metatransfer.methods.checkpoints import read_checkpoint
 from metatransfer.storage import atomic_file, csv_text, short_path, write_atomically
