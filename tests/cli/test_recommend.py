@@ -56,7 +56,7 @@ def test_the_knowledge_of_the_package_gives_a_command(tmp_path, capsys):
     np.savez(tmp_path / "mine.npz", x=(rng.normal(size=(60, 4)) + y[:, None]).astype("float32"), y=y)
     main(["recommend", "--data.source", str(tmp_path / "mine.npz"), "--output", str(tmp_path / "answer.json")])
     told = " ".join(capsys.readouterr().out.split())
-    assert "Methods for your data: there are 3 classes." in told
+    assert "Your data: fixed classes with labelled training samples (there are 3 classes)." in told
     answer = json.loads((tmp_path / "answer.json").read_text())
     names = [one["name"] for one in answer["ranking"]]
     words = shlex.split(answer["command"])

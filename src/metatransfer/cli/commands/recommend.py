@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from metatransfer.adapters import Labelled
-from metatransfer.cli.entries import Candidate, collection_of, judged, open_collection, read_data
+from metatransfer.cli.entries import Candidate, Situation, collection_of, judged, open_collection, read_data
 from metatransfer.data import Collection, Source
 from metatransfer.data.sources import encoded, read_samples
 from metatransfer.errors import UserError
@@ -79,7 +79,7 @@ def _of_classes(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
     selector = StrategySelector.load(settings.knowledge or SHIPPED, [name for name, given in has.items() if given])
     found = selector.predict(features)
     name = Path(data["source"]).name if isinstance(data["source"], str) else type(collection).__name__
-    _show(found, name, selector, reason)
+    _show(found, name, selector, str(Situation(kind, reason, "", name)))
     command = _command(found, data, settings)
     if command:
         print(f"To check the first {_COMPARED}: {command}")
@@ -126,7 +126,7 @@ def _flat(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _show(found: Recommendation, data: str, selector: StrategySelector, reason: str) -> None:
+def _show(found: Recommendation, data: str, selector: StrategySelector, situation: str) -> None:
     known = selector.knowledge_
     table = Table(title=f"Methods for {data}, from {len(known.tasks)} known tasks", title_justify="left")
     for name, side in (("", "right"), ("method", "left"), ("expected score", "right")):
@@ -135,7 +135,7 @@ def _show(found: Recommendation, data: str, selector: StrategySelector, reason: 
         table.add_row(str(place), one.name, f"{one.score:.3f} ± {one.uncertainty:.3f}")
     console = Console()
     console.print(table)
-    lines = [f"{known.about} Methods for your data: {reason}."] if known.about else []
+    lines = [f"{known.about}\nYour data: {situation}."] if known.about else []
     console.print("\n".join([*lines, *_sentences(found)]), soft_wrap=True, highlight=False)
 
 
