@@ -59,6 +59,7 @@ METHODS: dict[str, tuple[str, ...]] = {  # and what they need
 }
 EPOCHS = 2  # of methods that learn from training classes
 CHUNK = 4  # tasks at once
+TREES = 100  # of the recommendation, which should take seconds
 DESCRIBED = 2  # draws whose features are averaged
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
@@ -216,7 +217,7 @@ def write(work: Path, output: Path) -> None:
         f"{EPOCHS} epochs only."
     )
     knowledge = Knowledge(names, tuple(values[0]), tuple(METHODS), table, np.round(scores, 4), needs, about)
-    StrategySelector().fit(knowledge).save(output)
+    StrategySelector(num_trees=TREES).fit(knowledge).save(output)
     print(f"{len(names)} tasks, {len(METHODS)} methods, {output.stat().st_size} bytes")
 
 

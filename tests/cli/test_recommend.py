@@ -54,14 +54,17 @@ def test_the_knowledge_of_the_package_gives_a_command(tmp_path, capsys):
     rng = np.random.default_rng(1)
     y = np.arange(60) % 3
     np.savez(tmp_path / "mine.npz", x=(rng.normal(size=(60, 4)) + y[:, None]).astype("float32"), y=y)
-    main(["recommend", "--data.source", str(tmp_path / "mine.npz"), "--output", str(tmp_path / "answer.json")])
+    main(["recommend", "--data.source", str(tmp_path / "mine.npz"), "--data.labels_per_class", "7",
+          "--output", str(tmp_path / "answer.json")])  # fmt: skip
     told = " ".join(capsys.readouterr().out.split())
-    assert "Methods for your data: there are 3 classes." in told
+    assert "Your data: fixed classes with labelled training samples (data.labels_per_class is given)." in told
     answer = json.loads((tmp_path / "answer.json").read_text())
     names = [one["name"] for one in answer["ranking"]]
     words = shlex.split(answer["command"])
-    assert words[:5] == ["lightning", "compare", "--data.source", str(tmp_path / "mine.npz"), "--methods"]
-    assert words[5:] == names[:3]
+    assert words[2:6] == ["--data.source", str(tmp_path / "mine.npz"), "--data.labels_per_class", "7"]
+    assert words[:2] == ["lightning", "compare"]
+    assert words[6:] == ["--methods", *names[:3]]
+    assert [answer["features"][name] for name in ("samples", "shots")] == [21, 7]  # only these labels are used
     # no method that needs images or training classes
     assert all("RawFeatures" in name or name.startswith("own/table") for name in names)
     assert answer["features"]["pretrained_nearest_mean"] is None

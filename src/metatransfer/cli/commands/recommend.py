@@ -17,9 +17,11 @@ from rich.table import Table
 from torch import Tensor
 
 from metatransfer.adapters import Labelled
-from metatransfer.cli.entries import Candidate, collection_of, judged, open_collection, read_data
+from metatransfer.checks import check_count
+from metatransfer.cli.entries import Candidate, Situation, collection_of, judged, open_collection, read_data
 from metatransfer.data import Collection, Source
-from metatransfer.data.sources import encoded, read_samples
+from metatransfer.data.serving.splits import few_labels
+from metatransfer.data.sources import encoded, read_samples, subset
 from metatransfer.errors import UserError
 from metatransfer.experiments import Recommendation, StrategySelector
 from metatransfer.experiments.description import described
@@ -70,7 +72,7 @@ def _of_classes(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
         raise UserError("data need a source: give --data PATH or NAME, or --data.sources and --data.targets.")
     collection = open_collection(data["source"])
     kind, reason = judged({**data, **({"task": {}} if settings.ways else {})}, collection)
-    source, x, chosen = _samples(collection, settings.seed)
+    source, x, chosen = _samples(collection, settings.seed, data.get("labels_per_class"))
     features = described(
         x, source.labels[chosen],
         ways=settings.ways, shots=settings.shots, all_labels=source.labels, seed=settings.seed,
@@ -79,21 +81,24 @@ def _of_classes(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
     selector = StrategySelector.load(settings.knowledge or SHIPPED, [name for name, given in has.items() if given])
     found = selector.predict(features)
     name = Path(data["source"]).name if isinstance(data["source"], str) else type(collection).__name__
-    _show(found, name, selector, reason)
+    _show(found, name, selector, str(Situation(kind, reason, "", name)))
     command = _command(found, data, settings)
     if command:
         print(f"To check the first {_COMPARED}: {command}")
     return {**_plain(found, features), "command": command}
 
 
-def _samples(collection: Collection, seed: int) -> _Read:
-    """The training part, at most a thousand of its samples ``(N, *shape)``, and their indices."""
+def _samples(collection: Collection, seed: int, labels: int | None = None) -> _Read:
+    """At most a thousand training samples ``(N, *shape)``, and their indices; of few labels, only these samples."""
     parts = collection.opened()
     source = parts["train" if "train" in parts else "all"]
     if not isinstance(source, Source):
         raise UserError(f"{type(collection).__name__} generates tasks: give data with samples.")
-    labels = source.labels  # before anything is read, as data without classes raise an error
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:_SAMPLES])
+    count = len(source.labels)  # before anything is read, as data without classes raise an error
+    if labels is not None:
+        check_count(labels_per_class=labels)
+        source = few_labels(subset(source, np.arange(count)), labels, seed)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:_SAMPLES])
     return source, _read(collection, source, chosen), chosen
 
 
@@ -126,7 +131,7 @@ def _flat(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _show(found: Recommendation, data: str, selector: StrategySelector, reason: str) -> None:
+def _show(found: Recommendation, data: str, selector: StrategySelector, situation: str) -> None:
     known = selector.knowledge_
     table = Table(title=f"Methods for {data}, from {len(known.tasks)} known tasks", title_justify="left")
     for name, side in (("", "right"), ("method", "left"), ("expected score", "right")):
@@ -135,7 +140,7 @@ def _show(found: Recommendation, data: str, selector: StrategySelector, reason: 
         table.add_row(str(place), one.name, f"{one.score:.3f} ± {one.uncertainty:.3f}")
     console = Console()
     console.print(table)
-    lines = [f"{known.about} Methods for your data: {reason}."] if known.about else []
+    lines = [f"{known.about}\nYour data: {situation}."] if known.about else []
     console.print("\n".join([*lines, *_sentences(found)]), soft_wrap=True, highlight=False)
 
 
