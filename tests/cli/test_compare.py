@@ -76,6 +76,9 @@ def test_methods_are_compared_and_not_run_again(tmp_path, monkeypatch, capsys):
         (["--data.source=Glyphs", "--methods", "protonet", "--seeds", "0"], "seeds"),
         (["--data.source=Glyphs"], "lightning compare needs --methods"),
         (["--data.source=Glyphs", "--methods", "protonet", "--executor", "rey"], "Did you mean ray?"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--tune", "0"], "tune must be a whole number"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--tune=x"], "tune must be a whole number"),
+        (["--data.source=Glyphs", "--methods", "protonet", "--tune=2", "--tune.space={model.lrr: [1]}"], "lrr"),
     ],
 )
 def test_mistakes(typed, words, capsys, tmp_path, monkeypatch):

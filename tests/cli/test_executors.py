@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -72,7 +73,8 @@ def test_slurm(shared, slurm_here):
 def test_processes(shared):
     executor = Local(2)
     assert sorted(executor.each(eval, WORK[:2])) == [(0, 42), (1, "the shared folder")]
-    killed = dict(executor.each(eval, [WORK[3], "__import__('time').sleep(60)"]))
+    killed = dict(executor.each(eval, [WORK[3]] * 2))
+    assert len(killed) == 2
     assert all("fewer --jobs" in str(one) for one in killed.values())
 
 
@@ -81,12 +83,15 @@ def test_processes(shared):
 def test_runs_of_a_cluster_are_those_of_this_machine(name, shared, request):
     request.getfixturevalue(f"{name}_here")
     command = ["compare", *SMALL, "--methods", "protonet --model.backbone.hidden_channels 4"]
+    if importlib.util.find_spec("optuna"):
+        command += ["--tune", "2"]
     main([*command, "--executor", name])
     first = compared(shared)
     assert (first["failures"], first["seconds"]["new_runs"]) == ({}, 3)
     main(command)  # finds them on the disk
     second = compared(shared)
     assert (second["entries"], second["seconds"]["new_runs"]) == (first["entries"], 0)
+    assert second.get("tuning") == first.get("tuning")
 
 
 def test_a_node_without_the_folder_says_so(shared):

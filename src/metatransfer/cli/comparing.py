@@ -1,7 +1,6 @@
 """Runs a comparison: which runs there are, in which order, and what is told of them."""
 
 import hashlib
-import itertools
 import json
 import re
 import time
@@ -10,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 import metatransfer
 from metatransfer.callbacks.run.display import show
 from metatransfer.cli.comparison_report import publish
-from metatransfer.cli.entries import Candidate, Situation, read_data, situation_of
+from metatransfer.cli.entries import Candidate, Situation, epochs_in, read_data, situation_of
 from metatransfer.cli.entry_content import own_content
 from metatransfer.cli.entry_data import data_section, ways_of
 from metatransfer.cli.entry_run import Job, Task, configured, run_job
 from metatransfer.cli.executors import executor_of
 from metatransfer.cli.executors.base import Executor, Killed
+from metatransfer.cli.tuning import Search
 from metatransfer.errors import UserError
 from metatransfer.experiments.budgets import TrainingBudget
 from metatransfer.experiments.ranking import Outcome, Ranking, check_units, rank
@@ -59,11 +58,11 @@ class Plan:
         if self.situation.kind == "new classes" and candidate.per_task:
             arguments = ("--model.num_classes", str(ways_of(self.data)), *arguments)
             steps = 0 if task == "baselines" else _steps(candidate, self.trainer)
-        name = candidate.name if task == "method" else ORACLE if task == "oracle" else task
+        name = candidate.name if task in ("method", "tuning") else ORACLE if task == "oracle" else task
         parts = [config, arguments, seed, task, steps, self.situation.fingerprint, metatransfer.__version__,
                  own_content(candidate), checkpoint]  # fmt: skip
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-        folder = self.folder / "runs" / f"{_slug(name)}-seed{seed}-{key[:12]}"
+        folder = self.folder / ("tuning" if task == "tuning" else "runs") / f"{_slug(name)}-seed{seed}-{key[:12]}"
         return Job(name, task, config, arguments, seed, folder, steps, checkpoint)
 
 
@@ -74,6 +73,29 @@ def compare(settings: Namespace) -> None:
         UserError: an argument is invalid, an entry does not fit the data, or the data cannot be served.
     """
     began = time.perf_counter()
+    plan, candidates = _planned(settings)
+    runner = Runner(executor_of(_options(settings.executor), settings.jobs, plan.folder))
+    jobs = {one.name: plan.job(one, plan.seeds[0], "tuning") for one in candidates}
+    search = None if settings.tune is None else Search(settings.tune, jobs, plan.folder)
+    results = _baselines(plan, candidates, runner)
+    tuned = search.run(runner.executor) if search is not None else {}
+    candidates = [one.adding(tuned[one.name].arguments) if tuned else one for one in candidates]
+    results |= runner.run([plan.job(one, seed) for seed in plan.seeds for one in candidates])
+    apart = _oracle(plan, candidates, runner) if plan.situation.kind == "domains" else {}
+    for name, text in check_units(results).items():
+        results[name] = [replace(one, failure=text) for one in results[name]]
+    results |= _without_support(plan, candidates, rank(results), runner)
+    order = [*(one.name for one in candidates), *results]
+    ranking = rank({name: results[name] for name in dict.fromkeys(order)})
+    seconds = {"total": round(time.perf_counter() - began, 2), "runs": round(runner.seconds, 2), "new_runs": runner.new}
+    card = _card(plan, settings, seconds)
+    if search is not None:
+        card["tuning"] = {"trials": search.trials, "entries": {name: one.card for name, one in tuned.items()}}
+    publish(ranking, apart, plan.folder, card, {name: str(one) for name, one in tuned.items()})
+
+
+def _planned(settings: Namespace) -> tuple[Plan, list[Candidate]]:
+    """The runs and the entries that the user asks for."""
     budget, data = TrainingBudget.parse(settings.budget), read_data(settings.data)
     candidates = [Candidate.parse(text) for text in settings.methods]
     for place, one in enumerate(candidates):
@@ -88,19 +110,8 @@ def compare(settings: Namespace) -> None:
     trainer = read_data(settings.trainer)
     key = hashlib.sha256(json.dumps([situation.fingerprint, str(budget), trainer]).encode()).hexdigest()
     folder = Path(settings.output) / f"compare-{_slug(situation.name)}-{key[:8]}"
-    plan = Plan(data, situation, budget, range(settings.seeds), folder, trainer)
     show(f"{situation.name}: {situation}.", f"Budget of each entry: {budget}; {settings.seeds} seeds; in {folder}")
-    runner = Runner(executor_of(_options(settings.executor), settings.jobs, folder))
-    results = _baselines(plan, candidates, runner)
-    results |= runner.run([plan.job(one, seed) for seed in plan.seeds for one in candidates])
-    apart = _oracle(plan, candidates, runner) if situation.kind == "domains" else {}
-    for name, text in check_units(results).items():
-        results[name] = [replace(one, failure=text) for one in results[name]]
-    results |= _without_support(plan, candidates, rank(results), runner)
-    order = [*(one.name for one in candidates), *results]
-    ranking = rank({name: results[name] for name in dict.fromkeys(order)})
-    seconds = {"total": round(time.perf_counter() - began, 2), "runs": round(runner.seconds, 2), "new_runs": runner.new}
-    publish(ranking, apart, folder, _card(plan, settings, seconds))
+    return Plan(data, situation, budget, range(settings.seeds), folder, trainer), candidates
 
 
 class Runner:
@@ -156,10 +167,7 @@ def _line(one: Outcome) -> str:
 def _steps(candidate: Candidate, common: Mapping[str, Any]) -> int:
     """Steps of an entry on each support set: its epochs, if their number is limited."""
     epochs = {**(candidate.config.get("trainer") or {}), **common}.get("max_epochs")
-    for given, following in itertools.pairwise([*candidate.arguments, ""]):
-        name, equals, value = given.partition("=")
-        if name == "--trainer.max_epochs":
-            epochs = yaml.safe_load(value if equals else following)
+    epochs = epochs_in(candidate.arguments, epochs)
     return epochs if isinstance(epochs, int) and epochs >= 0 else _EPOCHS
 
 

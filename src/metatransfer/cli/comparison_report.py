@@ -15,11 +15,28 @@ from metatransfer.storage import short_path, write_atomically
 _COLUMNS = ("entry", "accuracy", "minus the best", "p", "", "s per run", "training")
 
 
-def publish(ranking: Ranking, apart: Mapping[str, Sequence[Outcome]], folder: Path, card: Mapping[str, Any]) -> None:
-    """Prints the table and the conclusion, and writes ``comparison.json`` and ``comparison.png``."""
-    table = Table(*_COLUMNS, title=f"{card['situation']}; {card['budget']}; {len(card['seeds'])} seeds")
+def publish(
+    ranking: Ranking,
+    apart: Mapping[str, Sequence[Outcome]],
+    folder: Path,
+    card: Mapping[str, Any],
+    tuned: Mapping[str, str],
+) -> None:
+    """Prints the table and the conclusion, and writes ``comparison.json`` and ``comparison.png``.
+
+    Args:
+        ranking: of the entries.
+        apart: outcomes that are not ranked.
+        folder: of the comparison.
+        card: more for the file.
+        tuned: by entry, what its hyper-parameter search found and took; empty if there was none.
+    """
+    trials = f"; {card['tuning']['trials']} trials of tuning for each entry" if tuned else ""
+    table = Table(*_COLUMNS, title=f"{card['situation']}; {card['budget']}; {len(card['seeds'])} seeds{trials}")
+    if tuned:
+        table.add_column("tuning")
     for name in ranking.order:
-        table.add_row(*_row(ranking, name))
+        table.add_row(*_row(ranking, name), *([tuned.get(name, "")] if tuned else []))
     for name, runs in apart.items():
         done = [one for one in runs if not one.failure]
         mean = f"{100 * sum(one.mean for one in done) / len(done):.2f} %" if done else runs[0].failure

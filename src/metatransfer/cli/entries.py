@@ -1,12 +1,13 @@
 """Entries of a comparison: configurations with arguments, and the situation that the data put them in."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc import locate
 from typing import Any, Literal, NamedTuple
@@ -100,7 +101,7 @@ class Candidate:
         kind = described.get("class_path") if isinstance(described, dict) else described
         if not isinstance(kind, str):
             raise UserError(f"'{head}' has no section model with a class_path: add it.")
-        _check_common(head, [*(["--ckpt_path"] if config.get("ckpt_path") else []), *arguments])
+        check_common(head, [*(["--ckpt_path"] if config.get("ckpt_path") else []), *arguments])
         name = Path(head).stem if os.path.isfile(head) else head.removesuffix(".yaml")
         return cls(" ".join([name, *arguments]), config, tuple(arguments), _class(kind))
 
@@ -120,6 +121,10 @@ class Candidate:
             else "labelled samples of fixed classes"
         )  # fmt: skip
         return f"'{self.name}' is for {needs}, but the data are {situation}: leave it out, or give other data."
+
+    def adding(self, arguments: Sequence[str]) -> "Candidate":
+        """The entry, under the same name, with more arguments."""
+        return replace(self, arguments=(*self.arguments, *arguments))
 
     @property
     def per_task(self) -> bool:
@@ -141,7 +146,16 @@ def words(text: str, windows: bool = os.name == "nt") -> list[str]:
     return list(lexer)
 
 
-def _check_common(head: str, arguments: Sequence[str]) -> None:
+def epochs_in(arguments: Sequence[str], epochs: Any) -> Any:  # noqa: ANN401
+    """The value of ``--trainer.max_epochs`` among the arguments of an entry; ``epochs`` if they do not have it."""
+    for given, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = given.partition("=")
+        if name == "--trainer.max_epochs":
+            epochs = yaml.safe_load(value if equals else following)
+    return epochs
+
+
+def check_common(head: str, arguments: Sequence[str]) -> None:
     """Raises an error for an argument that must be the same for all entries."""
     for given in arguments:
         name = given.partition("=")[0].removeprefix("--").removesuffix("+").replace(".init_args", "")

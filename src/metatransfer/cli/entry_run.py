@@ -7,14 +7,16 @@ import logging
 import math
 import shlex
 import shutil
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 
 from metatransfer.callbacks.figures import Figures
@@ -31,7 +33,8 @@ from metatransfer.experiments.units import OWN, Beside, UnitScores, untrained_ba
 from metatransfer.methods.fitted import FittedModule
 from metatransfer.storage import short_path, write_atomically
 
-Task = Literal["method", "baselines", "support-free", "oracle"]
+Task = Literal["method", "baselines", "support-free", "oracle", "tuning"]
+T = TypeVar("T")
 _FILE = "outcomes.json"
 _REPORT = {"class_path": "metatransfer.callbacks.Report", "init_args": {"baselines": False}}
 _FIGURES = {"class_path": "metatransfer.cli.entry_run.FiguresAtTheEnd"}
@@ -56,7 +59,8 @@ class Job:
     Attributes:
         name: of the entry.
         task: what is run: the ``method``, ``baselines`` beside its untrained form, the trained method without support
-            labels (``support-free``), or the method on the labelled target (``oracle``).
+            labels (``support-free``), the method on the labelled target (``oracle``), or a trial of the method without
+            test (``tuning``).
         config: the whole configuration.
         arguments: of the entry.
         seed: of the run.
@@ -107,19 +111,24 @@ def _is_gain(described: Any) -> bool:  # noqa: ANN401
 
 def run_job(job: Job) -> list[Outcome]:
     """Runs a job and stores its outcomes; a failure is an outcome, too."""
-    shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed
-    job.folder.mkdir(parents=True, exist_ok=True)  # where a file could not be removed
     began = time.perf_counter()
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # the seed of every run
-    with (job.folder / "log.txt").open("w", encoding="utf-8") as log, _into(log):
-        try:
-            found = _run(job)
-        except Exception as error:
-            traceback.print_exc()
-            told = mistake_of(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            found = [Outcome(job.name, job.seed, failure=told, seconds=round(time.perf_counter() - began, 2))]
+    found = logged(job, lambda: _run(job))
+    if isinstance(found, str):
+        found = [Outcome(job.name, job.seed, failure=found, seconds=round(time.perf_counter() - began, 2))]
     write_atomically(job.folder / _FILE, json.dumps([asdict(one) for one in found]) + "\n")
     return found
+
+
+def logged(job: Job, run: Callable[[], T]) -> T | str:
+    """The result of a run whose output is in ``log.txt`` of the job's new folder, or why it failed, in a sentence."""
+    shutil.rmtree(job.folder, ignore_errors=True)  # of a run that was killed
+    job.folder.mkdir(parents=True, exist_ok=True)  # where a file could not be removed
+    with (job.folder / "log.txt").open("w", encoding="utf-8") as log, _into(log):
+        try:
+            return run()
+        except Exception as error:
+            traceback.print_exc()
+            return mistake_of(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 @contextlib.contextmanager
@@ -129,24 +138,56 @@ def _into(log: Any) -> Iterator[None]:  # noqa: ANN401
 
 
 def _run(job: Job) -> list[Outcome]:
-    config = job.folder / "entry.yaml"
-    write_atomically(config, yaml.safe_dump(dict(job.config), sort_keys=False))
     found: list[Outcome] = []
-
-    class Running(MetaTransferCLI):
-        """The command ``fit`` that also tests, and keeps the scores."""
-
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            return {"fit": MetaTransferCLI.subcommands()["fit"]}
-
-        def fit(self, model: Any, datamodule: Any = None, **_: Any) -> None:  # noqa: ANN401
-            module = model if job.per_task is None else per_task(model, job.per_task)
-            found.extend(_measured(job, self.trainer, module, datamodule))
-
-    root = ["--trainer.default_root_dir", str(job.folder)]
-    run_lightning(Running, ["fit", "--config", str(config), *root, *job.arguments])
+    run_with(job, lambda *built: found.extend(_measured(job, *built)))
     return found
+
+
+class _Fit(MetaTransferCLI):
+    """The command ``fit`` alone."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": MetaTransferCLI.subcommands()["fit"]}
+
+
+def run_with(job: Job, use: Callable[[Trainer, Any, Any], object]) -> None:
+    """Builds the Trainer, the method and the data of a job, as ``fit`` does, and gives them to a function."""
+
+    class Running(_Fit):
+        def fit(self, model: Any, datamodule: Any = None, **_: Any) -> None:  # noqa: ANN401
+            use(self.trainer, model if job.per_task is None else per_task(model, job.per_task), datamodule)
+
+    run_lightning(Running, _command(job, job.folder))
+
+
+def settings_of(job: Job) -> Namespace:
+    """The whole configuration of a job with its arguments and all defaults; nothing is built.
+
+    Raises:
+        UserError: an argument is invalid.
+    """
+    found: list[Namespace] = []
+
+    class Parsed(Exception):
+        """Ends the command."""
+
+    class Parsing(_Fit):
+        def before_instantiate_classes(self) -> None:
+            found.append(self.config["fit"])
+            raise Parsed
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Parsed):
+        run_lightning(Parsing, _command(job, Path(folder)))
+    return found[0]
+
+
+def _command(job: Job, folder: Path) -> list[str]:
+    """The command ``fit`` of a job, with its configuration in a folder."""
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # the seed of every run
+    config = folder / "entry.yaml"
+    write_atomically(config, yaml.safe_dump(dict(job.config), sort_keys=False))
+    return ["fit", "--config", str(config), "--trainer.default_root_dir", str(job.folder), *job.arguments]
 
 
 _BESIDE: dict[Task, Beside] = {"baselines": untrained_baselines, "support-free": without_support}

@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from metatransfer.checks import check_count
 
-NESTED = ("data", "trainer", "executor")
-MAIN = {"executor": "name"}
+NESTED = ("data", "trainer", "executor", "tune")
+MAIN = {"executor": "name", "tune": "trials"}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -27,6 +27,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--budget", type=str, default="5m", help="budget of each training: 10m, 90s or 500steps")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, in processes of this machine")
+    parser.add_argument(
+        "--tune", type=int | dict | None,
+        help="number of trials of a hyper-parameter search for each entry, and where they search: --tune.space FILE",
+    )  # fmt: skip
     parser.add_argument(
         "--executor", type=str | dict, default="local",
         help="where the runs take place: local, ray or slurm; with options: --executor slurm --executor.partition gpu",
