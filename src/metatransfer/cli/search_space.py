@@ -120,6 +120,17 @@ def value_at(settings: Any, name: str) -> Any:  # noqa: ANN401
     return settings
 
 
+def configured_values(job: Job, space: Space) -> dict[str, Any]:
+    """The configured values of the arguments whose space includes them; of a list, as texts."""
+    settings = settings_of(job)
+    found = {name: value_at(settings, name) for name in space}
+    return {
+        name: as_text(value) if isinstance(space[name], list) else value
+        for name, value in found.items()
+        if inside(value, space[name])
+    }
+
+
 def _error(job: Job, argument: str, values: Values) -> str:
     """Why an entry does not accept the values of an argument; empty if it does."""
     chosen = values if isinstance(values, list) else [values["low"], values["high"]]

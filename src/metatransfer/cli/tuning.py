@@ -18,17 +18,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from metatransfer.callbacks import DomainDiagnostics, Figures, Report
 from metatransfer.callbacks.run.display import show
 from metatransfer.cli.entries import epochs_in
-from metatransfer.cli.entry_run import Job, logged, run_with, settings_of
+from metatransfer.cli.entry_run import Job, logged, run_with
 from metatransfer.cli.executors.base import Executor
 from metatransfer.cli.search_space import (
     Space,
     as_arguments,
     as_text,
     as_value,
-    inside,
+    configured_values,
     read_options,
     spaces_of,
-    value_at,
 )
 from metatransfer.data_info import info_of
 from metatransfer.errors import explained
@@ -130,23 +129,12 @@ def _study(job: Job, space: Space, storage: Path) -> "Study":
         study_name=f"{job.name} {key}", storage=_storage(storage), direction="maximize", load_if_exists=True
     )
     if not study.trials:
-        start = _configured(job, space)
+        start = configured_values(job, space)
         study.enqueue_trial(start, user_attrs={_CONFIGURED: len(start) == len(space)})
     for one in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a command that was killed
         study.enqueue_trial(one.params, user_attrs={_CONFIGURED: one.user_attrs.get(_CONFIGURED, False)})
         study.tell(one.number, state=optuna.trial.TrialState.FAIL)
     return study
-
-
-def _configured(job: Job, space: Space) -> dict[str, Any]:
-    """The configured values as Optuna knows them, of the arguments whose space includes them."""
-    settings = settings_of(job)
-    found = {name: value_at(settings, name) for name in space}
-    return {
-        name: as_text(value) if isinstance(space[name], list) else value
-        for name, value in found.items()
-        if inside(value, space[name])
-    }
 
 
 def distributions(space: Space) -> "dict[str, BaseDistribution]":
@@ -274,7 +262,7 @@ def run_trial(trial: Trial) -> str:
     told = {"metric": watch.monitor, "value": watch.sign * watch.best}
     asked.set_user_attr("validation", told)
     study.tell(asked, watch.best)
-    return f"trial {asked.number}: {watch.monitor} {told['value']:.4f} ({seconds:.0f} s)"
+    return f"trial {asked.number}: {watch.monitor} {told['value']:.4g} ({seconds:.0f} s)"
 
 
 def _validated(job: Job, watch: Validations, trainer: Trainer, module: Any, data: Any) -> None:  # noqa: ANN401
