@@ -110,7 +110,7 @@ def _planned(settings: Namespace) -> tuple[Plan, list[Candidate]]:
     trainer = read_data(settings.trainer)
     key = hashlib.sha256(json.dumps([situation.fingerprint, str(budget), trainer]).encode()).hexdigest()
     folder = Path(settings.output) / f"compare-{_slug(situation.name)}-{key[:8]}"
-    show(f"{situation.name}: {situation}.", f"Budget of each entry: {budget}; {settings.seeds} seeds; in {folder}")
+    show(f"{situation.name}: {situation}.", f"Budget of each training: {budget}; {settings.seeds} seeds; in {folder}")
     return Plan(data, situation, budget, range(settings.seeds), folder, trainer), candidates
 
 

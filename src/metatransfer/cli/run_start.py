@@ -1,4 +1,4 @@
-"""The start of a run, built again from its configuration and seed."""
+"""The start of a run, rebuilt from its configuration and seed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -51,8 +51,8 @@ def rebuilt(checkpoint: Path, content: Mapping[str, Any], config: str | None, op
     place = Path(config).expanduser() if config else checkpoint.resolve().parent.parent / "config.yaml"
     if not config and not place.exists():
         raise UserError(
-            f"the start of the run is built again from its configuration, but there is no '{short_path(place)}': give "
-            "it as --config, or call metatransfer.experiments.carried_over with a copy of the method before its fit."
+            f"the initial weights are rebuilt from the run's configuration, but there is no '{short_path(place)}': "
+            "give it as --config, or call metatransfer.experiments.carried_over with a copy of the untrained method."
         )
     settings = _settings(check_file(place, "configuration"), options)
     check_classes(settings)
@@ -64,12 +64,12 @@ def rebuilt(checkpoint: Path, content: Mapping[str, Any], config: str | None, op
     if not isinstance(module, MethodModule):
         raise UserError(f"'{short_path(place)}' describes a {type(module).__name__}, which is not a method.")
     if "started_from" not in content:
-        raise UserError(f"'{name}' does not record its initial weights, as fit does: train again.")
+        raise UserError(f"'{name}' has no record of the initial weights, which lightning fit makes: train again.")
     if weights_key(module) != content["started_from"]:
         raise UserError(
-            f"the initial weights of the run '{name}' cannot be rebuilt, since those that '{short_path(place)}' and "
-            f"seed {settings.seed_everything} give are not those recorded (the configuration, weight files, code or "
-            "versions have changed, or the fit started otherwise): train again, or give the run's own --config."
+            f"'{short_path(place)}' with seed {settings.seed_everything} gives other initial weights than those that "
+            f"'{name}' records (the configuration, a weights file, the code or a version has changed, or the run was "
+            "started in another way): train again, or give the run's configuration as --config."
         )
     return Start(module, data, settings.seed_everything)
 
@@ -79,7 +79,7 @@ def _settings(file: Path, options: Sequence[str]) -> Namespace:
     found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     missing = next((key for key in ("model", "data") if not found.get(key)), None)
     if missing:
-        raise UserError(f"configuration '{short_path(file)}' has no section {missing}: give that of the run.")
+        raise UserError(f"configuration '{short_path(file)}' has no section {missing}: give the run's configuration.")
     kept = {key: found[key] for key in ("seed_everything", "model", "data") if key in found}
     words = rewrite_arguments(["--config", json.dumps(kept), *options])
     parser = _parser()

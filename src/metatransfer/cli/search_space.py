@@ -32,7 +32,7 @@ def read_options(given: int | str | Mapping[str, Any]) -> tuple[int, Space | Non
     options = read_data(given if isinstance(given, Mapping) else {"trials": given})
     trials, space = options.pop("trials", None), options.pop("space", None)
     if options or trials is None:
-        raise UserError("tune needs a number of trials and may have a space: give --tune 20, and --tune.space FILE.")
+        raise UserError("tune needs a number of trials, and optionally a space: give --tune 20 --tune.space FILE.")
     check_count(1, 10_000, tune=trials)
     return trials, None if space is None else _read_space(space)
 
@@ -43,14 +43,14 @@ def _read_space(given: Any) -> Space:  # noqa: ANN401
         with explained(f"tune.space '{given}' is not a YAML file", "write one line NAME: VALUES for each argument"):
             given = yaml.safe_load(text)
     if not isinstance(given, Mapping) or not given:
-        raise UserError(f"tune.space must have names of arguments with values, but is '{given}': {_HELP}.")
+        raise UserError(f"tune.space must map arguments to their values, but is '{given}': {_HELP}.")
     found = dict(_flat("", given))
     for name, values in found.items():
         check_common("tune.space", [f"--{name}"])
         if not (isinstance(values, list) and values) and not (
             isinstance(values, dict) and {"low", "high"} <= {*values}
         ):
-            raise UserError(f"tune.space: {name} must have several values, but is '{values}': {_HELP}.")
+            raise UserError(f"tune.space: {name} must have a list or a range of values, but has '{values}': {_HELP}.")
     return {name: _numbers(name, values) if isinstance(values, dict) else values for name, values in found.items()}
 
 
@@ -66,7 +66,7 @@ def _flat(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _numbers(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A range with numbers; YAML reads ``1e-4`` as a text."""
-    with explained(f"tune.space: {name} has a range without numbers", _HELP, TypeError, ValueError):
+    with explained(f"tune.space: the range of {name} must have numbers", _HELP, TypeError, ValueError):
         return {key: float(one) if isinstance(one, str) else one for key, one in values.items()}
 
 

@@ -1,7 +1,7 @@
 """Compares methods on the same data, seeds and budget.
 
 Every entry is trained for each seed and tested on the same samples as all others. Differences are paired, with
-intervals over seeds and test samples, and corrected for the number of comparisons. Runs that exist are not run again.
+intervals over seeds and test samples, and corrected for the number of comparisons. Existing runs are not repeated.
 """
 
 from jsonargparse import ArgumentParser, Namespace
@@ -26,14 +26,14 @@ def arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--budget", type=str, default="5m", help="budget of each training: 10m, 90s or 500steps")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, in processes of this machine")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, in processes of this machine")
     parser.add_argument(
         "--tune", type=int | dict | None,
-        help="number of trials of a hyper-parameter search for each entry, and where they search: --tune.space FILE",
+        help="number of trials of a hyper-parameter search for each entry; to set the search space: --tune.space FILE",
     )  # fmt: skip
     parser.add_argument(
         "--executor", type=str | dict, default="local",
-        help="where the runs take place: local, ray or slurm; with options: --executor slurm --executor.partition gpu",
+        help="where runs are executed: local, ray or slurm; with options: --executor slurm --executor.partition gpu",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=str, default="lightning_logs", help="folder in which the comparison creates its own folder"

@@ -1,7 +1,7 @@
-"""Shows what a run carried over: how each layer changed between its start and its end.
+"""Shows how each layer of a network changed between the start and the end of a run.
 
-The start is built again from the run's configuration and seed. For each layer, the command compares the features
-(CKA, SVCCA) and the weights, and reports the accuracy of a probe before and after the training.
+The start is rebuilt from the run's configuration and seed. For each layer, the command compares the features (CKA,
+SVCCA) and the weights, and reports the accuracy of a simple classifier of the features, the probe, at both ends.
 """
 
 import json

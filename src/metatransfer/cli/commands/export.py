@@ -33,7 +33,7 @@ def arguments(parser: jsonargparse.ArgumentParser) -> None:
         "--support", type=str | None, help="folder <label>/<image>: a few-shot method is adapted to it first"
     )
     parser.add_argument(
-        "--config", type=str | None, help="configuration whose data reads the images (default: that of the run)"
+        "--config", type=str | None, help="configuration of the run, to read the images (default: its config.yaml)"
     )
     parser.add_argument("--shape", type=list[int] | None, help="shape of a sample, for networks that take any")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference from the method's answers")

@@ -1,6 +1,6 @@
 """Recommends a method for your data, from the results of methods on other tasks.
 
-For data of two domains, it tells whether adaptation may hurt.
+For two domains, it tells how far apart they are and whether their classes are the same.
 """
 
 import json
@@ -44,7 +44,7 @@ def arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--knowledge", type=str | None, default=None,
-        help="JSON file of StrategySelector.save (default: the results that come with the package)",
+        help="JSON file written by StrategySelector.save (default: the results that come with the package)",
     )  # fmt: skip
     parser.add_argument("--ways", type=int | None, default=None, help="classes of an episode")
     parser.add_argument("--shots", type=int | None, default=None, help="labels per class of an episode")
@@ -147,11 +147,11 @@ def _show(found: Recommendation, data: str, selector: StrategySelector, situatio
 def _sentences(found: Recommendation) -> list[str]:
     """The reason for a recommendation and the doubts about it."""
     near = ", ".join(f"{task} (distance {distance:.2g}, best: {method})" for task, distance, method in found.nearest)
-    telling = ", ".join(f"{name} = {value:.3g} (above {below:.0%})" for name, _, value, below in found.telling)
+    telling = ", ".join(f"{name} = {value:.3g} (above {below:.0%} of them)" for name, _, value, below in found.telling)
     lines = [
         "The expected scores are means ± standard deviations over the trees of a random forest.",
         f"Nearest known tasks: {near}.",
-        f"Most telling features, with the share of known tasks below: {telling}.",
+        f"Most important features, compared with the known tasks: {telling}.",
     ]
     return [*lines, *(f"Do not rely on this order: {doubt}." for doubt in found.doubts)]
 

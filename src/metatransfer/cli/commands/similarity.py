@@ -33,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed for choosing the classes and samples")
     parser.add_argument("--output", type=str | None, default=None, help="folder (default: a new one in lightning_logs)")
-    parser.add_subclass_arguments(Backbone, "backbone", required=False, help="network that all data are seen through")
+    parser.add_subclass_arguments(Backbone, "backbone", required=False, help="network that computes the features")
 
 
 def run(settings: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Where the runs of a comparison take place: on this machine, or on a cluster."""
+"""Where the runs of a comparison are executed: on this machine, or on a cluster."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ def executor_of(given: str | Mapping[str, Any], jobs: int, folder: Path) -> Exec
     if name == "local" and options:
         raise UserError(f"executor local has no option '{next(iter(options))}': add --executor ray or slurm.")
     if name != "local" and jobs > 1:
-        raise UserError(f"jobs are processes of this machine: leave out --jobs, or --executor {name}.")
+        raise UserError(f"--jobs is for processes of this machine: leave out --jobs, or --executor {name}.")
     if name == "ray":
         from metatransfer.cli.executors.ray_cluster import RayCluster  # an extra
 

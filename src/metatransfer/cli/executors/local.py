@@ -12,7 +12,7 @@ from metatransfer.cli.executors.base import Killed, R, T
 
 
 class Local:
-    """Runs one after the other in this process, or side by side in processes.
+    """Runs one after the other in this process, or in parallel processes.
 
     Args:
         jobs: number of processes.
