@@ -213,8 +213,8 @@ def write(work: Path, output: Path) -> None:
     needs = {method: given for method, given in METHODS.items() if given}
     about = (
         f"The known tasks have few labels and come from {len(collections)} data sets: characters and digits of this "
-        f"package, tables of scikit-learn, and drawn tables. Methods that learn from training classes were trained for "
-        f"{EPOCHS} epochs only."
+        f"package, tables of scikit-learn, and synthetic tables. Methods that learn from training classes were trained "
+        f"for {EPOCHS} epochs only."
     )
     knowledge = Knowledge(names, tuple(values[0]), tuple(METHODS), table, np.round(scores, 4), needs, about)
     StrategySelector(num_trees=TREES).fit(knowledge).save(output)
