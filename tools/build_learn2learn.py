@@ -1,7 +1,7 @@
 """Builds learn2learn 0.2.0 for Python 3.11 and later, where plain pip cannot.
 
     python tools/build_learn2learn.py --install           into the environment of this Python
-    python tools/build_learn2learn.py --out wheels        the wheel only
+    python tools/build_learn2learn.py --out wheels        the wheel only; with --install, one that is there is installed
 
 The source distribution carries C files that an old Cython made for Python 3.7; they do not compile against Python 3.11.
 The Cython sources beside them are fine, so this gets the distribution from the package index, checks it, removes the C
@@ -36,11 +36,17 @@ def main() -> None:
     if arguments.out is None and not arguments.install:
         parser.error("say what to do with the wheel: --install, or --out FOLDER")
     with tempfile.TemporaryDirectory() as folder:
-        wheel = build(Path(folder), (arguments.out or Path(folder) / "wheel").absolute())
+        out = (arguments.out or Path(folder) / "wheel").absolute()
+        wheel = made(out) or build(Path(folder), out)
         print(f"built {wheel.name}")
         if arguments.install:
             pip("install", *NEEDED)
             pip("install", "--no-deps", "--force-reinstall", str(wheel))
+
+
+def made(out: Path) -> Path | None:
+    """The wheel in a folder, or ``None``."""
+    return next(out.glob(f"learn2learn-{VERSION}-*.whl"), None)
 
 
 def build(folder: Path, out: Path) -> Path:
@@ -71,7 +77,9 @@ def build(folder: Path, out: Path) -> Path:
         raise SystemExit("setup.py of learn2learn is not as expected: its extensions are not built from C files.")
     setup.write_text(text.replace("extension_type = '.c'", "extension_type = '.pyx'", 1), encoding="utf-8")
     pip("wheel", "--no-deps", "--wheel-dir", str(out), str(source))
-    return next(out.glob(f"learn2learn-{VERSION}-*.whl"))
+    wheel = made(out)
+    assert wheel, "pip has made it"
+    return wheel
 
 
 def pip(*arguments: str) -> None:
