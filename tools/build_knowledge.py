@@ -59,7 +59,7 @@ METHODS: dict[str, tuple[str, ...]] = {  # and what they need
 }
 EPOCHS = 2  # of methods that learn from training classes
 CHUNK = 4  # tasks at once
-TREES = 50  # of the recommendation, which should take seconds
+TREES = 40  # of the recommendation, which should take seconds; benchmarks/knowledge.py measures it
 DESCRIBED = 2  # draws whose features are averaged
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 
 import numpy as np
@@ -39,8 +40,8 @@ def refused(capsys, *typed):
 def test_arrays_get_a_recommendation(tmp_path, knowledge, capsys):
     rng = np.random.default_rng(1)
     np.savez(tmp_path / "mine.npz", x=rng.normal(size=(1200, 4)).astype("float32"), y=np.arange(1200) % 3)
-    main(["recommend", "--data", str(tmp_path / "mine.npz"), "--knowledge", str(knowledge), "--shots", "5",
-          "--output", str(tmp_path / "answer.json")])  # fmt: skip
+    main(["recommend", "--data", str(tmp_path / "mine.npz"), "--knowledge", str(knowledge), "--ways", "3",
+          "--shots", "5", "--output", str(tmp_path / "answer.json")])  # fmt: skip
     told = " ".join(capsys.readouterr().out.split())
     assert "Methods for mine.npz, from 8 known tasks" in told
     assert "Nearest known tasks: t" in told
@@ -54,7 +55,7 @@ def test_the_knowledge_of_the_package_gives_a_command(tmp_path, capsys):
     rng = np.random.default_rng(1)
     y = np.arange(60) % 3
     np.savez(tmp_path / "mine.npz", x=(rng.normal(size=(60, 4)) + y[:, None]).astype("float32"), y=y)
-    main(["recommend", "--data.source", str(tmp_path / "mine.npz"), "--data.labels_per_class", "7",
+    main(["recommend", "--data", str(tmp_path / "mine.npz"), "--data.labels_per_class", "7",
           "--output", str(tmp_path / "answer.json")])  # fmt: skip
     told = " ".join(capsys.readouterr().out.split())
     assert "Your data: fixed classes with labelled training samples (data.labels_per_class is given)." in told
@@ -75,12 +76,13 @@ def test_images_with_training_classes_have_all_methods(tmp_path, capsys):
     labels = np.array([f"class {i % 10}" for i in range(40)])
     first = np.arange(40) % 10 < 5
     np.savez(tmp_path / "i.npz", x_train=x[first], y_train=labels[first], x_test=x[~first], y_test=labels[~first])
-    main(["recommend", "--data", str(tmp_path / "i.npz"), "--ways", "2", "--output", str(tmp_path / "answer.json")])
+    main(["recommend", "--data", str(tmp_path / "i.npz"), "--ways", "2", "--shots", "3",
+          "--output", str(tmp_path / "answer.json")])  # fmt: skip
     assert "data.task is given" in " ".join(capsys.readouterr().out.split())
     answer = json.loads((tmp_path / "answer.json").read_text())
     shipped = read_json(SHIPPED, "it")["knowledge"]
     assert {one["name"] for one in answer["ranking"]} == set(shipped["methods"])
-    assert "--data.task.num_ways 2" in answer["command"]
+    assert "--data.task.num_ways 2 --data.task.num_shots 3" in answer["command"]
     assert answer["features"]["ways"] == 2
 
 
@@ -96,6 +98,19 @@ def test_the_knowledge_of_the_package():
     with np.errstate(invalid="ignore"):
         assert np.nanmin(known.scores) >= 0
         assert np.nanmax(known.scores) <= 1
+
+
+def test_the_benchmark_of_the_knowledge_of_the_package():
+    """It measured the settings that are shipped, and knows the family of every task."""
+    shipped = read_json(SHIPPED, "it")
+    measured = json.loads((ROOT / "benchmarks" / "results" / "knowledge.json").read_text())
+    assert measured["settings"] == shipped["settings"]
+    script = runpy.run_path(str(ROOT / "benchmarks" / "knowledge.py"))
+    families = {name: script["family"](name) for name in shipped["knowledge"]["tasks"]}
+    assert set(families.values()) == set(script["FAMILIES"])
+    assert measured["families"] == len(script["FAMILIES"])
+    alike = ("turned handwritten digits: 2 classes, 3 labels each", "table digits: 10 classes, 2 labels each")
+    assert {families[name] for name in alike} == {"handwritten digits"}
 
 
 def test_two_domains_get_an_outlook(tmp_path, capsys):
@@ -119,6 +134,49 @@ def test_two_domains_get_an_outlook(tmp_path, capsys):
     assert "need names" in keep(refused(capsys, "--data.sources.near", source))
 
 
+def rows(path, colours, sizes, labels="abc"):
+    """A table with a column of words, one of numbers, and one of labels."""
+    lines = [f"{colours[i % len(colours)]},{size},{labels[i % len(labels)]}" for i, size in enumerate(sizes)]
+    path.write_text("\n".join(["colour,size,label", *lines]))
+    return path
+
+
+def distance(tmp_path, source, target):
+    """The A-distance of a source and a target, by the command."""
+    main(["recommend", "--data.sources.a", str(source), "--data.targets.b", str(target),
+          "--output", str(tmp_path / "out.json")])  # fmt: skip
+    return json.loads((tmp_path / "out.json").read_text())["a_distance"]
+
+
+def test_tables_of_two_domains_are_encoded_by_the_source(tmp_path):
+    """Each by itself would be standardised to the same numbers, and a shift could not be seen."""
+    sizes = np.random.default_rng(0).normal(size=90)
+    source = rows(tmp_path / "source.csv", ["red", "blue"], sizes)
+    assert distance(tmp_path, source, rows(tmp_path / "same.csv", ["red", "blue"], sizes)) < 0.5
+    assert distance(tmp_path, source, rows(tmp_path / "shifted.csv", ["red", "blue"], sizes + 10)) == 2.0
+    # only the order of the rows differs, and with it the numbers of the words
+    assert distance(tmp_path, source, rows(tmp_path / "order.csv", ["blue", "red"], sizes)) < 0.5
+    assert distance(tmp_path, source, rows(tmp_path / "other.csv", ["green", "black"], sizes)) == 2.0
+
+
+def test_mistakes_in_domains_are_one_sentence(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    source = rows(tmp_path / "source.csv", ["red"], rng.normal(size=30))
+    few = rows(tmp_path / "few.csv", ["red"], rng.normal(size=3))
+    single = rows(tmp_path / "single.csv", ["red"], rng.normal(size=30), "a")
+    for width in (2, 3):
+        np.savez(tmp_path / f"{width}.npz", x=rng.normal(size=(30, width)), y=np.arange(30) % 3)
+    first = "--data.sources.a", tmp_path / "2.npz"
+    for typed, words in (
+        ((*first, "--data.sources.b", tmp_path / "3.npz", "--data.targets.c", tmp_path / "2.npz"), "source 'b' (3,)"),
+        ((*first, "--data.targets.c", tmp_path / "3.npz"), "target 'c' (3,)"),
+        ((*first, "--data.targets.c", source), "target 'c' and source 'a' differ"),
+        (("--data.sources.a", single, "--data.targets.c", source), "at least 2 classes"),
+        (("--data.sources.a", source, "--data.targets.c", few), "but has 3"),
+    ):
+        assert words in keep(refused(capsys, *typed))
+
+
 def test_tables_and_mistakes(tmp_path, knowledge, capsys):
     rows = ["size,colour,label", *(f"{i % 7},{'red' if i % 2 else 'blue'},{'ab'[i % 2]}" for i in range(60))]
     (tmp_path / "mine.csv").write_text("\n".join(rows))
@@ -128,6 +186,7 @@ def test_tables_and_mistakes(tmp_path, knowledge, capsys):
     (tmp_path / "texts.csv").write_text("\n".join(texts))
     assert "give their embeddings" in refused(capsys, "--data", tmp_path / "texts.csv", "--knowledge", knowledge)
     assert "need a source" in keep(refused(capsys, "--data.labels_per_class", "3"))
+    assert "also need --ways" in keep(refused(capsys, "--data", tmp_path / "mine.csv", "--shots", "5"))
     assert "does not exist" in refused(capsys, "--data", tmp_path / "mine.csv", "--knowledge", tmp_path / "no.json")
 
 

@@ -57,8 +57,8 @@ def test_far_domains_with_the_same_classes_are_left_open():
     ("classes", "words", "advice"),
     [
         (("a",), "has 1 of the 3 classes of the source,", "need the same classes"),
-        ((*NAMES, "d"), "has 3 of the 3 classes of the source and 1 others", "need the same classes"),
-        (("d", "e"), "has 0 of the 3 classes of the source and 2 others", "rename the classes"),
+        ((*NAMES, "d"), "has 3 of the 3 classes of the source and 1 other,", "need the same classes"),
+        (("d", "e"), "has 0 of the 3 classes of the source and 2 others,", "rename the classes"),
         ((), "classes of the target are unknown", "expect little gain"),
     ],
 )
@@ -69,7 +69,10 @@ def test_overlap_of_the_labels(classes, words, advice):
 
 
 def test_features_without_classes_are_told():
-    assert "separate the classes of the source well" in str(told(apart=20.0))
+    well = told(apart=20.0)
+    assert f"separate the classes of the source well (H-score {100 * well.separation:.0f} % of its maximum)" in str(
+        well
+    )
     assert "separate the classes of the source badly" in str(told(apart=0.0))
 
 
@@ -80,7 +83,9 @@ def test_images_are_seen_by_the_network_of_the_package():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="at least 2 classes"):
+    with pytest.raises(UserError, match="the source must be of at least 2 classes"):
         outlook(Labelled(samples().x, torch.zeros(150, dtype=torch.int64)), samples().x, NAMES)
+    with pytest.raises(UserError, match="the target must have at least 5 samples to be compared, but has 3"):
+        outlook(samples(), samples().x[:3], NAMES)
     with pytest.raises(UserError, match="'the target' has samples of shape"):
         outlook(samples(), torch.rand(9, 5), NAMES)

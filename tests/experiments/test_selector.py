@@ -75,6 +75,21 @@ def test_missing_scores_and_features(kind):
     assert selector.choose([[-1.0, np.nan, 0.0], [1.0, 0.0, 0.0]]) == ["left", "right"]
 
 
+def test_features_that_a_task_lacks_are_no_reason():
+    """The feature x decides, but the values that were put in its place say nothing on a task without it."""
+    known, selector = table(), fitted()
+    assert selector.predict([5.0, 0.1, 0.2]).telling[0][0] == "x"
+    found = selector.predict([np.nan, 0.1, 0.2])
+    assert {one[0] for one in found.telling} == {"noise", "more"}
+    # the distances are those of the other features, in units of their interquartile range
+    compressed = np.sign(known.values) * np.log1p(np.abs(known.values))
+    scale = np.subtract(*np.quantile(compressed, [0.75, 0.25], axis=0))
+    expected = (np.abs(compressed - np.log1p([0.0, 0.1, 0.2])) / scale)[:, 1:].mean(1)
+    assert found.nearest[0][0] == known.tasks[expected.argmin()]
+    assert found.nearest[0][1] == pytest.approx(expected.min(), rel=1e-12)
+    assert "far from every known one" in selector.predict([np.nan, 500.0, -500.0]).doubts[0]
+
+
 def test_saved_and_loaded_answers_are_equal_in_every_bit(tmp_path):
     known = table()
     known.values[3, 1] = known.scores[4, 2] = np.nan
@@ -111,6 +126,12 @@ def test_methods_that_the_data_do_not_allow_are_left_out(tmp_path):
     assert loaded.knowledge_.needs == {"left": ("images",), "right": ("images",)}
     assert loaded.knowledge_.about == "Measured here."
     assert {one.name for one in loaded.predict([1.0, 0.0, 0.0]).ranking} == set(images.methods)
+    # what was left out is not lost
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "k.json").read_bytes()
+    whole = StrategySelector.load(tmp_path / "again.json").knowledge_
+    assert whole.methods == METHODS
+    assert whole.tasks == table().tasks
     assert table().usable([]).methods == METHODS  # nothing is needed
 
 
@@ -129,12 +150,13 @@ def broken(**changes):
         (lambda: fitted().predict([1.0]), "needs 3 features"),
         (lambda: fitted().predict({"x": 1.0, "more": 0.0}), "'noise' is missing"),
         (lambda: fitted().predict([np.inf, 0.0, 0.0]), "infinite"),
+        (lambda: fitted().predict([np.nan] * 3), "all features of the task are NaN"),
         (lambda: broken(methods=("a", "b", "c", "a")), "'a' appears twice"),
         (lambda: broken(methods=("a", "b")), "scores must have shape (40, 2)"),
         (lambda: broken(scores=np.full((40, 4), np.inf)), "infinite number"),
         (lambda: broken(scores=np.full((40, 4), np.nan)), "no score for 'task0'"),
         (lambda: table(4), "at least 5 tasks"),
-        (lambda: needy().usable([]), "1 methods for such data"),
+        (lambda: needy().usable([]), "1 method for such data and 40 tasks"),
         (lambda: needy().subset(np.arange(18, 40)).usable(["images", "classes"]), "2 tasks on which all"),
     ],
 )

@@ -86,10 +86,12 @@ class Knowledge:
         kept = np.array([set(self.needs.get(name, ())) <= set(available) for name in self.methods])
         names = tuple(name for name, one in zip(self.methods, kept, strict=True) if one)
         known: NDArray[np.bool_] = np.asarray(np.isfinite(self.scores[:, kept]).all(1))
-        if len(names) < 2 or known.sum() < FEW_TASKS:
+        tasks = int(known.sum())
+        if len(names) < 2 or tasks < FEW_TASKS:
             raise UserError(
-                f"the knowledge has {len(names)} methods for such data and {known.sum()} tasks on which all of them "
-                f"were run, but 2 methods and {FEW_TASKS} tasks are needed: give other knowledge."
+                f"the knowledge has {len(names)} method{'s' * (len(names) != 1)} for such data and {tasks} "
+                f"task{'s' * (tasks != 1)} on which all of them were run, but 2 methods and {FEW_TASKS} tasks "
+                "are needed: give other knowledge."
             )
         needs = {name: self.needs[name] for name in names if name in self.needs}
         return replace(self, methods=names, scores=self.scores[:, kept], needs=needs).subset(known)

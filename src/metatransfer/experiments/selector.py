@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from metatransfer.checks import check_choice, check_count, check_seed
 from metatransfer.errors import UserError, explained
@@ -65,7 +65,8 @@ class StrategySelector:
     The candidates are the methods that are best on average over the known tasks. With few known tasks a method that
     won rarely cannot be recognised, and each further candidate costs more by mistakes than it gains.
 
-    Missing features are replaced by the median of the known tasks. Missing scores are allowed.
+    Missing features are replaced by the median of the known tasks; those of the task in question do not count as a
+    reason and not in its distances. Missing scores are allowed.
 
     Args:
         kind: how the methods are compared.
@@ -74,7 +75,7 @@ class StrategySelector:
         seed: seed of the forests.
 
     Attributes:
-        knowledge_: the table of :meth:`fit`.
+        knowledge_: the table that it learned from.
         single_best_: the method with the best mean score, which is recommended if features are ignored.
 
     Raises:
@@ -90,9 +91,16 @@ class StrategySelector:
         check_seed(seed=seed)
         self.kind, self.candidates, self.num_trees, self.seed = kind, candidates, num_trees, seed
 
-    def fit(self, knowledge: Knowledge) -> Self:
-        """Learns from a table of tasks."""
-        self.knowledge_ = knowledge
+    def fit(self, knowledge: Knowledge, available: Iterable[str] | None = None) -> Self:
+        """Learns from a table of tasks.
+
+        Args:
+            knowledge: the table.
+            available: what the data have of the needs in the table, see :meth:`Knowledge.usable`; by default all
+                methods are learned.
+        """
+        self._whole = knowledge
+        self.knowledge_ = knowledge = knowledge if available is None else knowledge.usable(available)
         means = np.nanmean(knowledge.scores - np.nanmean(knowledge.scores, 1, keepdims=True), 0)
         self._best_first = np.argsort(-means, kind="stable")
         self.single_best_ = knowledge.methods[self._best_first[0]]
@@ -104,7 +112,6 @@ class StrategySelector:
         self._forests: Forests = FORESTS[self.kind](self.num_trees, self.seed)
         self._forests.fit(self._filled, knowledge.scores[:, chosen])
         self._regressors: ScoreForests | None = None
-        self._usual: float | None = None
         return self
 
     def choose(self, values: ArrayLike) -> list[str]:
@@ -120,9 +127,12 @@ class StrategySelector:
             values: ``(F,)`` task features in the order of the knowledge, or the values by name; NaN if not defined.
 
         Raises:
-            UserError: the selector is not fitted, or a feature is missing or infinite.
+            UserError: the selector is not fitted, or a feature is missing or infinite, or all are NaN.
         """
-        x = self._impute(self._checked(self._by_name(values)))
+        raw = self._checked(self._by_name(values))
+        x, given = self._impute(raw), ~np.isnan(raw[0])
+        if not given.any():
+            raise UserError("all features of the task are NaN: give at least one.")
         known = self.knowledge_
         means, spreads = self._scores().mean_and_spread(x)
         votes = np.full(len(known.methods), np.nan)
@@ -132,21 +142,26 @@ class StrategySelector:
         ranking = tuple(
             RankedMethod(known.methods[m], float(means[m]), float(spreads[m]), float(votes[m])) for m in order
         )
-        return Recommendation(ranking, self._nearest(x), self._telling(x), self._doubts(x, order[0]))
+        return Recommendation(
+            ranking, self._nearest(x, given), self._telling(x, given), self._doubts(x, given, order[0])
+        )
 
     def save(self, path: str | Path) -> None:
-        """Writes the settings and the knowledge as plain JSON; :meth:`load` learns from it again."""
+        """Writes the settings and the knowledge as plain JSON; :meth:`load` learns from it again.
+
+        All of the knowledge is written, also the methods that ``available`` left out.
+        """
         self._check_fitted()
         settings = {name: getattr(self, name) for name in ("kind", "candidates", "num_trees", "seed")}
-        write_json(path, {"format": _FORMAT, "settings": settings, "knowledge": self.knowledge_.plain()})
+        write_json(path, {"format": _FORMAT, "settings": settings, "knowledge": self._whole.plain()})
 
     @classmethod
-    def load(cls, path: str | Path, available: Iterable[str] = ()) -> Self:
+    def load(cls, path: str | Path, available: Iterable[str] | None = None) -> Self:
         """Reads a file of :meth:`save` and fits, which gives the same answers with the same version of scikit-learn.
 
         Args:
             path: the file.
-            available: what the data have of the needs in the knowledge, see :meth:`Knowledge.usable`.
+            available: see :meth:`fit`.
 
         Raises:
             UserError: the file is missing or is not such a file.
@@ -160,7 +175,7 @@ class StrategySelector:
         problem, remedy = f"the knowledge '{path}' is damaged", "make it with StrategySelector.save"
         with explained(problem, remedy, AttributeError, KeyError, TypeError, ValueError):
             selector, knowledge = cls(**content["settings"]), Knowledge.from_plain(content["knowledge"])
-        return selector.fit(knowledge.usable(available))
+        return selector.fit(knowledge, available)
 
     # ---- the task
 
@@ -197,37 +212,39 @@ class StrategySelector:
             self._regressors.fit(self._filled, self.knowledge_.scores)
         return self._regressors
 
-    def _distances(self, x: Array) -> Array:
-        """``(T,)`` mean absolute differences to the known tasks, each feature in units of its interquartile range."""
-        found: Array = np.abs((_compress(self._filled) - _compress(x)) / self._scale).mean(1)
+    def _distances(self, x: Array, given: NDArray[np.bool_]) -> Array:
+        """``(T,)`` mean absolute differences to the known tasks, each feature in units of its interquartile range.
+
+        Only of the features in the mask ``given``, so that none is invented.
+        """
+        found: Array = np.abs((_compress(self._filled) - _compress(x)) / self._scale)[:, given].mean(1)
         return found
 
-    def _nearest(self, x: Array) -> tuple[tuple[str, float, str], ...]:
-        known, distances = self.knowledge_, self._distances(x)
+    def _nearest(self, x: Array, given: NDArray[np.bool_]) -> tuple[tuple[str, float, str], ...]:
+        known, distances = self.knowledge_, self._distances(x, given)
         best = np.nanargmax(known.scores, 1)
         places = np.argsort(distances, kind="stable")[:_TOLD]
         return tuple((known.tasks[t], float(distances[t]), known.methods[best[t]]) for t in places)
 
-    def _telling(self, x: Array) -> tuple[tuple[str, float, float, float], ...]:
+    def _telling(self, x: Array, given: NDArray[np.bool_]) -> tuple[tuple[str, float, float, float], ...]:
         known, weights = self.knowledge_, self._forests.importances()
-        places = np.argsort(-weights, kind="stable")[:_TOLD]
+        places = [place for place in np.argsort(-weights, kind="stable") if given[place]][:_TOLD]
         below = (self._filled < x).mean(0)
         return tuple((known.features[f], float(weights[f]), float(x[0, f]), float(below[f])) for f in places)
 
-    def _doubts(self, x: Array, first: int) -> tuple[str, ...]:
-        return tuple(doubt for doubt in (self._far(x), self._no_gain(x, first)) if doubt)
+    def _doubts(self, x: Array, given: NDArray[np.bool_], first: int) -> tuple[str, ...]:
+        return tuple(doubt for doubt in (self._far(x, given), self._no_gain(x, first)) if doubt)
 
-    def _far(self, x: Array) -> str:
-        if self._usual is None:
-            pairs = np.array([self._distances(row[None]) for row in self._filled])
-            np.fill_diagonal(pairs, np.inf)
-            self._usual = float(np.quantile(pairs.min(1), _FAR))
-        nearest = float(self._distances(x).min())
-        if nearest <= self._usual:
+    def _far(self, x: Array, given: NDArray[np.bool_]) -> str:
+        pairs = np.array([self._distances(row[None], given) for row in self._filled])
+        np.fill_diagonal(pairs, np.inf)
+        usual = float(np.quantile(pairs.min(1), _FAR))
+        nearest = float(self._distances(x, given).min())
+        if nearest <= usual:
             return ""
         return (
             f"the task is far from every known one (distance {nearest:.2g}, while 95 % of the known tasks have a "
-            f"neighbour within {self._usual:.2g})"
+            f"neighbour within {usual:.2g})"
         )
 
     def _no_gain(self, x: Array, first: int) -> str:

@@ -124,6 +124,20 @@ def test_unseen_categories_are_zeros_and_constant_columns_too(tmp_path):
     assert (samples(data, "train")[0][:, 2] == 1).all()
 
 
+def test_the_encoder_of_another_table_finds_columns_and_categories_by_name(tmp_path):
+    first = table(write(tmp_path / "first.csv"), features=["a", "colour", "b"])
+    rows = [{"colour": row["colour"], "b": row["b"], "a": row["a"], "kind": row["kind"]} for row in ROWS[::-1]]
+    source = table(write(tmp_path / "other.csv", rows)).opened()["all"]
+    encoder = first.encoder(first.opened()["all"])
+    x = source.encoded(encoder).read(torch.arange(len(source)), torch.device("cpu")).numpy()
+    assert np.array_equal(x[::-1], samples(first, "all")[0])
+    rows[0]["colour"] = "purple"
+    x = table(write(tmp_path / "more.csv", rows)).opened()["all"].encoded(encoder).read(torch.arange(2), "cpu")
+    assert x[:, 2:].sum(1).tolist() == [0.0, 1.0]
+    with pytest.raises(UserError, match=r"the first has a, colour \(words\), b, and .* has a, b: list those"):
+        table(tmp_path / "first.csv", features=["a", "b"]).opened()["all"].encoded(encoder)
+
+
 def test_numbers_can_be_categories(tmp_path):
     rows = [{**row, "b": index % 3} for index, row in enumerate(ROWS)]
     path = write(tmp_path / "t.csv", rows)

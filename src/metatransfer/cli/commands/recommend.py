@@ -21,7 +21,7 @@ from metatransfer.checks import check_count
 from metatransfer.cli.entries import Candidate, Situation, collection_of, judged, open_collection, read_data
 from metatransfer.data import Collection, Source
 from metatransfer.data.serving.splits import few_labels
-from metatransfer.data.sources import encoded, read_samples, subset
+from metatransfer.data.sources import Encoder, encoded, read_samples, subset
 from metatransfer.errors import UserError
 from metatransfer.experiments import Recommendation, StrategySelector
 from metatransfer.experiments.description import described
@@ -30,6 +30,7 @@ from metatransfer.experiments.outlook import outlook
 from metatransfer.storage import write_atomically
 
 NESTED = ("data",)
+MAIN = {"data": "source"}
 _SAMPLES = 1000  # read for the task features
 _COMPARED = 3  # methods of the command at the end
 _Read = tuple[Source, Tensor, np.ndarray]
@@ -38,7 +39,7 @@ _Read = tuple[Source, Tensor, np.ndarray]
 def arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
-        "--data", type=dict | str, required=True,
+        "--data", type=dict, required=True,
         help="path or name of the data; options as for fit: --data.source PATH or NAME; for two domains "
         "--data.sources.NAME and --data.targets.NAME",
     )  # fmt: skip
@@ -58,7 +59,12 @@ def run(settings: Namespace) -> None:
     Raises:
         UserError: the data cannot be opened, or have no samples of numbers with classes.
     """
-    data = {"source": settings.data} if isinstance(settings.data, str) else read_data(settings.data)
+    if settings.shots is not None and settings.ways is None:
+        raise UserError(
+            f"--shots {settings.shots} describes episodes, which also need --ways: add it, or give "
+            f"--data.labels_per_class {settings.shots} for fixed classes."
+        )
+    data = read_data(settings.data)
     found = _of_domains(data, settings) if "targets" in data or "sources" in data else _of_classes(data, settings)
     if settings.output:
         write_atomically(settings.output, json.dumps(found, indent=1) + "\n")
@@ -90,23 +96,37 @@ def _of_classes(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
 
 def _samples(collection: Collection, seed: int, labels: int | None = None) -> _Read:
     """At most a thousand training samples ``(N, *shape)``, and their indices; of few labels, only these samples."""
-    parts = collection.opened()
-    source = parts["train" if "train" in parts else "all"]
-    if not isinstance(source, Source):
-        raise UserError(f"{type(collection).__name__} generates tasks: give data with samples.")
+    source = _training(collection)
     count = len(source.labels)  # before anything is read, as data without classes raise an error
     if labels is not None:
         check_count(labels_per_class=labels)
         source = few_labels(subset(source, np.arange(count)), labels, seed)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:_SAMPLES])
-    return source, _read(collection, source, chosen), chosen
+    chosen = _some(len(source), seed)
+    return source, _read(source, collection.encoder(source), chosen), chosen
 
 
-def _read(collection: Collection, source: Source, chosen: np.ndarray) -> Tensor:
-    x = read_samples(encoded(source, collection.encoder(source)), torch.from_numpy(chosen), torch.device("cpu"))
+def _training(collection: Collection) -> Source:
+    parts = collection.opened()
+    source = parts["train" if "train" in parts else "all"]
+    if not isinstance(source, Source):
+        raise UserError(f"{type(collection).__name__} generates tasks: give data with samples.")
+    return source
+
+
+def _some(count: int, seed: int) -> np.ndarray:
+    """At most a thousand of ``count`` places, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:_SAMPLES])
+
+
+def _read(source: Source, encoder: Encoder | None, chosen: np.ndarray) -> Tensor:
+    x = read_samples(encoded(source, encoder), torch.from_numpy(chosen), torch.device("cpu"))
     if not isinstance(x, Tensor):
-        raise UserError(f"{source.name} holds texts, but recommend needs numbers: give their embeddings as arrays.")
+        raise _texts(source.name)
     return x
+
+
+def _texts(who: str) -> UserError:
+    return UserError(f"{who} holds texts, but recommend needs numbers: give their embeddings as arrays.")
 
 
 def _command(found: Recommendation, data: Mapping[str, Any], settings: Namespace) -> str:
@@ -117,7 +137,7 @@ def _command(found: Recommendation, data: Mapping[str, Any], settings: Namespace
             Candidate.parse(name)
     except UserError:
         return ""
-    shape = {"num_ways": settings.ways, "num_shots": settings.shots if settings.ways else None}
+    shape = {"num_ways": settings.ways, "num_shots": settings.shots}
     options = {**_flat("data", data), **{f"--data.task.{name}": value for name, value in shape.items() if value}}
     words = [str(word) for option in options.items() for word in option]
     return shlex.join(["lightning", "compare", *words, "--methods", *names])
@@ -147,7 +167,9 @@ def _show(found: Recommendation, data: str, selector: StrategySelector, situatio
 def _sentences(found: Recommendation) -> list[str]:
     """The reason for a recommendation and the doubts about it."""
     near = ", ".join(f"{task} (distance {distance:.2g}, best: {method})" for task, distance, method in found.nearest)
-    telling = ", ".join(f"{name} = {value:.3g} (above {below:.0%} of them)" for name, _, value, below in found.telling)
+    telling = ", ".join(
+        f"{name} = {value:.3g} (above {100 * below:.0f} % of them)" for name, _, value, below in found.telling
+    )
     lines = [
         "The expected scores are means ± standard deviations over the trees of a random forest.",
         f"Nearest known tasks: {near}.",
@@ -179,22 +201,51 @@ def _of_domains(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
     sides = [data.get(side) for side in ("sources", "targets")]
     if not all(isinstance(one, Mapping) and one for one in sides):
         raise UserError("data.sources and data.targets need names: give for example --data.sources.photos DIR.")
-    opened = [[open_collection(collection_of(one)) for one in side.values()] for side in sides]  # type: ignore[union-attr]
-    known = [_samples(one, settings.seed) for one in opened[0]]
-    names = sorted({name for source, _, _ in known for name in source.class_names})
-    labels = [names.index(source.class_names[one]) for source, _, rows in known for one in source.labels[rows]]
-    new = [_unlabelled(one, settings.seed) for one in opened[1]]
-    targets = sorted({name for _, classes in new for name in classes}) if all(classes for _, classes in new) else []
-    source = Labelled(torch.cat([x for _, x, _ in known]), torch.tensor(labels))
-    found = outlook(source, torch.cat([x for x, _ in new]), names, targets)
+    known, new = (
+        {f"{which} '{name}'": open_collection(collection_of(one)) for name, one in side.items()}  # type: ignore[union-attr]
+        for which, side in zip(("source", "target"), sides, strict=True)
+    )
+    sources = {who: _training(one) for who, one in known.items()}
+    names = sorted({name for source in sources.values() for name in source.class_names})
+    targets = {who: _unlabelled(one) for who, one in new.items()}
+    read = _read_domains(known | new, sources | {who: one for who, (one, _) in targets.items()}, settings.seed)
+    labels = [
+        names.index(source.class_names[y]) for who, source in sources.items() for y in source.labels[read[who][1]]
+    ]
+    classes = [given for _, given in targets.values()]
+    target_classes = sorted(set().union(*classes)) if all(classes) else []
+    x, others = (torch.cat([read[who][0] for who in side]) for side in (known, new))
+    found = outlook(Labelled(x, torch.tensor(labels)), others, names, target_classes)
     print(found)
     return {**found._asdict(), "sentence": str(found)}
 
 
-def _unlabelled(collection: Collection, seed: int) -> tuple[Tensor, tuple[str, ...]]:
-    """At most a thousand samples of a target, and the names of its classes, if it has labels."""
+def _unlabelled(collection: Collection) -> tuple[Source, set[str]]:
+    """The training samples of a target, and the names of its classes, if it has labels."""
     parts = collection.unlabelled_parts()
     part = parts["train" if "train" in parts else next(iter(parts))]
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(part.source))[:_SAMPLES])
-    names = set() if part.withheld is None else set(part.withheld.tolist()) - {""}
-    return _read(collection, part.source, chosen), tuple(sorted(names))
+    return part.source, set() if part.withheld is None else set(part.withheld.tolist()) - {""}
+
+
+def _read_domains(
+    collections: Mapping[str, Collection], sources: Mapping[str, Source], seed: int
+) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """At most a thousand samples of each domain and their indices, all encoded like the first, as in training."""
+    for who, collection in collections.items():
+        if collection.of_texts:
+            raise _texts(who)
+    encoders = {who: collection.encoder(sources[who]) for who, collection in collections.items()}
+    (first, encoder), *others = encoders.items()
+    for who, other in others:
+        if (other is None) != (encoder is None):
+            raise UserError(f"all domains or none must be tables, but {who} and {first} differ: give data of one kind.")
+    chosen = {who: _some(len(source), seed) for who, source in sources.items()}
+    read = {who: (_read(source, encoder, chosen[who]), chosen[who]) for who, source in sources.items()}
+    shape, *_ = (tuple(x.shape[1:]) for x, _ in read.values())
+    for who, (x, _) in read.items():
+        if tuple(x.shape[1:]) != shape:
+            raise UserError(
+                f"all domains must have samples of the same shape, but those of {first} are {shape} and those of {who} "
+                f"{tuple(x.shape[1:])}: set the same image_size and channels, or the same number of features."
+            )
+    return read

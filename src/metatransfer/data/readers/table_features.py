@@ -35,6 +35,24 @@ class Columns(NamedTuple):
         """The places of the numeric columns."""
         return [place for place, name in enumerate(self.names) if name not in self.values]
 
+    def recoded(self, rows: NDArray[np.float64], other: "Columns", where: str) -> NDArray[np.float64]:
+        """Rows ``(N, F)`` in the order and with the numbers of another table's columns, -1 for values it lacks."""
+        if self == other:
+            return rows
+        if set(self.names) != set(other.names) or set(self.values) != set(other.values):
+            told = [", ".join(f"{name} (words)" if name in one.values else name for name in one.names)
+                    for one in (other, self)]  # fmt: skip
+            raise UserError(
+                f"all tables must have the same columns, but the first has {told[0]}, and {where} has {told[1]}: list "
+                "those that they share in features, and those of words in categorical."
+            )
+        found = rows[:, [self.names.index(name) for name in other.names]]
+        for place, name in enumerate(other.names):
+            if name in other.values:
+                numbers = [other.values[name].get(word, -1) for word in self.values[name]]
+                found[:, place] = np.array([*numbers, -1], np.float64)[found[:, place].astype(np.int64)]  # -1 stays
+        return found
+
     def raw(self, table: Table) -> NDArray[np.float64]:
         """The rows before they are encoded, ``(N, F)``; missing values are NaN."""
         return np.stack([self._column(table, name) for name in self.names], axis=1)
@@ -169,9 +187,13 @@ class TableSource(TensorSource):
         return self.data[indices].to(device)
 
     def encoded(self, encoder: Encoder) -> TensorSource:
-        """The samples."""
+        """The samples; the encoder of another table finds its columns and categories by their names.
+
+        Raises:
+            UserError: the encoder is of other columns.
+        """
         assert isinstance(encoder, TableEncoder)
-        samples = torch.from_numpy(encoder(self.data.numpy()))
+        samples = torch.from_numpy(encoder(self.columns.recoded(self.data.numpy(), encoder.columns, self.name)))
         return TensorSource(samples, self.targets, self.class_names, self.name, self.groups)
 
     def show(self, index: int) -> str:
