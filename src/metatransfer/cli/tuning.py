@@ -15,8 +15,7 @@ from metatransfer.cli.tuning_trial import Trial, distributions, import_optuna, r
 from metatransfer.errors import explained
 
 if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial
+    from metatransfer.cli.tuning_trial import FrozenTrial, Study
 
 _FILE, _CONFIGURED, _REPEATS = "tuning.db", "configured", "repeats"
 

@@ -21,7 +21,9 @@ from metatransfer.data_info import info_of
 from metatransfer.errors import UserError, explained
 
 if TYPE_CHECKING:
+    from optuna import Study as Study
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial as FrozenTrial
 
 _OF_RUNS = (Report, Figures, DomainDiagnostics)  # what a trial has no use for
 
