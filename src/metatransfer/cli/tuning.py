@@ -156,7 +156,8 @@ def _ended(study: "Study") -> "list[FrozenTrial]":
 def _result(study: "Study | None", number: int, space: Space) -> Tuned:
     trials = [] if study is None else _ended(study)[:number]
     scored = [one for one in trials if one.state.name == "COMPLETE"]
-    best = max(scored, key=lambda one: one.values[0], default=None)  # of equal ones the first
+    # of equal ones that with the configured values, which may have been repeated late, or else the first
+    best = max(scored, key=lambda one: (one.values[0], one.user_attrs.get(_CONFIGURED, False)), default=None)
     values = {} if best is None or best.user_attrs.get(_CONFIGURED) else best.params
     card = {"missing": number - len(trials) if space else 0}
     card |= _card(trials, space, {name: as_value(one) for name, one in values.items()})
