@@ -42,7 +42,7 @@ IN_DATA = {
 FREE = {"cli", "__main__", "__init__"}  # the top
 # an optional dependency is imported in one file alone
 OPTIONAL = {"h5py", "pyarrow", "learn2learn", "tokenizers", "transformers", "timm", "huggingface_hub"}
-OPTIONAL |= {"onnx", "onnxruntime", "onnxscript", "captum", "ray", "submitit", "optuna"}
+OPTIONAL |= {"onnx", "onnxruntime", "onnxscript", "captum", "ray", "submitit", "optuna", "sqlalchemy", "filelock"}
 IN_SEVERAL_FILES = {"huggingface_hub": "timm and transformers each look for their weights in its cache"}
 # files that may unpickle, each with the reason
 UNPICKLES: dict[str, str] = {}

@@ -134,6 +134,7 @@ def test_options_of_the_command_line_are_nested_after_those_of_a_file():
     given = {"source": "Glyphs", "task": {"num_ways": 5, "num_shots": 1}, "task/num_shots": "5", "a/b/c": "x"}
     assert read_data(given)["task"] == {"num_ways": 5, "num_shots": 5}
     assert read_data(given)["a"] == {"b": {"c": "x"}}
+    assert read_data({"time": "1:30:00", "days": "2-1"}) == {"time": "1:30:00", "days": "2-1"}  # not 5400 seconds
 
 
 def test_all_entries_are_tested_on_one_protocol_and_train_in_their_own_way():

@@ -11,7 +11,16 @@ import messages
 from conftest import ROOT
 from metatransfer.cli.entries import Candidate
 from metatransfer.cli.entry_run import Job, configured
-from metatransfer.cli.search_space import as_arguments, as_text, as_value, inside, read_options, spaces_of, value_at
+from metatransfer.cli.search_space import (
+    as_arguments,
+    as_text,
+    as_value,
+    configured_values,
+    inside,
+    read_options,
+    spaces_of,
+    value_at,
+)
 from metatransfer.errors import UserError
 
 
@@ -45,6 +54,21 @@ def test_a_given_space_is_for_the_entries_that_have_its_arguments():
     found = spaces_of(jobs("maml", "protonet"), given)
     assert found["maml"] == given
     assert found["protonet"] == {"model.backbone.hidden_channels": [4, 8]}
+
+
+def test_what_is_not_searched_for_an_entry_is_told(capsys):
+    spaces_of(jobs("maml", "protonet"), {"model.inner.steps": [1], "model.optimizer.lr": [0.1]})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert messages.keep(line).startswith("protonet: model.inner.steps is not tuned: ")
+
+
+@pytest.mark.parametrize(
+    ("configured", "values", "expected"),
+    [(0.0, [0, 0.1], "0"), (1, [1.0], "1.0"), (True, [2, 1], "1"), (True, [1, True], "true"), ("a", ["b", "a"], "a")],
+)
+def test_a_configured_value_is_the_equal_one_of_a_list(configured, values, expected, monkeypatch):
+    monkeypatch.setattr("metatransfer.cli.search_space.settings_of", lambda _: {"model": {"x": configured}})
+    assert configured_values(None, {"model.x": values}) == {"model.x": expected}
 
 
 @pytest.mark.parametrize(

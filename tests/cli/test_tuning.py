@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from filelock import FileLock
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -18,12 +19,15 @@ from test_search_space import jobs
 
 import messages
 from metatransfer.cli import main
+from metatransfer.cli.comparison_report import trials_in_words
 from metatransfer.cli.executors.base import Killed
 from metatransfer.cli.executors.local import Local
-from metatransfer.cli.tuning import Search, Tuned, Validations
+from metatransfer.cli.tuning import Search, Tuned
+from metatransfer.cli.tuning_trial import Validations, distributions, storage_at
 from metatransfer.errors import UserError
 
 optuna = pytest.importorskip("optuna")
+OperationalError = pytest.importorskip("sqlalchemy.exc").OperationalError
 LR = {"model.optimizer.lr": {"low": 1e-4, "high": 1.0, "log": True}}
 
 
@@ -61,7 +65,7 @@ def scored(monkeypatch):
             rate = float(job.arguments[-1].partition("=")[2])
             measure(FakeTrainer(scores(rate), mode), None, None)
 
-        monkeypatch.setattr("metatransfer.cli.tuning.run_with", run_with)
+        monkeypatch.setattr("metatransfer.cli.tuning_trial.run_with", run_with)
 
     return use
 
@@ -77,8 +81,13 @@ def a_search(folder, trials=8, space=LR):
 
 
 def trials_of(folder):
-    (one,) = optuna.get_all_study_summaries(f"sqlite:///{folder}/tuning.db")
-    return optuna.load_study(study_name=one.study_name, storage=f"sqlite:///{folder}/tuning.db").trials
+    return study_in(folder).trials
+
+
+def study_in(folder):
+    storage = storage_at(folder / "tuning.db")
+    (one,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=one.study_name, storage=storage)
 
 
 def test_the_best_validation_wins(tmp_path, scored, capsys):
@@ -192,22 +201,142 @@ def test_more_trials_cost_only_themselves(tmp_path, scored):
     assert len(trials_of(tmp_path)) == 6
 
 
-def test_a_trial_whose_process_is_killed_is_repeated_later(tmp_path, scored, capsys):
-    class Killing:
-        def each(self, function, items):
-            yield 0, Killed("a process was killed.")
+class Killing:
+    """Stands for an executor: the processes of the first calls are killed, which leaves their trials running."""
 
+    def __init__(self, folder, calls):
+        self.folder, self.calls = folder, calls
+
+    def each(self, function, items):
+        for place, item in enumerate(items):
+            self.calls -= 1
+            if self.calls >= 0:
+                study_in(self.folder).ask(distributions(LR))
+            yield place, Killed("a process was killed.") if self.calls >= 0 else function(item)
+
+
+def test_trials_whose_processes_are_killed_are_repeated_once(tmp_path, scored, capsys):
     scored(peak)
-    assert a_search(tmp_path, trials=1).run(Killing())["protonet"].card["trials"] == 0
+    found = a_search(tmp_path, trials=3).run(Killing(tmp_path, 2))["protonet"]
     assert "protonet, a process was killed." in capsys.readouterr().out
-    assert a_search(tmp_path, trials=1).run(Local(1))["protonet"].card["trials"] == 1
+    assert (found.card["trials"], found.card["missing"]) == (3, 0)
+    assert trials_of(tmp_path)[3].params["model.optimizer.lr"] == 0.002  # as configured
+    assert trials_of(tmp_path)[3].user_attrs["configured"]
+
+
+def test_trials_that_are_still_missing_are_told(tmp_path, scored):
+    scored(peak)
+    found = a_search(tmp_path, trials=3).run(Killing(tmp_path, 5))["protonet"]  # 3, and 2 of their repetitions
+    assert (found.card["trials"], found.card["missing"]) == (1, 2)
+    assert "(1 trials, 2 missing, " in str(found)
+    assert "at most 3 trials" in trials_in_words({"trials": 3, "entries": {"protonet": found.card}})
+    assert a_search(tmp_path, trials=3).run(Local(1))["protonet"].card["missing"] == 0
+
+
+def test_trials_that_failed_are_repeated_by_the_next_command(tmp_path, scored):
+    """They may have lacked memory; within a command they count, so that all entries have as many."""
+    began = []
+
+    def flaky(rate):
+        began.append(rate)
+        return [0.5] if len(began) != 1 else 1 / 0
+
+    scored(flaky)
+    assert a_search(tmp_path, trials=3).run(Local(1))["protonet"].card["failed"] == 1
+    assert len(began) == 3
+    found = a_search(tmp_path, trials=3).run(Local(1))["protonet"]
+    card = found.card
+    assert found.arguments == ()  # nothing is better
+    assert (card["trials"], card["failed"], card["failures"]) == (3, 0, [])
+    assert began[3:] == [0.002]  # as configured, as the one that failed
+    a_search(tmp_path, trials=3).run(Local(1))
+    assert len(began) == 4
+
+
+def test_a_trial_that_cannot_be_stored_is_repeated(tmp_path, scored, monkeypatch, capsys):
+    """Its first values are still those of the configuration, although it had none when it ended."""
+    calls = []
+
+    def locked(_):
+        raise optuna.exceptions.StorageInternalError("database is locked")
+
+    def locked_once(space):
+        calls.append(space)
+        found = distributions(space)
+        if len(calls) == 1:
+            found["model.optimizer.lr"].to_internal_repr = locked
+        return found
+
+    monkeypatch.setattr("metatransfer.cli.tuning_trial.distributions", locked_once)
+    scored(peak)
+    found = a_search(tmp_path, trials=2).run(Local(1))["protonet"]
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "database is locked" in one]
+    messages.keep(line)
+    assert "[1/2] protonet, a trial failed: no result in" in line
+    assert (found.card["trials"], found.card["missing"]) == (2, 0)
+    assert trials_of(tmp_path)[2].params["model.optimizer.lr"] == 0.002
+
+
+def test_a_trial_that_another_command_has_ended(tmp_path, scored, capsys):
+    ended = []
+
+    def elsewhere(rate):
+        if not ended:
+            ended.append(study_in(tmp_path).tell(0, state=optuna.trial.TrialState.FAIL))
+        return peak(rate)
+
+    scored(elsewhere)
+    assert a_search(tmp_path, trials=2).run(Local(1))["protonet"].card["trials"] == 2
+    assert "[1/2] protonet, a trial failed: no result in" in capsys.readouterr().out
+
+
+def test_two_commands_do_not_search_in_one_folder(tmp_path, scored):
+    scored(peak)
+    (tmp_path / "here").mkdir()
+    with FileLock(tmp_path / "here" / "tuning.lock"), pytest.raises(UserError) as error:
+        a_search(tmp_path / "here", trials=1).run(Local(1))
+    assert "another command is tuning" in messages.keep(str(error.value))
+    assert a_search(tmp_path / "here", trials=1).run(Local(1))["protonet"].card["trials"] == 1
+
+
+def test_a_file_of_trials_that_is_locked(tmp_path, monkeypatch):
+    def locked(*_):
+        raise OperationalError("", {}, Exception("database is locked"))
+
+    monkeypatch.setattr("metatransfer.cli.tuning._study", locked)
+    with pytest.raises(UserError, match=r"tuning\.db' cannot be used .*database is locked.*: check its folder"):
+        a_search(tmp_path, trials=1).run(Local(1))
+
+
+def test_any_name_of_a_folder(tmp_path, scored):
+    scored(peak)
+    a_search(tmp_path / "what? {x} 100%41", trials=1).run(Local(1))
+    assert (tmp_path / "what? {x} 100%41" / "tuning.db").exists()
+
+
+def test_configured_numbers_that_a_list_has_in_another_form(tmp_path, scored):
+    scored(lambda decay: [decay])
+    found = a_search(tmp_path, trials=1, space={"model.optimizer.weight_decay": [0, 0.1]}).run(Local(1))["protonet"]
+    assert (found.card["trials"], found.card["failed"]) == (1, 0)
+    assert trials_of(tmp_path)[0].params == {"model.optimizer.weight_decay": "0"}
+
+
+def test_the_source_accuracy_of_the_best_state(tmp_path):
+    """In domain adaptation, the score is an unsupervised one."""
+    trial = SimpleNamespace(report=lambda *_: None, should_prune=lambda: False)
+    watch, trainer = Validations(trial), FakeTrainer([])
+    trainer.callbacks = [watch]
+    for score, right in [(0.1, 0.9), (0.3, 0.5), (0.2, 0.8)]:
+        trainer.callback_metrics["val/source_accuracy"] = right
+        trainer._validate(score)
+    assert watch.source == 0.5
 
 
 def test_entries_without_arguments_to_search():
-    card = {"trials": 0, "space": {}, "values": {}, "seconds": 0, "pruned": 0, "failed": 0}
+    card = {"trials": 0, "space": {}, "values": {}, "seconds": 0, "pruned": 0, "failed": 0, "missing": 0}
     assert str(Tuned((), card)) == "nothing to tune"
     values = {"model.optimizer.lr": 0.001234567, "data.batch_size": 8}
-    told = str(Tuned((), {"trials": 4, "space": LR, "values": values, "seconds": 9.6, "pruned": 1, "failed": 0}))
+    told = str(Tuned((), {**card, "trials": 4, "space": LR, "values": values, "seconds": 9.6, "pruned": 1}))
     assert told == "optimizer.lr 0.00123, data.batch_size 8 (4 trials, 1 pruned, 10 s)"
 
 

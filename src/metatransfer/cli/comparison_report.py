@@ -31,7 +31,7 @@ def publish(
         card: more for the file.
         tuned: by entry, what its hyper-parameter search found and took; empty if there was none.
     """
-    trials = f"; {card['tuning']['trials']} trials of tuning for each entry" if tuned else ""
+    trials = trials_in_words(card["tuning"]) if tuned else ""
     table = Table(*_COLUMNS, title=f"{card['situation']}; {card['budget']}; {len(card['seeds'])} seeds{trials}")
     if tuned:
         table.add_column("tuning")
@@ -52,6 +52,12 @@ def publish(
     if best is not None:
         lines += [f"'{best}', seed {ranking.outcomes[best][0].seed}:", ranking.outcomes[best][0].command]
     show(table, *lines)
+
+
+def trials_in_words(tuning: Mapping[str, Any]) -> str:
+    """How many trials each entry had, for the title of the table."""
+    same = not any(one.get("missing") for one in tuning["entries"].values())
+    return f"; {'' if same else 'at most '}{tuning['trials']} trials of tuning for each entry"
 
 
 def _row(ranking: Ranking, name: str) -> list[str]:

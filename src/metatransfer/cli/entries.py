@@ -27,6 +27,7 @@ from metatransfer.methods.classifier import SampleClassifier
 from metatransfer.methods.episodic import EpisodicModule
 
 Kind = Literal["new classes", "few labels", "domains"]
+_TIME = re.compile(r"\d+(:\d+)+")  # stays a text: 1:30:00 is the number 5400 for YAML 1.1
 _MANY = 30  # classes: with as many, and nothing else said, new classes are the question
 _EPISODIC = ("task", "eval_task", "episodes")
 _LABELLED = ("labels_per_class", "batch_size", "balance")
@@ -198,7 +199,7 @@ def read_data(given: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(place.get(key), dict):
                 place[key] = {}
             place = place[key]
-        read = yaml.safe_load(value) if isinstance(value, str) else value
+        read = yaml.safe_load(value) if isinstance(value, str) and not _TIME.fullmatch(value) else value
         place[name] = read_data(read) if isinstance(read, Mapping) else read
     return found
 

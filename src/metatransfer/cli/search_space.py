@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from metatransfer.callbacks.run.display import show
 from metatransfer.checks import check_count, check_file
 from metatransfer.cli.entries import check_common, read_data
 from metatransfer.cli.entry_run import Job, settings_of
@@ -81,6 +82,8 @@ def spaces_of(jobs: Mapping[str, Job], given: Space | None) -> dict[str, Space]:
 
     Raises:
         UserError: no entry has a given argument, or none accepts its values.
+
+    An argument that an entry does not have, or of which it rejects a value, is not searched for it, and printed.
     """
     if given is None:
         return {name: _default(settings_of(job)) for name, job in jobs.items()}
@@ -92,6 +95,8 @@ def spaces_of(jobs: Mapping[str, Job], given: Space | None) -> dict[str, Space]:
         for name in jobs:
             if not errors[name]:
                 found[name][argument] = values
+            else:
+                show(f"{name}: {argument} is not tuned: {errors[name]}")
     return found
 
 
@@ -124,11 +129,15 @@ def configured_values(job: Job, space: Space) -> dict[str, Any]:
     """The configured values of the arguments whose space includes them; of a list, as texts."""
     settings = settings_of(job)
     found = {name: value_at(settings, name) for name in space}
-    return {
-        name: as_text(value) if isinstance(space[name], list) else value
-        for name, value in found.items()
-        if inside(value, space[name])
-    }
+    return {name: _chosen(value, space[name]) for name, value in found.items() if inside(value, space[name])}
+
+
+def _chosen(value: Any, values: Values) -> Any:  # noqa: ANN401
+    """A value as Optuna knows it: of a list, the text of the equal item, since 0.0 may stand there as 0."""
+    if isinstance(values, dict):
+        return value
+    texts = [as_text(one) for one in values if one == value]
+    return as_text(value) if as_text(value) in texts else texts[0]
 
 
 def _error(job: Job, argument: str, values: Values) -> str:
