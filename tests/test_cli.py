@@ -194,6 +194,8 @@ MISTAKES = [
     (["fit", "--config", MAML, "--trainer.precision", "bf16-mixd"], ["trainer.precision must be", "Did you mean bf16-mixed?"]),
     (["fit", "--config", ROOT / "configs"], ["configs'", "is a folder"]),
     (["fit", "--config", MAML, "--modl.inner.steps", "3"], ["unknown option", "Did you mean --model.inner"]),
+    (["fit", "--config", MAML, "--model.inner.stepps", "3"],
+     ["unknown option '--model.inner.stepps'", "Did you mean --model.inner.steps?"]),
     (["fit", "--config", MAML, "--trainr.max_epochs", "3"], ["unknown option '--trainr.max_epochs'", "--trainer.max_epochs?"]),
     (["fit", "--config", MAML, "--model.inner.steps", "x"], ["inner.steps must be an integer", "'x'"]),
     (["fit", "--config", MAML, "--trainer.max_epochs", "x"], ["trainer.max_epochs must be an integer", "'x'"]),

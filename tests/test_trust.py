@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import io
 import os
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 
 from metatransfer.cli import main
+from metatransfer.cli.commands import export
+from metatransfer.cli.config_files import check_known
+from metatransfer.cli.run_start import rebuilt
 from metatransfer.errors import UserError
 from metatransfer.methods import (
     Adaptation,
@@ -367,3 +372,65 @@ def test_the_command_line_calls_no_function(stranger, capsys):
         )
     assert "model.optimizer must name a class, but 'os.system'" in capsys.readouterr().err
     assert not Path("pwned").exists()
+
+
+# ---- the configuration beside a checkpoint
+
+
+NAMED = {
+    "class": {"class_path": "strange_package.Net"},
+    "word": "strange_package.Net",
+    "inside": {"class_path": "metatransfer.Conv4", "init_args": {"parts": [{"more": "strange_package.sub.Net"}]}},
+    "text": '{"class_path": "strange_package.Net"}',
+    "escaped": r'{"class\x5fpath": "strange\x5fpackage.Net"}',
+    "file": "net.txt",
+    "word in a file": "word.txt",
+}
+
+
+@pytest.fixture
+def strange(tmp_path, monkeypatch):
+    """A folder with a package that must not be imported, as the current one."""
+    (tmp_path / "strange_package.py").write_text("import pathlib\n\npathlib.Path('imported').touch()")
+    (tmp_path / "net.txt").write_text("class_path: strange_package.Net")
+    (tmp_path / "word.txt").write_text("# a network\nstrange_package.Net\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("strange_package", None)
+
+
+@pytest.mark.parametrize("how", NAMED)
+def test_the_configuration_beside_a_checkpoint_names_known_packages(how, strange):
+    with pytest.raises(UserError, match=r"names '.*', which could run code .* give --config"):
+        check_known({"init_args": {"backbone": NAMED[how]}}, strange / "run" / "config.yaml")
+
+
+def test_what_a_run_saves_is_allowed(strange, monkeypatch):
+    (strange / "table.csv").write_text("length,label\n1.5,cat\n2.5,dog: a big one\n")
+    (strange / "photos").mkdir()
+    saved = {"class_path": f"{__name__}.Wrapper", "path": "table.csv", "root": "photos", "monitor": "val/loss",
+             "lr": 0.1, "empty": "", "number": "1.5", "home": "~nobody_like_that/x.csv", "missing": "no_package.Net",
+             "network": {"class_path": "torch.nn.ReLU"}, "shape": [1, 28, 28], "none": None}  # fmt: skip
+    check_known(saved, strange / "config.yaml")
+    check_known("zipapp.csv", strange / "config.yaml")  # a file that has the name of a module of Python
+    (strange / "zipapp.py").touch()
+    importlib.invalidate_caches()
+    with pytest.raises(UserError, match=r"names 'zipapp\.csv'"):
+        check_known("zipapp.csv", strange / "config.yaml")
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_only_a_given_configuration_may_name_classes_of_ones_own(given, strange):
+    config = strange / "config.yaml"
+    data = {"class_path": "strange_package.Data"}
+    config.write_text(yaml.safe_dump({"model": {"class_path": "strange_package.Net"}, "data": data}))
+    more = str(config) if given else None
+    checkpoint = strange / "checkpoints" / "last.ckpt"
+    export_settings = Namespace(config=more, ckpt_path=checkpoint)
+    for call in (lambda: rebuilt(checkpoint, {}, more, []), lambda: export._data(export_settings)):
+        with pytest.raises(UserError, match="strange_package" if given else "names 'strange_package"):
+            call()
+        assert (strange / "imported").exists() == given
+        (strange / "imported").unlink(missing_ok=True)
+        sys.modules.pop("strange_package", None)

@@ -217,7 +217,7 @@ def test_the_conclusion_names_what_was_kept_what_changed_and_where_the_probe_gai
     assert CarriedOver((LayerChange("one", None, None, None, 0.0),), "", "").conclusion.endswith("no layer.")
 
 
-@pytest.mark.parametrize("mistake", ["kind", "shape", "fitted", "few", "split", "domains"])
+@pytest.mark.parametrize("mistake", ["kind", "shape", "fitted", "few", "few domains", "split", "domains"])
 def test_mistakes(mistake):
     torch.manual_seed(0)
     data, split, module = LabelledDataModule(Digits()), "val", FineTuneModule(MLP((1, 28, 28), (4,)), 10)
@@ -229,9 +229,9 @@ def test_mistakes(mistake):
         module = FrozenFeaturesModule(MLP((1, 28, 28), (4,)), 10)
     elif mistake == "split":
         split = "train"
-    elif mistake == "domains":
-        data, split = DomainDataModule({"a": TypesetDigits()}, {"b": Digits()}), "test"
+    elif mistake.endswith("domains"):
+        data, split = DomainDataModule({"a": TypesetDigits()}, {"b": Digits()}), "val" if "few" in mistake else "test"
         module = SourceOnlyModule(MLP((1, 28, 28), (4,)), 10)
     with pytest.raises(UserError) as error:
-        carried_over(module, copy.deepcopy(module), data, split=split, samples=3 if mistake == "few" else 100)
+        carried_over(module, copy.deepcopy(module), data, split=split, samples=3 if "few" in mistake else 100)
     messages.keep(str(error.value))

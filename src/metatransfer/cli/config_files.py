@@ -1,11 +1,19 @@
 """Checks of configuration files before they are parsed."""
 
+import contextlib
+import os
 import re
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from metatransfer.errors import UserError
+from metatransfer.storage import short_path
+from metatransfer.trust import KNOWN_PACKAGES
 
 _SECTIONS = ("trainer", "checkpoint", "model", "data")
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs", "<<")
@@ -122,3 +130,56 @@ def _described(node: yaml.Node) -> str:
     if isinstance(node, yaml.SequenceNode):
         return "a list"
     return f"only '{str(node.value)[:40]}'" if node.value else "nothing"
+
+
+def check_known(value: Any, file: Path) -> None:  # noqa: ANN401
+    """Raises an error if a configuration that the user has not named could make the parser import an unknown package.
+
+    Like the classes of a checkpoint, those of the configuration beside it must be of a known package or one that is
+    already imported. The parser takes texts for import paths, for YAML, and for the names of YAML files.
+
+    Args:
+        value: content of the file as YAML has it, before it is parsed.
+        file: the configuration.
+
+    Raises:
+        UserError: an unknown package is named.
+    """
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        check_known(item, file)
+    if not isinstance(value, str):
+        return
+    content = _text_of_file(value)
+    inner = _yaml(value if content is None else content, f"'{short_path(file)}'")
+    if _is_unknown(value) or _is_unknown(inner) or (content is not None and isinstance(inner, dict | list)):
+        raise UserError(
+            f"'{short_path(file)}', found beside the checkpoint, names '{value.strip()[:80]}', which could run code "
+            f"of an unknown package: read the file, and if you trust it, give --config {short_path(file)}."
+        )
+    if not isinstance(inner, str):
+        check_known(inner, file)
+
+
+def _is_unknown(value: object) -> bool:
+    """Whether a text is the import path of something in a package that is neither known nor imported."""
+    package, dot, _ = str(value).strip().partition(".")
+    if not dot or not package.isidentifier() or package in KNOWN_PACKAGES or package in sys.modules:
+        return False
+    spec = find_spec(package)
+    of_python = package in sys.stdlib_module_names  # a file test.csv is no import, but a test.py here would be one
+    return spec is not None and not (of_python and Path(spec.origin or "").is_relative_to(Path(os.__file__).parent))
+
+
+def _text_of_file(name: str) -> str | None:
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file, not UTF-8, or no such user
+        path = Path(name).expanduser()
+        if path.is_file() and path.stat().st_size <= _MOST_CHARACTERS:  # tables that are larger take long to parse
+            return path.read_text(encoding="utf-8")
+    return None
+
+
+def _yaml(text: str, name: str) -> object:
+    check_limits(text, name)
+    with contextlib.suppress(yaml.YAMLError, ValueError):  # the parser reads it as a text, too
+        return yaml.safe_load(text)
+    return text

@@ -1,5 +1,6 @@
 """Rewrites the parser's messages about frequent mistakes as one sentence, with the closest name as a suggestion."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ _PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "st
           "dict": "names with values", "tuple": "a list", "Iterable": "a list", "Sequence": "a list"}  # fmt: skip
 _SECTIONS: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
 _COMMANDS = ("fit", "validate", "test", "predict")
+_VARIADIC = ("args", "kwargs")
 _SHOWN = 16  # a longer list of names does not help
 
 
@@ -72,11 +74,24 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
 def _unknown_argument(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
     # users cannot give what an optimiser or a scheduler works on
-    hidden = ("args", "kwargs", "params", "optimizer")
+    hidden = (*_VARIADIC, "params", "optimizer")
     known = [name for name in parameters(outer) if name not in hidden] if outer is not None else []
     if outer is None or not known:  # an abstract base
         return f"unknown argument '{found[1]}': give the class first, for example --{'.'.join(keys)} CLASS."
     return f"{outer.__name__} has no argument '{found[1]}'{did_you_mean(found[1], known)} Known: {', '.join(known)}."
+
+
+def _unknown_inside(found: re.Match[str], message: str) -> str:
+    """An option such as ``inner.stepps`` that the class of a section does not have."""
+    keys, outer = _place(message, found.end())
+    section = f"--{'.'.join(keys)}."
+    if outer is None:
+        return f"unknown option '{section}{found[1]}'. All options: lightning <command> --help."
+    groups = {name: classes_in(type_of(outer, name)) for name in parameters(outer) if name not in _VARIADIC}
+    fields = [f"{name}.{one.name}" for name, kinds in groups.items() for kind in kinds if dataclasses.is_dataclass(kind)
+              for one in dataclasses.fields(kind)]  # fmt: skip
+    hint = did_you_mean(found[1], fields).replace("mean ", f"mean {section}")
+    return f"unknown option '{section}{found[1]}'{hint} {outer.__name__} has {', '.join(groups)}."
 
 
 def _unknown_option(found: re.Match[str], options: Iterable[str]) -> str:
@@ -153,6 +168,7 @@ _EXPLANATIONS: list[tuple[str, Callable[[re.Match[str], Any], str]]] = [
     (r"argument (?:-\w/)?(\S+): expected one argument", lambda m, _: f"{m[1]} requires a value."),
     (r'^Parser key "config": (--config.*)$', lambda m, _: m[1]),
     (r'^Parser key "config": ', lambda *_: "--config must be a YAML file, or sections with their values in braces."),
+    (r"Problem with given class_path '[\w.]+':\s+unrecognized arguments: --([\w.]+)", _unknown_inside),
     (r"(?:does not accept option|unrecognized arguments:) '?([^']*)", _unknown_option),
     (r"No module named '([^']*)'", lambda m, _: f"no module '{m[1]}': install it, or start in its folder."),
     (r"Expected a dot import path string: (\S+)", _unknown_class),

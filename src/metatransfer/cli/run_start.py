@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 
 from metatransfer.checks import check_file, check_seed
-from metatransfer.cli.config_files import check_config
+from metatransfer.cli.config_files import check_config, check_known
 from metatransfer.cli.linking import build_data, follow_data
 from metatransfer.cli.messages import explain
 from metatransfer.cli.parser import ArgumentParser, ParserError
@@ -54,7 +54,7 @@ def rebuilt(checkpoint: Path, content: Mapping[str, Any], config: str | None, op
             f"the initial weights are rebuilt from the run's configuration, but there is no '{short_path(place)}': "
             "give it as --config, or call metatransfer.experiments.carried_over with a copy of the untrained method."
         )
-    settings = _settings(check_file(place, "configuration"), options)
+    settings = _settings(check_file(place, "configuration"), options, given=bool(config))
     check_classes(settings)
     seed_everything(settings.seed_everything, workers=True, verbose=False)
     data = build_data(settings.data)  # first, as in a fit
@@ -63,6 +63,11 @@ def rebuilt(checkpoint: Path, content: Mapping[str, Any], config: str | None, op
     name = short_path(checkpoint)
     if not isinstance(module, MethodModule):
         raise UserError(f"'{short_path(place)}' describes a {type(module).__name__}, which is not a method.")
+    if "started_from" not in content and weights_key(module) is None:
+        raise UserError(
+            f"'{name}' has no record of the initial weights, because the network of '{short_path(place)}' has none "
+            "before its first batch (as with LazyLinear): explain needs layers whose sizes are given."
+        )
     if "started_from" not in content:
         raise UserError(f"'{name}' has no record of the initial weights, which lightning fit makes: train again.")
     if weights_key(module) != content["started_from"]:
@@ -74,13 +79,15 @@ def rebuilt(checkpoint: Path, content: Mapping[str, Any], config: str | None, op
     return Start(module, data, settings.seed_everything)
 
 
-def _settings(file: Path, options: Sequence[str]) -> Namespace:
+def _settings(file: Path, options: Sequence[str], given: bool) -> Namespace:
     check_config(file)
     found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     missing = next((key for key in ("model", "data") if not found.get(key)), None)
     if missing:
         raise UserError(f"configuration '{short_path(file)}' has no section {missing}: give the run's configuration.")
     kept = {key: found[key] for key in ("seed_everything", "model", "data") if key in found}
+    if not given:
+        check_known(kept, file)
     words = rewrite_arguments(["--config", json.dumps(kept), *options])
     parser = _parser()
     parser.replaced = classes_given(words)

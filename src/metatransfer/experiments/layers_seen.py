@@ -157,7 +157,8 @@ def _add_moves(moved: dict[str, list[float]], module: MethodModule, start: Any, 
 def on_samples(before: MethodModule, after: MethodModule, data: ServesSamples, split: str, samples: int) -> Observed:
     """Both networks on samples of fixed classes."""
     seen = Seen(), Seen()
-    numbers = _fill(seen, (before, after), data.samples(split), samples, lambda module, x: module(x))
+    more = ["use --split test"] if split == "val" else []
+    numbers = _fill(seen, (before, after), data.samples(split), samples, lambda module, x: module(x), *more)
     labels = data.labels(split)[numbers]
     for one in seen:
         one.scores = {name: _cross_validated(one.rows(name), labels) for name in one.names}
@@ -192,6 +193,7 @@ def _fill(
     loader: Any,  # noqa: ANN401
     samples: int,
     run: Callable[[Any, Inputs], object],
+    remedy: str = "use data with more samples",
 ) -> Tensor:
     """Adds the features of some samples of a loader, always the same, and returns their numbers."""
     chosen = torch.zeros(loader.count, dtype=torch.bool)
@@ -209,7 +211,7 @@ def _fill(
     found = torch.cat(numbers)
     if len(found) < 2 * _FOLDS:
         raise UserError(
-            f"explain needs {2 * _FOLDS} or more samples, but has {len(found)}: raise --samples, or use --split test."
+            f"explain needs {2 * _FOLDS} or more samples, but has {len(found)}: raise --samples, or {remedy}."
         )
     return found
 

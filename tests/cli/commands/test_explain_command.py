@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import messages
 from conftest import ROOT, best_checkpoint
-from metatransfer import Conv4
+from metatransfer import Backbone, Conv4
 from metatransfer.cli import main
 from metatransfer.cli.run_start import rebuilt
 from metatransfer.methods.checkpoints import read_checkpoint
@@ -94,7 +94,21 @@ def moved(runs, tmp_path):
     return shutil.copytree(runs("fit", PROTONET, "--trainer.limit_train_batches=1"), tmp_path / "moved")
 
 
-@pytest.mark.parametrize("mistake", ["seed", "config", "section", "record", "none", "shape", "split"])
+class Lazy(Backbone):
+    """Has weights after its first batch only."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out_features = torch.nn.LazyLinear(4), 4
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+MISTAKES = ["seed", "config", "section", "record", "lazy", "none", "shape", "split", "elsewhere", "output"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_sentence(mistake, moved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     checkpoint, more = moved / "checkpoints" / "last.ckpt", []
@@ -106,10 +120,18 @@ def test_mistakes_are_one_sentence(mistake, moved, tmp_path, monkeypatch, capsys
         config.unlink()
     elif mistake == "section":
         config.write_text(yaml.safe_dump({"model": described["model"]}))
-    elif mistake == "record":
+    elif mistake in ("record", "lazy"):
+        if mistake == "lazy":
+            described["model"]["init_args"]["backbone"] = {"class_path": "test_explain_command.Lazy"}
+            config.write_text(yaml.safe_dump(described))
         content = torch.load(checkpoint, weights_only=True)
         del content["started_from"]
         torch.save(content, checkpoint)
+    elif mistake == "elsewhere":
+        checkpoint, more = checkpoint.rename(tmp_path / "m.ckpt"), ["--config", config]
+    elif mistake == "output":
+        config.unlink()  # checked before the configuration is read
+        more = ["--output", checkpoint / "results"]
     elif mistake == "none":
         checkpoint = "best"
         shutil.rmtree(moved)
@@ -120,6 +142,13 @@ def test_mistakes_are_one_sentence(mistake, moved, tmp_path, monkeypatch, capsys
         more = ["--split", "train"]
     message = complaint(capsys, "explain", "--ckpt_path", checkpoint, *more)
     messages.keep(message.replace(str(tmp_path), "<folder>").splitlines()[-1])
+
+
+def test_a_checkpoint_elsewhere_is_explained_into_the_given_folder(moved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = (moved / "checkpoints" / "last.ckpt").rename(tmp_path / "m.ckpt")
+    main(["explain", "--ckpt_path", str(checkpoint), "--config", str(moved / "config.yaml"), "--output", "here"])
+    assert (tmp_path / "here" / "explanation.json").exists()
 
 
 def test_the_hash_of_weights_changes_with_every_bit_and_name():

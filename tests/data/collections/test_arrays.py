@@ -250,6 +250,13 @@ def test_a_sparse_matrix_of_torch_stays_sparse(tmp_path, form, dtype):
     assert whole(arrays(wide, [0, 0, 1, 1])).data.values().tolist() == [1.0] * 4
 
 
+def test_a_hybrid_tensor_of_whole_rows(tmp_path):
+    given = torch.sparse_coo_tensor([[0, 2]], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), (3, 2))
+    torch.save({"x": given, "y": torch.tensor([0, 1, 0])}, tmp_path / "a.pt")
+    for data in (arrays(given, [0, 1, 0]), open_path(tmp_path / "a.pt")):
+        assert values(whole(data)).tolist() == [[1, 2], [0, 0], [3, 4]]
+
+
 def test_a_sparse_matrix_stays_sparse():
     x = np.where(X > 0, X, 0).astype(np.float32)
     given, dense = (whole(arrays(kind(x))) for kind in (csc_array, np.asarray))

@@ -102,6 +102,17 @@ def test_a_corrupt_image_is_named_or_skipped_and_counted(tmp_path, content, limi
         assert everything(source).shape == (11, 3, 6, 6)
 
 
+@pytest.mark.parametrize("damaged", [["class 0/0.jpg"], None])
+def test_damaged_images_beyond_the_memory_limit_do_not_prevent_the_opening(tmp_path, damaged):
+    root = write_tree(tmp_path / "tree", suffix="jpg")
+    for path in [root / name for name in damaged] if damaged else root.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes()[:-60])
+    source, count = opened(root, on_bad_sample="skip", memory_limit=10)  # only headers are read at set-up
+    assert (len(source), count) == (12, 0)
+    with pytest.raises(UserError, match=r"class 0/0\.jpg' cannot be read as an image"):
+        everything(source)
+
+
 def test_several_problems_give_the_first_and_a_count(tmp_path):
     root = write_tree(tmp_path / "tree")
     for name in ("class 0/0.png", "class 2/3.png"):

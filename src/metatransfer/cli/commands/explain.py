@@ -16,9 +16,10 @@ from rich.table import Table
 
 from metatransfer.callbacks.run.display import show
 from metatransfer.callbacks.run.report import number
-from metatransfer.checks import check_choice, check_count
+from metatransfer.checks import check_choice, check_count, check_writable
 from metatransfer.cli.folders import named_checkpoint
 from metatransfer.cli.run_start import rebuilt
+from metatransfer.errors import UserError
 from metatransfer.experiments.layer_changes import CarriedOver, LayerChange, carried_over
 from metatransfer.methods import load
 from metatransfer.methods.checkpoints import read_checkpoint
@@ -44,6 +45,7 @@ def run(settings: Namespace) -> None:
     check_choice("split", settings.split, ("val", "test"))
     check_count(samples=settings.samples)
     checkpoint = named_checkpoint(settings.ckpt_path)
+    folder = _folder(settings.output, checkpoint)
     content = read_checkpoint(checkpoint)
     options = [
         f"--data.{name.replace('/', '.')}={value if isinstance(value, str) else json.dumps(value)}"
@@ -53,12 +55,22 @@ def run(settings: Namespace) -> None:
     _restore(start.data, content)
     module = load(checkpoint)
     found = carried_over(start.module, module, start.data, split=settings.split, samples=settings.samples)
-    folder = Path(settings.output).expanduser() if settings.output else checkpoint.resolve().parent.parent
     beginning = f"the initial weights of seed {start.seed}, built again with the same bits"
     _show(found, f"{type(module).__name__}: from {beginning}, to {short_path(checkpoint)}")
     _write(
         folder, found, {"checkpoint": short_path(checkpoint), "start": beginning}, int(content.get("global_step", 0))
     )
+
+
+def _folder(output: str | None, checkpoint: Path) -> Path:
+    """Where the results are written, checked before anything is computed."""
+    place = checkpoint.resolve().parent
+    if not output and place.name != "checkpoints":
+        raise UserError(
+            f"'{short_path(checkpoint)}' is not in the folder checkpoints of a run: give a folder for the results as "
+            "--output."
+        )
+    return check_writable(output or place.parent, "the folder of output" if output else "the folder of the run")
 
 
 def _restore(data: LightningDataModule, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from metatransfer.batches import PredictionTask
 from metatransfer.checks import check_count, check_file
-from metatransfer.cli.config_files import check_config
+from metatransfer.cli.config_files import check_config, check_known
 from metatransfer.cli.folders import named_checkpoint
 from metatransfer.cli.linking import build_data
 from metatransfer.cli.messages import explain
@@ -78,6 +78,8 @@ def _data(settings: Namespace) -> LightningDataModule:
     described = (yaml.safe_load(rewrite_config(file.read_text(encoding="utf-8"))) or {}).get("data")
     if not described:
         raise UserError(f"configuration '{short_path(file)}' has no section data: give that of the training.")
+    if not settings.config:
+        check_known(described, file)
     parser = ArgumentParser()
     parser.add_subclass_arguments(LightningDataModule, "data")
     try:

@@ -50,7 +50,8 @@ class ArrayFile(UserDict[str, Any]):
 
 
 def _sparse_or_array(value: Any, where: str) -> Any:  # noqa: ANN401
-    sparse = isinstance(value, Tensor) and value.layout != torch.strided and value.dim() == 2
+    # a hybrid tensor has whole rows as entries
+    sparse = isinstance(value, Tensor) and value.layout != torch.strided and value.dim() == value.sparse_dim() == 2
     if not sparse and not hasattr(value, "tocoo"):
         return as_array(value, where)
     _check_size((1, *value.shape[1:]), 4, where)  # batches are dense

@@ -145,7 +145,7 @@ class ImageReader:
         chosen = [files[index] for index in kept.tolist()]
         if not in_memory:
             some = [chosen[index] for index in np.linspace(0, len(chosen) - 1, _LOOKED_AT).astype(int)]
-            _warn_of_dark(some, np.stack([decode(file, self.look) for file in some]), self.look, name)
+            _warn_of_dark(*_readable(some, self.look), self.look, name)
             return ImageFileSource(chosen, places, names, name, self.look, of_class), kept
         # copies a mapped array, because the cache file may be removed while the data is in use
         images = np.delete(images, list(bad), axis=0) if bad or not images.flags.writeable else images
@@ -229,9 +229,19 @@ def _decoded(files: Sequence[ImageFile], look: Look) -> tuple[NDArray[np.uint8],
     return images, dict(sorted(problems.items()))
 
 
+def _readable(files: Sequence[ImageFile], look: Look) -> tuple[list[ImageFile], NDArray[np.uint8]]:
+    """The files that can be decoded, and their images; others are an error only when they are drawn."""
+    found: list[tuple[ImageFile, NDArray[np.uint8]]] = []
+    for file in files:
+        with contextlib.suppress(UserError):
+            found.append((file, decode(file, look)))
+    images = [image for _, image in found]
+    return [file for file, _ in found], np.stack(images) if images else np.empty((0, *look.shape), np.uint8)
+
+
 def _warn_of_dark(files: Sequence[ImageFile], images: NDArray[np.uint8], look: Look, name: str) -> None:
     """Warns if images of more than 8 bits are all so dark that they probably use fewer bits than they store."""
-    if getattr(look, "bits", 0) is not None or getattr(look, "invert", False) or images.max() > _DARK:
+    if not files or getattr(look, "bits", 0) is not None or getattr(look, "invert", False) or images.max() > _DARK:
         return
     brightest = np.argsort(-images.reshape(len(images), -1).max(1).astype(int), kind="stable")[:_LOOKED_AT]
     largest, white = max(decode(files[index], _range) for index in brightest)

@@ -67,11 +67,15 @@ class Backbone(RemembersArguments, nn.Module, ABC):
             UserError: the shape of a sample differs from ``in_shape``.
         """
         if self.in_shape is not None and tuple(shape) != tuple(self.in_shape):
-            remedy = "give the backbone the data's channels and size (see its arguments)"
             raise UserError(
                 f"{type(self).__name__} was built for samples of shape {tuple(self.in_shape)}, but the data has "
-                f"{tuple(shape)}: {other_network(shape) if len(shape) != len(self.in_shape) else remedy}."
+                f"{tuple(shape)}: {self._remedy(tuple(shape), len(self.in_shape))}."
             )
+
+    def _remedy(self, shape: tuple[int, ...], axes: int) -> str:
+        """Advice for samples of another shape than the one, with some axes, that the network was built for."""
+        remedy = "give the backbone the data's channels and size (see its arguments)"
+        return other_network(shape) if len(shape) != axes else remedy
 
 
 def other_network(shape: tuple[int, ...]) -> str:

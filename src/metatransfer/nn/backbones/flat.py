@@ -52,6 +52,12 @@ class MLP(Backbone):
         self.out_features = hidden[-1]
         self.load_weights(weights)
 
+    def _remedy(self, shape: tuple[int, ...], axes: int) -> str:
+        return (
+            f"build it with in_shape={shape} (on the command line, leave out in_shape), or give a trained one samples "
+            "of its shape"
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *in_shape)`` to ``(N, hidden[-1])``."""
         features: Tensor = self.layers(x)
