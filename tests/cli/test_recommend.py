@@ -71,6 +71,7 @@ def test_the_knowledge_of_the_package_gives_a_command(tmp_path, capsys):
     assert answer["features"]["pretrained_nearest_mean"] is None
 
 
+@pytest.mark.slow
 def test_images_with_training_classes_have_all_methods(tmp_path, capsys):
     x = (np.random.default_rng(0).random((40, 20, 20)) * 255).astype("uint8")
     labels = np.array([f"class {i % 10}" for i in range(40)])

@@ -90,6 +90,7 @@ def study_in(folder):
     return optuna.load_study(study_name=one.study_name, storage=storage)
 
 
+@pytest.mark.slow
 def test_the_best_validation_wins(tmp_path, scored, capsys):
     scored(peak)
     found = a_search(tmp_path).run(Local(1))["protonet"]
@@ -105,6 +106,7 @@ def test_the_best_validation_wins(tmp_path, scored, capsys):
     assert not list((tmp_path / "tuning" / "protonet").iterdir())
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_minimised(tmp_path, scored):
     scored(lambda rate: [-one for one in peak(rate)], mode="min")
     found = a_search(tmp_path).run(Local(1))["protonet"]
@@ -192,6 +194,7 @@ def test_a_killed_search_goes_on_and_ends_the_same(tmp_path, scored):
     assert {**again.card, "seconds": 0} == {**whole.card, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_more_trials_cost_only_themselves(tmp_path, scored):
     scored(peak)
     few = a_search(tmp_path, trials=3).run(Local(1))["protonet"]
@@ -224,6 +227,7 @@ def test_trials_whose_processes_are_killed_are_repeated_once(tmp_path, scored, c
     assert trials_of(tmp_path)[3].user_attrs["configured"]
 
 
+@pytest.mark.slow
 def test_trials_that_are_still_missing_are_told(tmp_path, scored):
     scored(peak)
     found = a_search(tmp_path, trials=3).run(Killing(tmp_path, 5))["protonet"]  # 3, and 2 of their repetitions
@@ -233,6 +237,7 @@ def test_trials_that_are_still_missing_are_told(tmp_path, scored):
     assert a_search(tmp_path, trials=3).run(Local(1))["protonet"].card["missing"] == 0
 
 
+@pytest.mark.slow
 def test_trials_that_failed_are_repeated_by_the_next_command(tmp_path, scored):
     """They may have lacked memory; within a command they count, so that all entries have as many."""
     began = []
@@ -277,6 +282,7 @@ def test_a_trial_that_cannot_be_stored_is_repeated(tmp_path, scored, monkeypatch
     assert trials_of(tmp_path)[2].params["model.optimizer.lr"] == 0.002
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_command_has_ended(tmp_path, scored, capsys):
     ended = []
 

@@ -130,6 +130,7 @@ def test_a_few_shot_method_as_a_function_of_any_support_set_or_a_sentence_why_no
         same(found, module.adapt(support, labels).predict_proba(query))
 
 
+@pytest.mark.slow
 def test_pt2_files_are_run_by_torch_alone(tmp_path):
     batch = episode(tasks=1)
     predictor = small(ProtoNetModule).adapt(batch.support_x[0], list("abc") * 2)
