@@ -164,3 +164,12 @@ def test_relative_change():
     zero = {name: 0 * value for name, value in before.items()}
     assert relative_change(zero, after) == float("inf")
     assert relative_change(zero, zero) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(5, 0), torch.zeros(5, 3, dtype=torch.complex64), torch.full((5, 3), torch.nan)]
+)
+def test_features_that_are_none_are_one_sentence(wrong):
+    for pair in ((wrong, torch.rand(5, 2)), (torch.rand(5, 2), wrong)):
+        with pytest.raises(UserError, match=r"needs two matrices|needs finite floating-point"):
+            linear_cka(*pair)

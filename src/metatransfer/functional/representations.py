@@ -35,9 +35,13 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
             bias, also if all pairs of samples are equally similar, where the estimate of a side with itself is 0.
     """
     x, y = _centred("linear_cka", x, y, least=4 if unbiased else 2)
-    own, other, both = (_hsic(one, two, unbiased) for one, two in ((x, x), (y, y), (x, y)))
-    for side, found in ((x, own), (y, other)):
-        if unbiased and bool(found <= 64 * torch.finfo(x.dtype).eps * _squared_product(side, side)):
+    own, other, both = products = [_squared_product(one, two) for one, two in ((x, x), (y, y), (x, y))]
+    if unbiased:
+        k, l = x.square().sum(1), y.square().sum(1)  # noqa: E741 - names of the paper
+        pairs = ((k, k), (l, l), (k, l))
+        own, other, both = (_without_bias(found, *pair) for found, pair in zip(products, pairs, strict=True))
+        least_known = 64 * torch.finfo(x.dtype).eps
+        if bool(own <= least_known * products[0]) or bool(other <= least_known * products[1]):
             raise UserError(
                 "linear_cka(unbiased=True) is not defined for features in which all pairs of samples are equally "
                 "similar: give more samples, or set unbiased=False."
@@ -45,14 +49,13 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = False) -> Tensor:
     return both / (own.sqrt() * other.sqrt())
 
 
-def _hsic(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
-    """The Hilbert-Schmidt independence criterion of linear kernels, up to a factor that cancels."""
-    product = _squared_product(x, y)
-    if not unbiased:
-        return product
-    n = len(x)
-    # K and L without their diagonals; the rows of both sum to minus the diagonal, as features are centred
-    k, l = x.square().sum(1), y.square().sum(1)  # noqa: E741 - names of the paper
+def _without_bias(product: Tensor, k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    """The unbiased Hilbert-Schmidt independence criterion of linear kernels, up to a factor that cancels.
+
+    ``k`` and ``l`` ``(n,)`` are the diagonals of both kernels. Without them, the rows of both sum to minus the
+    diagonal, as features are centred.
+    """
+    n = len(k)
     trace, sums, mixed = product - k @ l, k.sum() * l.sum(), k @ l
     return trace + sums / ((n - 1) * (n - 2)) - 2 / (n - 2) * mixed
 
@@ -119,16 +122,22 @@ def _leading(x: Tensor, kept: float) -> Tensor:
 def _centred(name: str, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
     """Checks both sides, and returns them in float32 or wider with column means of 0."""
     shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-    if x.dim() != 2 or y.dim() != 2 or len(x) != len(y) or len(x) < least:
+    if x.dim() != 2 or y.dim() != 2 or len(x) != len(y) or len(x) < least or not x.numel() or not y.numel():
         raise UserError(
             f"{name} needs two matrices of features (N, D) and (N, E) of the same {least} or more samples, but got "
             f"{shapes}: flatten other axes, and give the samples in the same order."
         )
-    if not (x.is_floating_point() and y.is_floating_point() and x.isfinite().all() and y.isfinite().all()):
+    if not (x.is_floating_point() and y.is_floating_point() and _largest(x).isfinite() and _largest(y).isfinite()):
         raise UserError(f"{name} needs finite floating-point features, but got {x.dtype} and {y.dtype} of {shapes}.")
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     first, second = (one.to(wide) - one.to(wide).mean(0) for one in (x, y))
     for given, centred in ((x, first), (y, second)):
-        if bool(centred.abs().max() <= 64 * torch.finfo(wide).eps * given.abs().max()):
+        if bool(_largest(centred) <= 64 * torch.finfo(wide).eps * _largest(given)):
             raise UserError(f"{name}: all samples have the same features, so that there is nothing to compare.")
     return first, second
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute value, in one pass; NaN if there is one."""
+    low, high = x.detach().aminmax()
+    return torch.maximum(-low, high)
