@@ -93,11 +93,12 @@ def is_json(path):
 
 def test_a_terminated_run_says_how_to_go_on(tmp_path):
     """Schedulers end runs by SIGTERM and take an exit status of 0 for success."""
-    endless = ["--data.episodes.train=100000"]
+    endless = ["--data.episodes.train=100000", "--trainer.val_check_interval=2"]  # the first checkpoint comes after one
     process = started(main, fit(tmp_path / "run", *endless), output=tmp_path / "output.txt")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").rglob("*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert time.monotonic() < deadline
     os.kill(process.pid, signal.SIGTERM)
     assert exit_code(process, 60) in (143, -signal.SIGTERM)
     output = (tmp_path / "output.txt").read_text()
