@@ -83,7 +83,7 @@ def test_processes(shared):
 def test_runs_of_a_cluster_are_those_of_this_machine(name, shared, request):
     request.getfixturevalue(f"{name}_here")
     command = ["compare", *SMALL, "--methods", "protonet --model.backbone.hidden_channels 4"]
-    if importlib.util.find_spec("optuna"):
+    if name == "ray" and importlib.util.find_spec("optuna"):
         command += ["--tune", "2"]
     main([*command, "--executor", name])
     first = compared(shared)
