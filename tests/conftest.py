@@ -99,7 +99,8 @@ def pytest_collection_modifyitems(config, items):
     if third is None:
         return
     chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % 3 == third]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = chosen
 
 

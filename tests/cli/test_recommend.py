@@ -132,7 +132,7 @@ def test_two_domains_get_an_outlook(tmp_path, capsys):
     np.savez(tmp_path / "unlabelled.npz", x=x)
     main(["recommend", "--data.sources.near", source, "--data.targets.new", str(tmp_path / "unlabelled.npz")])
     assert "the classes of the target are unknown" in capsys.readouterr().out
-    assert "need names" in keep(refused(capsys, "--data.sources.near", source))
+    assert "two domains are needed" in keep(refused(capsys, "--data.sources.near", source))
 
 
 def rows(path, colours, sizes, labels="abc"):

@@ -200,7 +200,7 @@ def _of_domains(data: Mapping[str, Any], settings: Namespace) -> dict[str, Any]:
     """The outlook on a transfer; of several sources or targets, on all their samples together."""
     sides = [data.get(side) for side in ("sources", "targets")]
     if not all(isinstance(one, Mapping) and one for one in sides):
-        raise UserError("data.sources and data.targets need names: give for example --data.sources.photos DIR.")
+        raise UserError("two domains are needed, each with a name: give --data.sources.NAME and --data.targets.NAME.")
     known, new = (
         {f"{which} '{name}'": open_collection(collection_of(one)) for name, one in side.items()}  # type: ignore[union-attr]
         for which, side in zip(("source", "target"), sides, strict=True)
