@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -187,18 +188,16 @@ SHARES = {"interleaved": [list(range(0, 30, 2)), list(range(1, 30, 2))], "one id
 def process(rank, folder):
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    try:
-        outputs, targets = outputs_and_targets(30)
-        found = {}
-        for name, shares in SHARES.items():
-            metrics = ClassifierMetrics(CLASSES)
-            rows = torch.tensor(shares[rank], dtype=torch.int64)
-            for part in rows.split(4) if len(rows) else ():
-                metrics.update(outputs[part], targets[part], part)
-            found[name] = metrics.compute(), metrics.answers()._asdict(), metrics.confusion()
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
+    outputs, targets = outputs_and_targets(30)
+    found = {}
+    for name, shares in SHARES.items():
+        metrics = ClassifierMetrics(CLASSES)
+        rows = torch.tensor(shares[rank], dtype=torch.int64)
+        for part in rows.split(4) if len(rows) else ():
+            metrics.update(outputs[part], targets[part], part)
+        found[name] = metrics.compute(), metrics.answers()._asdict(), metrics.confusion()
+    torch.save(found, f"{folder}/{rank}.pt")
+    os._exit(0)  # as in processes.py
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path):
