@@ -47,7 +47,7 @@ def test_half_precision_embeddings_do_not_overflow_the_distance():
     module = ProtoNetModule(Conv4(hidden_channels=4))
     far = torch.full((1, 2, 4), 300.0, dtype=torch.float16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = module.similarities(far, -far)
+        scores = module.predict_embeddings(-far, far)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, torch.full((1, 2, 2), -4 * 600.0**2))
 

@@ -8,6 +8,7 @@ from metatransfer.methods.base import MethodModule, load
 from metatransfer.methods.classical import *
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import *
+from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.evaluation import *
 from metatransfer.methods.explain import Explanation
@@ -22,8 +23,8 @@ from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.saved_predictor import load_predictor
 from metatransfer.methods.supervised import *
 
-__all__ = ["ClassifierModule", "EpisodicModule", "Execution", "Explanation", "Exported", "InnerLoop", "MethodModule"]
-__all__ += ["Predictor", "export_module", "load", "load_predictor"]
+__all__ = ["ClassifierModule", "EmbeddingModule", "EpisodicModule", "Execution", "Explanation", "Exported", "InnerLoop"]
+__all__ += ["MethodModule", "Predictor", "export_module", "load", "load_predictor"]
 __all__ += classical.__all__
 __all__ += domain.__all__
 __all__ += evaluation.__all__

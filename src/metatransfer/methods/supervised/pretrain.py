@@ -7,19 +7,17 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.batches import Inputs, LabelledBatch, map_inputs
+from metatransfer.batches import LabelledBatch
 from metatransfer.checks import check_batch_kind, check_choice, check_labelled_batch, check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss, episode_scores
-from metatransfer.functional.meta.inputs import sample_axes
 from metatransfer.functional.meta.prototypes import Distance, class_count, class_prototypes, prototype_scores
-from metatransfer.functional.meta.stateless import batch_norm_layers
-from metatransfer.methods.episodic import EpisodicModule
+from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.methods.outputs import checked_pair
 from metatransfer.nn import Backbone, Head, LinearHead
 
 
-class PretrainModule(EpisodicModule[Tensor]):
+class PretrainModule(EmbeddingModule[Tensor]):
     r"""A classifier of all training classes, whose features label new tasks by the nearest class mean.
 
     Classifier-Baseline of Meta-Baseline (Chen et al. 2021, 2003.04390); with ``distance="euclidean"`` the plain form of
@@ -57,7 +55,7 @@ class PretrainModule(EpisodicModule[Tensor]):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(backbone, optimizer, lr_scheduler)
         if num_classes is None:
             raise UserError(
                 "PretrainModule needs num_classes, the number of training classes: on the command line it follows data "
@@ -65,7 +63,7 @@ class PretrainModule(EpisodicModule[Tensor]):
             )
         check_positive(num_classes=num_classes, scale=scale)
         check_choice("distance", distance, ("cosine", "euclidean"))
-        self.backbone, self.head = backbone, head(backbone.out_features, num_classes)
+        self.head = head(backbone.out_features, num_classes)
         self.num_classes, self.distance, self.scale = num_classes, distance, scale
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ANN401
@@ -86,24 +84,18 @@ class PretrainModule(EpisodicModule[Tensor]):
         outputs = self.head(self.backbone(batch.x))
         return episode_loss(outputs, batch.y), outputs
 
-    def embed(self, x: Inputs) -> Tensor:
-        """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, computed in one batch."""
-        features: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
-        return torch.unflatten(features, 0, sample_axes(x, 2))
-
-    def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> Tensor:
+    def fit_embeddings(self, support: Tensor, labels: Tensor) -> Tensor:
         """The class means ``(T, W, E)``."""
-        return class_prototypes(self.embed(support_x), support_y, class_count(support_y))
+        return class_prototypes(support, labels, class_count(labels))
 
-    def predict_tasks(self, state: Tensor, query_x: Inputs) -> Tensor:
-        """Scores of the queries against the class means."""
-        return prototype_scores(self.embed(query_x), state, self.distance, self.scale)
+    def predict_embeddings(self, state: Tensor, queries: Tensor) -> Tensor:
+        """Scores of query embeddings against the class means."""
+        return prototype_scores(queries, state, self.distance, self.scale)
 
     def protocol(self) -> dict[str, Any]:
         """Adds the distance and the number of training classes."""
         return super().protocol() | {
             "distance": self.distance,
-            "batch_norm": "running" if batch_norm_layers(self.backbone) else "none",
             "train_classes": self.num_classes,
             "train_head": type(self.head).__name__,
         }
