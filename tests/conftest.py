@@ -48,6 +48,7 @@ ENDLESS = ["--data.episodes.train=100000"]
 # six batches of an epoch, as the episodes above make
 SMALL_BATCHES = ["--data.batch_size=4", "--trainer.limit_train_batches=6"]
 SMALL_RUN = ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1"]
+KEEP = '--trainer.callbacks=[{"class_path": "contract.KeepAnswers"}]'
 FEW_STEPS = {"reptile": ["--model.inner.steps=4", "--model.inner.train_steps=2"]}
 
 
@@ -178,6 +179,12 @@ def runs(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="session")
+def whole(runs):
+    """The run of a configuration that nothing interrupts, with its answers at the end."""
+    return lambda config: runs("fit", config, *three_epochs(config), KEEP)
+
+
 def command_line(command, config, *arguments, small=True):
     extra = [*SHRINK, *([*small_data(config), *SMALL_RUN] if small else [])]
     return [command, "--config", str(config), *extra, *map(str, arguments)]
@@ -197,9 +204,18 @@ def in_episodes(config, arguments):
 
 def tiny(config):
     """A narrow network, and few inner steps where a configuration has many."""
-    backbone = yaml.safe_load(Path(config).read_text())["model"]["init_args"]["backbone"]
-    narrow = ["--model.backbone.hidden_channels=8"] if backbone["class_path"] == "Conv4" else []
+    narrow = ["--model.backbone.hidden_channels=8"] if backbone_of(config) == "Conv4" else []
     return narrow + FEW_STEPS.get(Path(config).stem, [])
+
+
+def three_epochs(config):
+    """A run that also consumes random numbers."""
+    dropout = ["--model.backbone.dropout=0.2"] if backbone_of(config) in ("Conv4", "MLP") else []
+    return [*tiny(config), *dropout, "--trainer.max_epochs=3"]
+
+
+def backbone_of(config):
+    return yaml.safe_load(Path(config).read_text())["model"]["init_args"]["backbone"]["class_path"]
 
 
 def latest_run(root):

@@ -101,6 +101,8 @@ CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and not serves
 _SHIPPED = [path for path in EVERY_CONFIG if not needs_files(path)]
 SAMPLE_CONFIGS = [path for path in _SHIPPED if serves_samples(path) and not serves_domains(path)]
 DOMAIN_CONFIGS = [path for path in _SHIPPED if serves_domains(path)]
+# one of each kind of training, for what need not be seen of every configuration
+KINDS = [path for path in CONFIGS if name_of(path) in ("maml", "maml_plus_plus", "protonet", "reptile", "pretrain")]
 WAYS = 3
 
 
@@ -170,6 +172,7 @@ __all__ = [
     "CONFIGS",
     "DOMAIN_CONFIGS",
     "EVERY_CONFIG",
+    "KINDS",
     "ROOT",
     "SAMPLE_CONFIGS",
     "WAYS",

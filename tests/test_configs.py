@@ -10,19 +10,12 @@ import yaml
 from PIL import Image
 
 from conftest import best_checkpoint, in_episodes, results, tiny
-from contract import CONFIGS, EVERY_CONFIG, answers, canaries, methods, name_of, needs_files
+from contract import CONFIGS, EVERY_CONFIG, KINDS, answers, canaries, methods, name_of, needs_files
 from metatransfer import EpisodicDataModule, EpisodicModule, Glyphs, MethodModule, Task
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
 
 FILES_ASKED_FOR = [path for path in EVERY_CONFIG if needs_files(path)]
-KEEP = '--trainer.callbacks=[{"class_path": "contract.KeepAnswers"}]'
-
-
-@pytest.fixture
-def fitted(runs):
-    """The run of a configuration that all tests of this file look at."""
-    return lambda config: runs("fit", config, *tiny(config), KEEP)
 
 
 def test_every_method_has_a_config():
@@ -70,8 +63,8 @@ def save(image, path):
 
 
 @pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
-def test_fit_validate_test_predict(cli, fitted, config, tmp_path):
-    run = fitted(config)
+def test_fit_validate_test_predict(cli, whole, config, tmp_path):
+    run = whole(config)
     fit = results(run)
     assert fit["stage"] == "fit"
     assert {"stage", "metrics", "baselines", "protocol", "checkpoint", "seconds"} <= fit.keys()
@@ -126,27 +119,23 @@ def baselines(measured, score):
 
 @pytest.mark.grid(3)
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
-def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(fitted, config):
-    run = fitted(config)
+def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(whole, config):
+    run = whole(config)
     path = run / "checkpoints" / "last.ckpt"
     kind = next(k for k in methods(EpisodicModule) if k.__name__ == results(run)["protocol"]["method"]["name"])
     module = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     assert torch.equal(answers(module), torch.load(run / "answers.pt", weights_only=True))
 
 
-def state(run):
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-@pytest.mark.parametrize("config", canaries(CONFIGS, "maml"))
-def test_the_same_seed_gives_the_same_run(cli, fitted, config):
-    one, two = state(fitted(config)), state(cli("fit", config, *tiny(config)))
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
-
-
-@pytest.mark.parametrize("config", canaries(CONFIGS, "protonet"))
-@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
-def test_other_precisions_run(cli, config, precision):
+@pytest.mark.parametrize(
+    ("precision", "config"),
+    [
+        pytest.param(precision, *one.values, id=f"{precision}-{one.id}", marks=one.marks)
+        for precision, chosen in (("bf16-mixed", CONFIGS), ("64-true", KINDS))
+        for one in canaries(chosen, *["protonet"] * (precision == "bf16-mixed"))
+    ],
+)
+def test_other_precisions_run(cli, precision, config):
     run = cli("fit", config, *tiny(config), "--trainer.precision", precision, "--trainer.limit_train_batches=2")
     assert results(run)["metrics"]["loss"]["value"] > 0
     assert results(run)["protocol"]["precision"] == precision
