@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from metatransfer.batches import Episode, Inputs, map_inputs
+from metatransfer.batches import Episode, Inputs
 from metatransfer.functional.losses import mask_absent_classes
-from metatransfer.functional.meta.inputs import concatenated, sample_axes
+from metatransfer.functional.meta.inputs import concatenated, embed_tasks
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.outputs import Outputs
@@ -55,8 +55,7 @@ class EmbeddingModule(EpisodicModule[State]):
 
     def embed(self, x: Inputs) -> Tensor:
         """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts."""
-        embedded: Tensor = self.backbone(map_inputs(lambda part: part.flatten(0, 1), x))
-        return torch.unflatten(embedded, 0, sample_axes(x, 2))
+        return embed_tasks(self.backbone, x)
 
     def fit_tasks(self, support_x: Inputs, support_y: Tensor) -> State:
         """Learns from embedded support sets."""

@@ -189,6 +189,28 @@ def attached(module, data):
     return module
 
 
+def test_features_of_the_file_of_weights_are_the_baseline_of_training_on(tmp_path):
+    torch.manual_seed(0)
+    start = Conv4(hidden_channels=4).eval()
+    torch.save(start.state_dict(), tmp_path / "start.pt")
+    module = ProtoNetModule(Conv4(hidden_channels=4, weights=str(tmp_path / "start.pt"))).double()
+    with torch.no_grad():
+        for value in module.parameters():  # trained on
+            value.add_(1)
+    before = torch.get_rng_state()
+    baseline = module.baselines()["frozen features"]
+    assert torch.equal(torch.get_rng_state(), before)
+    batch = episode().map(lambda part: part.double() if part.is_floating_point() else part)
+    with torch.no_grad():
+        found = baseline(batch)
+        features = start.double()(batch.support_x[1])
+        means = torch.stack([features[batch.support_y[1] == way].mean(0) for way in range(3)])
+        expected = [F.cosine_similarity(query, means) for query in start(batch.query_x[1])]
+    torch.testing.assert_close(found[1], 10 * torch.stack(expected))
+    (tmp_path / "start.pt").unlink()
+    assert "frozen features" not in module.baselines()
+
+
 @pytest.mark.parametrize(
     ("shape", "name"), [((1, 28, 28), "pixel 1-NN"), ((7,), "1-NN"), ((), None)], ids=["images", "rows", "texts"]
 )

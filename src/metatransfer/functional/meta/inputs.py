@@ -1,14 +1,17 @@
 """Operations on samples of any kind, tensors or texts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from metatransfer.batches import Inputs, Tokens
+from metatransfer.batches import Inputs, Tokens, map_inputs
 from metatransfer.functional.meta.update_rules import Params
 
-__all__ = ["as_precise", "concatenated", "sample_axes"]
+__all__ = ["as_precise", "concatenated", "embed_tasks", "sample_axes"]
 
 
 def concatenated(first: Inputs, second: Inputs, dim: int) -> Inputs:
@@ -28,6 +31,11 @@ def concatenated(first: Inputs, second: Inputs, dim: int) -> Inputs:
 def sample_axes(x: Inputs, count: int) -> torch.Size:
     """The leading ``count`` axes of samples, e.g. ``(T, N)``."""
     return (x if isinstance(x, Tensor) else x.ids).shape[:count]
+
+
+def embed_tasks(network: Callable[[Any], Tensor], x: Inputs) -> Tensor:
+    """Features ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts, computed in one pass."""
+    return torch.unflatten(network(map_inputs(lambda part: part.flatten(0, 1), x)), 0, sample_axes(x, 2))
 
 
 def as_precise(x: Inputs, params: Params) -> Inputs:

@@ -4,16 +4,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metatransfer.batches import Episode, MetaBatch, episodes_of
 from metatransfer.checks import check_batch_kind
 from metatransfer.data_info import DataInfo, info_of
+from metatransfer.errors import UserError
 from metatransfer.functional.losses import is_regression
-from metatransfer.functional.meta.prototypes import nearest_neighbor
+from metatransfer.functional.meta.inputs import embed_tasks
+from metatransfer.functional.meta.prototypes import class_count, class_prototypes, nearest_neighbor, prototype_scores
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
 from metatransfer.methods.outputs import default_score, point_of, widened
 from metatransfer.metrics import EpisodeMetrics
+from metatransfer.nn import Backbone
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,12 +79,18 @@ class OnEpisodes(Evaluation):
         self._shown = self._shown or episodes[0]
 
     def baselines(self, module: Method) -> dict[str, Baseline]:
-        """1-nearest-neighbour on the raw inputs (not for texts), and the method with untrained weights."""
+        """1-nearest-neighbour on the raw inputs (not for texts), class means, and the method with untrained weights.
+
+        The class means are those of the features of the network as its file of weights has it, without any training.
+        """
         info = info_of(module)
         shape = info.sample_shape if info is not None else getattr(getattr(module, "backbone", None), "in_shape", None)
         found: dict[str, Baseline] = {}
         if shape != ():
             found["pixel 1-NN" if shape is None or len(shape) == 3 else "1-NN"] = _nearest
+        network = frozen_network(module)
+        if network is not None and (info is None or info.num_targets is None):
+            found["frozen features"] = ClassMeans(network)
         twin = module.untrained_twin()
         return found if twin is None else {**found, "untrained": twin}
 
@@ -114,6 +123,40 @@ class OnEpisodes(Evaluation):
             rows.append(("episodes", f"{counted}, {_shape_line(data['eval_episode'])}"))
         sets = data.get("test", {}).items() if testing else ()
         return rows + [(f"test on {name}", f"{one['data']}, {_shape_line(one['eval_episode'])}") for name, one in sets]
+
+
+class ClassMeans:
+    """Labels queries by the nearest class mean, in cosine, of the features of a network.
+
+    Args:
+        network: computes features ``(N, E)`` of samples.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def __call__(self, episode: Episode) -> Tensor:
+        """Ten times the cosine of each query with each class mean, ``(T, Q, W)``."""
+        support = embed_tasks(self.network, episode.support_x)
+        means = class_prototypes(support, episode.support_y, class_count(episode.support_y))
+        return prototype_scores(embed_tasks(self.network, episode.query_x), means, "cosine", 10.0)
+
+
+@torch.inference_mode(False)
+def frozen_network(module: nn.Module) -> Backbone | None:
+    """The network of a method as its file of weights has it; ``None`` without a file, or if it is gone."""
+    network = getattr(module, "backbone", None)
+    if not isinstance(network, Backbone):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        try:
+            again = type(network)(**network.__dict__["_init_arguments"])
+        except (OSError, UserError):
+            return None
+    if again.weights_report is None:
+        return None
+    first = next(network.parameters())
+    return again.to(first.device, first.dtype).eval()
 
 
 def _nearest(episode: Episode) -> Tensor:
