@@ -103,6 +103,8 @@ def test_order_of_the_support_set_does_not_matter(kind):
 
 @by_name(EPISODIC)
 def test_renaming_classes_permutes_the_logits(kind):
+    if kind.order_sensitive:
+        pytest.skip("a sequence model, which learns what the codes of labels mean")
     module, batch = small(kind).double().eval(), episode()
     batch = batch.map(lambda t: t.double() if t.is_floating_point() else t)
     if module.num_outputs is not None:

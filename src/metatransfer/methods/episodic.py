@@ -92,6 +92,13 @@ class EpisodicModule(MethodModule, Generic[State]):
         outputs = self.predict_tasks(self.fit_tasks(episode.support_x, episode.support_y), episode.query_x)
         return mask_absent_classes(outputs, episode.support_y)
 
+    def evaluated(self, episode: Episode) -> tuple[Outputs, dict[str, Tensor]]:
+        """The outputs for the queries, and further scores ``(T,)`` for the report by name: fractions, NaN if unknown.
+
+        By default only the outputs of :meth:`forward`, which the first part must always equal.
+        """
+        return self(episode), {}
+
     def training_loss(self, batch: Any) -> tuple[Tensor, Outputs]:  # noqa: ANN401
         """The outer objective, a scalar, and the outputs for the queries; by default the mean query loss."""
         outputs = self(batch)

@@ -1,6 +1,6 @@
 """Means over episodes with 95% intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,7 @@ class EpisodeMetrics(nn.Module):
         super().__init__()
         self.score = EpisodeMean()
         self.loss = EpisodeMean()
+        self.more: MutableMapping[str, EpisodeMean] = nn.ModuleDict()  # type: ignore[assignment]
         self.number = SumMetric()
         # it only bins the largest probability, so the number of classes may change from episode to episode
         self.calibration = MulticlassCalibrationError(num_classes=2, n_bins=15, validate_args=False)
@@ -104,6 +105,13 @@ class EpisodeMetrics(nn.Module):
         elif isinstance(outputs, Tensor):
             self.calibration.update(outputs.softmax(-1).flatten(0, 1), targets.flatten())
 
+    def update_more(self, scores: Mapping[str, Tensor]) -> None:
+        """Adds further scores of episodes ``(T,)`` by name, always the same ones; NaN is left out."""
+        for name, values in scores.items():
+            if name not in self.more:
+                self.more[name] = EpisodeMean().to(values.device)
+            self.more[name].update(values[~values.isnan()])
+
     def compute(self) -> dict[str, Tensor]:
         """The numbers by name, synchronised between processes; for those with intervals, see :func:`named`."""
         numbers = {"episodes": self.number.compute()}
@@ -111,10 +119,14 @@ class EpisodeMetrics(nn.Module):
             numbers |= named(name, metric.compute())
         if self.calibration.update_called:
             numbers["calibration_error"] = self.calibration.compute()
+        for name, metric in self.more.items():
+            if not (found := metric.compute())[0].isnan():
+                numbers |= named(name, found)
         return numbers
 
     def reset(self) -> None:
         """Removes all episodes."""
         self.score_name = "accuracy"
-        for metric in (self.score, self.loss, self.number, self.calibration):
+        every: tuple[Metric, ...] = (self.score, self.loss, self.number, self.calibration, *self.more.values())
+        for metric in every:
             metric.reset()

@@ -36,7 +36,7 @@ class Evaluation(nn.Module, ABC):
         monitor: metric that selects the best state of a run by default.
         monitor_mode: ``"max"`` or ``"min"``.
         unit: what is counted: ``"episodes"`` or ``"samples"``.
-        percentages: metrics that are reported in percent.
+        percentages: metrics that are reported in percent, or what their names begin with.
         withheld: first part of the names of metrics that must not select a state; they are in no checkpoint.
         draws_every_validation: whether to draw figures after each validation of a fit instead of only at its end.
         score_name: metric of the learning curve and of the baselines.
@@ -162,7 +162,7 @@ class Evaluation(nn.Module, ABC):
         if value is None:
             return "not a number"
         interval = [number.get(part) for part in ("ci95", "low", "high")]
-        if name.rpartition("/")[2] not in self.percentages:
+        if not name.rpartition("/")[2].startswith(tuple(self.percentages)):
             return in_words(value, *interval, scale=1.0, digits=4)
         samples = number.get("of")
         count = f" ({value * samples:.0f} of {samples:.0f})" if samples and samples < SMALL else ""

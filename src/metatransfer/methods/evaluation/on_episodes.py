@@ -37,10 +37,11 @@ class OnEpisodes(Evaluation):
     """Scores the queries of tasks; numbers are means over tasks with their 95% intervals.
 
     It scores the outputs of an :class:`~metatransfer.EpisodicModule` by the method's own ``score`` and ``task_losses``,
-    and logs accuracy (or mean squared error), loss and calibration error.
+    and logs accuracy (or mean squared error), loss, calibration error, and the further scores of its ``evaluated``.
     """
 
     unit: ClassVar[str] = "episodes"
+    percentages: ClassVar[frozenset[str]] = Evaluation.percentages | {"order_spread"}
     draws_every_validation: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -72,10 +73,12 @@ class OnEpisodes(Evaluation):
         for episode in episodes:
             targets = episode.query_y
             self.score_name = "mse" if is_regression(targets) else "accuracy"
-            outputs = widened(module(episode))
+            outputs, more = widened(module.evaluated(episode))
             scores, losses = module.score(outputs, targets), module.task_losses(outputs, targets)
             for metrics in self.collectors(stage, place):
                 metrics.update(outputs, targets, scores, losses)
+                if isinstance(metrics, EpisodeMetrics):
+                    metrics.update_more(more)
         self._shown = self._shown or episodes[0]
 
     def baselines(self, module: Method) -> dict[str, Baseline]:

@@ -1,7 +1,11 @@
 """Parts of networks and methods."""
 
 from metatransfer.nn.blocks.adversarial import DomainDiscriminator, MultilinearMap, reverse_gradient
+from metatransfer.nn.blocks.causal import CausalAttention, CausalDense, CausalLayer
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
 
-__all__ = ["DomainBatchNorm", "DomainDiscriminator", "LearnedTensors", "MultilinearMap", "reverse_gradient"]
+__all__ = [
+    "CausalAttention", "CausalDense", "CausalLayer", "DomainBatchNorm", "DomainDiscriminator", "LearnedTensors",
+    "MultilinearMap", "reverse_gradient",
+]  # fmt: skip
