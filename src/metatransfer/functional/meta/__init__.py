@@ -1,6 +1,15 @@
 """Functions of meta-learning: inner loops, prototypes, networks as pure functions."""
 
-from metatransfer.functional.meta import batching, compiled, inputs, prototypes, replicas, threads, update_rules
+from metatransfer.functional.meta import (
+    batching,
+    compiled,
+    inputs,
+    prototypes,
+    replicas,
+    ridge,
+    threads,
+    update_rules,
+)
 from metatransfer.functional.meta.batch_norm import batch_norm
 from metatransfer.functional.meta.batching import *
 from metatransfer.functional.meta.compiled import *
@@ -14,6 +23,7 @@ from metatransfer.functional.meta.inner_loop import (
 from metatransfer.functional.meta.inputs import *
 from metatransfer.functional.meta.prototypes import *
 from metatransfer.functional.meta.replicas import *
+from metatransfer.functional.meta.ridge import *
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.threads import *
 from metatransfer.functional.meta.update_rules import *
@@ -26,5 +36,6 @@ __all__ += compiled.__all__
 __all__ += inputs.__all__
 __all__ += prototypes.__all__
 __all__ += replicas.__all__
+__all__ += ridge.__all__
 __all__ += threads.__all__
 __all__ += update_rules.__all__
