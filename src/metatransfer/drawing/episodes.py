@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from metatransfer.drawing.names import plain, short_names, use_fonts
 from metatransfer.functional.intervals import estimate
 
 _ROWS = 20  # more classes do not fit on a screen
+_COLUMNS = 20
 _NOT_NEGATIVE = ("accuracy", "mse", "loss")
 _RIGHT, _WRONG, _SUPPORT = "#2e7d32", "#c62828", "#37474f"
 
@@ -56,12 +58,54 @@ def episode_figure(
     return figure
 
 
-def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: ANN401
+def support_scores_figure(
+    support: Tensor, support_y: Tensor, query: Tensor, query_y: Tensor, values: Tensor, name: str
+) -> Figure:
+    """Scores in [0, 1] of one task as a matrix: a row per query, a column per support image or per class.
+
+    Images are ``(S, C, H, W)`` and ``(Q, C, H, W)``, labels ``(S,)`` and ``(Q,)``, values ``(Q, S)``. The cells of a
+    query's own class are framed.
+    """
+    columns = support_y.argsort(stable=True)[:_COLUMNS]
+    ways = sorted(set(support_y.tolist()))
+    rows = torch.cat([(query_y == way).nonzero().flatten()[: max(1, 10 // len(ways))] for way in ways])[:_ROWS]
+    height, width = len(rows), len(columns)
+    figure = Figure(figsize=(0.52 * width + 1.5, 0.52 * height + 1.6), layout="constrained")
+    axis = figure.subplots()
+    shown = values[rows][:, columns].numpy()
+    axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, extent=(0, width, height, 0))
+    for row, column in np.ndindex(height, width):
+        dark = shown[row, column] > 0.5
+        text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": "white" if dark else "black"}
+        axis.text(column + 0.5, row + 0.5, f"{shown[row, column]:.2f}", **text)
+        if query_y[rows[row]] == support_y[columns[column]]:
+            axis.add_patch(Rectangle((column + 0.05, row + 0.05), 0.9, 0.9, fill=False, color=_RIGHT, linewidth=1.8))
+    for place, index in enumerate(columns):
+        _picture(axis, support[index], place, -1.1)
+    for place, index in enumerate(rows):
+        _picture(axis, query[index], -1.1, place)
+    axis.set(xlim=(-1.15, width + 0.05), ylim=(height + 0.05, -1.15), xticks=[], yticks=[])
+    axis.set_ylabel("queries", fontsize=8)
+    axis.set_title("support set", fontsize=8)
+    axis.spines[:].set_visible(False)
+    title = f"one task: {name}; cells of a query's own class are framed in green"
+    figure.suptitle(textwrap.fill(title, int(13 * figure.get_figwidth())), fontsize=8)
+    return figure
+
+
+def _picture(axis: Any, image: Tensor, left: float, top: float) -> None:  # noqa: ANN401
+    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, extent=(left + 0.05, left + 0.95, top + 0.95, top + 0.05))
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """An image ``(C, H, W)`` as matplotlib draws it; strokes of one channel are black on white."""
     pixels = image.float().cpu().clamp(0, 1).numpy()
-    if pixels.shape[0] == 1:
-        axis.imshow(1 - pixels[0], cmap="gray", vmin=0, vmax=1)
-    else:
-        axis.imshow(pixels[:3].transpose(1, 2, 0))
+    found: np.ndarray = 1 - pixels[0] if pixels.shape[0] == 1 else pixels[:3].transpose(1, 2, 0)
+    return found
+
+
+def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: ANN401
+    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
     axis.axis("on")
     axis.set_xticks([])
     axis.set_yticks([])

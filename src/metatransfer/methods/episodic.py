@@ -39,7 +39,7 @@ class EpisodicModule(MethodModule, Generic[State]):
     learns_from: ClassVar[type] = Episode
     num_outputs: int | None = None
     transductive: bool = False
-    order_sensitive: ClassVar[bool] = False
+    order_sensitive: bool = False
 
     def __init__(
         self, optimizer: OptimizerCallable = torch.optim.Adam, lr_scheduler: LRSchedulerCallable | None = None

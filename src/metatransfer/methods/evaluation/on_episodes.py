@@ -1,7 +1,7 @@
 """Evaluation on few-shot tasks."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,28 @@ class AdaptsInSteps(Protocol):
 
     def adaptation_outputs(self, episode: Episode) -> list[Any]:
         """The outputs before adaptation and after each step."""
+
+
+class SupportScores(NamedTuple):
+    """How much the queries of ``T`` tasks have to do with each support sample, or with each class.
+
+    Attributes:
+        values: ``(T, Q, S)`` or, if ``by_class``, ``(T, Q, W)``.
+        name: what the values are, in a figure, e.g. ``"attention"``.
+        by_class: whether the columns are the classes.
+    """
+
+    values: Tensor
+    name: str
+    by_class: bool = False
+
+
+@runtime_checkable
+class ScoresSupport(Protocol):
+    """A method that compares queries with the support set."""
+
+    def support_scores(self, episode: Episode) -> SupportScores:
+        """The scores that its predictions are made of."""
 
 
 class OnEpisodes(Evaluation):
@@ -195,11 +217,26 @@ def episode_figures(module: Any, episode: Episode, stage: str, score_name: str) 
         names = info.episode_classes.get(stage, ()) if info is not None else ()
         known = [names[one] for one in shown.classes.tolist()] if names and shown.classes is not None else []
         figures[f"{stage}_episode"] = drawing.episode_figure(*parts, predicted, known)
+        if isinstance(module, ScoresSupport):
+            figures[f"{stage}_support_scores"] = drawing.support_scores_figure(*_scored(module, first))
     elif regression and x.shape[2:] == episode.support_y.shape[2:] == (1,):
         figures[f"{stage}_episode"] = regression_figure(module, episode)
     if isinstance(module, AdaptsInSteps):
         figures["adaptation"] = drawing.adaptation_figure(module.adaptation_curve(episode).cpu(), score_name)
     return figures
+
+
+def _scored(module: ScoresSupport, episode: Episode) -> tuple[Any, ...]:
+    """The arguments of the figure of support scores: images and labels of columns and rows, values, their name."""
+    found = module.support_scores(episode)
+    shown = episode.map(lambda tensor: tensor[0].cpu())
+    columns = torch.arange(len(shown.support_y))
+    if found.by_class:  # the first sample stands for its class
+        ways = torch.arange(found.values.shape[-1])
+        columns = (shown.support_y == ways.unsqueeze(1)).int().argmax(1)
+    assert isinstance(shown.support_x, Tensor)
+    samples = shown.support_x[columns], shown.support_y[columns]
+    return *samples, shown.query_x, shown.query_y, found.values[0].float().cpu(), found.name
 
 
 def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> "Figure":  # noqa: ANN401

@@ -1,6 +1,7 @@
 """Metric-based meta-learning."""
 
+from metatransfer.methods.metric.matching_net import MatchingNetModule
 from metatransfer.methods.metric.protonet import ProtoNetModule
 from metatransfer.methods.metric.r2d2 import R2D2Module
 
-__all__ = ["ProtoNetModule", "R2D2Module"]
+__all__ = ["MatchingNetModule", "ProtoNetModule", "R2D2Module"]
