@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class SequenceModule(EmbeddingModule[State]):
         UserError: no number of ways, or a single order.
     """
 
-    order_sensitive: ClassVar[bool] = True
+    order_sensitive: bool = True
     cannot_export = "it reads the support set in several random orders: adapt it, and export the predictor"
 
     def __init__(
