@@ -43,6 +43,7 @@ def ridge_weights(x: Tensor, y: Tensor, penalty: float | Tensor) -> Tensor:
 
 def _factor(system: Tensor) -> Tensor:
     """The Cholesky factors of systems ``(T, N, N)``; NaN and infinity are passed on."""
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(system)
     with torch.no_grad():
         # in exact arithmetic a pivot of a singular system is 0; what remains of it is rounding
