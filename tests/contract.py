@@ -49,6 +49,11 @@ def serves_samples(path):
     return data_of(path)["class_path"] in ("LabelledDataModule", "DomainDataModule")
 
 
+def serves_sequences(path):
+    """Whether a YAML's data are sequences of bits, which are no tasks."""
+    return data_of(path)["class_path"] == "CopyTask"
+
+
 def wraps_episodes(path):
     """Whether a YAML's data are labelled batches around an episodic data module."""
     return yaml.safe_load(path.read_text()).get("data", {}).get("class_path") == "ClassBatches"
@@ -97,8 +102,8 @@ def answers(module):
     return found
 
 
-CONFIGS = [path for path in EVERY_CONFIG if not needs_files(path) and not serves_samples(path)]
-_SHIPPED = [path for path in EVERY_CONFIG if not needs_files(path)]
+_SHIPPED = [path for path in EVERY_CONFIG if not needs_files(path) and not serves_sequences(path)]
+CONFIGS = [path for path in _SHIPPED if not serves_samples(path)]
 SAMPLE_CONFIGS = [path for path in _SHIPPED if serves_samples(path) and not serves_domains(path)]
 DOMAIN_CONFIGS = [path for path in _SHIPPED if serves_domains(path)]
 # one of each kind of training, for what need not be seen of every configuration

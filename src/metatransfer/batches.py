@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 __all__ = [
-    "DomainBatch", "DomainSamples", "Episode", "Inputs", "LabelledBatch", "PredictionTask", "Predictions", "Tokens",
-    "UnlabelledBatch",
+    "DomainBatch", "DomainSamples", "Episode", "Inputs", "LabelledBatch", "PredictionTask", "Predictions",
+    "SequenceBatch", "Tokens", "UnlabelledBatch",
 ]  # fmt: skip
 
 
@@ -85,6 +85,18 @@ class LabelledBatch(NamedTuple):
     x: Inputs
     y: Tensor
     number: Tensor | None = None
+
+
+class SequenceBatch(NamedTuple):
+    """Sequences of one length, each of which is to be answered by a sequence of bits.
+
+    Attributes:
+        x: ``(N, S, C)`` float.
+        bits: ``(N, L, D)`` float, 0 or 1, what the last ``L`` positions should answer.
+    """
+
+    x: Tensor
+    bits: Tensor
 
 
 class DomainBatch(NamedTuple):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import messages
 from contract import episode, small
 from metatransfer import Conv4, RawFeatures, SNAILModule, UserError
 from metatransfer.nn import CausalAttention, CausalDense
@@ -102,9 +103,12 @@ def test_the_spread_between_orders_is_reported_and_the_outputs_are_those_of_forw
 
 
 def test_wrong_arguments_are_one_sentence():
-    with pytest.raises(UserError, match="its evaluation needs orders of 2 or more, but orders=1"):
+    with pytest.raises(UserError, match="its evaluation needs orders of 2 or more, but orders=1") as error:
         SNAILModule(Conv4(), num_outputs=5, orders=1)
-    with pytest.raises(UserError, match="needs num_outputs, the number of ways"):
+    messages.keep(str(error.value))
+    with pytest.raises(UserError, match="needs num_outputs, the number of ways") as error:
         SNAILModule(Conv4())
-    with pytest.raises(UserError, match="learns classes, but the targets are floats"):
+    messages.keep(str(error.value))
+    with pytest.raises(UserError, match="learns classes, but the targets are floats") as error:
         SNAILModule(RawFeatures((3,)), num_outputs=2).fit_tasks(torch.rand(1, 4, 3), torch.rand(1, 4, 2))
+    messages.keep(str(error.value))

@@ -22,11 +22,10 @@ from metatransfer.methods.metric import *
 from metatransfer.methods.options import Execution, InnerLoop
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.saved_predictor import load_predictor
-from metatransfer.methods.sequence import SequenceModule
 from metatransfer.methods.supervised import *
 
 __all__ = ["ClassifierModule", "EmbeddingModule", "EpisodicModule", "Execution", "Explanation", "Exported", "InnerLoop"]
-__all__ += ["MethodModule", "Predictor", "SequenceModule", "export_module", "load", "load_predictor"]
+__all__ += ["MethodModule", "Predictor", "export_module", "load", "load_predictor"]
 __all__ += classical.__all__
 __all__ += domain.__all__
 __all__ += evaluation.__all__

@@ -1,5 +1,6 @@
 """How collections are served: the data modules."""
 
+from metatransfer.data.serving.copy_task import CopyTask
 from metatransfer.data.serving.domain import DomainDataModule
 from metatransfer.data.serving.episodic import EpisodicDataModule
 from metatransfer.data.serving.labelled import LabelledDataModule
@@ -7,5 +8,6 @@ from metatransfer.data.serving.over_episodes import ClassBatches, CrossDomainEpi
 from metatransfer.data.serving.settings import *
 from metatransfer.data.serving.settings import __all__ as _settings
 
-__all__ = ["ClassBatches", "CrossDomainEpisodes", "DomainDataModule", "EpisodicDataModule", "LabelledDataModule"]
+__all__ = ["ClassBatches", "CopyTask", "CrossDomainEpisodes", "DomainDataModule", "EpisodicDataModule"]
+__all__ += ["LabelledDataModule"]
 __all__ += _settings

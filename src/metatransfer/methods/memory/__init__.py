@@ -1,5 +1,7 @@
 """Methods that read sequences into a memory."""
 
+from metatransfer.methods.memory.ntm import NTMModule
+from metatransfer.methods.memory.sequence import SequenceModule
 from metatransfer.methods.memory.snail import SNAILModule
 
-__all__ = ["SNAILModule"]
+__all__ = ["NTMModule", "SNAILModule", "SequenceModule"]

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from metatransfer.checks import check_count
-from metatransfer.methods.sequence import SequenceModule
+from metatransfer.methods.memory.sequence import SequenceModule
 from metatransfer.nn import Backbone, CausalAttention, CausalDense, CausalLayer, LinearHead
 
 

@@ -5,8 +5,12 @@ from metatransfer.nn.blocks.causal import CausalAttention, CausalDense, CausalLa
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 from metatransfer.nn.blocks.full_context import FullContextEmbedding
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
+from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
+from metatransfer.nn.blocks.recurrent import LSTM, Recurrent, lstm_step
 
 __all__ = [
+    "LSTM",
+    "Addressing",
     "CausalAttention",
     "CausalDense",
     "CausalLayer",
@@ -15,5 +19,10 @@ __all__ = [
     "FullContextEmbedding",
     "LearnedTensors",
     "MultilinearMap",
+    "NeuralTuringMachine",
+    "Recurrent",
+    "TuringState",
+    "address",
+    "lstm_step",
     "reverse_gradient",
 ]
