@@ -5,6 +5,7 @@ from metatransfer.nn.blocks.causal import CausalAttention, CausalDense, CausalLa
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 from metatransfer.nn.blocks.full_context import FullContextEmbedding
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
+from metatransfer.nn.blocks.least_recently_used import LeastRecentlyUsedMemory, MemoryState
 from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
 from metatransfer.nn.blocks.recurrent import LSTM, Recurrent, lstm_step
 
@@ -18,6 +19,8 @@ __all__ = [
     "DomainDiscriminator",
     "FullContextEmbedding",
     "LearnedTensors",
+    "LeastRecentlyUsedMemory",
+    "MemoryState",
     "MultilinearMap",
     "NeuralTuringMachine",
     "Recurrent",
