@@ -11,6 +11,7 @@ from metatransfer.functional.meta.inputs import concatenated
 
 __all__ = [
     "Distance",
+    "class_members",
     "class_prototypes",
     "cosine_scores",
     "nearest_neighbor",
@@ -26,6 +27,12 @@ def class_count(labels: Tensor) -> int:
     return labels.max().item() + 1  # type: ignore[return-value]
 
 
+def class_members(labels: Tensor, num_ways: int) -> Tensor:
+    """Whether each sample is in each class: ``(T, S, W)`` bool from labels ``(T, S)``."""
+    # not by one_hot, which torch.export cannot trace with a number of classes that follows from the labels
+    return labels.unsqueeze(-1) == torch.arange(num_ways, device=labels.device)
+
+
 def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tensor:
     r"""Mean embedding of each class, :math:`c_k = \frac1{|S_k|}\sum_{i\in S_k} f(x_i)` (Snell et al. 2017, 1703.05175).
 
@@ -37,8 +44,7 @@ def class_prototypes(embeddings: Tensor, labels: Tensor, num_ways: int) -> Tenso
     Returns:
         ``(T, W, E)``; the prototype of a class without samples is 0.
     """
-    # not by one_hot, which torch.export cannot trace with a number of classes that follows from the labels
-    members = (labels.unsqueeze(-1) == torch.arange(num_ways, device=labels.device)).to(embeddings.dtype)
+    members = class_members(labels, num_ways).to(embeddings.dtype)
     sums = members.transpose(1, 2) @ embeddings
     return sums / members.sum(1).clamp(min=1).unsqueeze(-1)
 

@@ -2,12 +2,14 @@
 
 from metatransfer.nn.blocks.adversarial import DomainDiscriminator, MultilinearMap, reverse_gradient
 from metatransfer.nn.blocks.causal import CausalAttention, CausalDense, CausalLayer
+from metatransfer.nn.blocks.context_transformer import ContextTransformer
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 from metatransfer.nn.blocks.full_context import FullContextEmbedding
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
 from metatransfer.nn.blocks.least_recently_used import LeastRecentlyUsedMemory, MemoryState
 from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
 from metatransfer.nn.blocks.recurrent import LSTM, Recurrent, lstm_step
+from metatransfer.nn.blocks.zero_linear import ZeroLinear
 
 __all__ = [
     "LSTM",
@@ -15,6 +17,7 @@ __all__ = [
     "CausalAttention",
     "CausalDense",
     "CausalLayer",
+    "ContextTransformer",
     "DomainBatchNorm",
     "DomainDiscriminator",
     "FullContextEmbedding",
@@ -25,6 +28,7 @@ __all__ = [
     "NeuralTuringMachine",
     "Recurrent",
     "TuringState",
+    "ZeroLinear",
     "address",
     "lstm_step",
     "reverse_gradient",
