@@ -105,7 +105,10 @@ def test_order_of_the_support_set_does_not_matter(kind):
 def test_renaming_classes_permutes_the_logits(kind):
     if kind.order_sensitive:
         pytest.skip("a sequence model, which learns what the codes of labels mean")
-    module, batch = small(kind).double().eval(), episode()
+    # weights that are drawn tell the classes apart, so they are drawn next to their means
+    drawn = {"variational": {"initial_std": 1e-30, "inner_kl_weight": 0.0}}
+    quiet = {name: value for name, value in drawn.items() if name in kind.__init__.__annotations__}
+    module, batch = small(kind, **quiet).double().eval(), episode()
     batch = batch.map(lambda t: t.double() if t.is_floating_point() else t)
     if module.num_outputs is not None:
         # the initial head tells the classes apart; equal rows make it blind to names, as the method itself must be

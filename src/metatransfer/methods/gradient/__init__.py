@@ -1,5 +1,6 @@
 """Gradient-based meta-learning."""
 
+from metatransfer.methods.gradient.amortized_variational import AmortizedVariationalModule, Variational
 from metatransfer.methods.gradient.anil import ANILModule
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.methods.gradient.boil import BOILModule
@@ -12,6 +13,7 @@ from metatransfer.methods.gradient.proto_maml import ProtoMAMLModule
 from metatransfer.methods.gradient.reptile import ReptileModule
 
 __all__ = [
-    "ANILModule", "BOILModule", "FOMAMLModule", "InnerLoopModule", "LearnedOptimizerModule", "MAMLModule",
-    "MAMLPlusPlusModule", "MetaSGDModule", "OuterSchedule", "ProtoMAMLModule", "ReptileModule",
+    "ANILModule", "AmortizedVariationalModule", "BOILModule", "FOMAMLModule", "InnerLoopModule",
+    "LearnedOptimizerModule", "MAMLModule", "MAMLPlusPlusModule", "MetaSGDModule", "OuterSchedule", "ProtoMAMLModule",
+    "ReptileModule", "Variational",
 ]  # fmt: skip
