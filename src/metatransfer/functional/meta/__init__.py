@@ -7,6 +7,7 @@ from metatransfer.functional.meta import (
     prototypes,
     replicas,
     ridge,
+    svm,
     threads,
     update_rules,
 )
@@ -25,6 +26,7 @@ from metatransfer.functional.meta.prototypes import *
 from metatransfer.functional.meta.replicas import *
 from metatransfer.functional.meta.ridge import *
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
+from metatransfer.functional.meta.svm import *
 from metatransfer.functional.meta.threads import *
 from metatransfer.functional.meta.update_rules import *
 
@@ -37,5 +39,6 @@ __all__ += inputs.__all__
 __all__ += prototypes.__all__
 __all__ += replicas.__all__
 __all__ += ridge.__all__
+__all__ += svm.__all__
 __all__ += threads.__all__
 __all__ += update_rules.__all__

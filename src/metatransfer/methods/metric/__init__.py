@@ -1,7 +1,8 @@
 """Metric-based meta-learning."""
 
 from metatransfer.methods.metric.matching_net import MatchingNetModule
+from metatransfer.methods.metric.meta_opt_net import MetaOptNetModule
 from metatransfer.methods.metric.protonet import ProtoNetModule
 from metatransfer.methods.metric.r2d2 import R2D2Module
 
-__all__ = ["MatchingNetModule", "ProtoNetModule", "R2D2Module"]
+__all__ = ["MatchingNetModule", "MetaOptNetModule", "ProtoNetModule", "R2D2Module"]
