@@ -132,7 +132,7 @@ class AmortizedVariationalModule(MAMLModule):
     def adapt_through(
         self, support_x: Inputs, support_y: Tensor, trajectory: bool = False, rows: Tensor | None = None
     ) -> list[AdaptedTasks]:
-        """As of the base; the memory says which tasks are regressions."""
+        """Learns the tasks as other methods with an inner loop do, and records which of them are regressions."""
         regresses = torch.full(support_y.shape[:1], is_regression(support_y), device=support_y.device)
         found = super().adapt_through(support_x, support_y, trajectory, rows)
         return [tasks._replace(memory=regresses) for tasks in found]
@@ -171,7 +171,7 @@ class AmortizedVariationalModule(MAMLModule):
         return loss, _mean(masked, states[-1].memory)
 
     def training_loss(self, episode: Episode) -> tuple[Tensor, Any]:
-        """As of the base, with noise of its own."""
+        """The outer objective, with new noise for each batch."""
         self._stream = int(torch.randint(2**31, ()))
         return super().training_loss(episode)
 
