@@ -79,6 +79,15 @@ def test_a_sequence_may_be_continued(network):
         torch.testing.assert_close(one, two)
 
 
+def test_autocast_does_not_round_the_memory():
+    network, x = LeastRecentlyUsedMemory(5, 6, 7, 4, 2), drawn(3, 9, 5).float()
+    expected, _ = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, state = network(x)
+    assert torch.equal(found, expected)
+    assert state.memory.dtype == torch.float32
+
+
 def module(**arguments):
     torch.manual_seed(0)
     return MANNModule(RawFeatures((4,)), num_outputs=3, hidden=8, shape=(9, 5), heads=2, **arguments).double()

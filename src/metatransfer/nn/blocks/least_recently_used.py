@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metatransfer.nn.blocks.recurrent import Recurrent, lstm_step
+from metatransfer.nn.blocks.recurrent import Recurrent, in_full_precision, lstm_step
 
 __all__ = ["LeastRecentlyUsedMemory", "MemoryState"]
 
@@ -94,11 +94,12 @@ class LeastRecentlyUsedMemory(Recurrent):
 
     def forward(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
         """``(N, S, C)`` to the hidden states and what was read, ``(N, S, out_features)``."""
-        state = self.initial(len(x), x) if state is None else state
-        features = []
-        for projected in self.inputs(x).unbind(1):
-            state = self.step(projected, state)
-            features += [state.hidden, state.read]
+        x, full = in_full_precision(self.inputs, x)
+        state, features = self.initial(len(x), x) if state is None else state, []
+        with full:
+            for projected in self.inputs(x).unbind(1):
+                state = self.step(projected, state)
+                features += [state.hidden, state.read]
         return torch.cat(features, -1).view(*x.shape[:2], self.out_features), state
 
     def step(self, projected: Tensor, state: MemoryState) -> MemoryState:

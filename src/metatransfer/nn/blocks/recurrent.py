@@ -48,6 +48,11 @@ class LSTM(Recurrent):
         return features, (hidden.squeeze(0), cell.squeeze(0))
 
 
+def in_full_precision(linear: nn.Linear, x: Tensor) -> tuple[Tensor, torch.autocast]:
+    """An input in the precision of the weights, and a context without autocast: rounding adds up over many steps."""
+    return x.to(linear.weight.dtype), torch.autocast(x.device.type, enabled=False)
+
+
 def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     r"""One step of an LSTM from the sum of its projections.
 
