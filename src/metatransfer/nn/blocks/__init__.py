@@ -9,6 +9,7 @@ from metatransfer.nn.blocks.learned_tensors import LearnedTensors
 from metatransfer.nn.blocks.least_recently_used import LeastRecentlyUsedMemory, MemoryState
 from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
 from metatransfer.nn.blocks.recurrent import LSTM, Recurrent, lstm_step
+from metatransfer.nn.blocks.set_attention import SetAttention
 from metatransfer.nn.blocks.zero_linear import ZeroLinear
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MultilinearMap",
     "NeuralTuringMachine",
     "Recurrent",
+    "SetAttention",
     "TuringState",
     "ZeroLinear",
     "address",
