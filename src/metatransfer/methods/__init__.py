@@ -13,6 +13,7 @@ from metatransfer.methods import (
     in_context,
     memory,
     metric,
+    probabilistic,
     supervised,
 )
 from metatransfer.methods.base import MethodModule, load
@@ -33,6 +34,7 @@ from metatransfer.methods.memory import *
 from metatransfer.methods.metric import *
 from metatransfer.methods.options import Execution, InnerLoop
 from metatransfer.methods.predictor import Predictor
+from metatransfer.methods.probabilistic import *
 from metatransfer.methods.saved_predictor import load_predictor
 from metatransfer.methods.supervised import *
 
@@ -47,4 +49,5 @@ __all__ += gradient.__all__
 __all__ += in_context.__all__
 __all__ += memory.__all__
 __all__ += metric.__all__
+__all__ += probabilistic.__all__
 __all__ += supervised.__all__

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
-from torchmetrics.classification import MulticlassCalibrationError
 
 from metatransfer.functional.intervals import estimate
 from metatransfer.functional.losses import episode_losses, episode_scores, is_regression
+from metatransfer.metrics.episode_calibration import EpisodeCalibration
 
 # Apple's GPUs know no float64, and Lightning moves metrics there
 _STATE_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -71,9 +71,10 @@ def named(name: str, found: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 class EpisodeMetrics(nn.Module):
-    """Accuracy (or mean squared error) and loss with their intervals over episodes, and the calibration error.
+    """Accuracy, loss and calibration error with their intervals over episodes.
 
-    The calibration error is that of Guo et al. 2017 (1706.04599) over the pooled queries of all episodes, 15 bins.
+    In regressions there is the mean squared error instead of accuracy and calibration error, and the log-likelihood of
+    a target if the outputs are distributions.
     """
 
     def __init__(self) -> None:
@@ -82,8 +83,7 @@ class EpisodeMetrics(nn.Module):
         self.loss = EpisodeMean()
         self.more: MutableMapping[str, EpisodeMean] = nn.ModuleDict()  # type: ignore[assignment]
         self.number = SumMetric()
-        # it only bins the largest probability, so the number of classes may change from episode to episode
-        self.calibration = MulticlassCalibrationError(num_classes=2, n_bins=15, validate_args=False)
+        self.calibration, self.likelihood = EpisodeCalibration(), EpisodeMean()
         self.score_name = "accuracy"
 
     def update(self, outputs: Any, targets: Tensor, scores: Tensor | None = None, losses: Tensor | None = None) -> None:  # noqa: ANN401
@@ -102,8 +102,10 @@ class EpisodeMetrics(nn.Module):
         self.number.update(len(targets))
         if is_regression(targets):
             self.score_name = "mse"
+            if callable(getattr(outputs, "log_prob", None)):
+                self.likelihood.update(outputs.log_prob(targets).flatten(1).mean(1))
         elif isinstance(outputs, Tensor):
-            self.calibration.update(outputs.softmax(-1).flatten(0, 1), targets.flatten())
+            self.calibration.update(outputs.softmax(-1), targets)
 
     def update_more(self, scores: Mapping[str, Tensor]) -> None:
         """Adds further scores of episodes ``(T,)`` by name, always the same ones; NaN is left out."""
@@ -118,7 +120,9 @@ class EpisodeMetrics(nn.Module):
         for name, metric in ((self.score_name, self.score), ("loss", self.loss)):
             numbers |= named(name, metric.compute())
         if self.calibration.update_called:
-            numbers["calibration_error"] = self.calibration.compute()
+            numbers |= named("calibration_error", self.calibration.compute())
+        if self.likelihood.update_called:
+            numbers |= named("log_likelihood", self.likelihood.compute())
         for name, metric in self.more.items():
             if not (found := metric.compute())[0].isnan():
                 numbers |= named(name, found)
@@ -127,6 +131,6 @@ class EpisodeMetrics(nn.Module):
     def reset(self) -> None:
         """Removes all episodes."""
         self.score_name = "accuracy"
-        every: tuple[Metric, ...] = (self.score, self.loss, self.number, self.calibration, *self.more.values())
-        for metric in every:
+        parts = (self.score, self.loss, self.number, self.calibration, self.likelihood)
+        for metric in (*parts, *self.more.values()):
             metric.reset()
