@@ -86,6 +86,7 @@ SMALL = {
     "Arrays": lambda folder: arrays(),
     "CIFARFewShot": ("binary", lambda root: collections.CIFARFewShot(str(root))),
     "Digits": lambda folder: collections.Digits(8),
+    "GaussianProcesses": lambda folder: collections.GaussianProcesses(),
     "Glyphs": lambda folder: collections.Glyphs(),
     "ImageFolder": lambda folder: collections.ImageFolder(str(images(folder)), image_size=6, channels=1),
     "ImageTable": image_table,
@@ -133,7 +134,11 @@ SERVERS = {
     "domains": lambda source: DomainDataModule({"a": source}, {"b": source}, batch_size=4),
 }
 REFUSED = {
-    **{("Sinusoids", server): "generates" for server in ("labelled", "class batches", "domains")},
+    **{
+        (name, server): "generates"
+        for name in ("GaussianProcesses", "Sinusoids")
+        for server in ("labelled", "class batches", "domains")
+    },
     ("Texts", "domains"): "domain adaptation needs vectors or images",
     ("Texts", "cross-domain"): "texts",
     # the small one has two drawings of each character

@@ -163,25 +163,39 @@ def adaptation_figure(scores: Tensor, name: str) -> Figure:
 
 
 def regression_figure(
-    support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, grid: Tensor, curves: dict[str, Tensor]
+    support_x: Tensor,
+    support_y: Tensor,
+    query_x: Tensor,
+    query_y: Tensor,
+    grid: Tensor,
+    curves: dict[str, Tensor],
+    deviations: Tensor | None = None,
 ) -> Figure:
-    """Tasks of one variable side by side: the true curve, the support points and the predictions."""
+    """Tasks of one variable side by side: the true curve, the support points and the predictions.
+
+    ``deviations`` are the standard deviations of the last prediction, drawn as a band of twice their size.
+    """
     tasks = len(support_x)
     figure = Figure(figsize=(3.6 * tasks, 3.4), layout="constrained")
     axes = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
     styles = [{"linestyle": ":", "color": "#757575"}, {"linestyle": "--", "color": "#42a5f5"}]
     for task, axis in enumerate(axes):
-        order = query_x[task].argsort()
-        axis.plot(query_x[task][order], query_y[task][order], color="#c62828", linewidth=1.5, label="true")
+        x, y = torch.cat([support_x[task], query_x[task]]), torch.cat([support_y[task], query_y[task]])
+        order = x.argsort()
+        axis.plot(x[order], y[order], color="#c62828", linewidth=1.5, label="true")
         for index, (label, values) in enumerate(curves.items()):
             last = index == len(curves) - 1
             style = {"linestyle": "-", "color": "#0d47a1", "linewidth": 2} if last else styles[min(index, 1)]
             axis.plot(grid[task], values[task], label=label, **style)
+        if deviations is not None:
+            middle, wide = next(reversed(curves.values()))[task], 2 * deviations[task]
+            band = {"alpha": 0.2, "color": "#0d47a1", "linewidth": 0, "label": "± 2 standard deviations"}
+            axis.fill_between(grid[task], middle - wide, middle + wide, **band)
         axis.plot(support_x[task], support_y[task], "^", color="#6a1b9a", markersize=8, label="support", zorder=5)
         axis.set_xlabel("x")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("y")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves) + 2, fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(curves) + 3, fontsize=9)
     return figure
 
 

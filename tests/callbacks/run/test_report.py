@@ -16,6 +16,7 @@ from conftest import ROOT, best_checkpoint, results
 from metatransfer import (
     MLP,
     BestCheckpoint,
+    CNPModule,
     Conv4,
     Episode,
     EpisodeMean,
@@ -24,6 +25,7 @@ from metatransfer import (
     Glyphs,
     MAMLModule,
     ProtoNetModule,
+    RawFeatures,
     Report,
     Sinusoids,
     Task,
@@ -208,7 +210,8 @@ def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeyp
     episode = Episode(*(torch.cat(parts) for parts in zip(*tasks, strict=True)))
     drawn = {}
 
-    def look(support_x, support_y, query_x, query_y, grid, curves):
+    def look(support_x, support_y, query_x, query_y, grid, curves, deviations):
+        assert deviations is None
         drawn.update(grid=grid, curves=curves, query_x=query_x)
         return draw(support_x, support_y, query_x, query_y, grid, curves)
 
@@ -224,6 +227,23 @@ def test_tasks_of_one_variable_are_drawn_through_the_steps(steps, names, monkeyp
         torch.testing.assert_close(drawn["curves"][name], expected[step].squeeze(-1))
     assert torch.equal(drawn["grid"].amin(1), drawn["query_x"].amin(1))
     assert torch.allclose(drawn["grid"].amax(1), drawn["query_x"].amax(1))
+
+
+def test_distributions_are_drawn_with_a_band_inside_and_outside_of_the_data():
+    torch.manual_seed(0)
+    module = CNPModule(RawFeatures((1,)), num_targets=1).eval()
+    x, y = torch.rand(2, 12, 1), torch.rand(2, 12, 1)
+    with torch.no_grad():
+        figure = regression_figure(module, Episode(x[:, :4], y[:, :4], x[:, 4:], y[:, 4:]))
+    for task, axis in enumerate(figure.axes):
+        band = axis.collections[0].get_paths()[0].vertices
+        assert band[:, 0].min() < x[task, 4:].min() - 0.1
+        assert band[:, 0].max() > x[task, 4:].max() + 0.1
+        place = torch.tensor(float(band[50, 0])).view(1, 1, 1)
+        with torch.no_grad():
+            own = module(Episode(x[task : task + 1, :4], y[task : task + 1, :4], place, None))
+        width = np.ptp(band[np.isclose(band[:, 0], band[50, 0]), 1])
+        assert width == pytest.approx(4 * own.stddev.item(), rel=1e-3)
 
 
 def test_a_regression_run_draws_its_tasks_to_tensorboard_and_png(cli):

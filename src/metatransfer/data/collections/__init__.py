@@ -3,6 +3,7 @@
 from metatransfer.data.collections.arrays import Arrays
 from metatransfer.data.collections.cifar_few_shot import CIFARFewShot
 from metatransfer.data.collections.digit_sets import MNIST, MNISTM, SVHN, SYN, USPS
+from metatransfer.data.collections.gaussian_processes import GaussianProcesses
 from metatransfer.data.collections.glyphs import Digits, Glyphs, TypesetDigits
 from metatransfer.data.collections.image_folder import ImageFolder
 from metatransfer.data.collections.image_table import ImageTable
@@ -25,6 +26,7 @@ __all__ = [
     "CIFARFewShot",
     "Collection",
     "Digits",
+    "GaussianProcesses",
     "Glyphs",
     "ImageFolder",
     "ImageTable",

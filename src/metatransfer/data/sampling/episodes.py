@@ -44,6 +44,7 @@ class EpisodeIndices(NamedTuple):
 
 
 _DRAWN_AT_ONCE = 256  # tasks; more gains nothing
+_TASKS_OF_A_SIZE = 16  # generated tasks with consecutive indices; the usual size of a meta-batch
 
 
 def tasks_of(drawn: EpisodeIndices, start: int, end: int) -> EpisodeIndices:
@@ -253,16 +254,43 @@ def _shuffled_part(
     return chosen[order], labels[order]
 
 
-class GeneratedSampler(Sampler[Episode]):
-    """Serves the tasks of a generator by their index; the ways of ``size`` are ignored."""
+class GeneratedSampler(Sampler[MetaBatch]):
+    """Serves the tasks of a generator by their index; the ways of ``size`` are ignored.
+
+    If the number of shots varies, it is the same for a block of tasks with consecutive indices, which can then be
+    computed together.
+    """
 
     def __init__(self, generator: TaskGenerator, split: str, seed: int, size: EpisodeSize) -> None:
+        least = generator.min_shots
+        if least is not None and least > size.num_shots:
+            raise UserError(
+                f"min_shots must be at most num_shots of the task, but is {least} and num_shots is {size.num_shots}."
+            )
         self.generator, self.split, self.seed, self.size = generator, split, seed, size
 
-    def batch(self, indices: NDArray[np.int64], device: torch.device) -> Episode:
-        """Tasks by their index."""
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> MetaBatch:
+        """Tasks by their index: one batch, or a list of batches if the numbers of shots differ."""
+        shots = self._shots(indices)
+        ends = [*np.flatnonzero(np.diff(shots)) + 1, len(indices)]
+        made, start = [], 0
+        for end in ends:
+            made.append(self._made(indices[start:end], int(shots[start]), device))
+            start = end
+        return made[0] if len(made) == 1 else made
+
+    def _made(self, indices: NDArray[np.int64], shots: int, device: torch.device) -> Episode:
         keys = stream_keys(self.seed, SPLITS.index(self.split), indices)
-        return self.generator.generate(keys, self.size.num_shots, self.size.num_queries, device)
+        return self.generator.generate(keys, shots, self.size.num_shots + self.size.num_queries - shots, device)
+
+    def _shots(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of support samples of each task ``(T,)``."""
+        least, most = self.generator.min_shots, self.size.num_shots
+        if least is None:
+            return np.full(len(indices), most)
+        keys = stream_keys(self.seed, SPLITS.index(self.split), indices // _TASKS_OF_A_SIZE)
+        extra = random_subsets(stream_keys(keys.view(np.int64), Stream.SHAPE), most - least + 1, 1)[:, 0]
+        return least + extra
 
     def fixed(self) -> "GeneratedSampler":
         """Itself: generated tasks are not augmented."""

@@ -32,9 +32,12 @@ class TaskGenerator(ABC):
 
     Attributes:
         num_targets: size of the targets of regression tasks, ``None`` for classification.
+        min_shots: smallest number of support samples if it varies between tasks: the number is then between this and
+            the configured one, and all other samples are queries; ``None`` if it does not vary.
     """
 
     num_targets: int | None = None
+    min_shots: int | None = None
 
     @abstractmethod
     def generate(self, keys: Bits, num_shots: int, num_queries: int, device: torch.device) -> Episode:

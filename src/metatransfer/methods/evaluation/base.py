@@ -133,7 +133,8 @@ class Evaluation(nn.Module, ABC):
 
     def mode_of(self, metric: str) -> str:
         """Whether higher (``"max"``) or lower (``"min"``) values of a metric are better."""
-        return self.monitor_mode if metric == self.monitor else "max" if "accuracy" in metric else "min"
+        higher = "accuracy" in metric or "likelihood" in metric
+        return self.monitor_mode if metric == self.monitor else "max" if higher else "min"
 
     def selected_by(self, card: Mapping[str, Any]) -> str | None:
         """The criterion that selected the state of a run, in words, from its protocol card."""

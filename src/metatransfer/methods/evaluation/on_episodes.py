@@ -14,7 +14,7 @@ from metatransfer.functional.losses import is_regression
 from metatransfer.functional.meta.inputs import embed_tasks
 from metatransfer.functional.meta.prototypes import class_count, class_prototypes, nearest_neighbor, prototype_scores
 from metatransfer.methods.evaluation.base import Baseline, Evaluation, Method
-from metatransfer.methods.outputs import default_score, point_of, widened
+from metatransfer.methods.outputs import Outputs, default_score, point_of, widened
 from metatransfer.metrics import EpisodeMetrics
 from metatransfer.nn import Backbone
 
@@ -240,21 +240,35 @@ def _scored(module: ScoresSupport, episode: Episode) -> tuple[Any, ...]:
 
 
 def regression_figure(module: Any, episode: Episode, tasks: int = 3, points: int = 200) -> "Figure":  # noqa: ANN401
-    """Regression tasks with one variable: true curve, support points, and the predictions on a grid."""
+    """Regression tasks with one variable: true curve, support points, and the predictions on a grid.
+
+    If outputs are distributions, the figure has a band of two standard deviations, also outside of the data.
+    """
     from metatransfer.drawing import episodes as drawing  # matplotlib takes time to import
 
     few = episode.map(lambda tensor: tensor[:tasks])
     assert isinstance(few.query_x, Tensor)
     low, high = few.query_x.amin(1, keepdim=True), few.query_x.amax(1, keepdim=True)
-    grid = low + (high - low) * torch.linspace(0, 1, points, device=low.device).view(1, -1, 1)
+    adapts = isinstance(module, AdaptsInSteps)
+    places = torch.linspace(0, 1, points, device=low.device).view(1, -1, 1)
+    outputs = module.adaptation_outputs(few) if adapts else [module(few)]
+    if _deviation(outputs[-1]) is not None:
+        places = 1.5 * places - 0.25
+    grid = low + (high - low) * places
     asked = few._replace(query_x=grid)
-    outputs = module.adaptation_outputs(asked) if isinstance(module, AdaptsInSteps) else [module(asked)]
+    outputs = module.adaptation_outputs(asked) if adapts else [module(asked)]
     last = len(outputs) - 1
     curves = {"before adaptation" if last else "method": outputs[0]}
     curves |= {f"after {step} step{'s' * (step > 1)}": outputs[step] for step in sorted({1, last} - {0}) if last}
     predicted = {name: _plain(point_of(values)) for name, values in curves.items()}
     shown: tuple[Any, Any, Any, Any] = few.map(_plain)[:4]
-    return drawing.regression_figure(*shown, _plain(grid), predicted)
+    deviation = _deviation(outputs[-1])
+    return drawing.regression_figure(*shown, _plain(grid), predicted, None if deviation is None else _plain(deviation))
+
+
+def _deviation(outputs: Outputs) -> Tensor | None:
+    """The standard deviations of a distribution, ``None`` for other outputs."""
+    return None if isinstance(outputs, Tensor) else getattr(outputs, "stddev", None)
 
 
 def _plain(tensor: Tensor) -> Tensor:
