@@ -3,6 +3,7 @@
 from metatransfer.functional.meta import (
     batching,
     compiled,
+    gaussian,
     inputs,
     prototypes,
     replicas,
@@ -14,6 +15,7 @@ from metatransfer.functional.meta import (
 from metatransfer.functional.meta.batch_norm import batch_norm
 from metatransfer.functional.meta.batching import *
 from metatransfer.functional.meta.compiled import *
+from metatransfer.functional.meta.gaussian import *
 from metatransfer.functional.meta.inner_loop import (
     InnerLoopResult,
     adapt_tasks,
@@ -35,6 +37,7 @@ __all__ = ["InnerLoopResult", "adapt_tasks", "all_finite", "batch_norm", "first_
 __all__ += ["BatchNormPolicy", "Forward", "batch_norm_layers", "stateless"]
 __all__ += batching.__all__
 __all__ += compiled.__all__
+__all__ += gaussian.__all__
 __all__ += inputs.__all__
 __all__ += prototypes.__all__
 __all__ += replicas.__all__
