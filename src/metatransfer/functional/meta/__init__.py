@@ -5,6 +5,7 @@ from metatransfer.functional.meta import (
     compiled,
     gaussian,
     inputs,
+    linear_systems,
     prototypes,
     replicas,
     ridge,
@@ -24,6 +25,7 @@ from metatransfer.functional.meta.inner_loop import (
     inner_loop,
 )
 from metatransfer.functional.meta.inputs import *
+from metatransfer.functional.meta.linear_systems import *
 from metatransfer.functional.meta.prototypes import *
 from metatransfer.functional.meta.replicas import *
 from metatransfer.functional.meta.ridge import *
@@ -39,6 +41,7 @@ __all__ += batching.__all__
 __all__ += compiled.__all__
 __all__ += gaussian.__all__
 __all__ += inputs.__all__
+__all__ += linear_systems.__all__
 __all__ += prototypes.__all__
 __all__ += replicas.__all__
 __all__ += ridge.__all__

@@ -5,6 +5,7 @@ from metatransfer.methods.gradient.anil import ANILModule
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.methods.gradient.boil import BOILModule
 from metatransfer.methods.gradient.fomaml import FOMAMLModule
+from metatransfer.methods.gradient.imaml import IMAMLModule
 from metatransfer.methods.gradient.learned_optimizer import LearnedOptimizerModule
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.methods.gradient.maml_plus_plus import MAMLPlusPlusModule, OuterSchedule
@@ -13,7 +14,18 @@ from metatransfer.methods.gradient.proto_maml import ProtoMAMLModule
 from metatransfer.methods.gradient.reptile import ReptileModule
 
 __all__ = [
-    "ANILModule", "AmortizedVariationalModule", "BOILModule", "FOMAMLModule", "InnerLoopModule",
-    "LearnedOptimizerModule", "MAMLModule", "MAMLPlusPlusModule", "MetaSGDModule", "OuterSchedule", "ProtoMAMLModule",
-    "ReptileModule", "Variational",
-]  # fmt: skip
+    "ANILModule",
+    "AmortizedVariationalModule",
+    "BOILModule",
+    "FOMAMLModule",
+    "IMAMLModule",
+    "InnerLoopModule",
+    "LearnedOptimizerModule",
+    "MAMLModule",
+    "MAMLPlusPlusModule",
+    "MetaSGDModule",
+    "OuterSchedule",
+    "ProtoMAMLModule",
+    "ReptileModule",
+    "Variational",
+]
