@@ -146,7 +146,8 @@ def test_the_stream_and_the_queries_are_trained():
     method, batch = module().train(), episode(shots=2)
     batch = batch._replace(support_x=drawn(2, 6, 4), query_x=drawn(2, 12, 4, seed=1))
     loss, outputs = method.training_loss(batch)
-    said = method.read(batch.support_x, batch.support_y).said
+    embedded = method.embed(torch.cat([batch.support_x, batch.query_x], 1))
+    said = method.read(embedded[:, :6], batch.support_y).said
     parts = [F.cross_entropy(one.flatten(0, 1), y.flatten(), reduction="sum")
              for one, y in ((said, batch.support_y), (outputs, batch.query_y))]  # fmt: skip
     torch.testing.assert_close(loss, sum(parts) / 36)

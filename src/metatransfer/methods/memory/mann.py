@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from metatransfer.batches import Episode
+from metatransfer.batches import Episode, Inputs
 from metatransfer.checks import check_count, check_fraction
 from metatransfer.errors import UserError
 from metatransfer.functional.losses import episode_loss
@@ -48,7 +48,8 @@ class MANNModule(SequenceModule[Stream]):
     It is trained on all predictions: those of the stream, and those of the queries, each of which continues the stream
     on its own. The report has the accuracy at the k-th instance, that is when a class is shown for the k-th time
     (``accuracy_at_instance_1``, ...). At the first one nothing is better than a guess among the classes that have not
-    been shown yet. Use as many shots as a stream shows each class, 10 in the paper.
+    been shown yet. Use as many shots as a stream shows each class, 10 in the paper. Features are normalised over the
+    batch, in evaluation by running statistics.
 
     Args:
         backbone: the embedding ``f``; ``RawFeatures`` for the pixels themselves, as in the paper.
@@ -91,7 +92,14 @@ class MANNModule(SequenceModule[Stream]):
         self.network: Recurrent = (
             LeastRecentlyUsedMemory(size, hidden, slots, width, heads, decay) if memory else LSTM(size, hidden)
         )
+        # what all features share would make all samples resemble each other
+        self.norm = nn.BatchNorm1d(backbone.out_features, affine=False)
         self.head = LinearHead(self.network.out_features, self.num_outputs)
+
+    def embed(self, x: Inputs) -> Tensor:
+        """Embeddings, each feature with mean 0 and variance 1."""
+        embedded = super().embed(x)
+        return self.norm(embedded.flatten(0, 1)).view_as(embedded)  # type: ignore[no-any-return]
 
     def read(self, support: Tensor, labels: Tensor) -> Stream:
         """Reads a stream; the label of a sample comes with the next one."""
@@ -125,8 +133,8 @@ class MANNModule(SequenceModule[Stream]):
         return {f"accuracy_at_instance_{number}": _mean_where(right, instance == number) for number in INSTANCES}
 
     def protocol(self) -> dict[str, Any]:
-        """Adds the network."""
-        return super().protocol() | {"network": type(self.network).__name__}
+        """Adds the network, and that embeddings are normalised."""
+        return super().protocol() | {"network": type(self.network).__name__, "batch_norm": "running"}
 
 
 def instances(labels: Tensor) -> Tensor:
