@@ -13,6 +13,7 @@ from metatransfer.methods import (
     in_context,
     memory,
     metric,
+    model_based,
     probabilistic,
     supervised,
 )
@@ -32,6 +33,7 @@ from metatransfer.methods.gradient import *
 from metatransfer.methods.in_context import *
 from metatransfer.methods.memory import *
 from metatransfer.methods.metric import *
+from metatransfer.methods.model_based import *
 from metatransfer.methods.options import Execution, InnerLoop
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.probabilistic import *
@@ -49,5 +51,6 @@ __all__ += gradient.__all__
 __all__ += in_context.__all__
 __all__ += memory.__all__
 __all__ += metric.__all__
+__all__ += model_based.__all__
 __all__ += probabilistic.__all__
 __all__ += supervised.__all__

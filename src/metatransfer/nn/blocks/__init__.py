@@ -3,6 +3,7 @@
 from metatransfer.nn.blocks.adversarial import DomainDiscriminator, MultilinearMap, reverse_gradient
 from metatransfer.nn.blocks.causal import CausalAttention, CausalDense, CausalLayer
 from metatransfer.nn.blocks.context_transformer import ContextTransformer
+from metatransfer.nn.blocks.coordinates import CoordinateNetwork
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 from metatransfer.nn.blocks.full_context import FullContextEmbedding
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
@@ -19,6 +20,7 @@ __all__ = [
     "CausalDense",
     "CausalLayer",
     "ContextTransformer",
+    "CoordinateNetwork",
     "DomainBatchNorm",
     "DomainDiscriminator",
     "FullContextEmbedding",

@@ -1,0 +1,5 @@
+"""Model-based meta-learning: networks that produce the weights of a task."""
+
+from metatransfer.methods.model_based.meta_net import MetaNetModule
+
+__all__ = ["MetaNetModule"]
