@@ -86,24 +86,27 @@ class _Step:
             point = params
         else:  # detached, so that no outer graph is built through the adapted parameters
             point = {name: value.detach().requires_grad_() for name, value in params.items()}
-        gradients = self._gradients(point, x, y, step)
+        gradients, losses = self._gradients(point, x, y, step)
 
-        def update(params: Params, gradients: Params, state: RuleState) -> tuple[Params, RuleState]:
+        def update(params: Params, gradients: Params, state: RuleState, loss: Tensor) -> tuple[Params, RuleState]:
             if self.clip is not None:
                 gradients = clip_norm(gradients, self.clip)
-            return self.rule.update(params, gradients, state, step)
+            seen = (loss,) if self.rule.reads_loss else ()
+            return self.rule.update(params, gradients, state, step, *seen)
 
-        moved: tuple[Params, RuleState] = self._mapped(update)(params, gradients, state)
+        moved: tuple[Params, RuleState] = self._mapped(update)(params, gradients, state, losses)
         return moved
 
-    def _gradients(self, point: Params, x: Inputs, y: Tensor, step: int) -> Params:
+    def _gradients(self, point: Params, x: Inputs, y: Tensor, step: int) -> tuple[Params, Tensor]:
+        """The gradients, and the loss of each task."""
         fixed = {} if self.fixed_at is None else self.fixed_at(step)
 
         def support_loss(current: Params, x: Inputs, y: Tensor) -> Tensor:
             return self.loss(self.forward({**fixed, **current}, x), y)
 
         with torch.enable_grad(), torch.autocast(y.device.type, enabled=False), MATH_ATTENTION:
-            total = self._mapped(support_loss)(point, x, y).sum()
+            losses = self._mapped(support_loss)(point, x, y)
+            total = losses.sum()
             if not total.requires_grad:
                 raise UserError(
                     f"none of the adapted parameters ({', '.join(list(point)[:3])}{', …' * (len(point) > 3)}) affects "
@@ -122,7 +125,7 @@ class _Step:
                     "the network calls torch.utils.checkpoint with use_reentrant=True, which has no gradient in an "
                     "inner loop: use use_reentrant=False."
                 ) from error
-        return dict(zip(point, found, strict=True))
+        return dict(zip(point, found, strict=True)), losses if self.second_order else losses.detach()
 
 
 class InnerLoopResult(NamedTuple):

@@ -32,10 +32,12 @@ class UpdateRule:
     Attributes:
         start: ``start(params) -> state``, before the first step.
         update: ``update(params, gradients, state, step) -> (params, state)``, differentiable.
+        reads_loss: whether ``update`` takes the support loss of the task, a scalar, as a fifth argument.
     """
 
     start: Callable[[Params], RuleState]
-    update: Callable[[Params, Params, RuleState, int], tuple[Params, RuleState]]
+    update: Callable[..., tuple[Params, RuleState]]
+    reads_loss: bool = False
 
 
 def as_rule(rule: UpdateRule | PlainRule) -> UpdateRule:

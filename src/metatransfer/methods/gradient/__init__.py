@@ -7,6 +7,7 @@ from metatransfer.methods.gradient.boil import BOILModule
 from metatransfer.methods.gradient.fomaml import FOMAMLModule
 from metatransfer.methods.gradient.imaml import IMAMLModule
 from metatransfer.methods.gradient.learned_optimizer import LearnedOptimizerModule
+from metatransfer.methods.gradient.lstm_meta_learner import LSTMMetaLearnerModule
 from metatransfer.methods.gradient.maml import MAMLModule
 from metatransfer.methods.gradient.maml_plus_plus import MAMLPlusPlusModule, OuterSchedule
 from metatransfer.methods.gradient.meta_sgd import MetaSGDModule
@@ -20,6 +21,7 @@ __all__ = [
     "FOMAMLModule",
     "IMAMLModule",
     "InnerLoopModule",
+    "LSTMMetaLearnerModule",
     "LearnedOptimizerModule",
     "MAMLModule",
     "MAMLPlusPlusModule",

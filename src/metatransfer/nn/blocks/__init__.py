@@ -6,6 +6,7 @@ from metatransfer.nn.blocks.context_transformer import ContextTransformer
 from metatransfer.nn.blocks.coordinates import CoordinateNetwork
 from metatransfer.nn.blocks.domain_norm import DomainBatchNorm
 from metatransfer.nn.blocks.full_context import FullContextEmbedding
+from metatransfer.nn.blocks.gated_update import GatedUpdate
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
 from metatransfer.nn.blocks.least_recently_used import LeastRecentlyUsedMemory, MemoryState
 from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
@@ -24,6 +25,7 @@ __all__ = [
     "DomainBatchNorm",
     "DomainDiscriminator",
     "FullContextEmbedding",
+    "GatedUpdate",
     "LearnedTensors",
     "LeastRecentlyUsedMemory",
     "MemoryState",
