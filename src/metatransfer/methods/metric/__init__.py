@@ -6,6 +6,7 @@ from metatransfer.methods.metric.matching_net import MatchingNetModule
 from metatransfer.methods.metric.meta_opt_net import MetaOptNetModule
 from metatransfer.methods.metric.protonet import ProtoNetModule
 from metatransfer.methods.metric.r2d2 import R2D2Module
+from metatransfer.methods.metric.relation_net import RelationNetModule
 
 __all__ = [
     "FEATModule",
@@ -14,4 +15,5 @@ __all__ = [
     "MetaOptNetModule",
     "ProtoNetModule",
     "R2D2Module",
+    "RelationNetModule",
 ]

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metatransfer.checks import check_choice, check_fraction, check_positive
+from metatransfer.checks import check_choice, check_count, check_fraction, check_positive
 from metatransfer.errors import UserError
 from metatransfer.nn.backbones.backbone import Backbone, other_network, probe_out_features
 
@@ -42,9 +42,10 @@ class Conv4(Backbone):
         dropout: probability of dropping a channel after each block.
         weights: file of initial weights, or ``"glyphs"`` for weights pretrained on the training scripts of Glyphs with
             the default arguments; see :func:`metatransfer.nn.load_weights`.
+        pools: number of blocks that pool; with 2, as in relation networks, 28x28 images have 7x7 feature maps.
 
     Raises:
-        UserError: the images are too small for four poolings, or ``norm`` is unknown.
+        UserError: the images are too small for the poolings, or ``norm`` is unknown.
     """
 
     def __init__(
@@ -55,19 +56,21 @@ class Conv4(Backbone):
         norm: Norm = "batch",
         dropout: float = 0.0,
         weights: str | None = None,
+        pools: int = 4,
     ) -> None:
         super().__init__()
         in_channels = 1 if in_channels is None else in_channels
         image_size = 28 if image_size is None else image_size
         check_positive(in_channels=in_channels, image_size=image_size, hidden_channels=hidden_channels)
         check_fraction(dropout=dropout)
+        check_count(0, 4, pools=pools)
         blocks: list[nn.Module] = []
         for block in range(4):
             blocks += [
                 nn.Conv2d(in_channels if block == 0 else hidden_channels, hidden_channels, 3, padding=1),
                 norm_layer(norm, hidden_channels),
                 # pooling before ReLU gives the same values at a quarter of the cost
-                nn.MaxPool2d(2),
+                nn.MaxPool2d(2) if block < pools else nn.Identity(),
                 nn.ReLU(),
             ]
             if dropout:
@@ -78,7 +81,7 @@ class Conv4(Backbone):
         self.load_weights(weights)
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, hidden_channels, H // 16, W // 16)``."""
+        """``(N, in_channels, H, W)`` to ``(N, hidden_channels, H // 16, W // 16)``, with four poolings."""
         maps: Tensor = self.layers(channels_last(x) if x.device.type == "cpu" else x)
         return maps
 

@@ -11,6 +11,7 @@ from metatransfer.nn.blocks.learned_tensors import LearnedTensors
 from metatransfer.nn.blocks.least_recently_used import LeastRecentlyUsedMemory, MemoryState
 from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
 from metatransfer.nn.blocks.recurrent import LSTM, Recurrent, lstm_step
+from metatransfer.nn.blocks.relation import RelationHead
 from metatransfer.nn.blocks.set_attention import SetAttention
 from metatransfer.nn.blocks.zero_linear import ZeroLinear
 
@@ -32,6 +33,7 @@ __all__ = [
     "MultilinearMap",
     "NeuralTuringMachine",
     "Recurrent",
+    "RelationHead",
     "SetAttention",
     "TuringState",
     "ZeroLinear",
