@@ -7,6 +7,7 @@ from metatransfer.methods.metric.meta_opt_net import MetaOptNetModule
 from metatransfer.methods.metric.protonet import ProtoNetModule
 from metatransfer.methods.metric.r2d2 import R2D2Module
 from metatransfer.methods.metric.relation_net import RelationNetModule
+from metatransfer.methods.metric.siamese import SiameseModule
 
 __all__ = [
     "FEATModule",
@@ -16,4 +17,5 @@ __all__ = [
     "ProtoNetModule",
     "R2D2Module",
     "RelationNetModule",
+    "SiameseModule",
 ]
