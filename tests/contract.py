@@ -142,8 +142,9 @@ def small(kind, **changes):
         arguments["backbone"] = {"class_path": "Conv4", "init_args": {"hidden_channels": 4}}
     if "num_outputs" in kind.__init__.__annotations__:
         arguments["num_outputs"] = WAYS
-    if "num_classes" in kind.__init__.__annotations__:
-        arguments["num_classes"] = WAYS
+    for name in ("num_classes", "train_classes"):
+        if name in kind.__init__.__annotations__:
+            arguments[name] = WAYS
     if "inner" in arguments:
         arguments["inner"]["steps"] = min(arguments["inner"]["steps"], 6)
     return instantiate_module(kind, arguments | changes)
@@ -153,7 +154,7 @@ def episode(tasks=2, shots=2, queries=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda count: torch.rand(tasks, WAYS * count, 1, 28, 28, generator=generator)  # noqa: E731
     labels = lambda count: torch.arange(WAYS).repeat_interleave(count).repeat(tasks, 1)  # noqa: E731
-    return Episode(draw(shots), labels(shots), draw(queries), labels(queries))
+    return Episode(draw(shots), labels(shots), draw(queries), labels(queries), torch.arange(WAYS).repeat(tasks, 1))
 
 
 def training_batch(kind, **arguments):

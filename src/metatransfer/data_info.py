@@ -21,6 +21,8 @@ class DataInfo:
         num_targets: size of a regression target, ``None`` for classification.
         class_names: names of the classes of training batches, in the order of their labels; empty for episodes.
         episode_classes: names of the classes that episodes are drawn from, by split; only for splits in use.
+        train_classes: number of classes that training episodes are drawn from, ``None`` for regression and for other
+            batches.
         class_counts: number of training samples of each class, in the same order.
         vocabulary_size: number of different tokens, ``None`` if samples are not texts.
         test_names: names of the test sets in the order of the test loaders, if there are several.
@@ -38,6 +40,7 @@ class DataInfo:
     num_targets: int | None = None
     class_names: tuple[str, ...] = ()
     episode_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    train_classes: int | None = None
     class_counts: tuple[int, ...] = ()
     vocabulary_size: int | None = None
     test_names: tuple[str, ...] = ()

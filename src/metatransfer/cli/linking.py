@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from metatransfer.data_info import ServesData
 
-_OF_MODEL = ("num_outputs", "num_classes")
+_OF_MODEL = ("num_outputs", "num_classes", "train_classes")
 _OF_BACKBONE = ("vocabulary_size", "in_shape", "in_channels", "image_size")
 
 
@@ -33,6 +33,7 @@ def follow_data(model: Namespace, data: LightningDataModule) -> None:
     found = {
         "num_outputs": info.num_outputs,
         "num_classes": info.num_classes,
+        "train_classes": info.train_classes,
         "vocabulary_size": info.vocabulary_size,
         "in_shape": list(shape) or None,
         "in_channels": shape[0] if image else None,

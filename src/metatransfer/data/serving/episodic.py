@@ -234,6 +234,7 @@ class EpisodicDataModule(CollectionDataModule):
             sample_shape=() if self.collection.of_texts else self._sample_shape,
             num_ways=None if targets else self.tasks["train"].num_ways,
             num_targets=targets,
+            train_classes=_class_count(self._splits.part("train"), self.rotations["train"]),
             episode_classes={
                 split: one.source.class_names
                 for split, one in self._samplers.items()
@@ -295,3 +296,10 @@ class EpisodicDataModule(CollectionDataModule):
             card |= {"rotations": self.rotations, "within_groups": within, "split": "as given"}
         opened = vars(self).get("_splits")  # a prediction needs no splits
         return self._with_split(card, None if generated or opened is None else opened.how)
+
+
+def _class_count(source: Source | TaskGenerator, rotation: Rotation) -> int | None:
+    """The number of classes that episodes are drawn from; ``None`` for regression and generated tasks."""
+    if isinstance(source, TaskGenerator) or not source.class_names:
+        return None
+    return len(source.class_names) * (4 if rotation == "classes" else 1)
