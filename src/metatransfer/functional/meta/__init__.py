@@ -10,6 +10,7 @@ from metatransfer.functional.meta import (
     replicas,
     ridge,
     svm,
+    task_heads,
     threads,
     update_rules,
 )
@@ -31,6 +32,7 @@ from metatransfer.functional.meta.replicas import *
 from metatransfer.functional.meta.ridge import *
 from metatransfer.functional.meta.stateless import BatchNormPolicy, Forward, batch_norm_layers, stateless
 from metatransfer.functional.meta.svm import *
+from metatransfer.functional.meta.task_heads import *
 from metatransfer.functional.meta.threads import *
 from metatransfer.functional.meta.update_rules import *
 
@@ -46,5 +48,6 @@ __all__ += prototypes.__all__
 __all__ += replicas.__all__
 __all__ += ridge.__all__
 __all__ += svm.__all__
+__all__ += task_heads.__all__
 __all__ += threads.__all__
 __all__ += update_rules.__all__

@@ -22,8 +22,9 @@ class PretrainModule(EmbeddingModule[Tensor]):
 
     Classifier-Baseline of Meta-Baseline (Chen et al. 2021, 2003.04390); with ``distance="euclidean"`` the plain form of
     SimpleShot (Wang et al. 2019, 1911.04623); with ``head=CosineHead`` trained as Baseline++ (Chen et al. 2019,
-    1904.04232), which fine-tunes a head in the test instead. Training minimises the cross-entropy of a head on labelled
-    batches, as :class:`~metatransfer.ClassBatches` serves them; evaluation does not use the head:
+    1904.04232), whose own test is in :class:`~metatransfer.BaselinePlusPlusModule`. Training minimises the
+    cross-entropy of a head on labelled batches, as :class:`~metatransfer.ClassBatches` serves them; evaluation does not
+    use the head:
 
     .. math:: c_k = \frac1{|S_k|}\sum_{i\in S_k} f(x_i), \qquad
               z_k = s\cos(f(x), c_k) \quad\text{or}\quad z_k = -\lVert f(x) - c_k\rVert^2.
@@ -58,8 +59,8 @@ class PretrainModule(EmbeddingModule[Tensor]):
         super().__init__(backbone, optimizer, lr_scheduler)
         if num_classes is None:
             raise UserError(
-                "PretrainModule needs num_classes, the number of training classes: on the command line it follows data "
-                "that is wrapped, data: {class_path: ClassBatches, init_args: {episodes: ...}}."
+                f"{type(self).__name__} needs num_classes, the number of training classes: on the command line it "
+                "follows data that is wrapped, data: {class_path: ClassBatches, init_args: {episodes: ...}}."
             )
         check_positive(num_classes=num_classes, scale=scale)
         check_choice("distance", distance, ("cosine", "euclidean"))
