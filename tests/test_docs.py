@@ -26,8 +26,8 @@ from metatransfer.cli.commands import command_names
 from metatransfer.methods.exported_file import CAN_EXPORT
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/finetune.md", "docs/domain.md", "docs/choose.md",
-         "docs/transferability.md", "docs/export.md")  # fmt: skip
+PAGES = ("docs/quickstart.md", "README.md", "docs/gradient.md", "docs/metric.md", "docs/finetune.md", "docs/domain.md",
+         "docs/choose.md", "docs/transferability.md", "docs/export.md")  # fmt: skip
 EXAMPLES = ROOT / "docs" / "examples"
 
 
@@ -105,33 +105,34 @@ def is_under(module, folders):
 
 
 def test_the_added_method_runs(workplace):
-    arguments = ["fit", "--config", "docs/examples/matching.yaml"]
+    arguments = ["fit", "--config", "docs/examples/subspace.yaml"]
     arguments += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
     arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     arguments += ["--data.episodes.train=8", "--data.episodes.val=4", "--data.eval_task.num_queries=2"]
     main(arguments)
     results = json.loads((workplace / "lightning_logs" / "version_0" / "results.json").read_text())
-    assert results["protocol"]["method"]["name"] == "MatchingModule"
+    assert results["protocol"]["method"]["name"] == "SubspaceModule"
     assert math.isfinite(results["metrics"]["accuracy"]["value"])
     assert set(results["baselines"]) == {"pixel 1-NN", "untrained"}
 
 
-def test_the_added_method_is_the_formula_of_the_paper(workplace):
-    import torch.nn.functional as F
-    from matching import MatchingModule
+def test_the_added_method_projects_on_the_subspace_of_each_class(workplace):
+    from subspace import SubspaceModule
 
     from metatransfer import MLP
 
-    module = MatchingModule(MLP(in_shape=(3,), hidden=(4,)), scale=5.0).eval()
-    support_x, query_x = torch.randn(1, 6, 3), torch.randn(1, 2, 3)
+    module = SubspaceModule(MLP(in_shape=(3,), hidden=(7,)), scale=5.0).double().eval()
+    support_x, query_x = torch.randn(1, 6, 3).double(), torch.randn(1, 2, 3).double()
     support_y = torch.tensor([[0, 1, 2, 1, 1, 0]])
     with torch.no_grad():
-        outputs = module.predict_tasks(module.fit_tasks(support_x, support_y), query_x)
-        similarity = F.cosine_similarity(
-            module.backbone(query_x[0])[:, None], module.backbone(support_x[0])[None], dim=-1
-        )
-    expected = (5.0 * similarity).softmax(-1) @ F.one_hot(support_y[0]).float()
-    torch.testing.assert_close(outputs[0].softmax(-1), expected)
+        outputs = module.predict_tasks(module.fit_tasks(support_x, support_y), query_x)[0]
+        support, queries = module.embed(support_x)[0], module.embed(query_x)[0]
+    for way in range(3):
+        own = support[support_y[0] == way]
+        _, lengths, axes = torch.linalg.svd(own, full_matrices=False)
+        shrunk = lengths.square() / (lengths.square() + 1e-3)  # by the small number on the diagonal
+        expected = 5.0 * ((queries @ axes.T).square() * shrunk).sum(-1)
+        torch.testing.assert_close(outputs[:, way], expected)
 
 
 def can_run(block):
@@ -174,7 +175,7 @@ SMALL = {  # arguments of main() for a run of a few seconds, and the accuracy of
 
 def test_every_example_is_in_the_gallery_and_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {*SMALL, "matching"}
+    assert names == {*SMALL, "subspace"}
     included = set(re.findall(r"literalinclude\} examples/(\w+)\.py", (ROOT / "docs" / "gallery.md").read_text()))
     assert included == names
 
