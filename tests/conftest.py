@@ -215,7 +215,8 @@ def three_epochs(config):
 
 
 def backbone_of(config):
-    return yaml.safe_load(Path(config).read_text())["model"]["init_args"]["backbone"]["class_path"]
+    backbone = yaml.safe_load(Path(config).read_text())["model"]["init_args"]["backbone"]
+    return backbone if isinstance(backbone, str) else backbone["class_path"]
 
 
 def latest_run(root):

@@ -117,8 +117,7 @@ def baselines(measured, score):
     return [numbers[score] for numbers in measured["baselines"].values()]
 
 
-@pytest.mark.grid(3)
-@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+@pytest.mark.parametrize("config", canaries(CONFIGS, "maml", "protonet", "pretrain", "snail"))
 def test_loaded_from_its_checkpoint_it_answers_as_at_the_end_of_its_training(whole, config):
     run = whole(config)
     path = run / "checkpoints" / "last.ckpt"

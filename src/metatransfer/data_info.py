@@ -1,6 +1,6 @@
 """What models and callbacks can ask data modules for: a description of the data, and its samples."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -21,8 +21,7 @@ class DataInfo:
         num_targets: size of a regression target, ``None`` for classification.
         class_names: names of the classes of training batches, in the order of their labels; empty for episodes.
         episode_classes: names of the classes that episodes are drawn from, by split; only for splits in use.
-        train_classes: number of classes that training episodes are drawn from, ``None`` for regression and for other
-            batches.
+        count_train_classes: computes :attr:`train_classes`, which may open files.
         class_counts: number of training samples of each class, in the same order.
         vocabulary_size: number of different tokens, ``None`` if samples are not texts.
         test_names: names of the test sets in the order of the test loaders, if there are several.
@@ -40,7 +39,7 @@ class DataInfo:
     num_targets: int | None = None
     class_names: tuple[str, ...] = ()
     episode_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    train_classes: int | None = None
+    count_train_classes: Callable[[], int | None] | None = field(default=None, repr=False, compare=False)
     class_counts: tuple[int, ...] = ()
     vocabulary_size: int | None = None
     test_names: tuple[str, ...] = ()
@@ -59,6 +58,11 @@ class DataInfo:
     def num_classes(self) -> int | None:
         """Number of classes of the training batches, ``None`` for episodes."""
         return len(self.class_names) or None
+
+    @property
+    def train_classes(self) -> int | None:
+        """Number of classes that training episodes are drawn from, ``None`` for regression and other batches."""
+        return self.count_train_classes() if self.count_train_classes is not None else None
 
 
 @runtime_checkable

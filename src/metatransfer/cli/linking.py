@@ -33,14 +33,13 @@ def follow_data(model: Namespace, data: LightningDataModule) -> None:
     found = {
         "num_outputs": info.num_outputs,
         "num_classes": info.num_classes,
-        "train_classes": info.train_classes,
         "vocabulary_size": info.vocabulary_size,
         "in_shape": list(shape) or None,
         "in_channels": shape[0] if image else None,
         "image_size": shape[1] if image and shape[1] == shape[2] else None,
     }
     for place, name in wanted:
-        place[name] = found[name]
+        place[name] = info.train_classes if name == "train_classes" else found[name]
 
 
 def arguments_of(described: Any) -> Namespace:  # noqa: ANN401

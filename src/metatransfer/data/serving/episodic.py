@@ -234,7 +234,7 @@ class EpisodicDataModule(CollectionDataModule):
             sample_shape=() if self.collection.of_texts else self._sample_shape,
             num_ways=None if targets else self.tasks["train"].num_ways,
             num_targets=targets,
-            train_classes=_class_count(self._splits.part("train"), self.rotations["train"]),
+            count_train_classes=lambda: _class_count(self._splits.part("train"), self.rotations["train"]),
             episode_classes={
                 split: one.source.class_names
                 for split, one in self._samplers.items()
