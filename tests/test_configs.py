@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from conftest import best_checkpoint, in_episodes, results, tiny
-from contract import CONFIGS, EVERY_CONFIG, KINDS, answers, canaries, methods, name_of, needs_files
+from contract import CONFIGS, EVERY_CONFIG, KINDS, answers, canaries, methods, needs_files
 from metatransfer import EpisodicDataModule, EpisodicModule, Glyphs, MethodModule, Task
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
