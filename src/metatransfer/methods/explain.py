@@ -164,6 +164,9 @@ def _features(predictor: Predictor[Any], x: Inputs) -> Tensor:
     found: list[Tensor] = []
     _run(predictor, predictor.state, x, {"": lambda output: found.append(output)})
     count = len(x.ids if isinstance(x, Tokens) else x)
+    if not found:  # the method takes feature maps, which the backbone computes by another function
+        backbone: Any = replica(predictor.module).eval().backbone
+        found = [backbone(x)]
     return found[-1].flatten(1)[-count:].float()  # the support set may stand before them
 
 

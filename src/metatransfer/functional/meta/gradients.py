@@ -6,24 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["descended", "gradient_features", "gradient_of"]
+__all__ = ["gradient_features", "gradient_of"]
 
 
-def gradient_of(loss: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
-    """The gradient of ``loss``, a scalar, at ``point``; differentiable, and also possible in inference mode.
+def gradient_of(loss: Callable[..., Tensor], point: Tensor, *inputs: Tensor) -> Tensor:
+    """The gradient of ``loss(point, *inputs)``, a scalar, with respect to ``point``; differentiable.
 
-    If ``point`` and the sum in the loss run over tasks, so that each task depends on its own part, the result has the
-    gradient of every task.
+    It is also computed in inference mode, where it is a constant. If the sum in the loss runs over tasks, each of which
+    depends on its own part of ``point``, the result has the gradient of every task.
     """
-    found: Tensor = torch.func.grad(loss)(point)
-    return found
-
-
-def descended(loss: Callable[[Tensor], Tensor], start: Tensor, rate: float | Tensor, steps: int) -> Tensor:
-    r"""The end of ``steps`` steps :math:`z \leftarrow z - \alpha\nabla\mathcal L(z)`, see :func:`gradient_of`."""
-    for _ in range(steps):
-        start = start - rate * gradient_of(loss, start)
-    return start
+    with torch.inference_mode(False):
+        # tensors that were made in inference mode take part in no gradient, so they are copied
+        point, *others = (part.clone() if part.is_inference() else part for part in (point, *inputs))
+        found: Tensor = torch.func.grad(loss)(point, *others)
+        return found
 
 
 def gradient_features(values: Tensor, limit: float = 10.0) -> Tensor:

@@ -125,7 +125,7 @@ class AmortizedVariationalModule(MAMLModule):
             drawn = gaussian_weights(mean, spread, noise)
             outputs = torch.stack([network(weights, x, statistics_rows) for weights in drawn], 1)
             divergence = gaussian_divergence(mean, spread, *_parts(prior)[:2])
-            return outputs, divergence.expand(len(outputs))
+            return outputs, divergence.expand(outputs.shape[0])
 
         return forward
 

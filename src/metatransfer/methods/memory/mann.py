@@ -112,7 +112,10 @@ class MANNModule(SequenceModule[Stream]):
         """Logits of queries, each as the next sample of its own stream."""
         count = queries.shape[1]
         last = state.last.unsqueeze(1).expand(-1, count, -1)
-        remembered = pytree.tree_map(lambda part: part.repeat_interleave(count, 0), state.remembered)
+        # not by repeat_interleave, which ONNX fixes to the number of queries that it was exported with
+        remembered = pytree.tree_map(
+            lambda part: part.unsqueeze(1).expand(-1, count, *part.shape[1:]).flatten(0, 1), state.remembered
+        )
         features, _ = self.network(torch.cat([queries, last], -1).flatten(0, 1).unsqueeze(1), remembered)
         return self.head(features).view(len(queries), count, self.num_outputs)  # type: ignore[no-any-return]
 

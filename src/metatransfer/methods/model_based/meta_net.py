@@ -62,6 +62,11 @@ class MetaNetModule(EmbeddingModule[FastWeights]):
         UserError: a size or the scale is out of range.
     """
 
+    cannot_export = (
+        "it takes gradients for as many classes as the labels name, which torch.export cannot trace: adapt it, and "
+        "export the predictor"
+    )
+
     def __init__(
         self,
         backbone: Backbone,
@@ -110,14 +115,14 @@ class MetaNetModule(EmbeddingModule[FastWeights]):
 
     def _embedding_gradient(self, support: Tensor, labels: Tensor, ways: int) -> Tensor:
         """Gradients ``(T, H, E)`` of the embedding loss with respect to the slow weights."""
-        support = support.detach()
 
-        def loss(weights: Tensor) -> Tensor:
+        def loss(weights: Tensor, support: Tensor, labels: Tensor) -> Tensor:
             found = F.relu(support @ weights.transpose(1, 2))
             scores = prototype_scores(found, class_prototypes(found, labels, ways), "euclidean")
             return episode_losses(scores, labels).sum()
 
-        return gradient_of(loss, self.slow.weight.detach().expand(len(support), -1, -1)).detach()
+        weights = self.slow.weight.detach().expand(len(support), -1, -1)
+        return gradient_of(loss, weights, support.detach(), labels).detach()
 
     def protocol(self) -> dict[str, Any]:
         """Adds the size of the representation."""

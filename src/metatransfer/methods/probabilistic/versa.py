@@ -44,6 +44,11 @@ class VersaModule(EmbeddingModule[Tensor]):
         UserError: a number below 1.
     """
 
+    cannot_export = (
+        "it draws weights for as many classes as the labels name, which torch.export cannot trace: adapt it, and "
+        "export the predictor"
+    )
+
     def __init__(
         self,
         backbone: Backbone,

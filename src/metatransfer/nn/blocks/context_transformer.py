@@ -64,11 +64,14 @@ class ContextLayer(nn.Module):
         """Tokens ``(..., N, width)`` after attending to the examples ``(..., S, width)``."""
         query = self.query(self.norm(tokens))
         key, value = self.key_value(self.norm(examples)).chunk(2, -1)
-        mixed = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+        # four axes, as ONNX knows no attention with others
+        query, key, value = (self._split(part) for part in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value).reshape(*tokens.shape[:-2], *query.shape[1:])
         tokens = tokens + self.out(mixed.transpose(-3, -2).flatten(-2))
         after: Tensor = tokens + self.perceptron(self.second_norm(tokens))
         return after
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """``(..., N, width)`` to ``(..., heads, N, width / heads)``."""
-        return torch.unflatten(tokens, -1, (self.heads, -1)).transpose(-3, -2)
+        """``(..., N, width)`` to ``(-1, heads, N, width / heads)``."""
+        split = torch.unflatten(tokens, -1, (self.heads, -1)).transpose(-3, -2)
+        return split.reshape(-1, *split.shape[-3:])

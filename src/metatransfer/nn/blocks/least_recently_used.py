@@ -119,9 +119,9 @@ class LeastRecentlyUsedMemory(Recurrent):
     def _controlled(self, projected: Tensor, state: MemoryState) -> tuple[Tensor, Tensor]:
         """The next hidden state and cell of the controller."""
         if self.controller == "feed-forward":
-            return torch.addmm(projected, state.read, self.recurrent.weight.T).tanh(), state.cell
+            return (projected + self.recurrent(state.read)).tanh(), state.cell
         recalled = torch.cat([state.hidden, state.read], -1)
-        return lstm_step(torch.addmm(projected, recalled, self.recurrent.weight.T), state.cell)
+        return lstm_step(projected + self.recurrent(recalled), state.cell)
 
     def _access(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and contents ``(N, heads, W)``, gates and strengths ``(N, heads, 1)``."""

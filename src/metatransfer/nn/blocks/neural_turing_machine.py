@@ -135,7 +135,7 @@ class NeuralTuringMachine(Recurrent):
     def step(self, projected: Tensor, state: TuringState) -> TuringState:
         """The state after one more input of each sequence, given by its projection ``(N, 4H)``."""
         recalled = torch.cat([state.hidden, state.read], -1)
-        hidden, cell = lstm_step(torch.addmm(projected, recalled, self.recurrent.weight.T), state.cell)
+        hidden, cell = lstm_step(projected + self.recurrent(recalled), state.cell)
         weights = address(state.memory, state.weights, self.addressing(hidden))
         erased, added = self.write(hidden).unsqueeze(1).chunk(2, -1)
         place = weights[:, 1].unsqueeze(-1)
