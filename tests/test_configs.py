@@ -108,7 +108,7 @@ def assert_pictures_get_labels(cli, config, saved, checkpoint, folder):
         _, label, *chances = row.split(",")
         chances = [float(chance) for chance in chances]
         assert sum(chances) == pytest.approx(1, abs=1e-4)
-        assert label == f"letter-{chances.index(max(chances))}"
+        assert chances[int(label.removeprefix("letter-"))] == max(chances)  # rounded numbers may be equal
 
 
 def baselines(measured, score):
