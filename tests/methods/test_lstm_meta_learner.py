@@ -118,9 +118,9 @@ def test_gates_are_reset():
 
 
 def test_wrong_arguments():
-    with pytest.raises(UserError, match="forget is where a gate starts and must be above 0 and below 1"):
+    with pytest.raises(UserError, match="forget is the initial value of a gate and must be between 0 and 1"):
         LSTMMetaLearnerModule(Conv4(), 3, forget=1.0)
-    with pytest.raises(UserError, match=r"inner\.lr is where a gate starts"):
+    with pytest.raises(UserError, match=r"inner\.lr is the initial value of a gate"):
         LSTMMetaLearnerModule(Conv4(), 3, inner=InnerLoop(steps=1, lr=2.0))
     with pytest.raises(UserError, match="hidden_size must be a whole number"):
         LSTMMetaLearnerModule(Conv4(), 3, hidden_size=0)

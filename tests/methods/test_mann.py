@@ -157,7 +157,7 @@ def test_wrong_arguments_are_one_sentence():
     with pytest.raises(UserError, match="orders of 2 or more, but orders=1") as error:
         MANNModule(Conv4(), num_outputs=5, orders=1)
     messages.keep(str(error.value))
-    with pytest.raises(UserError, match=r"as many slots as the 4 heads and .* but is \[3, 40\]") as error:
+    with pytest.raises(UserError, match=r"that of the slots \(at least heads=4\) and .* but is \[3, 40\]") as error:
         MANNModule(Conv4(), num_outputs=5, shape=[3, 40], heads=4)
     messages.keep(str(error.value))
     with pytest.raises(UserError, match="4 classes, but this MANNModule was built for 3") as error:

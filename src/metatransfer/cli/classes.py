@@ -27,9 +27,15 @@ def subclasses(base: type) -> dict[str, type]:
 
 
 def parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The constructor arguments of a class and its bases."""
-    inits = [vars(base)["__init__"] for base in reversed(kind.__mro__[:-1]) if "__init__" in vars(base)]
-    return {name: one for init in inits for name, one in inspect.signature(init).parameters.items() if name != "self"}
+    """The constructor arguments of a class, and of those bases that it passes ``**kwargs`` on to."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__[:-1]:
+        if "__init__" in vars(base):
+            own = inspect.signature(vars(base)["__init__"]).parameters
+            found = {**own, **found}
+            if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in own.values()):
+                break
+    return {name: one for name, one in found.items() if name != "self"}
 
 
 def type_of(kind: type, name: str) -> Any:  # noqa: ANN401

@@ -74,7 +74,7 @@ def _unknown_class(found: re.Match[str], message: str) -> str:
 def _unknown_argument(found: re.Match[str], message: str) -> str:
     keys, outer = _place(message, found.start())
     # users cannot give what an optimiser or a scheduler works on
-    hidden = (*_VARIADIC, "params", "optimizer")
+    hidden = (*_VARIADIC, "params", *["optimizer"] * (outer is None or not issubclass(outer, LightningModule)))
     known = [name for name in parameters(outer) if name not in hidden] if outer is not None else []
     if outer is None or not known:  # an abstract base
         return f"unknown argument '{found[1]}': give the class first, for example --{'.'.join(keys)} CLASS."

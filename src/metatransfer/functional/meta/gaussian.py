@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from metatransfer.functional.meta.prototypes import class_prototypes, squared_euclidean_scores
+from metatransfer.functional.meta.prototypes import class_members, class_prototypes, squared_euclidean_scores
 
 __all__ = ["class_variances", "diagonal_log_densities", "full_log_densities"]
 
@@ -81,5 +81,5 @@ def class_variances(support: Tensor, labels: Tensor, num_ways: int, prior: Tenso
         means = class_prototypes(support, labels, num_ways)
         own = means.gather(1, labels.unsqueeze(-1).expand_as(support))
         spread = class_prototypes((support - own).square(), labels, num_ways)
-        count = (labels.unsqueeze(-1) == torch.arange(num_ways, device=labels.device)).sum(1).unsqueeze(-1)
+        count = class_members(labels, num_ways).sum(1).unsqueeze(-1)
         return (weight * prior + count * spread) / (weight + count)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metatransfer.functional.meta.prototypes import class_members
+
 __all__ = ["svm_dual"]
 
 ROUNDINGS = 500
@@ -50,7 +52,7 @@ def svm_dual(x: Tensor, labels: Tensor, num_ways: int, strength: float) -> Tenso
         wide = torch.promote_types(x.dtype, torch.float32)
         # Apple's accelerator has no float64
         exact = x.to(wide if x.device.type == "mps" else torch.float64)
-        own = (labels.unsqueeze(-1) == torch.arange(num_ways, device=labels.device)).to(exact.dtype)
+        own = class_members(labels, num_ways).to(exact.dtype)
         found: Tensor = _Dual.apply(exact @ exact.mT, own, strength)
         return found.to(wide)
 

@@ -1,8 +1,9 @@
 """Output layers that are fitted to the embeddings of support sets, for all tasks of a meta-batch at once."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from metatransfer.functional.meta.prototypes import class_members
 
 __all__ = ["fitted_cosine_heads", "fitted_linear_heads"]
 
@@ -21,7 +22,7 @@ def fitted_linear_heads(support: Tensor, labels: Tensor, ways: int, steps: int, 
         Weights ``(T, W, E)`` and biases ``(T, W, 1)``.
     """
     weight, bias = support.new_zeros(len(support), ways, support.shape[2]), support.new_zeros(len(support), ways)
-    targets = _one_hot(labels, ways, support)
+    targets = class_members(labels, ways).to(support.dtype)
     for _ in range(steps):
         residual = _residual(support @ weight.mT + bias.unsqueeze(1), targets)
         weight, bias = weight - lr * residual.mT @ support, bias - lr * residual.sum(1)
@@ -48,7 +49,7 @@ def fitted_cosine_heads(
     """
     x = F.normalize(support, dim=-1)
     weight = F.normalize(x.mean(1, keepdim=True), dim=-1).expand(-1, ways, -1)
-    factor, targets = x.new_full((len(x), 1), scale), _one_hot(labels, ways, x)
+    factor, targets = x.new_full((len(x), 1), scale), class_members(labels, ways).to(x.dtype)
     for _ in range(steps):
         unit = F.normalize(weight, dim=-1)
         cosines = x @ unit.mT
@@ -58,11 +59,6 @@ def fitted_cosine_heads(
         weight = weight - lr * tangent / weight.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         factor = factor - lr * (residual * cosines).sum((1, 2)).unsqueeze(1)
     return weight, factor.unsqueeze(1).expand(-1, ways, -1)
-
-
-def _one_hot(labels: Tensor, ways: int, like: Tensor) -> Tensor:
-    # not by one_hot, which torch.export cannot trace with a number of classes that follows from the labels
-    return (labels.unsqueeze(-1) == torch.arange(ways, device=labels.device)).to(like.dtype)
 
 
 def _residual(logits: Tensor, targets: Tensor) -> Tensor:

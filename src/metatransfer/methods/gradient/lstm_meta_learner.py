@@ -56,7 +56,7 @@ class LSTMMetaLearnerModule(MAMLModule):
         check_count(hidden_size=hidden_size)
         for name, value in (("inner.lr", inner.lr), ("forget", forget)):
             if not 0 < value < 1:
-                raise UserError(f"{name} is where a gate starts and must be above 0 and below 1, but is {value}.")
+                raise UserError(f"{name} is the initial value of a gate and must be between 0 and 1, but is {value}.")
         self.rule = GatedUpdate(hidden_size, forget, inner.lr)
 
     def takes_constants(self) -> bool:

@@ -85,7 +85,7 @@ class MANNModule(SequenceModule[Stream]):
         check_fraction(decay=decay)
         if len(shape) != 2 or min(shape) < 1 or shape[0] < heads:
             raise UserError(
-                f"shape must be two numbers, at least as many slots as the {heads} heads and their size, but is "
+                f"shape must be two numbers, that of the slots (at least heads={heads}) and their size, but is "
                 f"{list(shape)}."
             )
         (slots, width), size = shape, backbone.out_features + self.num_outputs

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
-from metatransfer.functional.meta.prototypes import Distance, class_count, prototype_scores
+from metatransfer.functional.meta.prototypes import Distance, class_count, class_members, prototype_scores
 from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.methods.evaluation.on_episodes import SupportScores
 from metatransfer.nn import Backbone
@@ -79,8 +79,7 @@ class MatchingNetModule(EmbeddingModule[Memory]):
 
     def fit_embeddings(self, support: Tensor, labels: Tensor) -> Memory:
         """Keeps the embeddings, in their context if so configured, and the class of each."""
-        classes = torch.arange(class_count(labels), device=labels.device)
-        members = labels.unsqueeze(1) == classes.view(1, -1, 1)
+        members = class_members(labels, class_count(labels)).transpose(1, 2)
         return Memory(support if self.context is None else self.context.support(support), members)
 
     def similarities(self, state: Memory, queries: Tensor) -> Tensor:

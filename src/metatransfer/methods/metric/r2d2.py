@@ -7,7 +7,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from metatransfer.checks import check_positive
-from metatransfer.functional.meta.prototypes import class_count
+from metatransfer.functional.meta.prototypes import class_count, class_members
 from metatransfer.functional.meta.ridge import ridge_weights
 from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.nn import Backbone
@@ -65,7 +65,7 @@ class R2D2Module(EmbeddingModule[Tensor]):
 
     def fit_embeddings(self, support: Tensor, labels: Tensor) -> Tensor:
         """The weights ``(T, E, W)`` of the regression on one-hot labels."""
-        targets = labels.unsqueeze(-1) == torch.arange(class_count(labels), device=labels.device)
+        targets = class_members(labels, class_count(labels))
         return ridge_weights(support, targets.to(support.dtype), self.log_penalty.exp())
 
     def predict_embeddings(self, state: Tensor, queries: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode, Inputs
 from metatransfer.checks import check_choice
 from metatransfer.functional.losses import mask_absent_classes
-from metatransfer.functional.meta.prototypes import class_count, class_prototypes
+from metatransfer.functional.meta.prototypes import class_count, class_members, class_prototypes
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.functional.meta.stateless import batch_norm_layers
 from metatransfer.methods.embedding import EmbeddingModule
@@ -79,8 +79,7 @@ class RelationNetModule(EmbeddingModule[Tensor]):
         ways = class_count(labels)
         pooled = class_prototypes(support.flatten(2), labels, ways)
         if self.pooling == "sum":
-            members = labels.unsqueeze(1) == torch.arange(ways, device=labels.device).view(1, -1, 1)
-            pooled = pooled * members.sum(-1, keepdim=True)
+            pooled = pooled * class_members(labels, ways).sum(1).unsqueeze(-1)
         return torch.unflatten(pooled, 2, support.shape[2:])
 
     def predict_embeddings(self, state: Tensor, queries: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from metatransfer.batches import Episode, Inputs, map_inputs
 from metatransfer.checks import check_positive
 from metatransfer.errors import UserError
 from metatransfer.functional.meta.inputs import concatenated, sample_axes
-from metatransfer.functional.meta.prototypes import class_count
+from metatransfer.functional.meta.prototypes import class_count, class_members
 from metatransfer.functional.meta.replicas import replica
 from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.methods.evaluation.on_episodes import SupportScores
@@ -87,8 +87,7 @@ class SiameseModule(EmbeddingModule[Compared]):
 
     def fit_embeddings(self, support: Tensor, labels: Tensor) -> Compared:
         """Keeps the embeddings and the class of each."""
-        classes = torch.arange(class_count(labels), device=labels.device)
-        return Compared(support, labels.unsqueeze(1) == classes.view(1, -1, 1))
+        return Compared(support, class_members(labels, class_count(labels)).transpose(1, 2))
 
     def predict_embeddings(self, state: Compared, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)``: of each class that of its most similar sample."""

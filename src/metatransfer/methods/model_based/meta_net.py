@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metatransfer.checks import check_count, check_positive
 from metatransfer.functional.losses import episode_losses
 from metatransfer.functional.meta.gradients import gradient_of
-from metatransfer.functional.meta.prototypes import class_count, class_prototypes, prototype_scores
+from metatransfer.functional.meta.prototypes import class_count, class_members, class_prototypes, prototype_scores
 from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.nn import Backbone, CoordinateNetwork
 
@@ -95,8 +95,7 @@ class MetaNetModule(EmbeddingModule[FastWeights]):
             support, ways = support.to(self.slow.weight.dtype), class_count(labels)
             fast = self.representation_learner(self._embedding_gradient(support, labels, ways))
             # the gradient of the cross-entropy of each sample at equal probabilities
-            classes = torch.arange(ways, device=labels.device)
-            errors = 1 / ways - (labels.unsqueeze(-1) == classes).to(support.dtype)
+            errors = 1 / ways - class_members(labels, ways).to(support.dtype)
             gradients = (errors.unsqueeze(-1) * support.unsqueeze(2)).detach()
             return FastWeights(fast, self._represented(fast, support), self.output_learner(gradients))
 
