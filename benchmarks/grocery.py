@@ -108,7 +108,7 @@ def methods(data: EpisodicDataModule) -> dict[str, partial]:
     return {
         "ProtoNet": partial(lambda: mt.ProtoNetModule(network(), "cosine", optimizer=adam)),
         "Meta-Baseline": partial(
-            lambda: mt.MetaBaselineModule(network(), data.info().num_classes, pretrain_epochs=3, optimizer=adam)
+            lambda: mt.MetaBaselineModule(network(), data.info().train_classes, pretrain_epochs=3, optimizer=adam)
         ),
         "in-context": partial(lambda: mt.InContextModule(raw(), optimizer=slow)),
     }

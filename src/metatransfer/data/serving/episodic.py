@@ -26,7 +26,7 @@ from metatransfer.data.serving.settings import (
     Rotation,
     Task,
 )
-from metatransfer.data.serving.splits import Splits, class_splits, generator_of
+from metatransfer.data.serving.splits import Splits, class_count, class_splits, generator_of
 from metatransfer.data.sources import SPLITS, Collection, RotatedClasses, Source, TaskGenerator, encoded
 from metatransfer.data_info import DataInfo
 from metatransfer.errors import UserError
@@ -234,7 +234,7 @@ class EpisodicDataModule(CollectionDataModule):
             sample_shape=() if self.collection.of_texts else self._sample_shape,
             num_ways=None if targets else self.tasks["train"].num_ways,
             num_targets=targets,
-            count_train_classes=lambda: _class_count(self._splits.part("train"), self.rotations["train"]),
+            count_train_classes=lambda: class_count(self._splits.part("train"), self.rotations["train"]),
             episode_classes={
                 split: one.source.class_names
                 for split, one in self._samplers.items()
@@ -296,10 +296,3 @@ class EpisodicDataModule(CollectionDataModule):
             card |= {"rotations": self.rotations, "within_groups": within, "split": "as given"}
         opened = vars(self).get("_splits")  # a prediction needs no splits
         return self._with_split(card, None if generated or opened is None else opened.how)
-
-
-def _class_count(source: Source | TaskGenerator, rotation: Rotation) -> int | None:
-    """The number of classes that episodes are drawn from; ``None`` for regression and generated tasks."""
-    if isinstance(source, TaskGenerator) or not source.class_names:
-        return None
-    return len(source.class_names) * (4 if rotation == "classes" else 1)

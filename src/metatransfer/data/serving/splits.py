@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metatransfer.checks import did_you_mean
 from metatransfer.data.sampling.loader import Stream
-from metatransfer.data.serving.settings import Division
+from metatransfer.data.serving.settings import Division, Rotation
 from metatransfer.data.sources import (
     SPLITS,
     Collection,
@@ -129,6 +129,13 @@ def generator_of(collection: Collection) -> TaskGenerator | None:
     opened = collection.opened()
     found = None if isinstance(opened, LazyParts) else opened.get("all", opened.get("train"))
     return found if isinstance(found, TaskGenerator) else None
+
+
+def class_count(source: Source | TaskGenerator, rotation: Rotation) -> int | None:
+    """The number of classes that episodes are drawn from; ``None`` for regression and generated tasks."""
+    if isinstance(source, TaskGenerator) or not source.class_names:
+        return None
+    return len(source.class_names) * (4 if rotation == "classes" else 1)
 
 
 def _have_own_classes(parts: Mapping[str, Source]) -> bool:
