@@ -156,7 +156,7 @@ def main() -> None:
             found = [trained(make, data, seed, options.epochs) for seed in range(options.seeds)]
             report(rows, f"{name}, 5-way {shots}-shot", found, time.perf_counter() - start)
     counts = {split: len(data.info().episode_classes.get(split, ())) for split in PARTS}
-    result = {"rows": rows, "classes": counts, "machine": machine(), "epochs": options.epochs}
+    result = {"rows": rows, "classes": counts, "machine": machine(torch.device("cpu")), "epochs": options.epochs}
     path = Path(__file__).parent / "results" / "grocery.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
 

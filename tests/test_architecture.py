@@ -19,7 +19,8 @@ SOURCE = ROOT / "src" / "metatransfer"
 FILES = sorted(SOURCE.rglob("*.py"))
 TEXTS = {path: path.read_text() for path in FILES}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
-GROUND = {"errors", "arguments", "batches", "checks", "data_info", "model_folders", "module_keys", "storage", "trust"}
+GROUND = {"errors", "arguments", "batches", "checks", "data_info", "host_memory", "model_folders", "module_keys"}
+GROUND |= {"storage", "trust"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "functional": GROUND,

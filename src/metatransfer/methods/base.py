@@ -26,6 +26,7 @@ from metatransfer.batches import Inputs
 from metatransfer.checks import check_state_dict
 from metatransfer.data_info import info_of
 from metatransfer.errors import UserError, explained
+from metatransfer.host_memory import keep_freed_memory
 from metatransfer.methods import checkpoints
 from metatransfer.methods.evaluation.base import Baseline, EvaluatedModule, Evaluation
 from metatransfer.methods.protocol import protocol_card
@@ -231,6 +232,8 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
                 rank_zero_info(f"{name}: {report}")
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user has chosen one
             self.trainer.strategy.checkpoint_io = checkpoints.AtomicCheckpointIO()
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         self._checked.clear()
         if stage == "fit":  # a resumed run takes over that of its checkpoint
             self._started_from = weights_key(self)
