@@ -90,8 +90,13 @@ def ledger() -> str:
     return HEAD + "\n".join(lines) + "\n\n## Notes\n\n" + "\n".join(notes) + "\n"
 
 
+def trained_under(results: dict) -> dict:
+    """The protocol of the training, or that of the test if nothing was trained."""
+    return results.get("trained_under", results["protocol"])
+
+
 def row(name: str, paper: dict[str, str], results: dict) -> str:
-    card, metric = results["trained_under"], paper.get("metric", "accuracy")
+    card, metric = trained_under(results), paper.get("metric", "accuracy")
     baselines = [f"{label} {number(numbers, metric)}" for label, numbers in results["baselines"].items()]
     machine = results["machine"]
     where = machine.get("accelerator") or f"{machine['processor']}, {machine['threads']} threads"
@@ -102,7 +107,7 @@ def row(name: str, paper: dict[str, str], results: dict) -> str:
         str(paper["published"]),
         f"**{number(results['metrics'], metric)}**",
         "; ".join(baselines),
-        duration(results["trained_seconds"]),
+        duration(results["trained_seconds"]) if "trained_seconds" in results else "none",
         duration(results["seconds"]),
         where,
     )
