@@ -71,14 +71,20 @@ def mistakes_figure(samples: Sequence[str | Tensor], captions: Sequence[str]) ->
         return figure
     columns = min(6, max(1, len(samples)))
     rows = -(-len(samples) // columns) or 1
-    figure = Figure(figsize=(1.8 * columns, 2.1 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, sample, caption in zip(axes, samples, captions, strict=False):
+    filled = [plain(textwrap.fill(caption, 24)) for caption in captions]
+    lines = max((caption.count("\n") + 1 for caption in filled), default=1)
+    pitch = 1 + 0.07 * lines  # of the rows, with room for the caption above each image
+    figure = Figure(figsize=(1.8 * columns, 1.8 * pitch * rows + 0.1), layout="constrained")
+    axis = figure.subplots()  # one for all images: axes take most of the time of a figure
+    axis.axis("off")
+    for place, (sample, caption) in enumerate(zip(samples, filled, strict=True)):
         pixels = sample.permute(1, 2, 0).clamp(0, 1).cpu().numpy()  # type: ignore[union-attr]
-        axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
-        axis.set_title(plain(textwrap.fill(caption, 24)), fontsize=7, color="#c62828")
+        height, width = (0.47 * size / max(pixels.shape[:2]) for size in pixels.shape[:2])
+        x, y = place % columns + 0.5, place // columns * pitch + 0.5
+        axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1,
+                    extent=(x - width, x + width, y + height, y - height))  # fmt: skip
+        axis.text(x, y - height - 0.03, caption, fontsize=7, color="#c62828", ha="center", va="bottom")
+    axis.set(xlim=(0, columns), ylim=((rows - 1) * pitch + 1, 1 - pitch))
     return figure
 
 

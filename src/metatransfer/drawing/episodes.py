@@ -19,6 +19,7 @@ from metatransfer.functional.intervals import estimate
 
 _ROWS = 20  # more classes do not fit on a screen
 _COLUMNS = 20
+_PITCH = 1.25  # of the rows of tiles, with room for a word above each
 _NOT_NEGATIVE = ("accuracy", "mse", "loss")
 _RIGHT, _WRONG, _SUPPORT = "#2e7d32", "#c62828", "#37474f"
 
@@ -38,18 +39,19 @@ def episode_figure(
     known = [names[way] if way < len(names) else f"class {way}" for way in range(ways)]
     labels, predicted_as = short_names(known, 18), short_names(known, 11)
     figure = Figure(figsize=(max(4.2, 0.62 * columns + 1.6), 0.78 * shown + 0.7), layout="constrained")
-    grid = figure.subplots(shown, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
-    for axis in grid.flat:
-        axis.axis("off")
+    axis = figure.subplots()  # one for all images: axes take most of the time of a figure
     for way in range(shown):
+        top = _PITCH * way
         for column, index in enumerate((support_y == way).nonzero().flatten().tolist()[:shots]):
-            _tile(grid[way, column], support[index], _SUPPORT, "")
-            if column == 0:
-                grid[way, 0].set_ylabel(labels[way], fontsize=7, rotation=0, ha="right", va="center")
+            _tile(axis, support[index], (column, top), _SUPPORT)
         for column, index in enumerate((query_y == way).nonzero().flatten().tolist()[:queries]):
             right = int(predicted[index]) == way
             title = "" if right else predicted_as[int(predicted[index])]
-            _tile(grid[way, shots + column], query[index], _RIGHT if right else _WRONG, title)
+            _tile(axis, query[index], (shots + column, top), _RIGHT if right else _WRONG, title)
+    axis.set(xlim=(0, columns), ylim=(_PITCH * (shown - 1) + 1, 1 - _PITCH), xticks=[])
+    axis.set_yticks([_PITCH * way + 0.5 for way in range(shown)], labels[:shown], fontsize=7)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     accuracy = (predicted == query_y).float().mean().item()
     more = f", {shown} of {ways} classes" if shown < ways else ""
     first = f"{shots} support image{'s' * (shots > 1)} of each class, then queries"
@@ -93,8 +95,12 @@ def support_scores_figure(
     return figure
 
 
-def _picture(axis: Any, image: Tensor, left: float, top: float) -> None:  # noqa: ANN401
-    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, extent=(left + 0.05, left + 0.95, top + 0.95, top + 0.05))
+def _picture(axis: Any, image: Tensor, left: float, top: float) -> tuple[float, float, float, float]:  # noqa: ANN401
+    """Draws an image into a square of side 1, and returns its left, right, lower and upper edge."""
+    height, width = (0.45 * size / max(image.shape[-2:]) for size in image.shape[-2:])
+    extent = (left + 0.5 - width, left + 0.5 + width, top + 0.5 + height, top + 0.5 - height)
+    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, extent=extent)
+    return extent
 
 
 def _pixels(image: Tensor) -> np.ndarray:
@@ -104,16 +110,11 @@ def _pixels(image: Tensor) -> np.ndarray:
     return found
 
 
-def _tile(axis: Any, image: Tensor, color: str, title: str) -> None:  # noqa: ANN401
-    axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
-    axis.axis("on")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_edgecolor(color)
-        spine.set_linewidth(2.5)
+def _tile(axis: Any, image: Tensor, corner: tuple[float, float], color: str, title: str = "") -> None:  # noqa: ANN401
+    left, right, lower, upper = _picture(axis, image, *corner)
+    axis.add_patch(Rectangle((left, upper), right - left, lower - upper, fill=False, color=color, linewidth=2.5))
     if title:
-        axis.set_title(title, fontsize=7, color=color, pad=2)
+        axis.text((left + right) / 2, upper - 0.05, title, fontsize=7, color=color, ha="center", va="bottom")
 
 
 def learning_curve_figure(
