@@ -18,12 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-import yaml
 from filelock import FileLock
 
 import messages
 import processes
-from contract import wraps_episodes
+from contract import content_of, wraps_episodes
 from metatransfer.cli import main
 
 # caplog reads the root logger, to which Lightning does not propagate unless it had a handler at import
@@ -186,8 +185,9 @@ def whole(runs):
 
 
 def command_line(command, config, *arguments, small=True):
-    extra = [*SHRINK, *([*small_data(config), *SMALL_RUN] if small else [])]
-    return [command, "--config", str(config), *extra, *map(str, arguments)]
+    arguments = [str(argument) for argument in arguments]
+    extra = [*SHRINK, *([*small_data(config), *SMALL_RUN, *narrow(config, arguments)] if small else [])]
+    return [command, "--config", str(config), *extra, *arguments]
 
 
 def small_data(config):
@@ -202,10 +202,17 @@ def in_episodes(config, arguments):
     return [argument.replace("--data.", "--data.episodes.") for argument in arguments]
 
 
+def narrow(config, arguments=()):
+    """A network with few channels, unless the arguments have one, or it is to have the weights of a file."""
+    other = any(
+        argument.startswith(("--model.backbone", "--model=")) or argument == "--model" for argument in arguments
+    )
+    return [] if other or backbone_of(config) != "Conv4" else ["--model.backbone.hidden_channels=8"]
+
+
 def tiny(config):
     """A narrow network, and few inner steps where a configuration has many."""
-    narrow = ["--model.backbone.hidden_channels=8"] if backbone_of(config) == "Conv4" else []
-    return narrow + FEW_STEPS.get(Path(config).stem, [])
+    return narrow(config) + FEW_STEPS.get(Path(config).stem, [])
 
 
 def three_epochs(config):
@@ -215,8 +222,12 @@ def three_epochs(config):
 
 
 def backbone_of(config):
-    backbone = yaml.safe_load(Path(config).read_text())["model"]["init_args"]["backbone"]
-    return backbone if isinstance(backbone, str) else backbone["class_path"]
+    """The class of a configuration's backbone, if it is named there and starts without the weights of a file."""
+    model = content_of(config).get("model", {})
+    backbone = model.get("init_args", {}).get("backbone") if isinstance(model, dict) else None
+    if not isinstance(backbone, dict):
+        return backbone
+    return None if backbone.get("init_args", {}).get("weights") else backbone["class_path"]
 
 
 def latest_run(root):
