@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 
@@ -58,6 +59,15 @@ def _alone(function, arguments, output):
     function(*arguments)
 
 
+def with_small_files(size, function, *arguments):
+    """Calls the function where no file may become larger."""
+    import resource  # not on Windows
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    function(*arguments)
+
+
 def exit_code(process, timeout=240):
     """The exit status of a process that ends by itself; minus the signal that killed it."""
     process.join(timeout)
@@ -65,6 +75,16 @@ def exit_code(process, timeout=240):
         process.kill()
         raise AssertionError(f"the process did not end in {timeout} seconds")
     return process.exitcode
+
+
+def print_why_it_is_not_loaded(path):
+    """Prints the error of a predictor whose method this process does not know."""
+    from metatransfer import UserError, load_predictor
+
+    try:
+        load_predictor(path)
+    except UserError as error:
+        print(error)
 
 
 def exit_with_what_is_imported(name):

@@ -30,7 +30,7 @@ from metatransfer import Conv4, ProtoNetModule, UserError, open_path
 from metatransfer.cli import main
 from metatransfer.data.readers.text_source import TextSource
 from metatransfer.nn import load_weights
-from processes import exit_code, started
+from processes import exit_code, started, with_small_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")]
 
@@ -115,14 +115,11 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path):
 
 def test_a_full_disk_is_a_sentence_and_tears_nothing(tmp_path):
     """A process that may write files of 60 kB only: every checkpoint is larger."""
-    arguments = fit(tmp_path / "run")
-    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-    code = f"{limit}from metatransfer.cli import main; main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert "error: " in done.stderr
+    process = started(with_small_files, 60_000, main, fit(tmp_path / "run"), output=tmp_path / "output.txt")
+    assert exit_code(process) != 0
+    output = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in output, output[-2000:]
+    assert "error: " in output
     all_loadable(tmp_path / "run")
 
 
@@ -133,11 +130,10 @@ def test_a_small_disk_keeps_the_good_checkpoint(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        code = "import sys; from metatransfer.cli import main; main(sys.argv[1:])"
-        command = [sys.executable, "-c", code, *fit(disk, "--checkpoint.save_top_k=-1", "--trainer.max_epochs=30")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode != 0
-        assert "Traceback" not in done.stderr, done.stderr[-2000:]
+        arguments = fit(disk, "--checkpoint.save_top_k=-1", "--trainer.max_epochs=30")
+        assert exit_code(started(main, arguments, output=tmp_path / "output.txt")) != 0
+        output = (tmp_path / "output.txt").read_text()
+        assert "Traceback" not in output, output[-2000:]
         assert all_loadable(disk), "the checkpoints of before are gone"
     finally:
         subprocess.run(["umount", str(disk)], check=False)
