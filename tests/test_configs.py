@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from conftest import best_checkpoint, in_episodes, results, tiny
-from contract import CONFIGS, EVERY_CONFIG, KINDS, answers, canaries, methods, needs_files
+from contract import CONFIGS, EVERY_CONFIG, KINDS, answers, canaries, content_of, methods, name_of, needs_files
 from metatransfer import EpisodicDataModule, EpisodicModule, Glyphs, MethodModule, Task
 from metatransfer.callbacks.run.checkpoint import card_path
 from metatransfer.cli import main
@@ -19,12 +19,14 @@ FILES_ASKED_FOR = [path for path in EVERY_CONFIG if needs_files(path)]
 
 
 def test_every_method_has_a_config():
-    named = {yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2] for path in EVERY_CONFIG}
+    named = {content_of(path)["model"]["class_path"].rpartition(".")[2] for path in EVERY_CONFIG}
     assert {kind.__name__ for kind in methods(MethodModule)} <= named
 
 
-@pytest.mark.parametrize("config", canaries(EVERY_CONFIG, "maml", "omniglot/protonet"))  # most others are fitted below
-def test_every_config_parses(config, capsys):
+# others are fitted here and in the tests of their kind, or read until their data are missed below
+@pytest.mark.parametrize("name", ["maml", "omniglot/protonet", "copy/ntm"])
+def test_configs_parse(name, capsys):
+    config = next(path for path in EVERY_CONFIG if name_of(path) == name)
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--config", str(config), "--print_config"])
     assert not stop.value.code
@@ -40,7 +42,7 @@ def test_data_that_is_not_there_is_asked_for_in_one_sentence(config, capsys, tmp
     assert stop.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: ")
-    given = yaml.safe_load(config.read_text())["data"]["init_args"]
+    given = content_of(config)["data"]["init_args"]
     if "sources" in given:
         given = next(iter(given["sources"].values()))["init_args"]
     while "source" in given or "episodes" in given:  # ClassBatches wraps a data module
