@@ -44,8 +44,8 @@ OUTSIDE = """
 import json, sys
 import numpy, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
-inputs = dict(numpy.load(sys.argv[2]))
-numpy.save(sys.argv[3], session.run(None, inputs)[0])
+for given, found in zip(sys.argv[2::2], sys.argv[3::2]):
+    numpy.save(found, session.run(None, dict(numpy.load(given)))[0])
 assert not {"metatransfer", "torch"} & set(sys.modules)
 print(json.dumps(session.get_modelmeta().custom_metadata_map))
 """
@@ -70,10 +70,18 @@ def alone(code, path, *files):
 
 def outside(path, **inputs):
     """Answers and metadata from another process with onnxruntime alone."""
-    given, found = path.with_suffix(".npz"), path.with_suffix(".npy")
-    np.savez(given, **{name: value.numpy() for name, value in inputs.items()})
-    notes = json.loads(alone(OUTSIDE, path, given, found))
-    return torch.from_numpy(np.load(found)), notes
+    (found,), notes = each_outside(path, [inputs])
+    return found, notes
+
+
+def each_outside(path, cases):
+    """Answers to each of many inputs, and metadata, from one process."""
+    given = [path.with_suffix(f".{number}.npz") for number in range(len(cases))]
+    found = [file.with_suffix(".npy") for file in given]
+    for file, inputs in zip(given, cases, strict=True):
+        np.savez(file, **{name: value.numpy() for name, value in inputs.items()})
+    notes = json.loads(alone(OUTSIDE, path, *(file for pair in zip(given, found, strict=True) for file in pair)))
+    return [torch.from_numpy(np.load(file)) for file in found], notes
 
 
 def same(found, expected):
@@ -123,11 +131,13 @@ def test_a_few_shot_method_as_a_function_of_any_support_set_or_a_sentence_why_no
         assert not list(tmp_path.iterdir())
         return
     export_module(module, file)
+    cases = []
     for shots, queries, classes in ((2, 3, 3), (1, 1, 5)):
         x = torch.rand(classes * shots + queries, 1, 28, 28, generator=torch.Generator().manual_seed(shots))
-        support, query, labels = x[: classes * shots], x[classes * shots :], torch.arange(classes).repeat(shots)
-        found, _ = outside(file, support_x=support, support_y=labels, query_x=query)
-        same(found, module.adapt(support, labels).predict_proba(query))
+        support, labels = x[: classes * shots], torch.arange(classes).repeat(shots)
+        cases.append({"support_x": support, "support_y": labels, "query_x": x[classes * shots :]})
+    for case, found in zip(cases, each_outside(file, cases)[0], strict=True):
+        same(found, module.adapt(case["support_x"], case["support_y"]).predict_proba(case["query_x"]))
 
 
 @pytest.mark.slow
@@ -181,9 +191,9 @@ def test_text_classifiers_take_tokens_of_any_length(network, tmp_path):
     torch.manual_seed(0)
     module = FineTuneModule(TokenAverage(40) if network == "average" else tiny_encoder(), 3).eval()
     done = export_module(module, tmp_path / "texts.onnx", texts(4, 7) if network == "encoder" else None)
-    for count, length in ((1, 3), (6, 11)):
-        x = texts(count, length, seed=length)
-        found, _ = outside(done.path, x_ids=x.ids, x_mask=x.mask)
+    given = [texts(count, length, seed=length) for count, length in ((1, 3), (6, 11))]
+    answers, _ = each_outside(done.path, [{"x_ids": x.ids, "x_mask": x.mask} for x in given])
+    for x, found in zip(given, answers, strict=True):
         with torch.no_grad():
             same(found, module(x).softmax(-1))
 
@@ -254,7 +264,7 @@ def test_a_file_that_answers_nan_is_no_equal_of_the_method(wrong, tmp_path, monk
 def test_samples_are_taken_as_adapt_takes_them_and_checked(tmp_path):
     module = FineTuneModule(MLP((3,), (4,)), 3)
     x = np.random.default_rng(0).random((4, 3))  # an array, in double precision
-    assert export_module(module, tmp_path / "model.onnx", x).difference < 1e-5
+    assert export_module(module, tmp_path / "model.pt2", x).difference < 1e-5
     for wrong in (torch.rand(4, 5), torch.rand(4, 3, 3), np.full((4, 3), np.nan), "texts"):
         with pytest.raises(UserError, match=r"^[^\n]+$"):
             export_module(module, tmp_path / "wrong.onnx", wrong)
@@ -273,6 +283,6 @@ class _Statistics(Backbone):
 
 
 def test_a_method_without_an_answer_to_one_sample_has_no_time_for_it(tmp_path):
-    done = export_module(FineTuneModule(_Statistics(), 3), tmp_path / "model.onnx", torch.rand(4, 3))
+    done = export_module(FineTuneModule(_Statistics(), 3), tmp_path / "model.pt2", torch.rand(4, 3))
     assert done.difference < 1e-5
     assert math.isnan(done.milliseconds)
