@@ -31,7 +31,7 @@ def test_a_class_has_the_logit_of_its_most_similar_sample(hidden_size):
 
 
 def test_the_loss_is_balanced_over_all_pairs():
-    module, batch = SiameseModule(Conv4(hidden_channels=4)).double().train(), doubles()
+    module, batch = SiameseModule(Conv4(hidden_channels=4), None).double().train(), doubles()
     x, y = torch.cat([batch.support_x, batch.query_x], 1), torch.cat([batch.support_y, batch.query_y], 1)
     with torch.no_grad():
         embedded = module.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -48,7 +48,7 @@ def test_the_loss_is_balanced_over_all_pairs():
 
 
 def test_verification_is_the_probability_of_the_same_class():
-    module, batch = SiameseModule(Conv4(hidden_channels=4)).double(), doubles()
+    module, batch = SiameseModule(Conv4(hidden_channels=4), None).double(), doubles()
     found = module.verify(batch.support_x[0], batch.query_x[0, :6])
     assert module.training
     module.eval()
@@ -61,6 +61,21 @@ def test_verification_is_the_probability_of_the_same_class():
         module.verify(batch.support_x[0], batch.query_x[0, :2])
     with pytest.raises(UserError, match=r"but the data has \(1, 9, 9\)"):
         module.verify(torch.rand(1, 1, 9, 9), torch.rand(1, 1, 9, 9))
+
+
+@pytest.mark.parametrize("hidden_size", [None, 64, 256])
+def test_training_starts_with_undecided_pairs(hidden_size):
+    """Or the first hundreds of steps would only move the bias."""
+    torch.manual_seed(0)
+    module = SiameseModule(Conv4(hidden_channels=32), hidden_size)
+    features = torch.randn(40, 32, generator=torch.Generator().manual_seed(0)).relu()
+    with torch.no_grad():
+        embedded = module.hidden(features)
+        logits = module.pair_logits(embedded.unsqueeze(1), embedded.unsqueeze(0))
+        assert logits[~torch.eye(40).bool()].mean().abs() < 1
+        assert (logits.diagonal() > 1).all()
+        if hidden_size is not None:  # features of any scale
+            torch.testing.assert_close(module.hidden(100 * features), embedded, rtol=1e-3, atol=1e-4)
 
 
 def test_a_task_of_one_class_has_no_pairs_of_different_classes():

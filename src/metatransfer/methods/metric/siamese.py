@@ -47,8 +47,9 @@ class SiameseModule(EmbeddingModule[Compared]):
 
     Args:
         backbone: the features.
-        hidden_size: size of a fully connected layer with a sigmoid between the features and ``h`` (4096 in the paper);
-            by default ``h`` are the features.
+        hidden_size: size of a fully connected layer with a sigmoid between the features and ``h`` (4096 in the paper).
+            Features of any scale are normalised before it. If ``None``, ``h`` are the features themselves, whose
+            standard deviation should then be near 1.
         optimizer: creates the optimiser.
         lr_scheduler: creates its scheduler.
 
@@ -59,7 +60,7 @@ class SiameseModule(EmbeddingModule[Compared]):
     def __init__(
         self,
         backbone: Backbone,
-        hidden_size: int | None = None,
+        hidden_size: int | None = 256,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -67,15 +68,19 @@ class SiameseModule(EmbeddingModule[Compared]):
         check_positive(hidden_size=hidden_size)
         self.hidden: nn.Module = nn.Identity()
         if hidden_size is not None:
-            self.hidden = nn.Sequential(nn.Linear(backbone.out_features, hidden_size), nn.Sigmoid())
+            features = backbone.out_features
+            self.hidden = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, hidden_size), nn.Sigmoid())
         self.weight = nn.Parameter(torch.empty(hidden_size or backbone.out_features))
         self.bias = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws negative weights, so that distant samples are unlike from the start."""
-        nn.init.uniform_(self.weight, -2 / len(self.weight) ** 0.5, 0.0)
-        nn.init.zeros_(self.bias)
+        """Draws negative weights, so that distant samples are unlike, with undecided logits for most pairs."""
+        size = len(self.weight) ** 0.5
+        nn.init.uniform_(self.weight, -2 / size, 0.0)
+        # Without the bias, all pairs start as clearly different, and training takes long to correct that. The distance
+        # of two samples is about 0.15 per unit after the sigmoid, and 0.7 of rectified features of deviation 1.
+        nn.init.constant_(self.bias, size * (0.7 if isinstance(self.hidden, nn.Identity) else 0.15))
 
     def embed(self, x: Inputs) -> Tensor:
         """Embeddings ``h`` of samples, ``(T, N, E)``."""
