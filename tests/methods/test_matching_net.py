@@ -1,10 +1,12 @@
 """Matching networks: attention against loops, with and without the context of the support set."""
 
+import numpy as np
 import pytest
 import torch
 
 from contract import episode
 from metatransfer import Conv4, Episode, MatchingNetModule, UserError
+from metatransfer.functional.random import random_permutations, stream_keys
 from metatransfer.methods.evaluation.on_episodes import episode_figures
 from metatransfer.nn.blocks import FullContextEmbedding
 
@@ -91,6 +93,25 @@ def test_with_full_context_the_order_matters_and_is_declared():
     assert module.untrained_twin() is not None
 
 
+def test_with_full_context_probabilities_are_averaged_over_orders():
+    module, batch = MatchingNetModule(Conv4(hidden_channels=4), full_context=True, orders=3).double().eval(), doubles()
+    places = random_permutations(stream_keys(np.arange(3)), batch.support_y.shape[1])
+    assert len({tuple(order) for order in places.tolist()}) == 3
+    with torch.no_grad():
+        support, queries = module.embed(batch.support_x), module.embed(batch.query_x)
+        alone = [
+            module.answer(module.read(support[:, order], batch.support_y[:, order]), queries).softmax(-1)
+            for order in places
+        ]
+        outputs, scores = module.evaluated(batch)
+        torch.testing.assert_close(outputs.exp(), sum(alone) / 3)
+        torch.testing.assert_close(outputs, module(batch))
+        own = torch.stack([(one.argmax(-1) == batch.query_y).float().mean(1) for one in alone])
+        torch.testing.assert_close(scores["order_spread"], own.std(0))
+    assert module.protocol()["orders"] == 3
+    assert MatchingNetModule(Conv4(hidden_channels=4)).eval().evaluated(episode())[1] == {}
+
+
 def test_a_class_without_samples_has_no_share_and_no_gradient():
     module = MatchingNetModule(Conv4(hidden_channels=4)).train()
     x = torch.rand(1, 3, 1, 28, 28)
@@ -101,8 +122,10 @@ def test_a_class_without_samples_has_no_share_and_no_gradient():
     assert all(value.grad.isfinite().all() for value in module.parameters())
 
 
-def test_support_scores_are_the_attention():
-    module, batch = MatchingNetModule(Conv4(hidden_channels=4)).double().eval(), doubles()
+@pytest.mark.parametrize("full_context", [False, True])
+def test_support_scores_are_the_attention(full_context):
+    module = MatchingNetModule(Conv4(hidden_channels=4), full_context=full_context, orders=3).double().eval()
+    batch = doubles(shots=2)
     with torch.no_grad():
         scores = module.support_scores(batch).values
         members = torch.nn.functional.one_hot(batch.support_y).double()
@@ -116,6 +139,9 @@ def test_wrong_arguments():
         MatchingNetModule(Conv4(), scale=0)
     with pytest.raises(UserError, match="processing_steps"):
         MatchingNetModule(Conv4(), full_context=True, processing_steps=0)
+    with pytest.raises(UserError, match="orders of 2 or more, but orders=1"):
+        MatchingNetModule(Conv4(), full_context=True, orders=1)
+    MatchingNetModule(Conv4(), orders=1)  # has no order
 
 
 def test_the_figure_shows_queries_against_the_support_set():

@@ -35,13 +35,14 @@ from metatransfer.methods.memory import *
 from metatransfer.methods.metric import *
 from metatransfer.methods.model_based import *
 from metatransfer.methods.options import Execution, InnerLoop
+from metatransfer.methods.orders import OrderedModule
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.probabilistic import *
 from metatransfer.methods.saved_predictor import load_predictor
 from metatransfer.methods.supervised import *
 
 __all__ = ["ClassifierModule", "EmbeddingModule", "EpisodicModule", "Execution", "Explanation", "Exported"]
-__all__ += ["InnerLoop", "MethodModule", "Predictor", "export_module", "load", "load_predictor"]
+__all__ += ["InnerLoop", "MethodModule", "OrderedModule", "Predictor", "export_module", "load", "load_predictor"]
 __all__ += classical.__all__
 __all__ += domain.__all__
 __all__ += evaluation.__all__

@@ -60,7 +60,7 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
 
     learns_from: ClassVar[type]
     comparison: ClassVar[Comparison | None] = None
-    cannot_export: ClassVar[str] = ""
+    cannot_export: str = ""
     trained_protocol: dict[str, Any] | None = None
     run_seed: int | None = None
     lr: float | None = None
