@@ -84,6 +84,7 @@ def arrays():
 # how each is made small; with a fixture's name where its files are made elsewhere
 SMALL = {
     "Arrays": lambda folder: arrays(),
+    "Babi": lambda folder: collections.Babi(stories=20),
     "CIFARFewShot": ("binary", lambda root: collections.CIFARFewShot(str(root))),
     "Digits": lambda folder: collections.Digits(8),
     "GaussianProcesses": lambda folder: collections.GaussianProcesses(),
@@ -139,8 +140,8 @@ REFUSED = {
         for name in ("GaussianProcesses", "Sinusoids")
         for server in ("labelled", "class batches", "domains")
     },
-    ("Texts", "domains"): "domain adaptation needs vectors or images",
-    ("Texts", "cross-domain"): "texts",
+    **{(name, "domains"): "domain adaptation needs vectors or images" for name in ("Babi", "Texts")},
+    **{(name, "cross-domain"): "texts" for name in ("Babi", "Texts")},
     # the small one has two drawings of each character
     **{("Omniglot", server): "has 2 samples, but needs one for each" for server in ("labelled", "domains")},
 }

@@ -1,6 +1,7 @@
 """Collections: one class for each kind of data or data set."""
 
 from metatransfer.data.collections.arrays import Arrays
+from metatransfer.data.collections.babi import Babi
 from metatransfer.data.collections.cifar_few_shot import CIFARFewShot
 from metatransfer.data.collections.digit_sets import MNIST, MNISTM, SVHN, SYN, USPS
 from metatransfer.data.collections.gaussian_processes import GaussianProcesses
@@ -23,6 +24,7 @@ __all__ = [
     "SYN",
     "USPS",
     "Arrays",
+    "Babi",
     "CIFARFewShot",
     "Collection",
     "Digits",

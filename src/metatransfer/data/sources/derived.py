@@ -60,7 +60,7 @@ class _Derived(Source):
             return samples[order].view(*indices.shape, *samples.shape[1:])
         ids, mask = (_padded([one[field] for one in read]) for field in (0, 1))
         # the bases may pad with different ids, which a mask of 0 hides
-        return Tokens(*(one[order].view(*indices.shape, one.shape[-1]) for one in (ids, mask)))
+        return Tokens(*(one[order].view(*indices.shape, *one.shape[1:]) for one in (ids, mask)))
 
     def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Those of the bases."""
@@ -163,8 +163,15 @@ class JoinedSource(_Derived):
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:
-    longest = max(part.shape[-1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in parts])
+    """Texts ``(n, ..., L)`` of several sizes, padded with zeros to the largest and concatenated."""
+    found = parts[0].new_zeros(
+        sum(map(len, parts)), *(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True))
+    )
+    start = 0
+    for part in parts:
+        found[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
+        start += len(part)
+    return found
 
 
 def joined(parts: Sequence[Source]) -> Source:
