@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import messages
-from metatransfer import MLP, Episode, IMAMLModule, UserError
+from metatransfer import MLP, Episode, IMAMLModule, ImplicitSolver, UserError
 from metatransfer.methods import Execution, InnerLoop
 
 
@@ -18,10 +18,11 @@ def tasks(count=2):
     return Episode(draw(4), labels(4), draw(6), labels(6))
 
 
-def made(steps=40, batching="loop", **options):
+def made(steps=40, batching="loop", solver=(30, 0.0), **options):
     torch.manual_seed(0)
     inner = InnerLoop(steps=steps, lr=0.3)
-    module = IMAMLModule(MLP((3,), (4,)), 2, inner=inner, execution=Execution(batching=batching), **options)
+    options |= {"inner": inner, "solver": ImplicitSolver(*solver), "execution": Execution(batching=batching)}
+    module = IMAMLModule(MLP((3,), (4,)), 2, **options)
     return module.double().train()
 
 
@@ -42,11 +43,11 @@ def explicit_loss(module, batch, steps):
 
 def test_the_gradient_is_the_explicit_one_through_converged_steps():
     batch = tasks()
-    module = made(solver_steps=30)
+    module = made()
     loss = explicit_loss(module, batch, 40)
     expected = torch.autograd.grad(loss, list(module.parameters()))
     for batching in ("loop", "threads", "vmap"):
-        module = made(batching=batching, solver_steps=30)
+        module = made(batching=batching)
         own, outputs = module.training_loss(batch)
         torch.testing.assert_close(own, loss.detach(), rtol=1e-10, atol=1e-12)
         assert outputs.shape == (2, 6, 2)
@@ -55,7 +56,7 @@ def test_the_gradient_is_the_explicit_one_through_converged_steps():
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    module, batch = made(solver_steps=30), tasks()
+    module, batch = made(), tasks()
     parameters = list(module.parameters())
     found = torch.autograd.grad(module.training_loss(batch)[0], parameters)
     generator = torch.Generator().manual_seed(1)
@@ -73,7 +74,7 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_fewer_solver_steps_and_no_convergence_give_other_gradients():
     """Or the tests above would prove nothing."""
     batch, found = tasks(), []
-    for options in ({"solver_steps": 30}, {"solver_steps": 1}, {"solver_steps": 30, "steps": 1}):
+    for options in ({}, {"solver": (1, 0.0)}, {"solver": (30, 1.0)}, {"steps": 1}):
         module = made(**options)
         found.append(torch.autograd.grad(module.training_loss(batch)[0], list(module.parameters()))[0])
     for other in found[1:]:
@@ -129,5 +130,7 @@ def test_options_without_a_meaning_are_refused():
         messages.keep(str(error.value))
     with pytest.raises(UserError, match="proximity must be a number above 0"):
         made(proximity=0.0)
-    with pytest.raises(UserError, match="solver_steps must be a whole number from 1"):
-        made(solver_steps=0)
+    with pytest.raises(UserError, match=r"solver\.steps must be a whole number from 1"):
+        made(solver=(0, 0.0))
+    with pytest.raises(UserError, match=r"solver\.damping must be 0 or more"):
+        made(solver=(1, -1.0))

@@ -5,7 +5,7 @@ from metatransfer.methods.gradient.anil import ANILModule
 from metatransfer.methods.gradient.base import InnerLoopModule
 from metatransfer.methods.gradient.boil import BOILModule
 from metatransfer.methods.gradient.fomaml import FOMAMLModule
-from metatransfer.methods.gradient.imaml import IMAMLModule
+from metatransfer.methods.gradient.imaml import IMAMLModule, ImplicitSolver
 from metatransfer.methods.gradient.learned_optimizer import LearnedOptimizerModule
 from metatransfer.methods.gradient.lstm_meta_learner import LSTMMetaLearnerModule
 from metatransfer.methods.gradient.maml import MAMLModule
@@ -20,6 +20,7 @@ __all__ = [
     "BOILModule",
     "FOMAMLModule",
     "IMAMLModule",
+    "ImplicitSolver",
     "InnerLoopModule",
     "LSTMMetaLearnerModule",
     "LearnedOptimizerModule",

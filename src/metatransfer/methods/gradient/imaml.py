@@ -1,6 +1,7 @@
 """Implicit MAML."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from metatransfer.batches import Episode, Inputs
-from metatransfer.checks import check_count, check_positive
+from metatransfer.checks import check_count, check_not_negative, check_positive
 from metatransfer.functional.meta.batching import known_gradients, over_tasks
 from metatransfer.functional.meta.inner_loop import all_finite
 from metatransfer.functional.meta.inputs import as_precise
@@ -23,6 +24,31 @@ from metatransfer.nn import Backbone, Head, LinearHead
 INNER = InnerLoop(steps=16, lr=0.1)
 
 
+@dataclass(frozen=True)
+class ImplicitSolver:
+    r"""How the outer gradient of :class:`IMAMLModule` is solved for.
+
+    Attributes:
+        steps: number of steps of conjugate gradients (5 in the paper).
+        damping: :math:`\delta`, which is added to :math:`\lambda` in the linear system (10 in the implementation of the
+            authors). 0 gives the exact gradient of a converged inner loop. The larger it is, the closer the gradient is
+            to that of first-order MAML, and the less it is disturbed by large or negative curvatures.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+
+    steps: int = 5
+    damping: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_count(**{"solver.steps": self.steps})
+        check_not_negative(**{"solver.damping": self.damping})
+
+
+SOLVER = ImplicitSolver()
+
+
 class IMAMLModule(MAMLModule):
     r"""iMAML (Rajeswaran, Finn, Kakade, Levine 2019, 1909.04630): MAML with an implicit outer gradient.
 
@@ -32,18 +58,19 @@ class IMAMLModule(MAMLModule):
 
     At the minimum, the gradient of the query loss with respect to :math:`\theta` depends on :math:`\phi_i` alone:
 
-    .. math:: \nabla_\theta = \frac1T\sum_i \Bigl(I + \frac1\lambda\nabla^2\mathcal L_{S_i}(\phi_i)\Bigr)^{-1}
-              \nabla\mathcal L_{Q_i}(\phi_i)
+    .. math:: \nabla_\theta = \frac1T\sum_i \Bigl(I + \frac1{\lambda+\delta}\nabla^2\mathcal L_{S_i}(\phi_i)\Bigr)^{-1}
+              \nabla\mathcal L_{Q_i}(\phi_i), \qquad \delta = 0
 
     It is computed by a few steps of conjugate gradients, each a product with the Hessian. Time and memory of the outer
-    gradient do not grow with the number of inner steps, but it is exact only where the inner loop has converged. The
+    gradient do not grow with the number of inner steps, but it is exact only where the inner loop has converged. As in
+    the implementation of the authors, the system is damped by :math:`\delta > 0` unless ``solver.damping`` is 0. The
     steps converge if ``inner.lr`` is below :math:`2/(\lambda + L)`, where :math:`L` is the largest curvature of the
     support loss. The other arguments and the errors are those of :class:`MAMLModule`.
 
     Args:
         inner: the gradient steps on a support set; its options for gradients through the steps are not available.
         proximity: :math:`\lambda`, how strongly a task stays at the initial weights (2 in the paper).
-        solver_steps: number of steps of conjugate gradients (5 in the paper).
+        solver: how the linear system of the outer gradient is solved.
         execution: how the tasks of a meta-batch are computed; ``compile`` is not available.
     """
 
@@ -54,7 +81,7 @@ class IMAMLModule(MAMLModule):
         head: Callable[[int, int], Head] = LinearHead,
         inner: InnerLoop = INNER,
         proximity: float = 2.0,
-        solver_steps: int = 5,
+        solver: ImplicitSolver = SOLVER,
         batch_norm: BatchNormPolicy = "transductive",
         execution: Execution = EXECUTION,
         optimizer: OptimizerCallable = torch.optim.Adam,
@@ -64,9 +91,8 @@ class IMAMLModule(MAMLModule):
         reason = "its outer gradient does not pass through the inner steps"
         check_unused("IMAMLModule", reason, **options, **{"execution.compile": execution.compile})
         check_positive(proximity=proximity)
-        check_count(solver_steps=solver_steps)
         super().__init__(backbone, num_outputs, head, inner, batch_norm, execution, optimizer, lr_scheduler)
-        self.proximity, self.solver_steps = proximity, solver_steps
+        self.proximity, self.solver = proximity, solver
 
     def update_rule(self) -> UpdateRule | PlainRule:
         """Gradient descent on the support loss with the proximal term."""
@@ -96,7 +122,7 @@ class IMAMLModule(MAMLModule):
         loss, outputs = self.outer_loss([state._replace(params=found)], part)
         right = dict(zip(found, torch.autograd.grad(loss, list(found.values()), materialize_grads=True), strict=True))
         product = self._curvature(found, part.support_x, part.support_y)
-        solved = conjugate_gradient(product, right, self.solver_steps)
+        solved = conjugate_gradient(product, right, self.solver.steps)
         start = self.adapted_parameters()
         gradients = [solved[name].sum(0) for name in start]  # the loss is a mean over tasks already
         finite = all_finite(state.params) & torch.isfinite(loss)
@@ -117,16 +143,21 @@ class IMAMLModule(MAMLModule):
             leaves = list(params.values())
             slopes = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
 
+        scale = self.proximity + self.solver.damping
+
         def product(vector: Params) -> Params:
             if not any(slope.requires_grad for slope in slopes):  # a loss that is linear in its parameters
                 return vector
             with torch.enable_grad(), torch.autocast(support_y.device.type, enabled=False):
                 moved = torch.stack([(slope * vector[name]).sum() for name, slope in zip(params, slopes, strict=True)])
                 found = torch.autograd.grad(moved.sum(), leaves, retain_graph=True, materialize_grads=True)
-            return {name: vector[name] + change / self.proximity for name, change in zip(params, found, strict=True)}
+            return {name: vector[name] + change / scale for name, change in zip(params, found, strict=True)}
 
         return product
 
     def protocol(self) -> dict[str, Any]:
         """Adds the proximal term and the solver."""
-        return super().protocol() | {"proximity": self.proximity, "train_solver_steps": self.solver_steps}
+        return super().protocol() | {
+            "proximity": self.proximity, "train_solver_steps": self.solver.steps,
+            "train_solver_damping": self.solver.damping,
+        }  # fmt: skip
