@@ -129,7 +129,10 @@ def _different(seed: int) -> Iterator[list[Question]]:
 def _story(seed: int, number: int) -> list[Question]:
     """The questions of one story: two people move, then one who has moved is asked for."""
     draws = iter(random_uniforms(stream_keys(seed, number), 7 * _QUESTIONS).tolist())
-    pick = lambda names: names[int(next(draws) * len(names))]  # noqa: E731
+
+    def pick(names: Sequence[str]) -> str:
+        return names[int(next(draws) * len(names))]
+
     told: list[str] = []
     where: dict[str, str] = {}
     found = []
