@@ -21,7 +21,7 @@ from metatransfer.methods.base import MethodModule, load
 from metatransfer.methods.classical import *
 from metatransfer.methods.classifier import ClassifierModule
 from metatransfer.methods.domain import *
-from metatransfer.methods.embedding import EmbeddingModule
+from metatransfer.methods.embedding import EmbeddingModule, OrderedModule
 from metatransfer.methods.episodic import EpisodicModule
 from metatransfer.methods.evaluation import *
 from metatransfer.methods.explain import Explanation
@@ -35,7 +35,6 @@ from metatransfer.methods.memory import *
 from metatransfer.methods.metric import *
 from metatransfer.methods.model_based import *
 from metatransfer.methods.options import Execution, InnerLoop
-from metatransfer.methods.orders import OrderedModule
 from metatransfer.methods.predictor import Predictor
 from metatransfer.methods.probabilistic import *
 from metatransfer.methods.saved_predictor import load_predictor

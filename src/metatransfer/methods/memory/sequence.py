@@ -7,7 +7,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from metatransfer.checks import check_count
 from metatransfer.errors import UserError
-from metatransfer.methods.orders import OrderedModule
+from metatransfer.methods.embedding import OrderedModule
 from metatransfer.nn import Backbone
 
 State = TypeVar("State")
@@ -16,7 +16,7 @@ State = TypeVar("State")
 class SequenceModule(OrderedModule[State]):
     """Base class of methods that read the support set as a sequence, with labels as codes of fixed size.
 
-    Their answers depend on the order of the support set, see :class:`~metatransfer.methods.orders.OrderedModule`.
+    Their answers depend on the order of the support set, see :class:`~metatransfer.methods.embedding.OrderedModule`.
 
     Args:
         backbone: the embedding of the samples.

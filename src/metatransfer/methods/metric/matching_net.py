@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from metatransfer.batches import Episode
 from metatransfer.checks import check_choice, check_positive
 from metatransfer.functional.meta.prototypes import Distance, class_count, class_members, prototype_scores
+from metatransfer.methods.embedding import OrderedModule
 from metatransfer.methods.evaluation.on_episodes import SupportScores
-from metatransfer.methods.orders import OrderedModule
 from metatransfer.nn import Backbone
 from metatransfer.nn.blocks import FullContextEmbedding
 
@@ -48,7 +48,7 @@ class MatchingNetModule(OrderedModule[Memory]):
             and evaluation averages them over several orders.
         processing_steps: number of steps in which a query attends to the support set, with ``full_context``.
         orders: number of orders of a support set in evaluation with ``full_context``, see
-            :class:`~metatransfer.methods.orders.OrderedModule`.
+            :class:`~metatransfer.methods.embedding.OrderedModule`.
         optimizer: creates the optimiser.
         lr_scheduler: creates its scheduler.
 
