@@ -98,6 +98,7 @@ SMALL = {
     "SVHN": lambda folder: made(folder, "svhn")[0],
     "SYN": lambda folder: made(folder, "syn")[0],
     "Sinusoids": lambda folder: collections.Sinusoids(),
+    "SyntheticTables": lambda folder: collections.SyntheticTables(3, 2),
     "Table": lambda folder: collections.Table(
         table(folder, "size,colour,label", lambda n: f"{n % 7},{'rgb'[n % 3]},kind{n % 10}")
     ),
@@ -137,7 +138,7 @@ SERVERS = {
 REFUSED = {
     **{
         (name, server): "generates"
-        for name in ("GaussianProcesses", "Sinusoids")
+        for name in ("GaussianProcesses", "Sinusoids", "SyntheticTables")
         for server in ("labelled", "class batches", "domains")
     },
     **{(name, "domains"): "domain adaptation needs vectors or images" for name in ("Babi", "Texts")},

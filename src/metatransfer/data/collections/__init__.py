@@ -12,6 +12,7 @@ from metatransfer.data.collections.learn2learn import Learn2Learn
 from metatransfer.data.collections.omniglot import Omniglot
 from metatransfer.data.collections.paths import describe_path, open_path
 from metatransfer.data.collections.sinusoids import Sinusoids
+from metatransfer.data.collections.synthetic_tables import SyntheticTables
 from metatransfer.data.collections.table import Table
 from metatransfer.data.collections.texts import Texts
 from metatransfer.data.collections.torchvision_dataset import TorchvisionDataset
@@ -36,6 +37,7 @@ __all__ = [
     "Learn2Learn",
     "Omniglot",
     "Sinusoids",
+    "SyntheticTables",
     "Table",
     "Texts",
     "TorchvisionDataset",

@@ -7,6 +7,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from metatransfer.checks import check_positive
+from metatransfer.functional.meta.columns import Columns, columns_by_class, fit_columns, standardised
 from metatransfer.functional.meta.prototypes import class_count, class_members, class_prototypes, prototype_scores
 from metatransfer.methods.embedding import EmbeddingModule
 from metatransfer.nn import Backbone
@@ -19,10 +20,12 @@ class Prompt(NamedTuple):
     Attributes:
         prototypes: ``(T, W, E)`` mean embedding of each class.
         seen: what each layer shows to the queries, ``(T, W, S, width)``, once from the view of each class.
+        columns: statistics of the support sets, with ``align``.
     """
 
     prototypes: Tensor
     seen: list[Tensor]
+    columns: Columns | None = None
 
 
 class InContextModule(EmbeddingModule[Prompt]):
@@ -39,14 +42,22 @@ class InContextModule(EmbeddingModule[Prompt]):
     therefore permutes the logits exactly, and there may be any number of classes. The time grows with the number of
     ways times that of samples.
 
+    With ``align``, features need no common meaning between tasks, as the columns of tables. They are standardised by
+    the support set, and in the view of a class sorted by their correlation with it, see
+    :func:`~metatransfer.functional.meta.columns.columns_by_class`. The answer then does not depend on the order, the
+    units or the signs of the columns. The similarity to a class mean is the negative squared distance, as a mean over
+    the columns, since a class in the middle of the others has no direction. TabPFN (Hollmann et al. 2023, 2207.01848),
+    which also learns tables from tasks of a prior, averages over orders of columns and classes instead.
+
     Args:
         backbone: the embedding ``f``.
         width: size of a token of the transformer.
         layers: number of layers.
         heads: number of attention heads.
-        scale: initial value of the learned factor ``s``.
+        scale: initial value of the learned factor ``s`` of the similarities to class means.
         freeze_backbone: whether only the transformer is trained, as in CAML; BatchNorm layers then keep their
             statistics. Give ``backbone`` pretrained weights.
+        align: whether features are standardised and sorted in each task; for tables, with the backbone ``PaddedRows``.
         optimizer: creates the optimiser.
         lr_scheduler: creates its scheduler.
 
@@ -62,6 +73,7 @@ class InContextModule(EmbeddingModule[Prompt]):
         heads: int = 4,
         scale: float = 10.0,
         freeze_backbone: bool = False,
+        align: bool = False,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -69,7 +81,10 @@ class InContextModule(EmbeddingModule[Prompt]):
         check_positive(scale=scale)
         self.initial_scale, self.freeze_backbone = scale, freeze_backbone
         self.scale = nn.Parameter(torch.empty(()))
-        self.project = nn.Sequential(nn.LayerNorm(backbone.out_features), nn.Linear(backbone.out_features, width))
+        self.align, size = align, backbone.out_features
+        self.project = (
+            nn.Linear(2 * size, width) if align else nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width))
+        )
         self.codes = nn.Embedding(2, width)
         self.reader = ContextTransformer(width, layers, heads)
         self.readout = ZeroLinear(width, 1)
@@ -92,17 +107,33 @@ class InContextModule(EmbeddingModule[Prompt]):
         """Reads the support sets."""
         ways = class_count(labels)
         own = class_members(labels, ways).transpose(1, 2).long()
-        tokens = self.project(support).unsqueeze(1) + self.codes(own)
-        return Prompt(class_prototypes(support, labels, ways), self.reader.read(tokens))
+        columns = fit_columns(support, labels, ways) if self.align else None
+        rows, views = self._views(support, columns)
+        return Prompt(class_prototypes(rows, labels, ways), self.reader.read(views + self.codes(own)), columns)
 
     def predict_embeddings(self, state: Prompt, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)``."""
-        views = self.project(queries).unsqueeze(1).expand(-1, state.prototypes.shape[1], -1, -1)
+        rows, views = self._views(queries, state.columns)
+        views = views.expand(-1, state.prototypes.shape[1], -1, -1)
         correction = self.readout(self.reader.answer(state.seen, views)).squeeze(-1).transpose(1, 2)
-        scores = prototype_scores(queries, state.prototypes, "cosine", self.scale)
+        scores = self._similarities(rows, state)
         logits: Tensor = scores + correction.to(scores.dtype)
         return logits
 
+    def _similarities(self, rows: Tensor, state: Prompt) -> Tensor:
+        """Similarities ``(T, Q, W)`` to the class means."""
+        if state.columns is None:
+            return prototype_scores(rows, state.prototypes, "cosine", self.scale)
+        varying = state.columns.scale.ne(0).sum(-1, keepdim=True).clamp(min=1)
+        return self.scale / varying * prototype_scores(rows, state.prototypes, "euclidean")
+
+    def _views(self, x: Tensor, columns: Columns | None) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(T, N, E)`` as they are compared, and their tokens ``(T, W, N, width)`` or for all classes."""
+        if columns is None:
+            return x, self.project(x).unsqueeze(1)
+        rows = standardised(x, columns)
+        return rows, self.project(columns_by_class(rows, columns).to(x.dtype))
+
     def protocol(self) -> dict[str, Any]:
-        """Adds whether the backbone is frozen."""
-        return super().protocol() | {"freeze_backbone": self.freeze_backbone}
+        """Adds whether the backbone is frozen and the features are aligned."""
+        return super().protocol() | {"freeze_backbone": self.freeze_backbone, "align": self.align}

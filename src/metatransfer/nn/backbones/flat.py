@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metatransfer.checks import check_fraction, check_positive
+from metatransfer.checks import check_count, check_fraction, check_positive
 from metatransfer.errors import UserError
-from metatransfer.nn.backbones.backbone import Backbone
+from metatransfer.nn.backbones.backbone import Backbone, other_network
 
 
 class MLP(Backbone):
@@ -88,3 +89,35 @@ class RawFeatures(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *in_shape)`` to ``(N, out_features)``."""
         return x.flatten(1)
+
+
+class PaddedRows(Backbone):
+    """Rows of tables with different numbers of columns, filled up with columns of 0, for in-context learners.
+
+    Args:
+        max_features: largest number of columns.
+
+    Raises:
+        UserError: a number below 1.
+    """
+
+    def __init__(self, max_features: int = 32) -> None:
+        super().__init__()
+        check_count(max_features=max_features)
+        self.in_shape, self.out_features = (max_features,), max_features
+
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Raises an error unless samples are rows with at most ``max_features`` columns."""
+        if len(shape) != 1:
+            raise UserError(
+                f"PaddedRows takes rows of a table, but samples have the shape {shape}: {other_network(shape)}."
+            )
+        if shape[0] > self.out_features:
+            raise UserError(
+                f"PaddedRows was built for at most {self.out_features} columns, but the rows have {shape[0]}: leave "
+                "columns out, or train with a larger max_features."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, <= max_features)`` to ``(N, max_features)``."""
+        return F.pad(x, (0, self.out_features - x.shape[-1]))
