@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class EmbeddingModule(EpisodicModule[State]):
         lr_scheduler: creates its scheduler.
     """
 
+    freeze_backbone = False
+
     def __init__(
         self,
         backbone: Backbone,
@@ -56,6 +58,13 @@ class EmbeddingModule(EpisodicModule[State]):
     @abstractmethod
     def predict_embeddings(self, state: State, queries: Tensor) -> Outputs:
         """Outputs for query embeddings ``(T, Q, E)``, as of :meth:`predict_tasks`."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps a frozen backbone in evaluation mode, so that its BatchNorm layers keep their statistics."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
 
     def embed(self, x: Inputs) -> Tensor:
         """Embeddings ``(T, N, E)`` of samples ``(T, N, *shape)`` or texts."""

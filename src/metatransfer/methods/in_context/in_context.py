@@ -96,13 +96,6 @@ class InContextModule(EmbeddingModule[Prompt]):
         """Resets the scale."""
         nn.init.constant_(self.scale, self.initial_scale)
 
-    def train(self, mode: bool = True) -> "InContextModule":
-        """Keeps a frozen backbone in evaluation mode."""
-        super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
-        return self
-
     def fit_embeddings(self, support: Tensor, labels: Tensor) -> Prompt:
         """Reads the support sets."""
         ways = class_count(labels)
