@@ -230,7 +230,7 @@ def train_as_one_of_two(rank, name, folder):
     torch.save({"gradients": found, "mean": metric.compute()}, f"{folder}/{rank}.pt")
 
 
-DRAWING = ("AmortizedVariationalModule", "VersaModule")  # each process draws weights of its own
+DRAWING = ("AmortizedVariationalModule", "LEOModule", "VersaModule")  # each process draws weights of its own
 
 
 @pytest.mark.parametrize(
