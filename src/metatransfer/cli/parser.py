@@ -42,11 +42,6 @@ class ArgumentParser(LightningArgumentParser):
         settings: Namespace = super().parse_string(content, path, **kwargs)
         return settings
 
-    def dump(self, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401
-        """The text of a configuration, which was checked when it was parsed."""
-        text: str = super().dump(*args, **{"skip_validation": True, **kwargs})
-        return text
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises an error instead of ending the process."""
         if not self.exit_on_error:  # a nested parser, whose message is part of another
@@ -64,7 +59,5 @@ class SaveConfig(SaveConfigCallback):
         path = run_folder(trainer) / self.config_filename
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, str(path), skip_unset=False, overwrite=True, multifile=False, skip_validation=True
-            )
+            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True, multifile=False)
         self.already_saved = True
