@@ -36,8 +36,7 @@ from metatransfer.cli.messages import explain
 from metatransfer.cli.parser import ArgumentParser, ParserError, SaveConfig
 from metatransfer.cli.rewriting import classes_given, rewrite_arguments
 from metatransfer.errors import UserError
-from metatransfer.methods.checkpoints import read_checkpoint
-from metatransfer.nn.weights import no_weight_files
+from metatransfer.methods.checkpoints import needed_files, read_checkpoint
 from metatransfer.storage import DISK_FULL, short_path
 from metatransfer.trust import check_classes
 
@@ -106,8 +105,9 @@ class MetaTransferCLI(LightningCLI):
             # Lightning would look in the new run's own folder, and train from the start if there is none
             settings.ckpt_path = str(find_checkpoint(path, settings))
             _say(f"--ckpt_path {path} is {short_path(settings.ckpt_path)}")
-        elif path and path not in _KEYWORDS and "://" not in path:
-            read_checkpoint(path)
+        path = settings.get("ckpt_path")
+        if path and path not in _KEYWORDS:  # files of pretrained weights are mostly not needed then, and may be gone
+            self._weight_files = needed_files({} if "://" in path else read_checkpoint(path))
 
     def before_instantiate_classes(self) -> None:
         """Checks the classes, the output folders and null values, before anything is built."""
@@ -133,10 +133,8 @@ class MetaTransferCLI(LightningCLI):
             # to pass it a data module that is already built
             self._dump_config()
             settings.data = None
-        path = settings.get("ckpt_path")
         try:
-            # with a checkpoint, the files of pretrained weights are not needed and may be gone
-            with no_weight_files() if path and path not in _KEYWORDS else contextlib.nullcontext():
+            with getattr(self, "_weight_files", contextlib.nullcontext()):
                 super().instantiate_classes()
         finally:
             if described:

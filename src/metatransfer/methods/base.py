@@ -34,7 +34,7 @@ from metatransfer.methods.resuming import check_optimizers, check_progress
 from metatransfer.methods.twins import Comparison, Entry, detached, drawing, redraw
 from metatransfer.module_keys import weights_key
 from metatransfer.nn import Backbone
-from metatransfer.nn.weights import WeightsReport, no_weight_files, weights_reports
+from metatransfer.nn.weights import WeightsReport, weights_reports
 from metatransfer.trust import checked_arguments
 
 
@@ -182,10 +182,10 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
         trusted: Sequence[str] = (),
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
-        """Rebuilds a module from a checkpoint and loads its weights; the weight files of its training are not needed.
+        """Rebuilds a module from a checkpoint and loads its weights.
 
-        A base class, such as ``MethodModule``, loads the class that the checkpoint records, see also
-        :func:`metatransfer.load`.
+        The weight files of its training are not needed, unless the checkpoint leaves weights out. A base class, such as
+        ``MethodModule``, loads the class that the checkpoint records, see also :func:`metatransfer.load`.
 
         Args:
             checkpoint_path: a file, a URL or an open file.
@@ -211,7 +211,10 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             described = {"_class_path": checkpoints.recorded_class(content, checkpoint_path)} | described
         damaged = f"'{checkpoint_path}' does not record valid arguments of {cls.__name__}"
         remedy = "give a file that fit wrote, or pass the wrong argument by name"
-        with no_weight_files(), explained(damaged, remedy, AttributeError, RuntimeError, TypeError, ValueError):
+        with (
+            checkpoints.needed_files(content),
+            explained(damaged, remedy, AttributeError, RuntimeError, TypeError, ValueError),
+        ):
             kind, arguments = checked_arguments(cls, checkpoints.replaced(described, kwargs), trusted)
             try:
                 inspect.signature(kind).bind(**arguments)

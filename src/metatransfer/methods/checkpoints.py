@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,14 +14,18 @@ from torch import Tensor
 
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError
+from metatransfer.nn.weights import no_weight_files
 from metatransfer.storage import write_atomically
 
 _VERSION = "pytorch-lightning_version"
+BASE_WEIGHTS = "base_weights"
+"""The key of the checksum of the weights that a checkpoint leaves out."""
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 _KINDS = {
     "state_dict": dict, _VERSION: str, "hyper_parameters": dict, "class_path": str, "protocol": dict, "loops": dict,
     "class_names": list, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, "rng_state": dict,
     "hparams_name": str, "hparams_type": type, "trained_by": dict, "started_from": str,
+    BASE_WEIGHTS: str,
 }  # fmt: skip
 
 
@@ -69,6 +74,11 @@ def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> 
             f"'{source}' has no valid '{_VERSION}' and is not a Lightning checkpoint: give a file that fit wrote."
         )
     return dict(found)
+
+
+def needed_files(content: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Within it, networks are built without weight files, unless the checkpoint leaves weights out."""
+    return nullcontext() if BASE_WEIGHTS in content else no_weight_files()
 
 
 def check_checkpoint(content: Any, name: str = "the checkpoint", resuming: bool = False) -> None:  # noqa: ANN401

@@ -23,6 +23,7 @@ from metatransfer.methods.outputs import Outputs, point_of
 from metatransfer.methods.protocol import protocol_card
 from metatransfer.methods.twins import detached
 from metatransfer.nn.backbones.image_backbone import ImageBackbone
+from metatransfer.nn.blocks import merge_added
 from metatransfer.storage import atomic_file
 
 NOTES = "metatransfer.json"
@@ -73,6 +74,7 @@ class Answers(nn.Module):
     def __init__(self, module: MethodModule) -> None:
         super().__init__()
         self.module: Any = detached(module).cpu().eval().requires_grad_(False)
+        merge_added(self.module)
 
     @staticmethod
     def points(outputs: Outputs, classes: int | None = None) -> Tensor:

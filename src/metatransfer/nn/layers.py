@@ -75,7 +75,7 @@ def layers_of(network: nn.Module) -> list[Layer]:
             continue
         embedding = isinstance(module, nn.Embedding)
         # embeddings of words and of positions are added, so that they form one layer
-        continues = not parameters or _is_norm(module) or (embedding and embedded)
+        continues = not parameters or is_norm(module) or (embedding and embedded)
         if layers and continues:
             last = layers[-1]
             layers[-1] = Layer(last.name, (*last.modules, module), last.parameters | parameters)
@@ -149,7 +149,7 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     """Whether a module only normalises; other libraries' layers are recognised by their name."""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     return all(

@@ -15,6 +15,19 @@ _BLOCK = _SQUEEZE | {
 _FLAT_BLOCK = _SQUEEZE | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
+def with_changes(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file with the low-rank changes of LoRA added to the weights of their layers."""
+    found = dict(given)
+    for layer in [name.removesuffix(".lora_A.weight") for name in given if name.endswith(".lora_A.weight")]:
+        parts = [f"{layer}.{part}" for part in ("lora_A.weight", "lora_B.weight", "scale", "base.weight")]
+        if all(part in given for part in parts):
+            down, up, scale, weight = (found.pop(part) for part in parts)
+            found[f"{layer}.weight"] = weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+            if f"{layer}.base.bias" in found:
+                found[f"{layer}.bias"] = found.pop(f"{layer}.base.bias")
+    return found
+
+
 def translated(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file under the names of a network: timm's EfficientNets read files of EfficientNet-PyTorch."""
     if "_conv_stem.weight" not in given or "conv_stem.weight" not in own:

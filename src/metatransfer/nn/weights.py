@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metatransfer.checks import check_file
 from metatransfer.errors import UserError, explained
 from metatransfer.model_folders import find_weights_file
-from metatransfer.nn.layouts import translated
+from metatransfer.nn.layouts import translated, with_changes
 
 __all__ = ["WeightsReport", "load_weights"]
 
@@ -87,7 +87,8 @@ def load_weights(network: nn.Module, path: str | Path) -> WeightsReport:
             ``.safetensors`` file; ``"glyphs"``, weights of the default ``Conv4`` that come with the package; or
             ``"package:NAME"``, the file of weights in an installed Python package. Names may have the prefixes of
             wrappers: ``backbone.``, ``model.``, ``module.``, ``_orig_mod.`` and combinations; names without the prefix
-            of the others are skipped. timm's EfficientNets also accept the names of EfficientNet-PyTorch.
+            of the others are skipped. Changes in a checkpoint of LoRA are added to the weights. timm's EfficientNets
+            also accept the names of EfficientNet-PyTorch.
 
     Raises:
         UserError: the file does not exist, cannot be read safely, holds NaN or infinity, or is of another architecture
@@ -101,7 +102,7 @@ def load_tensors(network: nn.Module, given: dict[str, Tensor], file: Path) -> We
     """Loads those tensors of a file that match a network, see :func:`load_weights`."""
     network = getattr(network, "_orig_mod", network)  # of torch.compile
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    given = translated(_without_prefix(given, own), own)
+    given = translated(_without_prefix(with_changes(given), own), own)
     dropped = {name: reason for name, value in given.items() if (reason := _reason(value, own.get(name)))}
     kept = {name: value for name, value in given.items() if name not in dropped}
     _check_architecture(network, given, dropped, file)

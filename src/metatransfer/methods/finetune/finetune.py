@@ -1,7 +1,6 @@
 """Fine-tuning."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -11,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
@@ -19,17 +18,18 @@ from metatransfer.batches import Inputs, LabelledBatch
 from metatransfer.checks import check_choice
 from metatransfer.data_info import info_of
 from metatransfer.errors import UserError
-from metatransfer.methods.classifier import ClassifierModule
-from metatransfer.methods.finetune.policies import FineTunePolicy, Full
+from metatransfer.methods.finetune.policies import FineTunePolicy
+from metatransfer.methods.finetune.policy_module import PolicyModule
 from metatransfer.methods.twins import TRANSFER, Comparison, Entry, detached, drawing, redraw
 from metatransfer.nn import Backbone, Head, LinearHead
-from metatransfer.nn.layers import Layer, layers_of, parameters_of
+from metatransfer.nn.blocks import remove_added
+from metatransfer.nn.layers import parameters_of
 
 ClassWeight = Literal["none", "balanced"]
 Interval = Literal["epoch", "step"]
 
 
-class FineTuneModule(ClassifierModule):
+class FineTuneModule(PolicyModule):
     r"""Fine-tunes a pretrained network with a new head, under policies that decide what trains and how.
 
     .. math:: \min_{w, h}\ \frac1N\sum_i \mathcal L\bigl(h(f_w(x_i)), y_i\bigr) + \Omega(w, h)
@@ -80,57 +80,10 @@ class FineTuneModule(ClassifierModule):
         check_choice("lr_interval", lr_interval, get_args(Interval))
         if warmup_fraction is not None and lr_scheduler is not None:
             raise UserError("warmup_fraction and lr_scheduler both set the learning rates: use only one.")
-        given = policy if isinstance(policy, list) else [policy or Full()]
-        self.policies = nn.ModuleList(given or [Full()])
-        parts = {"backbone": backbone, "head": head(backbone.out_features, self.num_classes)}
-        network = nn.Sequential(OrderedDict[str, nn.Module](parts))
-        for one in self._policies():
-            one.prepare(network)
-        self.backbone: Backbone = network.backbone  # type: ignore[assignment]
-        self.head: Head = network.head  # type: ignore[assignment]
         self.label_smoothing, self.class_weight = label_smoothing, class_weight
         self.warmup_fraction, self.lr_interval = warmup_fraction, lr_interval
         self.register_buffer("class_weights", None, persistent=False)
-        # in a list, so that the modules are registered only once
-        parameters = {f"head.{name}": value for name, value in self.head.named_parameters()}
-        self.layers = [*layers_of(self.backbone), Layer("head", (self.head,), parameters)]
-        # frozen by the user: no policy may train it
-        self._never = {one.name for one in parameters_of(self.layers) if not one.value.requires_grad}
-        self._frozen: list[Layer] = []
-        self._phase: dict[str, bool] = {}
-        for one in self._policies():
-            one.start(self.layers)
-        self.enter_epoch(0)
-
-    def _policies(self) -> list[FineTunePolicy]:
-        return list(self.policies)  # type: ignore[arg-type]
-
-    def enter_epoch(self, epoch: int) -> None:
-        """Freezes and unfreezes parameters for an epoch, from 0; raises an error if nothing is left to train."""
-        known, policies = list(parameters_of(self.layers)), self._policies()
-        phase = {one.name: all(policy.trains(one, epoch) for policy in policies) for one in known}
-        if phase == self._phase:
-            return
-        if not any(trains for name, trains in phase.items() if name not in self._never):
-            raise UserError(
-                f"the policy {self._policy_text()} freezes all parameters in epoch {epoch}: train at least the head."
-            )
-        self._phase = phase
-        named = [layer for layer in self.layers if layer.parameters]
-        self._frozen = [layer for layer in named if not any(phase[name] for name in layer.parameters)]
-        for one in known:
-            if one.name not in self._never:
-                one.value.requires_grad_(phase[one.name])
-                one.value.grad = one.value.grad if phase[one.name] else None
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """Keeps frozen layers in evaluation mode."""
-        super().train(mode)
-        for layer in getattr(self, "_frozen", ()):
-            for module in layer.modules:
-                module.eval()
-        return self
+        self.build(backbone, head(backbone.out_features, self.num_classes), policy)
 
     def on_train_start(self) -> None:
         """Updates what is frozen when a run resumes in the middle of an epoch."""
@@ -159,7 +112,7 @@ class FineTuneModule(ClassifierModule):
         outputs = self(batch.x)
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         loss = F.cross_entropy(precise, batch.y, self.class_weights, label_smoothing=self.label_smoothing)
-        for penalty in (policy.penalty(self.layers) for policy in self._policies()):
+        for penalty in (policy.penalty(self.layers) for policy in self.each_policy()):
             loss = loss if penalty is None else loss + penalty
         return loss, outputs
 
@@ -168,8 +121,8 @@ class FineTuneModule(ClassifierModule):
         groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
         for one in parameters_of(self.layers):
             if one.name not in self._never:
-                scale = math.prod((policy.lr_scale(one) for policy in self._policies()), start=1.0)
-                decays = one.value.dim() > 1 and all(policy.decays(one) for policy in self._policies())
+                scale = math.prod((policy.lr_scale(one) for policy in self.each_policy()), start=1.0)
+                decays = one.value.dim() > 1 and all(policy.decays(one) for policy in self.each_policy())
                 name = one.layer.name if decays else f"{one.layer.name}, without decay"
                 key = (one.place, not decays, scale)
                 group = {"params": [], "name": name, "lr_scale": scale, "decays": decays}
@@ -200,17 +153,11 @@ class FineTuneModule(ClassifierModule):
             found = torch.as_tensor(info.class_counts, dtype=torch.float32)
             self.class_weights = (found.sum() / (len(found) * found)).to(self.device)
 
-    def kept_modules(self) -> list[nn.Module]:
-        """Everything but the head."""
-        return [self.backbone, self.policies]
-
     def from_scratch(self, seed: int) -> Self:
-        """A copy with random weights in which all parameters train, whatever the policy."""
-        twin = self.restarted(seed)
-        twin.policies = nn.ModuleList([Full()])
+        """A copy with random weights, without what policies added, in which all parameters train."""
+        twin = self.without_policies(self.restarted(seed), remove_added)
         with drawing(twin, seed + 1):
             redraw(twin.backbone)
-        twin.enter_epoch(0)
         return twin
 
     def twins(self, data: LightningDataModule, seed: int | None = None) -> dict[str, Entry]:
@@ -220,16 +167,14 @@ class FineTuneModule(ClassifierModule):
             TRANSFER.reference: Entry(lambda: self.from_scratch(seed or 0)),
         }
 
-    def _policy_text(self) -> str:
-        return " + ".join(policy.protocol() for policy in self._policies())
-
     def protocol(self) -> dict[str, Any]:
         """Adds the policy and the settings of the loss."""
         return super().protocol() | {
-            "train_policy": self._policy_text(),
+            "train_policy": self.policy_text(),
             "train_label_smoothing": self.label_smoothing,
             "train_class_weight": self.class_weight,
             "train_warmup_fraction": self.warmup_fraction,
+            **({"train_base_weights": self._base.checksum} if self._base else {}),
         }
 
 

@@ -24,7 +24,12 @@ class FineTunePolicy(RemembersArguments, nn.Module):
     Layers are counted from the input, see :func:`metatransfer.nn.layers_of`; the last one is the head. If policies are
     combined, a parameter trains if all of them allow it, rates are multiplied and penalties added. The methods of this
     class change nothing, so a policy overrides only what it needs.
+
+    Attributes:
+        adapter_only: whether checkpoints leave out the weights of the backbone that have never trained.
     """
+
+    adapter_only: bool = False
 
     def __init__(self) -> None:
         super().__init__()

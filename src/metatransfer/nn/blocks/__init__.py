@@ -1,5 +1,13 @@
 """Parts of networks and methods."""
 
+from metatransfer.nn.blocks.added_layers import (
+    AddedLayer,
+    BottleneckLayer,
+    LowRankLayer,
+    ResidualConvLayer,
+    merge_added,
+    remove_added,
+)
 from metatransfer.nn.blocks.adversarial import DomainDiscriminator, MultilinearMap, reverse_gradient
 from metatransfer.nn.blocks.causal import CausalAttention, CausalDense, CausalLayer
 from metatransfer.nn.blocks.context_transformer import ContextTransformer
@@ -17,7 +25,9 @@ from metatransfer.nn.blocks.zero_linear import ZeroLinear
 
 __all__ = [
     "LSTM",
+    "AddedLayer",
     "Addressing",
+    "BottleneckLayer",
     "CausalAttention",
     "CausalDense",
     "CausalLayer",
@@ -29,15 +39,19 @@ __all__ = [
     "GatedUpdate",
     "LearnedTensors",
     "LeastRecentlyUsedMemory",
+    "LowRankLayer",
     "MemoryState",
     "MultilinearMap",
     "NeuralTuringMachine",
     "Recurrent",
     "RelationHead",
+    "ResidualConvLayer",
     "SetAttention",
     "TuringState",
     "ZeroLinear",
     "address",
     "lstm_step",
+    "merge_added",
+    "remove_added",
     "reverse_gradient",
 ]
