@@ -17,10 +17,12 @@ from metatransfer.nn.blocks.full_context import FullContextEmbedding
 from metatransfer.nn.blocks.gated_update import GatedUpdate
 from metatransfer.nn.blocks.learned_tensors import LearnedTensors
 from metatransfer.nn.blocks.least_recently_used import LeastRecentlyUsedMemory, MemoryState
+from metatransfer.nn.blocks.memory_hops import MemoryHops, attend
 from metatransfer.nn.blocks.neural_turing_machine import Addressing, NeuralTuringMachine, TuringState, address
 from metatransfer.nn.blocks.recurrent import LSTM, Recurrent, lstm_step
 from metatransfer.nn.blocks.relation import RelationHead
 from metatransfer.nn.blocks.set_attention import SetAttention
+from metatransfer.nn.blocks.story_memory import StoryMemory, Tying, position_encoding
 from metatransfer.nn.blocks.zero_linear import ZeroLinear
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "LearnedTensors",
     "LeastRecentlyUsedMemory",
     "LowRankLayer",
+    "MemoryHops",
     "MemoryState",
     "MultilinearMap",
     "NeuralTuringMachine",
@@ -47,11 +50,15 @@ __all__ = [
     "RelationHead",
     "ResidualConvLayer",
     "SetAttention",
+    "StoryMemory",
     "TuringState",
+    "Tying",
     "ZeroLinear",
     "address",
+    "attend",
     "lstm_step",
     "merge_added",
+    "position_encoding",
     "remove_added",
     "reverse_gradient",
 ]
