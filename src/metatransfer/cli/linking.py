@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from metatransfer.data_info import ServesData
 
-_OF_MODEL = ("num_outputs", "num_classes", "train_classes")
+_OF_MODEL = ("num_outputs", "num_classes", "train_classes", "vocabulary_size")
 _OF_BACKBONE = ("vocabulary_size", "in_shape", "in_channels", "image_size")
 
 

@@ -1,4 +1,7 @@
-"""Figures of what networks with a memory read and write over time."""
+"""Figures of what networks with a memory read and write."""
+
+import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,6 +37,28 @@ def copy_figure(x: Tensor, bits: Tensor, answered: Tensor, written: Tensor, read
         axis.set_yticks(every, [str(slots[place]) for place in every])
     wrong = int(((answered > 0.5) != (bits > 0.5)).sum())
     figure.suptitle(f"one sequence of {length}: {wrong} of {bits.numel()} bits are wrong", fontsize=11)
+    return figure
+
+
+def hops_figure(sentences: Sequence[str], attention: Tensor, title: str) -> Figure:
+    """The sentences of a story in their order, and how strongly each hop attends to them.
+
+    Args:
+        sentences: the ``S`` sentences, the last one first.
+        attention: ``(hops, S)``, in the same order.
+        title: the question and its answer.
+    """
+    hops, count = attention.shape
+    figure = Figure(figsize=(3.5 + 0.7 * hops, 1.2 + 0.25 * count), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(attention.flip(1).T.numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_yticks(range(count), [textwrap.shorten(one, 40) for one in reversed(sentences)], fontsize=8)
+    axis.set_xticks(range(hops), [f"hop {hop + 1}" for hop in range(hops)], fontsize=8)
+    for (hop, place), value in np.ndenumerate(attention.flip(1).numpy()):
+        if value >= 0.05:
+            colour = "white" if value > 0.6 else "black"
+            axis.text(hop, place, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

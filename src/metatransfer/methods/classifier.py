@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -19,6 +19,9 @@ from metatransfer.methods.base import MethodModule
 from metatransfer.methods.evaluation import OnSamples
 from metatransfer.methods.given import check_dense
 from metatransfer.methods.outputs import checked_pair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BATCH = 256  # samples at once in a prediction
 _REMEDY = "use a data module of labelled samples, such as LabelledDataModule"
@@ -63,6 +66,10 @@ class SampleClassifier(MethodModule):
     def calibrated(self) -> bool:
         """Whether the softmax of the outputs is meant as a probability; the calibration error is reported only then."""
         return True
+
+    def more_figures(self, stage: str) -> "dict[str, Figure]":
+        """Further figures of the last evaluation of a stage; by default none."""
+        return {}
 
     def check_samples(self, x: Inputs) -> None:
         """Also raises an error unless all samples are finite."""

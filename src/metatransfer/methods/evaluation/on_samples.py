@@ -80,7 +80,7 @@ class OnSamples(Evaluation):
         return metrics if metrics is not None and metrics.collected.update_called else None
 
     def figures(self, module: Method, stage: str, mistakes: int = 12) -> "dict[str, Figure]":
-        """Confusion matrix, calibration, and the most confident wrong predictions."""
+        """Confusion matrix, calibration, the most confident wrong predictions, and those of the method."""
         metrics = self._collected(stage)
         if metrics is None:
             return {}
@@ -99,6 +99,7 @@ class OnSamples(Evaluation):
         if samples and (isinstance(samples[0], str) or (isinstance(samples[0], Tensor) and samples[0].dim() == 3)):
             captions = [f"{names[target]}, taken for {names[taken]} ({sure:.0%})" for _, target, taken, sure in wrong]
             figures[f"{stage}_mistakes"] = drawing.mistakes_figure(samples, captions)
+        figures.update(module.more_figures(stage))
         return figures
 
     def tables(self, module: Method, stage: str) -> dict[str, str]:

@@ -71,6 +71,11 @@ def check_tokens(x: Inputs, network: str) -> Tokens:
             f"{network} reads texts as Tokens, but the samples are a tensor of shape {tuple(x.shape)}: use data of "
             f"texts, such as the collection Texts; {other_network(tuple(x.shape[1:]))}."
         )
+    if x.ids.dim() != 2:
+        raise UserError(
+            f"{network} reads texts, Tokens (N, L), but the samples are stories, Tokens {tuple(x.ids.shape)}: use "
+            "MemN2NModule."
+        )
     return x
 
 
