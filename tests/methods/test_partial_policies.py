@@ -137,7 +137,9 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "policy", [name if name == "LoRA" else pytest.param(name, marks=pytest.mark.slow) for name in POLICIES]
+)
 def test_only_what_trains_is_saved(tmp_path, weights, policy):
     method = module(POLICIES[policy](), weights[0])
     path = fitted(method, tmp_path)
@@ -178,6 +180,7 @@ def test_a_missing_file_of_base_weights_and_random_ones(tmp_path, weights):
     mistake("this backbone has random ones", lambda: module(LoRA(adapter_only=True)))
 
 
+@pytest.mark.slow  # three runs
 def test_a_run_goes_on_in_the_same_bits(tmp_path, weights):
     whole = fitted(module(POLICIES["LoRA"](), weights[0]), tmp_path, 4)
     half = fitted(module(POLICIES["LoRA"](), weights[0]), tmp_path, 2)
@@ -189,6 +192,7 @@ def test_a_run_goes_on_in_the_same_bits(tmp_path, weights):
     assert one["base_weights"] == two["base_weights"]
 
 
+@pytest.mark.slow  # two runs
 def test_an_early_checkpoint_is_loaded_into_a_module_that_has_trained_on(tmp_path, weights):
     """What had not trained then comes from the pretrained weights, not from the weights of today."""
 
@@ -221,6 +225,7 @@ def test_whole_checkpoints_are_as_before(tmp_path, weights):
         torch.testing.assert_close(plain(x), load(path).backbone(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_penalty_keeps_its_reference(tmp_path, weights):
     path = fitted(module([BitFit(adapter_only=True), L2SP()], weights[0]), tmp_path)
     assert isinstance(load(path).policies[1], L2SP)
