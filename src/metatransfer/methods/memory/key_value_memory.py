@@ -77,9 +77,10 @@ class KeyValueMemoryModule(EmbeddingModule[Memory]):
 
     def fit_embeddings(self, support: Tensor, labels: Tensor) -> Memory:
         """Keys and values of the support samples."""
-        keys, ways = self._scaled(support), class_count(labels)
-        codes = class_prototypes(keys, labels, ways)
-        return Memory(keys, class_members(labels, ways).to(codes.dtype) @ codes, codes)
+        with torch.autocast(support.device.type, enabled=False):
+            keys, ways = self._scaled(support), class_count(labels)
+            codes = class_prototypes(keys, labels, ways)
+            return Memory(keys, class_members(labels, ways).to(codes.dtype) @ codes, codes)
 
     def predict_embeddings(self, state: Memory, queries: Tensor) -> Tensor:
         """Logits ``(T, Q, W)``."""
