@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -76,8 +76,8 @@ def read_checkpoint(source: str | Path | IO[Any], weights_only: bool = True) -> 
     return dict(found)
 
 
-def needed_files(content: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Within it, networks are built without weight files, unless the checkpoint leaves weights out."""
+def needed_files(content: Container[str]) -> AbstractContextManager[None]:
+    """Within it, networks are built without weight files, unless the checkpoint of this content leaves weights out."""
     return nullcontext() if BASE_WEIGHTS in content else no_weight_files()
 
 
