@@ -9,8 +9,7 @@ import logging
 import os
 import sys
 import warnings
-import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 # before torch starts its threads; inherited by the processes that tests start
@@ -99,10 +98,19 @@ def pytest_collection_modifyitems(config, items):
     if third is None:
         return
     # by file, since its tests share runs
-    chosen = [item for item in items if zlib.crc32(item.nodeid.partition("::")[0].encode()) % 3 == third]
+    sizes = Counter(_file(item) for item in items if not item.get_closest_marker("slow"))
+    loads, places = [0, 0, 0], {}
+    for name, size in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0])):  # each to the lightest third so far
+        places[name] = loads.index(min(loads))
+        loads[places[name]] += size
+    chosen = [item for item in items if places.get(_file(item)) == third]
     kept = set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = chosen
+
+
+def _file(item):
+    return item.nodeid.partition("::")[0]
 
 
 def _places(items):

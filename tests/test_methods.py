@@ -290,7 +290,7 @@ def learns(kind, rate):
         batch = batch._replace(query_y=batch.support_y.repeat_interleave(3, 1)[:, : batch.query_y.shape[1]])
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     losses = []
-    while len(losses) < 40 and (not losses or losses[-1] >= 0.5 * losses[0]):
+    while len(losses) < 80 and (not losses or losses[-1] >= 0.5 * losses[0]):
         loss, _ = module.training_loss(batch)
         optimizer.zero_grad()
         loss.backward()
