@@ -48,7 +48,7 @@ _KEYWORDS = ("hpc", "registry")  # of Lightning, not paths
 class MetaTransferCLI(LightningCLI):
     """LightningCLI with short class names and one-sentence errors; arguments override those of a checkpoint."""
 
-    _read: frozenset[str] | None = None  # what the given checkpoint holds, by name
+    _checkpoint_keys: frozenset[str] | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the section ``checkpoint``, to ``fit`` ``--test_after_fit``, and to ``predict`` ``--output``."""
@@ -109,7 +109,7 @@ class MetaTransferCLI(LightningCLI):
             _say(f"--ckpt_path {path} is {short_path(settings.ckpt_path)}")
         path = settings.get("ckpt_path")
         if path and path not in _KEYWORDS:  # files of pretrained weights are mostly not needed then, and may be gone
-            self._read = frozenset() if "://" in path else frozenset(read_checkpoint(path))
+            self._checkpoint_keys = frozenset() if "://" in path else frozenset(read_checkpoint(path))
 
     def before_instantiate_classes(self) -> None:
         """Checks the classes, the output folders and null values, before anything is built."""
@@ -136,7 +136,7 @@ class MetaTransferCLI(LightningCLI):
             self._dump_config()
             settings.data = None
         try:
-            with contextlib.nullcontext() if self._read is None else needed_files(self._read):
+            with contextlib.nullcontext() if self._checkpoint_keys is None else needed_files(self._checkpoint_keys):
                 super().instantiate_classes()
         finally:
             if described:

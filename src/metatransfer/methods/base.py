@@ -211,10 +211,8 @@ class MethodModule(RemembersArguments, EvaluatedModule, ABC):
             described = {"_class_path": checkpoints.recorded_class(content, checkpoint_path)} | described
         damaged = f"'{checkpoint_path}' does not record valid arguments of {cls.__name__}"
         remedy = "give a file that fit wrote, or pass the wrong argument by name"
-        with (
-            checkpoints.needed_files(content),
-            explained(damaged, remedy, AttributeError, RuntimeError, TypeError, ValueError),
-        ):
+        plain = explained(damaged, remedy, AttributeError, RuntimeError, TypeError, ValueError)
+        with checkpoints.needed_files(content), plain:
             kind, arguments = checked_arguments(cls, checkpoints.replaced(described, kwargs), trusted)
             try:
                 inspect.signature(kind).bind(**arguments)

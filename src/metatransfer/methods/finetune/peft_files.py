@@ -83,7 +83,8 @@ def read_peft_adapter(folder: str) -> PeftAdapter:
 def _read_config(file: Path) -> dict[str, Any]:
     with explained(f"'{file}' is not the JSON of a LoRA adapter", "save it again"):
         config = json.loads(file.read_text(encoding="utf-8"))
-        assert config["r"] > 0 < config["lora_alpha"], "r and lora_alpha must be positive"
+        if min(config["r"], config["lora_alpha"]) <= 0:
+            raise ValueError("r and lora_alpha must be positive")
     for name, plain in _PLAIN.items():
         if (config.get(name) or plain) != plain:
             raise UserError(
